@@ -1,0 +1,22 @@
+/**
+ * The arena as main-thread code sees it: shared pages of BLOCK_BYTES that carry payloads between
+ * sockets and workers. Runs are contiguous. The implementation is in handoff/.
+ */
+export interface Arena {
+  /** All of the arena, backed by one page-aligned SharedArrayBuffer. */
+  readonly bytes: Buffer
+  readonly pagesTotal: number
+  /** Pages not held by anybody. */
+  readonly pagesFree: number
+  /**
+   * A run of `pages` contiguous pages with one hold on it, as byte offset into `bytes`;
+   * -1 when there is none now.
+   */
+  acquire(pages: number): number
+  /** One more hold on the run that starts at `offset`. */
+  retain(offset: number): void
+  /** Gives one hold back; the last one frees the run. */
+  release(offset: number): void
+  /** Calls `wake` once, after pages have been freed since this call. */
+  onFree(wake: () => void): void
+}

@@ -1,0 +1,33 @@
+/** Every limit has a name and a reason. Units end the names. */
+import { assert } from './assert.ts'
+
+/** Unit of checksum, encryption and indexing. */
+export const BLOCK_BYTES = 4096
+/** Unit of placement: all blocks of a chunk live in one shard of a peer. */
+export const CHUNK_BYTES = 4 * 1024 * 1024
+export const CHUNK_BLOCKS = CHUNK_BYTES / BLOCK_BYTES
+/** A request to a shard covers at most this much of one chunk; larger ones are cut. */
+export const PIECE_BLOCKS_MAX = 256
+export const PIECE_BYTES_MAX = PIECE_BLOCKS_MAX * BLOCK_BYTES
+
+/** Chunk index is a u32: 16 PiB, more than one file system of its users can address. */
+export const VOLUME_BYTES_MAX = 2 ** 32 * CHUNK_BYTES
+export const VOLUME_NAME_BYTES_MAX = 128
+
+/** Shards of one peer. Each is a thread, so more than cores only helps slow disks. */
+export const SHARDS_MAX = 64
+
+/** Largest NBD request payload: what clients assume when no block size was negotiated. */
+export const NBD_REQUEST_BYTES_MAX = 32 * 1024 * 1024
+export const NBD_CONNECTIONS_MAX = 1024
+
+/** Slots in a submission or completion queue: a power of two; deeper only adds waiting. */
+export const QUEUE_SLOTS = 1024
+
+/** Pages for payloads in flight. Bounds the memory of the data path together with QUEUE_SLOTS. */
+export const ARENA_BYTES_DEFAULT = 64 * 1024 * 1024
+/** Requests of all clients in flight at once; an empty pool stops sockets from being read. */
+export const REQUESTS_IN_FLIGHT_MAX = 8192
+
+assert(CHUNK_BYTES % PIECE_BYTES_MAX === 0, 'a chunk holds whole pieces')
+assert((QUEUE_SLOTS & (QUEUE_SLOTS - 1)) === 0, 'queue slots are a power of two')

@@ -1,0 +1,35 @@
+/**
+ * Where blocks of volumes are kept, as the volume layer sees it. `LocalStore` sends ops to the
+ * shards of this peer; a replicated store sends them to the members of a group.
+ */
+import { ShardOp } from '../shard/op.ts'
+
+/** A shard op with who waits for it. Pooled: take with `acquireOp`, given back by the owner. */
+export class BlockOp extends ShardOp {
+  /** Called once on the main thread when the op is done; `error` and results are set then. */
+  onDone: (op: BlockOp) => void = () => {}
+  /** Whatever the caller needs to find its way back (a VolumeRequest, usually). */
+  owner: unknown = null
+  /** When it was submitted, monotonic milliseconds; for latency and deadlines. */
+  submittedMs: number = 0
+}
+
+export interface BlockStore {
+  /** A free op, from a pool that grows to what was ever in flight. */
+  acquireOp(): BlockOp
+  releaseOp(op: BlockOp): void
+  /**
+   * Queues the op to the shard of (family, chunk). Payload pages must stay held until `onDone`.
+   * Ops of one chunk are carried out in the order in which they were submitted.
+   */
+  submit(op: BlockOp): void
+  /** Tells the shards about all that was submitted since: once per batch of requests. */
+  ring(): void
+  /**
+   * Calls `done(error)` when every write completed before this call is on stable storage
+   * (error is an ErrorCode, 0 for Ok). Concurrent flushes share syncs.
+   */
+  flush(done: (error: number) => void): void
+  /** Sends a copy of `op` (DeleteLayer, Compact, Scrub, Checkpoint) to every shard. */
+  broadcast(op: ShardOp, done: (error: number) => void): void
+}

@@ -1,0 +1,49 @@
+import type { Arena } from '../core/arena.ts'
+import type { VolumeRequest } from './request.ts'
+
+/** An open volume as protocols with a block interface (NBD) use it. */
+export interface BlockDevice {
+  readonly name: string
+  /** Bytes; a resize changes it while the device is open. */
+  readonly sizeBytes: number
+  readonly readOnly: boolean
+  /**
+   * Starts the request. Range and kind were checked by the caller against `sizeBytes` (the volume
+   * asserts). Call `DeviceSource.ring` after the last submit of a batch.
+   */
+  submit(request: VolumeRequest): void
+  /** Ends this open; requests in flight finish first. */
+  close(): Promise<void>
+}
+
+/** One client connection, as `torus client list` shows it. The protocol fills it in and keeps it. */
+export interface ClientInfo {
+  readonly id: number
+  readonly protocol: string
+  /** Address of the client, or the path of the unix socket. */
+  readonly address: string
+  readonly tls: boolean
+  readonly connectedAtMs: number
+  volume: string
+  inFlight: number
+  reads: number
+  writes: number
+  readBytes: number
+  writtenBytes: number
+}
+
+/** What a protocol server is given: volumes to open and the memory to move their bytes in. */
+export interface DeviceSource {
+  readonly arena: Arena
+  /** Exports a client may see, sorted by name. */
+  list(): Promise<
+    readonly { name: string; sizeBytes: number; readOnly: boolean; description: string }[]
+  >
+  /**
+   * Opens an export for a client.
+   * @throws StoreError NotFound, Busy, Forbidden, …
+   */
+  open(name: string, options: { readOnly?: boolean }): Promise<BlockDevice>
+  /** Submits everything queued by `BlockDevice.submit` since the last call. */
+  ring(): void
+}

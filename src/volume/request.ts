@@ -1,0 +1,50 @@
+/**
+ * One request of a protocol to a volume: any offset, any length. Protocols keep a fixed set of
+ * these per connection and reuse them; the volume cuts them into ops and counts these down.
+ */
+export const RequestKind = {
+  Read: 1,
+  Write: 2,
+  Flush: 3,
+  Trim: 4,
+  WriteZeroes: 5,
+  /** Fills `extents`. */
+  BlockStatus: 6,
+  /** A hint to have the range at hand; always succeeds. */
+  Cache: 7
+} as const
+export type RequestKind = (typeof RequestKind)[keyof typeof RequestKind]
+
+export const RequestFlag = {
+  /** Durable before it completes. */
+  Fua: 1,
+  /** WriteZeroes leaves the range allocated. */
+  NoHole: 2
+} as const
+
+export class VolumeRequest {
+  kind: number = 0
+  flags: number = 0
+  /** Bytes, any alignment. */
+  offset: number = 0
+  /** Bytes, > 0 but for Flush. A Read or Write holds at most REQUEST_BYTES_MAX (limits). */
+  length: number = 0
+  /**
+   * Byte offset in the arena of a page-aligned run of blockCountOf(offset, length) pages that the
+   * caller holds until `onDone`. The request's first byte stands at
+   * `pages + offset % BLOCK_BYTES`, so that whole blocks are whole pages.
+   */
+  pages: number = -1
+  /** Answer of BlockStatus: pairs of (bytes, StatusExtent kind), covering the range from `offset`. */
+  extents: number[] = []
+  /** Answer: ErrorCode, 0 for Ok. */
+  error: number = 0
+  /** Called once, never from inside `submit`. */
+  onDone: (request: VolumeRequest) => void = () => {}
+  /** Free for the protocol. */
+  owner: unknown = null
+  // Below: the volume's own.
+  /** Ops still out. */
+  pending: number = 0
+  startedMs: number = 0
+}
