@@ -1,0 +1,69 @@
+/**
+ * What the admin API asks of the program behind it. The coordinator implements it; tests give a
+ * fake. Everything that crosses is plain data as src/admin/schemas.ts describes it.
+ *
+ * Configuration, logs, metrics text and the progress of background tasks are not here: the admin
+ * server is given the first two and derives the others from `status` and `shards`.
+ * Failures are thrown as StoreError and become HTTP statuses.
+ */
+import type {
+  Client,
+  Peer,
+  Ready,
+  Shard,
+  Status,
+  TaskName,
+  Volume,
+  VolumeCreate,
+  VolumeDelete,
+  VolumeResize,
+  VolumeStats
+} from './schemas.ts'
+
+export interface AdminBackend {
+  /** May this peer serve clients now; `reasons` tells in words what is missing. Never throws. */
+  ready(): Ready
+  status(): Promise<Status>
+  peer(): Promise<Peer>
+  /** Cheap: reads counters in shared memory. Called at each scrape, poll and progress line. */
+  shards(): readonly Shard[]
+  /** Cheap, as `shards`. Volumes that were opened since start. */
+  volumeStats(): readonly VolumeStats[]
+  /** Cheap: what metrics need beside shards and volumes. */
+  gauges(): PeerGauges
+
+  /** Sorted by name. */
+  listVolumes(): Promise<readonly Volume[]>
+  /** @throws StoreError NotFound */
+  volume(name: string): Promise<Volume>
+  /** @throws StoreError AlreadyExists, InvalidArgument (name, size, unknown type) */
+  createVolume(request: VolumeCreate): Promise<Volume>
+  /** @throws StoreError NotFound, AlreadyExists, InvalidArgument, Busy */
+  renameVolume(name: string, newName: string): Promise<Volume>
+  /** @throws StoreError NotFound, InvalidArgument (smaller and not `shrink`), Busy */
+  resizeVolume(name: string, request: VolumeResize): Promise<Volume>
+  /** @throws StoreError NotFound, Busy (clients and not `force`) */
+  deleteVolume(name: string, request: VolumeDelete): Promise<void>
+
+  listClients(): readonly Client[]
+  /** Closes the connection. @throws StoreError NotFound */
+  disconnectClient(id: number): Promise<void>
+
+  /** Starts it on every shard; one that runs already goes on. Returns once started. */
+  startTask(task: TaskName): Promise<void>
+  /** Stops it on every shard; nothing happens when it does not run. */
+  stopTask(task: TaskName): Promise<void>
+}
+
+export interface PeerGauges {
+  readonly capacityBytes: number
+  readonly filesystemFreeBytes: number
+  readonly arenaBytes: number
+  readonly arenaFreeBytes: number
+  readonly requestsInFlight: number
+  readonly clients: number
+  readonly volumes: number
+  readonly promisedBytes: number
+  /** Connections refused or cut because a limit was reached, since start. */
+  readonly connectionsRefused: number
+}
