@@ -1,0 +1,155 @@
+/**
+ * Runs the tests: lint, then every dist/test/…/*.test.js in a process of its own with a time
+ * limit, two at a time where files do not disturb each other.
+ *
+ * Usage: node dist/scripts/test.js [--jobs N] [--timeout SECONDS] [--no-lint] [--root DIR] [FILTER…]
+ *   FILTER     runs only files whose path below test/ contains one of these
+ *   --jobs     files at the same time (default 2)
+ *   --timeout  seconds that one file may take
+ *   --root     looks for tests in this folder instead of dist/test
+ * Ends with the line "N passed, N failed[, N skipped]".
+ * Exit codes: 0 all passed; 1 something failed, hung, crashed, or ran no test; 2 usage
+ */
+import { spawnSync } from 'node:child_process'
+import { existsSync, readdirSync } from 'node:fs'
+import { join, relative, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { repositoryRoot } from './repository.ts'
+import { folderOf, renderFile, renderFolders, totalsOf } from './testing/report.ts'
+import { type FileResult, killAllGroups, runFile } from './testing/run-file.ts'
+
+/**
+ * Seconds that the files of a folder may take together, on two cores. All of `npm test` must stay
+ * under ten minutes; what needs longer belongs to `npm run torture`.
+ */
+const budgetSeconds: Record<string, number> = {
+  core: 10,
+  format: 15,
+  placement: 15,
+  shard: 120,
+  handoff: 60,
+  metadata: 40,
+  cluster: 30,
+  replication: 60,
+  volume: 60,
+  nbd: 90,
+  admin: 60,
+  cli: 60,
+  scripts: 60,
+  e2e: 300
+}
+const BUDGET_SECONDS_ELSEWHERE = 30
+
+/** A file that takes longer hangs: the slowest take a minute on a busy machine. */
+const FILE_SECONDS_MAX = 240
+
+/** Folders whose files need the machine for themselves: mounts, kernel devices, full load. */
+const aloneFolders = new Set(['e2e'])
+
+const budgetOf = (folder: string): number => budgetSeconds[folder] ?? BUDGET_SECONDS_ELSEWHERE
+
+function findTests(folder: string): string[] {
+  if (!existsSync(folder)) return []
+  return readdirSync(folder, { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.test.js'))
+    .sort()
+    .map((name) => join(folder, name))
+}
+
+async function runAll(files: readonly string[], options: Options): Promise<FileResult[]> {
+  const results: FileResult[] = []
+  const queue = [...files]
+  const work = async (): Promise<void> => {
+    for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
+      const result = await runFile(file, options.timeoutMs)
+      results.push(result)
+      console.log(renderFile(result, options.nameOf(file)))
+    }
+  }
+  await Promise.all(Array.from({ length: options.jobs }, work))
+  return results
+}
+
+function lint(): boolean {
+  const biome = join(repositoryRoot, 'node_modules/@biomejs/biome/bin/biome')
+  const args = [biome, 'check', '--colors=off', '--error-on-warnings', '.']
+  const result = spawnSync(process.execPath, args, { cwd: repositoryRoot, encoding: 'utf8' })
+  if (result.status === 0) console.log('ok    lint')
+  else console.log(`FAIL  lint\n${result.stdout}${result.stderr}`)
+  return result.status === 0
+}
+
+interface Options {
+  readonly jobs: number
+  readonly timeoutMs: number
+  readonly lint: boolean
+  readonly root: string
+  readonly filters: readonly string[]
+  readonly nameOf: (file: string) => string
+}
+
+function readOptions(): Options {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      jobs: { type: 'string', default: '2' },
+      timeout: { type: 'string', default: String(FILE_SECONDS_MAX) },
+      'no-lint': { type: 'boolean', default: false },
+      root: { type: 'string', default: fileURLToPath(new URL('../test', import.meta.url)) }
+    }
+  })
+  const [jobs, timeoutMs] = [Number(values.jobs), Number(values.timeout) * 1000]
+  if (!(jobs >= 1 && timeoutMs > 0)) throw new TypeError('--jobs and --timeout are above zero')
+  const root = resolve(values.root)
+  const nameOf = (file: string): string => relative(root, file).replace(/\.test\.js$/, '')
+  const lint = !values['no-lint'] && positionals.length === 0
+  return { jobs, timeoutMs, lint, root, filters: positionals, nameOf }
+}
+
+function printSummary(results: readonly FileResult[], options: Options, lintFailed: boolean): void {
+  console.log(`\n${renderFolders(results, options.nameOf, budgetOf)}\n`)
+  for (const result of results) {
+    for (const reason of result.notRun) {
+      console.log(`not run: ${options.nameOf(result.file)}: ${reason}`)
+    }
+  }
+  for (const result of results.filter(({ failed }) => failed > 0)) {
+    const reason = result.reason === '' ? '' : `: ${result.reason}`
+    console.log(`failed: ${options.nameOf(result.file)}${reason}`)
+  }
+  if (lintFailed) console.log('failed: lint')
+  if (results.length === 0) console.log('failed: there is no test')
+  const totals = totalsOf(results)
+  const failed = totals.failed + (lintFailed ? 1 : 0) + (results.length === 0 ? 1 : 0)
+  const skipped = totals.skipped > 0 ? `, ${totals.skipped} skipped` : ''
+  console.log(`\n${totals.passed} passed, ${failed} failed${skipped}`)
+  process.exitCode = failed > 0 ? 1 : 0
+}
+
+async function main(): Promise<void> {
+  const options = readOptions()
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.once(signal, () => {
+      killAllGroups()
+      process.exit(1)
+    })
+  }
+  const wanted = (file: string): boolean => {
+    const name = options.nameOf(file)
+    return options.filters.length === 0 || options.filters.some((filter) => name.includes(filter))
+  }
+  const files = findTests(options.root).filter(wanted)
+  const isAlone = (file: string): boolean => aloneFolders.has(folderOf(options.nameOf(file)))
+  const lintFailed = options.lint && !lint()
+  const shared = files.filter((file) => !isAlone(file))
+  const results = await runAll(shared, options)
+  results.push(...(await runAll(files.filter(isAlone), { ...options, jobs: 1 })))
+  printSummary(results, options, lintFailed)
+}
+
+main().catch((error: unknown) => {
+  console.error(error instanceof TypeError ? error.message : error)
+  console.log('\n0 passed, 1 failed')
+  process.exitCode = error instanceof TypeError ? 2 : 1
+})

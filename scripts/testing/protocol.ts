@@ -1,0 +1,9 @@
+/** What the runner and the hook in a test's process agree on. */
+
+/** Names the file under test, so that the hook knows whether it is in that very process. */
+export const TEST_FILE_VARIABLE = 'TORUS_TEST_FILE'
+/** The hook writes one JSON array [kind, text] a line here. */
+export const TEST_REPORT_DESCRIPTOR = 3
+
+/** A line on standard output: a test that cannot run on this machine, and why. */
+export const NOT_RUN_PREFIX = 'not run: '
