@@ -166,7 +166,7 @@ function installPackages() {
   writeFileSync(stampFile, stamp)
 }
 
-/** The folder to give node-gyp as nodedir: where the running Node keeps its own headers, else ''. */
+/** The folder to give node-gyp as nodedir: where the running Node has its own headers, else ''. */
 function nodeHeaders() {
   const prefix = dirname(dirname(process.execPath))
   const header = join(prefix, 'include/node/node_version.h')

@@ -2,7 +2,7 @@
  * Runs the tests: lint, then every dist/test/…/*.test.js in a process of its own with a time
  * limit, two at a time where files do not disturb each other.
  *
- * Usage: node dist/scripts/test.js [--jobs N] [--timeout SECONDS] [--no-lint] [--root DIR] [FILTER…]
+ * Usage: node dist/scripts/test.js [--jobs N] [--timeout S] [--no-lint] [--root DIR] [FILTER…]
  *   FILTER     runs only files whose path below test/ contains one of these
  *   --jobs     files at the same time (default 2)
  *   --timeout  seconds that one file may take

@@ -3,7 +3,7 @@ export class AssertionError extends Error {
   override readonly name = 'AssertionError'
 }
 
-/** Ends the process (by throwing) unless `condition` holds. `message` states the fact positively. */
+/** Ends the process (by throwing) unless `condition` holds. `message` states the positive fact. */
 export function assert(condition: boolean, message: string): asserts condition {
   if (!condition) throw new AssertionError(message)
 }

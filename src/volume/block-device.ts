@@ -16,7 +16,7 @@ export interface BlockDevice {
   close(): Promise<void>
 }
 
-/** One client connection, as `torus client list` shows it. The protocol fills it in and keeps it. */
+/** One client connection, as `torus client list` shows it. The protocol keeps it up to date. */
 export interface ClientInfo {
   readonly id: number
   readonly protocol: string

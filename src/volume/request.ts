@@ -35,7 +35,7 @@ export class VolumeRequest {
    * `pages + offset % BLOCK_BYTES`, so that whole blocks are whole pages.
    */
   pages: number = -1
-  /** Answer of BlockStatus: pairs of (bytes, StatusExtent kind), covering the range from `offset`. */
+  /** Answer of BlockStatus: pairs of (bytes, StatusExtent kind) over the range from `offset`. */
   extents: number[] = []
   /** Answer: ErrorCode, 0 for Ok. */
   error: number = 0
