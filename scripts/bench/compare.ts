@@ -1,0 +1,173 @@
+/** Runs the rows of the comparison: for each row and round, every server in turn. */
+import { execFile } from 'node:child_process'
+import { rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
+import { type FioResult, nbdTarget, runFio } from './fio.ts'
+import { dropPageCache, MemoryLimit, writeBack } from './page-cache.ts'
+import type { Job, Row } from './rows.ts'
+import type { BenchServer } from './servers.ts'
+import { cpuUs, MemoryWatch } from './usage.ts'
+
+export interface Measurement {
+  readonly row: string
+  readonly server: string
+  readonly round: number
+  readonly fio: FioResult
+  /** Of the server during the job; 0 for a plain file, where all of it is fio's. */
+  readonly cpuUs: number
+  readonly residentBytesPeak: number
+  /** On the monotonic clock, to find the job in a profile. */
+  readonly startUs: number
+  readonly endUs: number
+}
+
+export interface Plan {
+  readonly rows: readonly Row[]
+  readonly rounds: number
+  readonly seconds: number
+  readonly sizeBytes: number
+  readonly directory: string
+  /** Page cache that a server may fill in a `cold` row. */
+  readonly coldCacheBytes: number
+  note(text: string): void
+}
+
+const MiB = 1024 * 1024
+const FILL: Job = { rw: 'write', blockBytes: MiB, depth: 16, wholeSize: true }
+const SCAN: Job = { rw: 'read', blockBytes: MiB, depth: 16, wholeSize: true }
+
+export class Comparison {
+  readonly measurements: Measurement[] = []
+  readonly #plan: Plan
+  readonly #servers: readonly BenchServer[]
+  constructor(plan: Plan, servers: readonly BenchServer[]) {
+    this.#plan = plan
+    this.#servers = servers
+    for (const server of servers) server.pause()
+  }
+
+  /** Writes every byte of every server's volume once, and reads it once. */
+  async fill(): Promise<void> {
+    let referencesFilled = false
+    for (const server of this.#servers) {
+      if (!server.ours && referencesFilled) continue // they share a file
+      referencesFilled ||= !server.ours
+      this.#plan.note(`filling ${server.name}`)
+      server.resume()
+      await this.#fio(server.uri, FILL, 1)
+      await this.#fio(server.uri, SCAN, 1)
+      server.pause()
+    }
+    await writeBack()
+  }
+
+  async run(): Promise<void> {
+    for (const row of this.#plan.rows) {
+      for (let round = 0; round < this.#plan.rounds; round++) {
+        await this.#round(row, round)
+      }
+    }
+  }
+
+  async #round(row: Row, round: number): Promise<void> {
+    if (row.reference === 'append') await this.#appendRound(row, round)
+    for (const server of this.#servers) {
+      if (row.reference === 'append' && !server.ours) continue
+      server.resume()
+      try {
+        const uri = row.state === 'fresh' ? await server.freshUri() : server.uri
+        await this.#measure(row, round, server, uri)
+        if (row.state === 'fresh') await server.dropFresh()
+      } finally {
+        server.pause()
+      }
+    }
+  }
+
+  async #measure(row: Row, round: number, server: BenchServer, uri: string): Promise<void> {
+    let limit: MemoryLimit | null = null
+    if (row.state === 'cold') {
+      await dropPageCache()
+      limit = MemoryLimit.create(this.#plan.coldCacheBytes)
+      limit?.enter(server.pid)
+    } else await writeBack()
+    const memory = new MemoryWatch(server.pid)
+    const cpuBefore = cpuUs(server.pid)
+    const startUs = monotonicUs()
+    const fio = await this.#fio(uri, row.job, seedOf(row, round))
+    const endUs = monotonicUs()
+    await sleep(50) // a child of nbd-server is counted once it was reaped
+    const used = cpuUs(server.pid) - cpuBefore
+    if (limit !== null) {
+      limit.leave(server.pid)
+      limit.remove()
+    }
+    this.#add({
+      row: row.id,
+      server: server.name,
+      round,
+      fio,
+      cpuUs: used,
+      residentBytesPeak: memory.stop(),
+      startUs,
+      endUs
+    })
+  }
+
+  /** The same job on fresh files, without any server: what the machine itself gives. */
+  async #appendRound(row: Row, round: number): Promise<void> {
+    for (const direct of [false, true]) {
+      await writeBack()
+      const file = join(this.#plan.directory, 'append.img')
+      const engine = direct ? ['--ioengine=libaio', '--direct=1'] : ['--ioengine=psync']
+      const args = [...engine, `--filename=${file}`, '--create_on_open=1', '--fallocate=none']
+      const startUs = monotonicUs()
+      const fio = await runFio(row.job, {
+        args,
+        sizeBytes: this.#plan.sizeBytes,
+        seconds: this.#plan.seconds,
+        seed: seedOf(row, round)
+      })
+      rmSync(file, { force: true })
+      this.#add({
+        row: row.id,
+        server: direct ? 'append-direct' : 'append-buffered',
+        round,
+        fio,
+        cpuUs: 0,
+        residentBytesPeak: 0,
+        startUs,
+        endUs: monotonicUs()
+      })
+    }
+  }
+
+  #add(measurement: Measurement): void {
+    this.measurements.push(measurement)
+    const { row, round, server, fio } = measurement
+    const figures = `${Math.round(fio.iops)} IOPS, ${Math.round(fio.bytesPerSecond / 1e6)} MB/s`
+    this.#plan.note(`${row} round ${round + 1}, ${server}: ${figures}`)
+  }
+
+  async #fio(uri: string, job: Job, seed: number): Promise<FioResult> {
+    const { sizeBytes, seconds } = this.#plan
+    return await runFio(job, { args: nbdTarget(uri), sizeBytes, seconds, seed })
+  }
+}
+
+/** Also the clock of V8's profiles. */
+const monotonicUs = (): number => Number(process.hrtime.bigint() / 1000n)
+
+/** The same for every server of a round, another one in the next. */
+function seedOf(row: Row, round: number): number {
+  let seed = round + 1
+  for (const letter of row.id) seed = (seed * 31 + letter.charCodeAt(0)) % 1_000_003
+  return seed
+}
+
+/** A file of `bytes` with all its blocks reserved. */
+export async function preallocate(file: string, bytes: number): Promise<void> {
+  await promisify(execFile)('fallocate', ['-l', String(bytes), file])
+}

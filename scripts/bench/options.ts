@@ -1,0 +1,110 @@
+/** The command line of `npm run bench`. */
+import { parseArgs } from 'node:util'
+import { type Row, rows } from './rows.ts'
+import { selfRowIds } from './self.ts'
+import { type ServerName, serverNames } from './servers.ts'
+
+export interface BenchOptions {
+  readonly rows: readonly Row[]
+  /** Rows of torus against itself. */
+  readonly selfRows: readonly string[]
+  readonly servers: readonly ServerName[]
+  readonly seconds: number
+  readonly sizeBytes: number
+  readonly rounds: number
+  readonly directory: string
+  readonly out: string
+  /** Name under which the result is kept in the repository; '' keeps nothing. */
+  readonly save: string
+  readonly cpuProf: boolean
+  readonly nodeArgs: readonly string[]
+  readonly torusArgs: readonly string[]
+}
+
+export const usage = `npm run bench -- [options]
+
+  --quick            key rows, one round, small: under 3 minutes
+  --rows A,B         of ${rows.map(({ id }) => id).join(' ')}
+                     and, torus against itself, ${selfRowIds.join(' ')}
+  --servers A,B      of ${serverNames.join(' ')}
+  --seconds N        length of a job (8)
+  --size SIZE        working set (4GiB)
+  --rounds N         interleaved rounds (5)
+  --dir DIR          where volumes and files go (a new directory under the temporary one)
+  --out DIR          where results go (bench-out)
+  --save NAME        also keep JSON and chart as scripts/bench/results/NAME.*
+  --cpu-prof         profile torus per thread and print where its time went
+  --node-arg ARG     a flag for the node that runs torus, repeatable
+  --torus-arg ARG    an argument for torus serve, repeatable
+  --help
+`
+
+/** @throws Error that tells what is wrong with the arguments */
+export function parseOptions(args: readonly string[]): BenchOptions | 'help' {
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      quick: { type: 'boolean', default: false },
+      rows: { type: 'string' },
+      servers: { type: 'string' },
+      seconds: { type: 'string' },
+      size: { type: 'string' },
+      rounds: { type: 'string' },
+      dir: { type: 'string', default: '' },
+      out: { type: 'string', default: 'bench-out' },
+      save: { type: 'string', default: '' },
+      'cpu-prof': { type: 'boolean', default: false },
+      'node-arg': { type: 'string', multiple: true, default: [] },
+      'torus-arg': { type: 'string', multiple: true, default: [] },
+      help: { type: 'boolean', default: false }
+    }
+  })
+  if (values.help) return 'help'
+  const { quick } = values
+  const quickRows = rows.filter((row) => row.quick).map(({ id }) => id)
+  const allRows = [...rows.map(({ id }) => id), ...selfRowIds]
+  const wanted = listOf(values.rows, quick ? quickRows : allRows, allRows, 'row')
+  const quickServers = serverNames.filter((name) => name !== 'qemu-uring')
+  return {
+    rows: rows.filter(({ id }) => wanted.includes(id)),
+    selfRows: selfRowIds.filter((id) => wanted.includes(id)),
+    servers: listOf(values.servers, quick ? quickServers : serverNames, serverNames, 'server'),
+    seconds: numberOf(values.seconds, quick ? 3 : 8, 'seconds'),
+    sizeBytes: sizeOf(values.size ?? (quick ? '1GiB' : '4GiB')),
+    rounds: numberOf(values.rounds, quick ? 1 : 5, 'rounds'),
+    directory: values.dir,
+    out: values.out,
+    save: values.save,
+    cpuProf: values['cpu-prof'],
+    nodeArgs: values['node-arg'],
+    torusArgs: values['torus-arg']
+  }
+}
+
+function listOf<T extends string>(
+  given: string | undefined,
+  usual: readonly T[],
+  known: readonly T[],
+  what: string
+): readonly T[] {
+  if (given === undefined) return usual
+  return given.split(',').map((name) => {
+    const found = known.find((one) => one === name)
+    if (found === undefined) throw new Error(`no ${what} ${name}; there are ${known.join(' ')}`)
+    return found
+  })
+}
+
+function numberOf(given: string | undefined, usual: number, what: string): number {
+  const value = given === undefined ? usual : Number(given)
+  if (!(value > 0)) throw new Error(`--${what} ${given} is not a number above 0`)
+  return value
+}
+
+const UNITS: Readonly<Record<string, number>> = { M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 }
+
+export function sizeOf(text: string): number {
+  const match = /^(\d+)([MGT])(?:iB)?$/.exec(text)
+  if (match === null) throw new Error(`${text} is not a size like 512MiB or 4GiB`)
+  return Number(match[1]) * UNITS[match[2] ?? '']!
+}

@@ -1,0 +1,129 @@
+import { ok, strictEqual, throws } from 'node:assert/strict'
+import { test } from 'uvu'
+import { comparisonChart } from '../../scripts/bench/chart.ts'
+import type { Measurement } from '../../scripts/bench/compare.ts'
+import { fioArguments, parseFio } from '../../scripts/bench/fio.ts'
+import { parseOptions, sizeOf } from '../../scripts/bench/options.ts'
+import { comparisonTable, type RowReport, reportRow } from '../../scripts/bench/report.ts'
+import { type Row, rows, tableOrder } from '../../scripts/bench/rows.ts'
+import { median } from '../../scripts/bench/statistics.ts'
+import { text } from '../../scripts/bench/svg.ts'
+import { childrenOf, cpuUs, peakBytes } from '../../scripts/bench/usage.ts'
+
+const side = (operations: number, meanNs: number): object => ({
+  total_ios: operations,
+  io_bytes: operations * 4096,
+  runtime: 2000,
+  iops: operations / 2,
+  bw_bytes: operations * 2048,
+  lat_ns: { mean: meanNs, max: 9_000_000 },
+  clat_ns: { percentile: { '50.000000': 50_000, '99.000000': 99_000 } }
+})
+
+const fioOutput = (reads: number, writes: number): string => {
+  const job = { error: 0, read: side(reads, 1000), write: side(writes, 4000) }
+  return `fio: a note\n${JSON.stringify({ jobs: [{ ...job, sync: { total_ios: 7 } }] })}`
+}
+
+const measurement = (server: string, round: number, latencyUs: number): Measurement => ({
+  row: 'randread1',
+  server,
+  round,
+  fio: { ...parseFio(fioOutput(1000, 0)), latencyUs },
+  cpuUs: 20_000,
+  residentBytesPeak: 0,
+  startUs: 0,
+  endUs: 1
+})
+
+const latencyRow = rows.find(({ id }) => id === 'randread1') as Row
+
+const latencyReport = (): RowReport =>
+  reportRow(latencyRow, [
+    measurement('torus', 0, 50),
+    measurement('torus', 1, 80),
+    measurement('torus', 2, 60),
+    measurement('nbdkit', 0, 60),
+    measurement('nbdkit', 1, 60),
+    measurement('nbdkit', 2, 60),
+    measurement('nbd-server', 0, 90),
+    measurement('nbd-server', 1, 90),
+    measurement('nbd-server', 2, 90)
+  ])
+
+test('the median of an even count is the mean of its middle', () => {
+  strictEqual(median([4, 1, 3, 2]), 2.5)
+  strictEqual(median([3, 1, 2]), 2)
+  ok(Number.isNaN(median([])))
+})
+
+test('a mixed fio job adds up both directions and weighs their latencies', () => {
+  const result = parseFio(fioOutput(300, 100))
+  strictEqual(result.operations, 400)
+  strictEqual(result.iops, 200)
+  strictEqual(result.bytes, 400 * 4096)
+  strictEqual(result.latencyUs, 1.75)
+  strictEqual(result.p99Us, 99)
+  strictEqual(result.syncs, 7)
+})
+
+test('a fio job that failed is no measurement', () => {
+  throws(() => parseFio(fioOutput(1, 1).replace('"error":0', '"error":5')), /error 5/)
+})
+
+test('every row has its place in the printed table, and fio can run it', () => {
+  strictEqual(rows.length, tableOrder.length)
+  for (const row of rows) {
+    ok(tableOrder.includes(row.id), row.id)
+    const target = { args: [], sizeBytes: 1, seconds: 2, seed: 3 }
+    ok(fioArguments(row.job, target).includes(`--bs=${row.job.blockBytes}`))
+  }
+})
+
+test('a latency ratio is above 1 when ours is the shorter, against the best reference', () => {
+  const report = latencyReport()
+  strictEqual(report.best, 'nbdkit')
+  strictEqual(report.ratio.median, 1)
+  strictEqual(report.ratio.min, 60 / 80)
+  strictEqual(report.ratio.max, 60 / 50)
+  strictEqual(report.servers[0]?.cpuUsPerOperation, 20)
+})
+
+test('a table and a chart are made of what ran, even when torus or the references did not', () => {
+  const alone = reportRow(latencyRow, [measurement('torus', 0, 50)])
+  const without = reportRow(latencyRow, [measurement('nbdkit', 0, 50)])
+  ok(comparisonTable([latencyReport(), alone, without], ['torus', 'nbdkit']).includes('60 µs'))
+  const chart = comparisonChart([latencyReport(), alone, without], 'a <machine>')
+  ok(chart.startsWith('<svg ') && chart.trimEnd().endsWith('</svg>'))
+  ok(chart.includes('a &lt;machine&gt;') && !chart.includes('NaN'))
+})
+
+test('text in a picture is escaped', () => {
+  ok(text(1, 2, 'a < b & "c"').includes('>a &lt; b &amp; &quot;c&quot;<'))
+})
+
+test('options choose rows and servers, and name what they do not know', () => {
+  const options = parseOptions([
+    '--rows',
+    'randread,self-fill',
+    '--servers',
+    'torus',
+    '--size',
+    '2GiB'
+  ])
+  ok(options !== 'help')
+  strictEqual(options.rows.length, 1)
+  strictEqual(options.selfRows[0], 'self-fill')
+  strictEqual(options.sizeBytes, 2 * 2 ** 30)
+  throws(() => parseOptions(['--rows', 'nonsense']), /no row nonsense/)
+  throws(() => parseOptions(['--servers', 'apache']), /no server apache/)
+  throws(() => sizeOf('12'), /not a size/)
+})
+
+test('the usage of this very process can be read', () => {
+  ok(cpuUs(process.pid) > 0)
+  ok(peakBytes(process.pid) > 10 * 2 ** 20)
+  strictEqual(childrenOf(process.pid).length, 0)
+})
+
+test.run()
