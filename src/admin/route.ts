@@ -1,0 +1,101 @@
+import { z } from 'zod'
+
+/** The contents of an answer that is not JSON. */
+export class RawAnswer {
+  readonly contentType: string
+  readonly content: string | Buffer
+  /** Name under which a browser or curl -OJ saves it; '' for none. */
+  readonly fileName: string
+  constructor(contentType: string, content: string | Buffer, fileName: string = '') {
+    this.contentType = contentType
+    this.content = content
+    this.fileName = fileName
+  }
+}
+
+/**
+ * One path and method of the API. The same schemas check requests, type the handler and become the
+ * OpenAPI document. A path names its parameters as `{name}`.
+ */
+export interface Route {
+  readonly method: 'GET' | 'POST' | 'DELETE'
+  readonly path: string
+  /** Unique word for generated clients. */
+  readonly operationId: string
+  readonly summary: string
+  readonly params: z.ZodObject
+  readonly query: z.ZodObject
+  readonly body: z.ZodObject | null
+  /** null: the answer is not JSON, see `contentType`. */
+  readonly answer: z.ZodType | null
+  readonly contentType: string
+  readonly status: number
+  readonly handle: (request: RouteRequest) => Promise<RouteAnswer>
+}
+
+export interface RouteRequest {
+  readonly params: Record<string, unknown>
+  readonly query: Record<string, unknown>
+  readonly body: unknown
+}
+
+export interface RouteAnswer {
+  readonly status: number
+  /** JSON value, RawAnswer, or null for none. */
+  readonly value: unknown
+}
+
+const nothing = z.strictObject({})
+
+/** Describes a route with the types of its schemas in the handler's argument. */
+export function route<
+  Params extends z.ZodObject = typeof nothing,
+  Query extends z.ZodObject = typeof nothing,
+  Body extends z.ZodObject | null = null,
+  Answer extends z.ZodType | null = null
+>(given: {
+  method: Route['method']
+  path: string
+  operationId: string
+  summary: string
+  params?: Params
+  query?: Query
+  body?: Body
+  answer?: Answer
+  contentType?: string
+  status?: number
+  handle: (request: {
+    params: z.output<Params>
+    query: z.output<Query>
+    body: Body extends z.ZodObject ? z.output<Body> : null
+  }) => Promise<Answer extends z.ZodType ? z.output<Answer> | WithStatus : RawAnswer | null>
+}): Route {
+  const { handle, status = 200 } = given
+  return {
+    method: given.method,
+    path: given.path,
+    operationId: given.operationId,
+    summary: given.summary,
+    params: given.params ?? nothing,
+    query: given.query ?? nothing,
+    body: given.body ?? null,
+    answer: given.answer ?? null,
+    contentType: given.contentType ?? 'application/json',
+    status,
+    handle: async (request) => {
+      // Checked by the schemas of this very route just before.
+      const value = await handle(request as unknown as Parameters<typeof handle>[0])
+      return value instanceof WithStatus ? value : { status, value }
+    }
+  }
+}
+
+/** An answer with another status than the route's usual one. */
+export class WithStatus implements RouteAnswer {
+  readonly status: number
+  readonly value: unknown
+  constructor(status: number, value: unknown) {
+    this.status = status
+    this.value = value
+  }
+}

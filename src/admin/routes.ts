@@ -1,0 +1,234 @@
+/** The admin API, line by line. */
+import { z } from 'zod'
+import type { MetricsRegistry } from '../core/metrics.ts'
+import type { AdminBackend } from './backend.ts'
+import { RawAnswer, type Route, route, WithStatus } from './route.ts'
+import * as schemas from './schemas.ts'
+import type { Tasks } from './tasks.ts'
+
+export interface RouteContext {
+  readonly backend: AdminBackend
+  readonly tasks: Tasks
+  readonly registry: MetricsRegistry
+  configEntries(): readonly z.infer<typeof schemas.configEntrySchema>[]
+  debugBundle(): Promise<RawAnswer>
+  openApi(): unknown
+}
+
+const byName = z.strictObject({ name: schemas.volumeNameSchema })
+const byTask = z.strictObject({ task: z.enum(schemas.taskNames) })
+const byId = z.strictObject({ id: z.coerce.number().int().nonnegative() })
+
+export const routesOf = (context: RouteContext): readonly Route[] => [
+  ...peerRoutes(context),
+  ...volumeRoutes(context),
+  ...clientRoutes(context),
+  ...taskRoutes(context),
+  ...observationRoutes(context)
+]
+
+const peerRoutes = ({ backend, configEntries }: RouteContext): Route[] => [
+  route({
+    method: 'GET',
+    path: '/v1/status',
+    operationId: 'getStatus',
+    summary: 'Health, space, shards and counters of this peer',
+    answer: schemas.statusSchema,
+    handle: () => backend.status()
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/peer',
+    operationId: 'getPeer',
+    summary: 'Identity, addresses and capacity of this peer',
+    answer: schemas.peerSchema,
+    handle: () => backend.peer()
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/shards',
+    operationId: 'listShards',
+    summary: 'State and counters of every shard',
+    answer: schemas.shardListSchema,
+    handle: async () => ({ shards: [...backend.shards()] })
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/config',
+    operationId: 'getConfig',
+    summary: 'Effective configuration and where each value came from',
+    answer: schemas.configSchema,
+    handle: async () => ({ entries: [...configEntries()] })
+  })
+]
+
+const volumeRoutes = ({ backend }: RouteContext): Route[] => [
+  route({
+    method: 'GET',
+    path: '/v1/volumes',
+    operationId: 'listVolumes',
+    summary: 'All volumes, sorted by name',
+    answer: schemas.volumeListSchema,
+    handle: async () => ({ volumes: [...(await backend.listVolumes())] })
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/volumes',
+    operationId: 'createVolume',
+    summary: 'Create a thin volume',
+    body: schemas.volumeCreateSchema,
+    answer: schemas.volumeSchema,
+    status: 201,
+    handle: ({ body }) => backend.createVolume(body)
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/volumes/{name}',
+    operationId: 'getVolume',
+    summary: 'One volume',
+    params: byName,
+    answer: schemas.volumeSchema,
+    handle: ({ params }) => backend.volume(params.name)
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/volumes/{name}/rename',
+    operationId: 'renameVolume',
+    summary: 'Give a volume another name',
+    params: byName,
+    body: schemas.volumeRenameSchema,
+    answer: schemas.volumeSchema,
+    handle: ({ params, body }) => backend.renameVolume(params.name, body.newName)
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/volumes/{name}/resize',
+    operationId: 'resizeVolume',
+    summary: 'Give a volume another size; a smaller one only with `shrink`',
+    params: byName,
+    body: schemas.volumeResizeSchema,
+    answer: schemas.volumeSchema,
+    handle: ({ params, body }) => backend.resizeVolume(params.name, body)
+  }),
+  route({
+    method: 'DELETE',
+    path: '/v1/volumes/{name}',
+    operationId: 'deleteVolume',
+    summary: 'Delete a volume and all its data; `force` disconnects its clients first',
+    params: byName,
+    query: z.strictObject({ force: z.enum(['true', 'false']).default('false') }),
+    status: 204,
+    handle: async ({ params, query }) => {
+      await backend.deleteVolume(params.name, { force: query.force === 'true' })
+      return null
+    }
+  })
+]
+
+const clientRoutes = ({ backend }: RouteContext): Route[] => [
+  route({
+    method: 'GET',
+    path: '/v1/clients',
+    operationId: 'listClients',
+    summary: 'Client connections',
+    answer: schemas.clientListSchema,
+    handle: async () => ({ clients: [...backend.listClients()] })
+  }),
+  route({
+    method: 'DELETE',
+    path: '/v1/clients/{id}',
+    operationId: 'disconnectClient',
+    summary: 'Close a client connection',
+    params: byId,
+    status: 204,
+    handle: async ({ params }) => {
+      await backend.disconnectClient(params.id)
+      return null
+    }
+  })
+]
+
+const taskRoutes = ({ backend, tasks }: RouteContext): Route[] => [
+  route({
+    method: 'GET',
+    path: '/v1/tasks/{task}',
+    operationId: 'getTask',
+    summary: 'Progress of a background task',
+    params: byTask,
+    answer: schemas.taskSchema,
+    handle: async ({ params }) => tasks.progress(params.task, backend.shards())
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/tasks/{task}/start',
+    operationId: 'startTask',
+    summary: 'Start a background task on every shard',
+    params: byTask,
+    answer: schemas.taskSchema,
+    status: 202,
+    handle: async ({ params }) => {
+      tasks.started(params.task, backend.shards())
+      await backend.startTask(params.task)
+      return tasks.progress(params.task, backend.shards())
+    }
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/tasks/{task}/stop',
+    operationId: 'stopTask',
+    summary: 'Stop a background task on every shard',
+    params: byTask,
+    answer: schemas.taskSchema,
+    handle: async ({ params }) => {
+      await backend.stopTask(params.task)
+      tasks.stopped(params.task)
+      return tasks.progress(params.task, backend.shards())
+    }
+  })
+]
+
+const observationRoutes = (context: RouteContext): Route[] => [
+  route({
+    method: 'GET',
+    path: '/v1/debug/bundle',
+    operationId: 'getDebugBundle',
+    summary: 'Logs, configuration, metrics and state for a bug report, without secrets (.tar.gz)',
+    contentType: 'application/gzip',
+    handle: () => context.debugBundle()
+  }),
+  route({
+    method: 'GET',
+    path: '/metrics',
+    operationId: 'getMetrics',
+    summary: 'Metrics in the Prometheus text format',
+    contentType: 'text/plain',
+    handle: async () => new RawAnswer(context.registry.contentType, await context.registry.text())
+  }),
+  route({
+    method: 'GET',
+    path: '/healthz',
+    operationId: 'getHealth',
+    summary: 'Answers as long as the process does',
+    answer: z.object({ status: z.literal('ok') }),
+    handle: async () => ({ status: 'ok' as const })
+  }),
+  route({
+    method: 'GET',
+    path: '/readyz',
+    operationId: 'getReady',
+    summary: 'Whether clients are served; status 503 with the reasons while not',
+    answer: schemas.readySchema,
+    handle: async () => {
+      const ready = context.backend.ready()
+      return new WithStatus(ready.ready ? 200 : 503, ready)
+    }
+  }),
+  route({
+    method: 'GET',
+    path: '/openapi.json',
+    operationId: 'getOpenApi',
+    summary: 'This description',
+    answer: z.unknown(),
+    handle: async () => context.openApi()
+  })
+]

@@ -1,0 +1,242 @@
+/**
+ * The admin HTTP API on loopback TCP and a unix socket. One fastify instance routes for both; each
+ * listener is a plain HTTP server, because only TCP has browsers to be guarded against.
+ */
+import type { RequestListener, Server } from 'node:http'
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
+import type { z } from 'zod'
+import { AssertionError } from '../core/assert.ts'
+import type { ConfigEntry } from '../core/config.ts'
+import { ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
+import type { Log, LogRing } from '../core/log.ts'
+import type { MetricsRegistry } from '../core/metrics.ts'
+import type { Address } from '../core/options.ts'
+import { version } from '../core/version.ts'
+import type { AdminBackend } from './backend.ts'
+import { debugBundle } from './bundle.ts'
+import { errorBody, httpFailureOf } from './errors.ts'
+import { refusalOf } from './guard.ts'
+import { type Listener, listenTcp, listenUnix } from './listener.ts'
+import { createRegistry } from './metrics.ts'
+import { openApiOf } from './openapi.ts'
+import { RawAnswer, type Route } from './route.ts'
+import { routesOf } from './routes.ts'
+import { Tasks } from './tasks.ts'
+
+/** Requests of the API are names and numbers. */
+const BODY_BYTES_MAX = 64 * 1024
+/** A client that gave up is not worth waiting for; the work itself goes on. */
+const ANSWER_TIMEOUT_MS = 60_000
+
+export interface AdminOptions {
+  readonly backend: AdminBackend
+  readonly log: Log
+  /** Last lines of the log, for the debug bundle. */
+  readonly ring: LogRing
+  readonly configEntries: readonly ConfigEntry[]
+  /** TCP address; null for none. */
+  readonly listen: Address | null
+  /** Path of the unix socket; null for none. */
+  readonly socket: string | null
+  readonly processMetrics?: boolean
+}
+
+export interface AdminServer {
+  /** As `--admin` takes them: `http://127.0.0.1:4321`, `unix:/path`. */
+  readonly addresses: readonly string[]
+  /** Answers what was asked, then closes. */
+  stop(): Promise<void>
+}
+
+/** @throws StoreError Busy, Unavailable when a listener cannot be had */
+export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
+  const app = await buildApp(options)
+  const listeners: Listener[] = []
+  const stop = async () => {
+    await Promise.all(listeners.map(({ server }) => closed(server)))
+    await app.close()
+  }
+  const route: RequestListener = (request, response) => app.routing(request, response)
+  try {
+    if (options.socket !== null) listeners.push(await listenUnix(options.socket, route))
+    if (options.listen !== null) {
+      listeners.push(await listenTcp(options.listen, guarded(options.listen, route)))
+    }
+  } catch (error) {
+    await stop()
+    throw error
+  }
+  const addresses = listeners.map(({ url }) => url)
+  options.log.info({ addresses }, 'admin API')
+  return { addresses, stop }
+}
+
+const closed = (server: Server): Promise<void> =>
+  new Promise((resolve) => {
+    server.close(() => resolve())
+    server.closeIdleConnections()
+  })
+
+const guarded =
+  (listen: Address, next: RequestListener): RequestListener =>
+  (request, response) => {
+    const refusal = refusalOf(request, listen)
+    if (refusal === '') {
+      next(request, response)
+      return
+    }
+    const body = errorBody(errorCodeName(ErrorCode.Forbidden), refusal)
+    response.writeHead(403, { 'content-type': 'application/json', connection: 'close' })
+    response.end(JSON.stringify(body))
+  }
+
+/** The API without listeners; tests may call `inject` on it. */
+export async function buildApp(options: AdminOptions): Promise<FastifyInstance> {
+  const { backend, log } = options
+  const app = Fastify({
+    logger: false,
+    bodyLimit: BODY_BYTES_MAX,
+    // Names of volumes may be long, and percent-encoded they are three times as long.
+    routerOptions: { maxParamLength: 1024 }
+  })
+  // Only JSON comes in. Text would let a browser's form through without asking us first.
+  app.removeContentTypeParser('text/plain')
+  const registry = createRegistry(
+    backend,
+    { version, nodeVersion: process.version },
+    { processMetrics: options.processMetrics ?? true }
+  )
+  const countRequest = requestCounter(registry)
+  const configEntries = () => options.configEntries
+  let openApi: unknown = null
+  const routes = routesOf({
+    backend,
+    registry,
+    tasks: new Tasks(),
+    configEntries,
+    debugBundle: () => debugBundle({ backend, registry, ring: options.ring, configEntries }),
+    openApi: () => {
+      openApi ??= openApiOf(routes, version)
+      return openApi
+    }
+  })
+  for (const route of routes) addRoute(app, route)
+  app.setErrorHandler((error, request, reply) => answerError(error, request, reply, log))
+  app.setNotFoundHandler((request, reply) => answerUnknown(routes, request, reply))
+  app.addHook('onResponse', async (request, reply) => {
+    countRequest(request, reply)
+    const { method, url } = request
+    const fields = { method, url, status: reply.statusCode, ms: Math.round(reply.elapsedTime) }
+    if (method === 'GET' || method === 'HEAD') log.debug(fields, 'admin request')
+    else log.info(fields, 'admin request')
+  })
+  await app.ready()
+  return app
+}
+
+function addRoute(app: FastifyInstance, route: Route): void {
+  app.route({
+    method: route.method,
+    url: route.path.replaceAll(/\{(\w+)\}/g, ':$1'),
+    handler: async (request, reply) => {
+      const { status, value } = await inTime(
+        route.handle({
+          params: checked(route.params, request.params ?? {}),
+          query: checked(route.query, request.query ?? {}),
+          body: route.body === null ? null : checked(route.body, request.body ?? {})
+        })
+      )
+      reply.code(status).header('cache-control', 'no-store')
+      if (!(value instanceof RawAnswer)) return value === null ? reply.send() : value
+      const { fileName, contentType, content } = value
+      if (fileName !== '') {
+        reply.header('content-disposition', `attachment; filename="${fileName}"`)
+      }
+      return reply.type(contentType).send(content)
+    }
+  })
+}
+
+/** @throws StoreError InvalidArgument that names the field and what it must be */
+function checked(schema: z.ZodObject, value: unknown): Record<string, unknown> {
+  const result = schema.safeParse(value)
+  if (result.success) return result.data
+  const text = result.error.issues
+    .map(({ path, message }) => (path.length === 0 ? message : `${path.join('.')}: ${message}`))
+    .join('; ')
+  throw new StoreError(ErrorCode.InvalidArgument, text)
+}
+
+async function inTime<T>(answer: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      const message = `no answer within ${ANSWER_TIMEOUT_MS / 1000} s; it may still happen`
+      reject(new StoreError(ErrorCode.Unavailable, message))
+    }, ANSWER_TIMEOUT_MS)
+  })
+  try {
+    return await Promise.race([answer, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+function answerError(error: unknown, request: FastifyRequest, reply: FastifyReply, log: Log): void {
+  const failure = httpFailureOf(error)
+  if (failure !== null) {
+    void reply.code(failure.status).send(failure.body)
+    return
+  }
+  log.error({ err: error, url: request.url }, 'admin request failed by a bug')
+  void reply.code(500).send(errorBody('Internal', 'a bug in Torus; the log has the details'))
+  // STYLE.md, rule 11: going on after a broken assertion may damage data.
+  if (error instanceof AssertionError) {
+    setImmediate(() => {
+      throw error
+    })
+  }
+}
+
+function answerUnknown(
+  routes: readonly Route[],
+  request: FastifyRequest,
+  reply: FastifyReply
+): void {
+  const path = request.url.split('?')[0]!
+  const methods = routes
+    .filter((route) => new RegExp(`^${route.path.replaceAll(/\{\w+\}/g, '[^/]+')}$`).test(path))
+    .map(({ method }) => method)
+  const code = errorCodeName(methods.length > 0 ? ErrorCode.InvalidArgument : ErrorCode.NotFound)
+  if (methods.length === 0) {
+    void reply.code(404).send(errorBody(code, `no such path: ${path}; see /openapi.json`))
+    return
+  }
+  const allow = methods.join(', ')
+  void reply
+    .code(405)
+    .header('allow', allow)
+    .send(errorBody(code, `${path} takes ${allow}, not ${request.method}`))
+}
+
+/** Counts requests by route, not by URL, so that names of volumes do not become labels. */
+function requestCounter(registry: MetricsRegistry) {
+  const counts = new Map<string, { labels: Record<string, string>; value: number }>()
+  registry.counter(
+    {
+      name: 'torus_admin_requests_total',
+      help: 'Requests to the admin API',
+      labels: ['method', 'route', 'status']
+    },
+    () => counts.values()
+  )
+  return (request: FastifyRequest, reply: FastifyReply): void => {
+    const { method } = request
+    const route = request.routeOptions.url ?? 'unknown'
+    const status = String(reply.statusCode)
+    const key = `${method} ${route} ${status}`
+    const row = counts.get(key) ?? { labels: { method, route, status }, value: 0 }
+    row.value++
+    counts.set(key, row)
+  }
+}

@@ -1,0 +1,312 @@
+/**
+ * Flags, environment, config file and defaults meet here and nowhere else, in that order of
+ * precedence. The result is complete, checked and frozen, and knows where each value came from.
+ */
+import { readFileSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
+import { isMap, LineCounter, parseDocument } from 'yaml'
+import { ErrorCode, StoreError } from './errors.ts'
+import { ARENA_BYTES_DEFAULT } from './limits.ts'
+import {
+  type Address,
+  type Config,
+  environmentNameOf,
+  type OptionKey,
+  optionInfo,
+  optionKeys,
+  optionsSchema
+} from './options.ts'
+import { formatDurationExact, formatSizeExact } from './units.ts'
+
+const DAY_MS = 24 * 3600 * 1000
+
+/** Without `dataDir`, which has no default: a store must never appear where nobody asked. */
+const defaults: Omit<Config, 'dataDir'> = {
+  capacityBytes: null, // what the filesystem has, less a margin
+  shards: null, // what the data directory was made with; for a new one, by the number of cores
+  segmentBytes: null, // likewise; 128 MiB for a new one
+  arenaBytes: ARENA_BYTES_DEFAULT,
+  volumes: [],
+  nbdListen: { host: '127.0.0.1', port: 10_809 }, // IANA: nbd. Loopback: nobody logs in yet
+  nbdSocket: null,
+  nbdTls: 'off', // certificates cannot be guessed
+  nbdTlsCert: null,
+  nbdTlsKey: null,
+  nbdTlsCa: null,
+  nbdDefaultExport: null,
+  adminListen: { host: '127.0.0.1', port: 4321 },
+  adminSocket: null, // D/admin.sock, see `resolveConfig`
+  insecure: false,
+  scrubPeriodMs: 14 * DAY_MS, // disks are read twice before most monthly jobs would start
+  shutdownMs: 30_000, // systemd kills after 90 s; a checkpoint of a full index takes a few
+  plugins: [],
+  logLevel: 'info',
+  logFormat: 'auto',
+  logLines: 2000 // about 500 KB, and hours of a quiet peer
+}
+
+/** Bytes of `sockaddr_un.sun_path` on Linux, less the final zero. macOS: 103, told by the system. */
+const SOCKET_PATH_BYTES_MAX = 107
+
+export interface Source {
+  readonly kind: 'flag' | 'environment' | 'file' | 'default'
+  /** The flag, variable or file:line; empty for a default. */
+  readonly name: string
+}
+
+export interface ResolvedConfig {
+  readonly config: Config
+  readonly sources: Readonly<Record<OptionKey, Source>>
+  /** What the operator should know, though it stops nothing. */
+  readonly warnings: readonly string[]
+}
+
+export interface ConfigInput {
+  /** By option key; undefined means not given. */
+  readonly flags: Readonly<Partial<Record<OptionKey, unknown>>>
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** YAML file; null for none. */
+  readonly file: string | null
+}
+
+/** `TORUS_` variables that are no options: the CLI reads them. */
+const otherVariables = new Set(['TORUS_ADMIN', 'TORUS_CONFIG'])
+
+interface Given {
+  readonly value: unknown
+  readonly source: Source
+  /** Where relative paths start. */
+  readonly directory: string
+}
+
+/** @throws StoreError InvalidArgument that names the option, the value, its source and the limit */
+export function resolveConfig(input: ConfigInput): ResolvedConfig {
+  const file = input.file === null ? new Map<OptionKey, Given>() : readConfigFile(input.file)
+  const values: Partial<Record<OptionKey, unknown>> = {}
+  const sources: Partial<Record<OptionKey, Source>> = {}
+  for (const key of optionKeys) {
+    const given = fromFlag(input, key) ?? fromEnvironment(input, key) ?? file.get(key)
+    if (given !== undefined) {
+      values[key] = checkValue(key, given)
+      sources[key] = given.source
+    } else if (key === 'dataDir') {
+      throw invalid(
+        `data-dir is not set: pass --data-dir DIR, or set TORUS_DATA_DIR, or data-dir in the ` +
+          `config file`
+      )
+    } else {
+      values[key] = defaults[key]
+      sources[key] = { kind: 'default', name: '' }
+    }
+  }
+  const warnings = misspeltVariables(input.env)
+  const config = completeConfig(values as Config, sources as Record<OptionKey, Source>, warnings)
+  return Object.freeze({
+    config: Object.freeze(config),
+    sources: Object.freeze(sources as Record<OptionKey, Source>),
+    warnings
+  })
+}
+
+const invalid = (message: string): StoreError => new StoreError(ErrorCode.InvalidArgument, message)
+
+function fromFlag(input: ConfigInput, key: OptionKey): Given | undefined {
+  const value = input.flags[key]
+  if (value === undefined) return undefined
+  const source: Source = { kind: 'flag', name: `--${optionInfo[key].name}` }
+  return { value, source, directory: process.cwd() }
+}
+
+function fromEnvironment(input: ConfigInput, key: OptionKey): Given | undefined {
+  const name = environmentNameOf(key)
+  const value = input.env[name]
+  // An empty variable is how a shell unsets one for a single command.
+  if (value === undefined || value === '') return undefined
+  return { value, source: { kind: 'environment', name }, directory: process.cwd() }
+}
+
+function readConfigFile(path: string): Map<OptionKey, Given> {
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8')
+  } catch (error) {
+    throw new StoreError(
+      ErrorCode.InvalidArgument,
+      `config file ${path} cannot be read: ${(error as NodeJS.ErrnoException).code}`,
+      { cause: error }
+    )
+  }
+  const lines = new LineCounter()
+  const document = parseDocument(text, { lineCounter: lines })
+  const lineOf = (offset: number | undefined) => `${path}:${lines.linePos(offset ?? 0).line}`
+  const firstError = document.errors[0]
+  if (firstError !== undefined) {
+    const what = firstError.message.split('\n')[0]
+    throw invalid(`config file ${lineOf(firstError.pos[0])} is not YAML: ${what}`)
+  }
+  const given = new Map<OptionKey, Given>()
+  if (document.contents === null) return given
+  if (!isMap(document.contents)) {
+    throw invalid(`config file ${path} must be a mapping, like "data-dir: /var/lib/torus"`)
+  }
+  for (const pair of document.contents.items) {
+    const node = pair.key as { value?: unknown; range?: [number, number, number] | null }
+    const name = String(node.value)
+    const at = lineOf(node.range?.[0])
+    const key = keyNamed(name)
+    if (key === undefined) throw invalid(`config file ${at}: unknown option "${name}"${hint(name)}`)
+    const value = (pair.value as { toJSON(): unknown } | null)?.toJSON() ?? null
+    // `capacity:` without a value means: as if the line were not there.
+    if (value === null) continue
+    given.set(key, { value, source: { kind: 'file', name: at }, directory: dirname(resolve(path)) })
+  }
+  return given
+}
+
+const keyNamed = (name: string): OptionKey | undefined =>
+  optionKeys.find((key) => optionInfo[key].name === name)
+
+function hint(name: string): string {
+  const near = nearestOption(name)
+  return near === null ? '' : `; did you mean "${optionInfo[near].name}"?`
+}
+
+function nearestOption(name: string): OptionKey | null {
+  const plain = (word: string) => word.toLowerCase().replaceAll(/[^a-z]/g, '')
+  const isNear = (key: OptionKey) => editDistance(plain(optionInfo[key].name), plain(name)) <= 2
+  return optionKeys.find(isNear) ?? null
+}
+
+/** Levenshtein's distance: letters to change, add or drop. */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, column) => column)
+  for (let line = 1; line <= a.length; line++) {
+    const next = [line]
+    for (let column = 1; column <= b.length; column++) {
+      const change = row[column - 1]! + (a[line - 1] === b[column - 1] ? 0 : 1)
+      next.push(Math.min(change, row[column]! + 1, next[column - 1]! + 1))
+    }
+    row = next
+  }
+  return row[b.length]!
+}
+
+function checkValue(key: OptionKey, given: Given): unknown {
+  const result = optionsSchema.shape[key].safeParse(given.value)
+  if (!result.success) {
+    const why = result.error.issues[0]!.message
+    const shown = typeof given.value === 'string' ? `"${given.value}"` : JSON.stringify(given.value)
+    throw invalid(`${optionInfo[key].name} ${shown}: ${why} (from ${sourceText(given.source)})`)
+  }
+  const value = result.data
+  if (optionInfo[key].path === true && typeof value === 'string') {
+    return resolve(given.directory, value)
+  }
+  if (key === 'plugins') {
+    return (value as string[]).map((name) =>
+      name.startsWith('.') ? resolve(given.directory, name) : name
+    )
+  }
+  return value
+}
+
+/** Rules between options, and defaults that follow from others. */
+function completeConfig(
+  values: Config,
+  sources: Readonly<Record<OptionKey, Source>>,
+  warnings: string[]
+): Config {
+  for (const key of ['nbdListen', 'adminListen'] as const) {
+    const address = values[key]
+    if (address === null || isLoopback(address.host) || values.insecure) continue
+    throw invalid(
+      `${optionInfo[key].name} ${formatAddress(address)} (from ${sourceText(sources[key])}) ` +
+        `can be reached from other machines and nobody has to log in: listen on 127.0.0.1 or a ` +
+        `unix socket, or accept that with --insecure`
+    )
+  }
+  if (values.nbdTls !== 'off' && (values.nbdTlsCert === null || values.nbdTlsKey === null)) {
+    throw invalid(`nbd-tls ${values.nbdTls} needs nbd-tls-cert and nbd-tls-key`)
+  }
+  if (values.nbdTls === 'off' && (values.nbdTlsCert ?? values.nbdTlsKey ?? values.nbdTlsCa)) {
+    throw invalid('nbd-tls is off although certificates are given: set it to allow or require')
+  }
+  for (const key of ['nbdSocket', 'adminSocket'] as const) {
+    const path = values[key]
+    if (path === null || Buffer.byteLength(path) <= SOCKET_PATH_BYTES_MAX) continue
+    throw invalid(
+      `${optionInfo[key].name} ${path} has ${Buffer.byteLength(path)} bytes, and the path of a ` +
+        `unix socket at most ${SOCKET_PATH_BYTES_MAX}`
+    )
+  }
+  if (sources.adminSocket.kind !== 'default') return values
+  const adminSocket = join(values.dataDir, 'admin.sock')
+  if (Buffer.byteLength(adminSocket) <= SOCKET_PATH_BYTES_MAX) return { ...values, adminSocket }
+  warnings.push(
+    `no admin socket: ${adminSocket} is longer than ${SOCKET_PATH_BYTES_MAX} bytes; ` +
+      `choose a shorter one with --admin-socket`
+  )
+  return values
+}
+
+/**
+ * A variable that looks like a misspelt option only warns, and others say nothing: Kubernetes makes
+ * some up for a service called torus (`TORUS_SERVICE_HOST`), and they must not stop a start.
+ */
+function misspeltVariables(env: ConfigInput['env']): string[] {
+  const known = new Set([...otherVariables, ...optionKeys.map(environmentNameOf)])
+  return Object.keys(env)
+    .filter((name) => name.startsWith('TORUS_') && !known.has(name))
+    .flatMap((name) => {
+      const near = nearestOption(name.slice('TORUS_'.length))
+      if (near === null) return []
+      return [`environment variable ${name} does nothing; did you mean ${environmentNameOf(near)}?`]
+    })
+}
+
+export const isLoopback = (host: string): boolean =>
+  host === 'localhost' || host === '::1' || /^(::ffff:)?127\.\d+\.\d+\.\d+$/i.test(host)
+
+export const formatAddress = (address: Address): string =>
+  address.host.includes(':')
+    ? `[${address.host}]:${address.port}`
+    : `${address.host}:${address.port}`
+
+/** 'flag --capacity', 'environment TORUS_CAPACITY', 'file torus.yaml:3', 'default'. */
+export const sourceText = (source: Source): string =>
+  source.kind === 'default' ? 'default' : `${source.kind} ${source.name}`
+
+export interface ConfigEntry {
+  /** The external name. */
+  readonly name: string
+  /** As it would stand in the config file; null where nothing is set. */
+  readonly value: unknown
+  readonly source: string
+  readonly description: string
+}
+
+/** Every option with its effective value and where it came from, in the order of the table. */
+export function configEntries(resolved: ResolvedConfig): ConfigEntry[] {
+  return optionKeys.map((key) => ({
+    name: optionInfo[key].name,
+    value: externalValue(key, resolved.config),
+    source: sourceText(resolved.sources[key]),
+    description: optionInfo[key].help
+  }))
+}
+
+function externalValue(key: OptionKey, config: Config): unknown {
+  const value = config[key]
+  if (key === 'nbdListen' || key === 'adminListen') {
+    const address = config[key]
+    return address === null ? 'off' : formatAddress(address)
+  }
+  if (key === 'volumes') {
+    return config.volumes.map(({ name, sizeBytes }) => `${name}=${formatSizeExact(sizeBytes)}`)
+  }
+  if (typeof value === 'number' && key.endsWith('Bytes')) return formatSizeExact(value)
+  if (typeof value === 'number' && key.endsWith('Ms')) {
+    return value === 0 ? 'off' : formatDurationExact(value)
+  }
+  return value
+}

@@ -1,0 +1,300 @@
+/**
+ * What an operator may set, once: name, meaning, check and limit of every option. Flags, config
+ * file and environment are read with these schemas (config.ts), and help and the documentation are
+ * printed from them. The external name is the same everywhere: `--data-dir`, `data-dir:` in YAML,
+ * `TORUS_DATA_DIR`.
+ */
+import { z } from 'zod'
+import { StoreError } from './errors.ts'
+import { BLOCK_BYTES, SHARDS_MAX, VOLUME_BYTES_MAX } from './limits.ts'
+import { formatDuration, formatSizeExact, parseDuration, parseSize } from './units.ts'
+
+/** Segments hold at least a few of the largest batches, and one compaction step stays short. */
+export const SEGMENT_BYTES_MIN = 4 * 1024 * 1024
+export const SEGMENT_BYTES_MAX = 1024 * 1024 * 1024
+/** Below this a few large requests leave no pages for anybody else. */
+export const ARENA_BYTES_MIN = 16 * 1024 * 1024
+/** The arena is a WebAssembly memory: pages of 64 KiB, 32-bit addresses. */
+export const ARENA_BYTES_MAX = 4 * 1024 * 1024 * 1024 - 65_536
+/** A peer smaller than this could not hold the reserve for compaction. */
+export const CAPACITY_BYTES_MIN = 64 * 1024 * 1024
+export const SHUTDOWN_MS_MAX = 10 * 60_000
+export const SCRUB_PERIOD_MS_MIN = 60_000
+export const LOG_LINES_MAX = 100_000
+
+export interface Address {
+  readonly host: string
+  /** 0 lets the system choose a free one. */
+  readonly port: number
+}
+
+export interface InitialVolume {
+  readonly name: string
+  readonly sizeBytes: number
+}
+
+export interface OptionInfo {
+  /** As flag, key of the config file and, in capitals, environment variable. */
+  readonly name: string
+  /** The word that stands for the value in help; '' for a switch. */
+  readonly argument: string
+  readonly help: string
+  /** May be given several times; the environment separates values with commas. */
+  readonly list?: boolean
+  /** Relative paths mean: from the working directory, or from where the config file is. */
+  readonly path?: boolean
+}
+
+/** A schema from a function that throws StoreError for what it does not take. */
+function parsed<T>(parse: (text: string) => T) {
+  return z.union([z.string(), z.number(), z.boolean()]).transform((input, context): T => {
+    try {
+      return parse(String(input))
+    } catch (error) {
+      if (!(error instanceof StoreError)) throw error
+      context.issues.push({ code: 'custom', message: error.message, input })
+      return z.NEVER
+    }
+  })
+}
+
+const sizeBetween = (min: number, max: number, multipleOf: number) =>
+  parsed(parseSize)
+    .refine((bytes) => bytes >= min && bytes <= max, {
+      error: `must be ${formatSizeExact(min)} to ${formatSizeExact(max)}`
+    })
+    .refine((bytes) => bytes % multipleOf === 0, {
+      error: `must be a multiple of ${formatSizeExact(multipleOf)}`
+    })
+
+const integerBetween = (min: number, max: number) =>
+  z.coerce
+    .number({ error: 'must be a number' })
+    .refine((value) => Number.isInteger(value) && value >= min && value <= max, {
+      error: `must be a whole number from ${min} to ${max}`
+    })
+
+const durationBetween = (min: number, max: number, orOff: boolean) =>
+  parsed((text) => (orOff && text === 'off' ? 0 : parseDuration(text))).refine(
+    (ms) => (orOff && ms === 0) || (ms >= min && ms <= max),
+    { error: `must be ${formatDuration(min)} to ${formatDuration(max)}${orOff ? ', or off' : ''}` }
+  )
+
+const text = z.string({ error: 'must be text' }).min(1, { error: 'must not be empty' })
+
+const fileOrOff = text.transform((path) => (path === 'off' ? null : path))
+
+const choice = <const T extends readonly string[]>(values: T) =>
+  z.enum(values, { error: `must be one of ${values.join(', ')}` })
+
+const flag = z
+  .union([z.boolean(), z.enum(['true', 'false', '1', '0', 'yes', 'no'])], {
+    error: 'must be true or false'
+  })
+  .transform((value) => value === true || value === 'true' || value === '1' || value === 'yes')
+
+const ADDRESS = /^(?:(?<host>[^:[\]]+)|\[(?<bracketed>[0-9a-f:.]+)\]):(?<port>\d+)$/i
+
+/** 'HOST:PORT', '[IPV6]:PORT', a port alone (on 127.0.0.1), or 'off'. */
+const listenAddress = z
+  .union([z.string(), z.number(), z.literal(false)])
+  .transform((input, context): Address | null => {
+    if (input === 'off' || input === false) return null
+    const given = /^\d+$/.test(String(input)) ? `127.0.0.1:${input}` : String(input)
+    const groups = ADDRESS.exec(given)?.groups
+    const port = Number(groups?.['port'] ?? -1)
+    if (groups === undefined || port > 65_535) {
+      context.issues.push({
+        code: 'custom',
+        message: 'must be HOST:PORT with a port from 0 to 65535, or off',
+        input
+      })
+      return z.NEVER
+    }
+    return { host: (groups['host'] ?? groups['bracketed'])!, port }
+  })
+
+const initialVolume = z.string().transform((input, context): InitialVolume => {
+  const at = input.lastIndexOf('=')
+  try {
+    const sizeBytes = parseSize(input.slice(at + 1))
+    const fits = sizeBytes > 0 && sizeBytes <= VOLUME_BYTES_MAX && sizeBytes % BLOCK_BYTES === 0
+    if (at > 0 && fits) return { name: input.slice(0, at), sizeBytes }
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error
+  }
+  context.issues.push({
+    code: 'custom',
+    message:
+      `must be NAME=SIZE with a multiple of ${BLOCK_BYTES} up to ` +
+      formatSizeExact(VOLUME_BYTES_MAX),
+    input
+  })
+  return z.NEVER
+})
+
+/** Accepts what a list option gets from any source: an array, or one comma-separated string. */
+const listOf = <T extends z.ZodType>(item: T) =>
+  z.preprocess(
+    (input) => (typeof input === 'string' ? input.split(',').filter(Boolean) : input),
+    z.array(item).readonly()
+  )
+
+export const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
+
+const DAY_MS = 24 * 3600 * 1000
+
+export const optionsSchema = z.strictObject({
+  dataDir: text,
+  capacityBytes: sizeBetween(CAPACITY_BYTES_MIN, Number.MAX_SAFE_INTEGER, 1).nullable(),
+  shards: integerBetween(1, SHARDS_MAX).nullable(),
+  segmentBytes: sizeBetween(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX, BLOCK_BYTES).nullable(),
+  arenaBytes: sizeBetween(ARENA_BYTES_MIN, ARENA_BYTES_MAX, 65_536),
+  volumes: listOf(initialVolume),
+  nbdListen: listenAddress.nullable(),
+  nbdSocket: fileOrOff.nullable(),
+  nbdTls: choice(['off', 'allow', 'require']),
+  nbdTlsCert: text.nullable(),
+  nbdTlsKey: text.nullable(),
+  nbdTlsCa: text.nullable(),
+  nbdDefaultExport: text.nullable(),
+  adminListen: listenAddress.nullable(),
+  adminSocket: fileOrOff.nullable(),
+  insecure: flag,
+  scrubPeriodMs: durationBetween(SCRUB_PERIOD_MS_MIN, 365 * DAY_MS, true),
+  shutdownMs: durationBetween(100, SHUTDOWN_MS_MAX, false),
+  plugins: listOf(text),
+  logLevel: choice(logLevels),
+  logFormat: choice(['auto', 'json', 'pretty']),
+  logLines: integerBetween(0, LOG_LINES_MAX)
+})
+
+export type Config = Readonly<z.output<typeof optionsSchema>>
+export type OptionKey = keyof Config
+
+export const optionInfo: Readonly<Record<OptionKey, OptionInfo>> = {
+  dataDir: {
+    name: 'data-dir',
+    argument: 'DIR',
+    path: true,
+    help: 'where everything is kept; created when missing'
+  },
+  capacityBytes: {
+    name: 'capacity',
+    argument: 'SIZE',
+    help: 'bytes that all shards together may use; by default what the filesystem has'
+  },
+  shards: {
+    name: 'shards',
+    argument: 'N',
+    help: 'worker threads with a part of the data each; fixed when the data directory is created'
+  },
+  segmentBytes: {
+    name: 'segment-size',
+    argument: 'SIZE',
+    help: 'size of the append-only files; fixed when the data directory is created'
+  },
+  arenaBytes: {
+    name: 'arena-size',
+    argument: 'SIZE',
+    help: 'shared memory for the bytes of requests in flight'
+  },
+  volumes: {
+    name: 'volume',
+    argument: 'NAME=SIZE',
+    list: true,
+    help: 'create this volume at start unless it exists'
+  },
+  nbdListen: {
+    name: 'nbd-listen',
+    argument: 'HOST:PORT',
+    help: 'where NBD clients connect, or off; port 0 takes a free one'
+  },
+  nbdSocket: {
+    name: 'nbd-socket',
+    argument: 'PATH',
+    path: true,
+    help: 'unix socket for NBD clients beside the TCP address'
+  },
+  nbdTls: {
+    name: 'nbd-tls',
+    argument: 'off|allow|require',
+    help: 'NBD_OPT_STARTTLS: not offered, offered, or the only way in'
+  },
+  nbdTlsCert: {
+    name: 'nbd-tls-cert',
+    argument: 'FILE',
+    path: true,
+    help: 'certificate chain of the NBD server, PEM'
+  },
+  nbdTlsKey: {
+    name: 'nbd-tls-key',
+    argument: 'FILE',
+    path: true,
+    help: 'private key of that certificate, PEM'
+  },
+  nbdTlsCa: {
+    name: 'nbd-tls-ca',
+    argument: 'FILE',
+    path: true,
+    help: 'clients must show a certificate signed by one of these, PEM'
+  },
+  nbdDefaultExport: {
+    name: 'nbd-default-export',
+    argument: 'NAME',
+    help: 'volume for clients that name none; by default the only volume, if there is one'
+  },
+  adminListen: {
+    name: 'admin-listen',
+    argument: 'HOST:PORT',
+    help: 'where the admin API and metrics are, or off'
+  },
+  adminSocket: {
+    name: 'admin-socket',
+    argument: 'PATH',
+    path: true,
+    help: 'unix socket of the admin API, or off; by default admin.sock in the data directory'
+  },
+  insecure: {
+    name: 'insecure',
+    argument: '',
+    help: 'allow listeners that other machines can reach, though nobody has to log in'
+  },
+  scrubPeriodMs: {
+    name: 'scrub-period',
+    argument: 'DURATION',
+    help: 'read and verify everything once in this time, or off'
+  },
+  shutdownMs: {
+    name: 'shutdown-timeout',
+    argument: 'DURATION',
+    help: 'how long a shutdown may take before clients are cut off'
+  },
+  plugins: {
+    name: 'plugin',
+    argument: 'MODULE',
+    list: true,
+    help: 'load a module that registers volume types'
+  },
+  logLevel: {
+    name: 'log-level',
+    argument: logLevels.join('|'),
+    help: 'least level that is logged'
+  },
+  logFormat: {
+    name: 'log-format',
+    argument: 'auto|json|pretty',
+    help: 'auto is pretty on a terminal and JSON lines elsewhere'
+  },
+  logLines: {
+    name: 'log-lines',
+    argument: 'N',
+    help: 'last lines kept in memory for the debug bundle'
+  }
+}
+
+export const optionKeys = Object.keys(optionInfo) as readonly OptionKey[]
+
+/** `data-dir` -> `TORUS_DATA_DIR`. */
+export const environmentNameOf = (key: OptionKey): string =>
+  `TORUS_${optionInfo[key].name.toUpperCase().replaceAll('-', '_')}`
