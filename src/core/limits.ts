@@ -24,6 +24,13 @@ export const NBD_CONNECTIONS_MAX = 1024
 /** Slots in a submission or completion queue: a power of two; deeper only adds waiting. */
 export const QUEUE_SLOTS = 1024
 
+/** Ops a worker carries out as one batch: fills one gathered write, short enough to wait for. */
+export const BATCH_OPS_MAX = 256
+/** Files of one shard with unsynced appends; at the limit the worker syncs before it goes on. */
+export const UNSYNCED_FILES_MAX = 64
+/** File descriptors are numbered below this: the hard limit of common systems. */
+export const FILE_DESCRIPTORS_MAX = 1024 * 1024
+
 /** Pages for payloads in flight. Bounds the memory of the data path together with QUEUE_SLOTS. */
 export const ARENA_BYTES_DEFAULT = 64 * 1024 * 1024
 /** Requests of all clients in flight at once; an empty pool stops sockets from being read. */

@@ -1,0 +1,97 @@
+import type { Arena } from '../core/arena.ts'
+import { assert } from '../core/assert.ts'
+import { ARENA_BYTES_DEFAULT, BLOCK_BYTES } from '../core/limits.ts'
+import { PageRuns } from './page-runs.ts'
+
+/**
+ * The arena over the buffer of a shared WebAssembly memory: it is a SharedArrayBuffer like any
+ * other, but page aligned, so direct I/O works on it. Pages become real memory when first touched.
+ *
+ * Only the main thread takes and gives back; workers see the bytes.
+ */
+export class SharedArena implements Arena {
+  readonly bytes: Buffer
+  readonly shared: SharedArrayBuffer
+  readonly pagesTotal: number
+  private readonly runs: PageRuns
+  /** Holds on the run that starts at a page; 0 where none starts. */
+  private readonly holds: Uint32Array
+  private readonly lengths: Int32Array
+  private waiting: (() => void)[] = []
+  private wakeQueued = false
+
+  constructor(bytes: number = ARENA_BYTES_DEFAULT) {
+    assert(bytes > 0 && bytes % WASM_PAGE_BYTES === 0, 'the arena is whole 64 KiB pages')
+    this.shared = sharedMemory(bytes)
+    this.bytes = Buffer.from(this.shared)
+    this.pagesTotal = bytes / BLOCK_BYTES
+    this.runs = new PageRuns(this.pagesTotal)
+    this.holds = new Uint32Array(this.pagesTotal)
+    this.lengths = new Int32Array(this.pagesTotal)
+  }
+
+  get pagesFree(): number {
+    return this.runs.pagesFree
+  }
+
+  acquire(pages: number): number {
+    assert(pages > 0, 'a run holds a page')
+    const page = this.runs.take(pages)
+    if (page < 0) return -1
+    this.holds[page] = 1
+    this.lengths[page] = pages
+    return page * BLOCK_BYTES
+  }
+
+  retain(offset: number): void {
+    const page = offset / BLOCK_BYTES
+    assert(this.holds[page]! > 0, 'only a held run is held once more')
+    this.holds[page]!++
+  }
+
+  release(offset: number): void {
+    const page = offset / BLOCK_BYTES
+    const holds = this.holds[page]!
+    assert(holds > 0, 'only a held run is given back')
+    this.holds[page] = holds - 1
+    if (holds > 1) return
+    this.runs.give(page, this.lengths[page]!)
+    if (this.waiting.length > 0 && !this.wakeQueued) {
+      // After the caller's batch of releases, and never from inside one.
+      this.wakeQueued = true
+      queueMicrotask(this.wakeAll)
+    }
+  }
+
+  onFree(wake: () => void): void {
+    this.waiting.push(wake)
+  }
+
+  private readonly wakeAll = (): void => {
+    this.wakeQueued = false
+    const woken = this.waiting
+    this.waiting = []
+    for (const wake of woken) wake()
+  }
+}
+
+const WASM_PAGE_BYTES = 64 * 1024
+
+/** The one thing used of WebAssembly, whose types come with the browser's. */
+interface WithSharedMemory {
+  readonly WebAssembly: {
+    readonly Memory: new (options: {
+      initial: number
+      maximum: number
+      shared: true
+    }) => { readonly buffer: SharedArrayBuffer }
+  }
+}
+
+function sharedMemory(bytes: number): SharedArrayBuffer {
+  const pages = bytes / WASM_PAGE_BYTES
+  const { WebAssembly } = globalThis as unknown as WithSharedMemory
+  return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true }).buffer
+}
+
+assert(WASM_PAGE_BYTES % BLOCK_BYTES === 0, 'an arena holds whole pages')

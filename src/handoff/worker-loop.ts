@@ -1,0 +1,162 @@
+import { threadId } from 'node:worker_threads'
+import { BATCH_OPS_MAX } from '../core/limits.ts'
+import {
+  BATCH_OPS,
+  COMMAND,
+  COMPLETION_TAIL,
+  type ChannelMemory,
+  Command,
+  EXECUTING,
+  EXECUTING_FROM,
+  entryAt,
+  STATE,
+  SUBMISSION_TAIL,
+  THREAD,
+  WORKER_ASLEEP,
+  WorkerState
+} from './channel.ts'
+import { type HandoffOp, readSubmission, writeCompletion } from './entry.ts'
+import { ringMain } from './main-bell.ts'
+
+/** A shard's engine as its worker drives it. */
+interface WorkerEngine<Op extends HandoffOp> {
+  /** Carries out ops[0..count) and sets their answers. */
+  execute(ops: readonly Op[], count: number): void
+  /** Does background work for about `budgetMs`; whether there is more to do. */
+  background(budgetMs: number): boolean
+  /** Milliseconds after which `background` wants to be called though nothing happens. */
+  nextWakeMs(): number
+}
+
+export interface LoopKnobs {
+  /** How long the worker looks for new entries before it sleeps, microseconds. */
+  readonly spinMicros: number
+  /** Length of a background slice while requests come, and while none do. */
+  readonly busySliceMs: number
+  readonly idleSliceMs: number
+  /** Requests are served at least this long between two background slices. */
+  readonly busyGapMs: number
+}
+
+const defaultKnobs: LoopKnobs = {
+  spinMicros: 0,
+  busySliceMs: 1, // what a request may wait for it
+  idleSliceMs: 2,
+  busyGapMs: 4 // a fifth of a busy worker's time goes to compaction
+}
+
+/** A lost wake-up would be a bug; this bounds what it could cost. */
+const SLEEP_MS_MAX = 1000
+
+/** The worker's side of a channel: drains, executes, completes, wakes the main thread, sleeps. */
+export class WorkerLoop<Op extends HandoffOp> {
+  private readonly control: Int32Array
+  private readonly submissions: Uint32Array
+  private readonly completions: Uint32Array
+  private readonly bell: Int32Array
+  private readonly ops: Op[] = []
+  private readonly slots = new Uint32Array(BATCH_OPS_MAX)
+  private readonly knobs: LoopKnobs
+  private head = 0
+  private completed = 0
+  /** Milliseconds not asleep since the loop began. */
+  busyMs = 0
+
+  constructor(
+    memory: ChannelMemory,
+    bell: SharedArrayBuffer,
+    createOp: () => Op,
+    knobs: Partial<LoopKnobs> = {}
+  ) {
+    this.control = new Int32Array(memory.control)
+    this.submissions = new Uint32Array(memory.submissions)
+    this.completions = new Uint32Array(memory.completions)
+    this.bell = new Int32Array(bell)
+    this.knobs = { ...defaultKnobs, ...knobs }
+    for (let at = 0; at < BATCH_OPS_MAX; at++) this.ops.push(createOp())
+    Atomics.store(this.control, THREAD, threadId)
+  }
+
+  /** Serves until the main thread asks to close; every entry has been answered then. */
+  run(engine: WorkerEngine<Op>): void {
+    Atomics.store(this.control, STATE, WorkerState.Serving)
+    ringMain(this.bell)
+    let more = true
+    let awakeAt = performance.now()
+    let sliceEndAt = awakeAt
+    for (;;) {
+      const count = this.drain()
+      if (count > 0) {
+        this.executeBatch(engine, count)
+        if (!more && engine.nextWakeMs() > 0) continue
+        if (performance.now() - sliceEndAt < this.knobs.busyGapMs) continue
+        more = engine.background(this.knobs.busySliceMs)
+        sliceEndAt = performance.now()
+      } else if (Atomics.load(this.control, COMMAND) === Command.Close) {
+        return
+      } else if (more || engine.nextWakeMs() <= 0) {
+        more = engine.background(this.knobs.idleSliceMs)
+        sliceEndAt = performance.now()
+      } else if (!this.spin()) {
+        this.busyMs += performance.now() - awakeAt
+        this.sleep(engine.nextWakeMs())
+        awakeAt = performance.now()
+        more = engine.nextWakeMs() <= 0
+      }
+    }
+  }
+
+  private drain(): number {
+    const waiting = (Atomics.load(this.control, SUBMISSION_TAIL) - this.head) | 0
+    if (waiting === 0) return 0
+    const count = Math.min(waiting, Atomics.load(this.control, BATCH_OPS))
+    for (let at = 0; at < count; at++) {
+      const entry = entryAt(this.head + at)
+      this.slots[at] = readSubmission(this.submissions, entry, this.ops[at]!)
+    }
+    return count
+  }
+
+  private executeBatch(engine: WorkerEngine<Op>, count: number): void {
+    // Should this thread die in `execute`, the main thread reads here what it died of.
+    Atomics.store(this.control, EXECUTING_FROM, this.head)
+    Atomics.store(this.control, EXECUTING, count)
+    this.head = (this.head + count) | 0
+    engine.execute(this.ops, count)
+    for (let at = 0; at < count; at++) {
+      const entry = entryAt(this.completed + at)
+      writeCompletion(this.completions, entry, this.slots[at]!, this.ops[at]!)
+    }
+    this.completed = (this.completed + count) | 0
+    Atomics.store(this.control, COMPLETION_TAIL, this.completed)
+    Atomics.store(this.control, EXECUTING, 0)
+    ringMain(this.bell)
+  }
+
+  /** Looks for new entries for a while; true when there are some. */
+  private spin(): boolean {
+    if (this.knobs.spinMicros === 0) return false
+    const until = performance.now() + this.knobs.spinMicros / 1000
+    do {
+      for (let look = 0; look < LOOKS_PER_CLOCK; look++) {
+        if (Atomics.load(this.control, SUBMISSION_TAIL) !== this.head) return true
+      }
+    } while (performance.now() < until)
+    return false
+  }
+
+  private sleep(wakeMs: number): void {
+    // Store, then look again: the main thread publishes, then looks whether we sleep.
+    Atomics.store(this.control, WORKER_ASLEEP, 1)
+    if (
+      Atomics.load(this.control, SUBMISSION_TAIL) === this.head &&
+      Atomics.load(this.control, COMMAND) === Command.Run
+    ) {
+      Atomics.wait(this.control, WORKER_ASLEEP, 1, Math.min(wakeMs, SLEEP_MS_MAX))
+    }
+    Atomics.store(this.control, WORKER_ASLEEP, 0)
+  }
+}
+
+/** Reading the clock costs as much as a few looks. */
+const LOOKS_PER_CLOCK = 50
