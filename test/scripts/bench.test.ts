@@ -2,6 +2,7 @@ import { ok, strictEqual, throws } from 'node:assert/strict'
 import { test } from 'uvu'
 import { comparisonChart } from '../../scripts/bench/chart.ts'
 import type { Measurement } from '../../scripts/bench/compare.ts'
+import { lineCharts } from '../../scripts/bench/lines.ts'
 import { fioArguments, parseFio } from '../../scripts/bench/fio.ts'
 import { parseOptions, sizeOf } from '../../scripts/bench/options.ts'
 import { comparisonTable, type RowReport, reportRow } from '../../scripts/bench/report.ts'
@@ -96,6 +97,16 @@ test('a table and a chart are made of what ran, even when torus or the reference
   const chart = comparisonChart([latencyReport(), alone, without], 'a <machine>')
   ok(chart.startsWith('<svg ') && chart.trimEnd().endsWith('</svg>'))
   ok(chart.includes('a &lt;machine&gt;') && !chart.includes('NaN'))
+})
+
+test('growth is drawn on logarithmic axes, and what is zero is left out', () => {
+  const labels = { xLabel: String, yLabel: String }
+  const points = [[1, 10] as const, [1024, 0] as const, [2048, 90_000] as const]
+  const chart = { title: 'growth', ...labels, series: [{ name: 'a', points }] }
+  const empty = { title: 'none', ...labels, series: [] }
+  const drawn = lineCharts('title', 'subtitle', [[chart, empty]])
+  strictEqual(drawn.split('<circle').length, 3)
+  ok(drawn.includes('not measured') && !drawn.includes('NaN') && !drawn.includes('Infinity'))
 })
 
 test('text in a picture is escaped', () => {

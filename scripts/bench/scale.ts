@@ -1,0 +1,198 @@
+/** How cost grows: one server per point, loaded the same way, looked at, and started again. */
+import { rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { TorusServer } from '../../test/helpers/server.ts'
+import { type FioResult, fio, nbdTarget } from './fio.ts'
+import { writeBack } from './page-cache.ts'
+import { residentBytes } from './usage.ts'
+
+export interface ScalePlan {
+  readonly seconds: number
+  readonly directory: string
+  note(text: string): void
+}
+
+export interface ScalePoint {
+  /** Bytes of the volume, volumes, connections or shards. */
+  readonly x: number
+  readonly writeIops: number
+  readonly readIops: number
+  readonly residentBytes: number
+  readonly indexBytes: number
+  readonly indexEntries: number
+  /** From exec to serving, after an orderly stop and after kill -9. */
+  readonly restartMs: number
+  readonly recoveryMs: number
+}
+
+export interface ScaleSeries {
+  readonly id: string
+  readonly title: string
+  readonly unit: 'bytes' | 'count'
+  readonly points: readonly ScalePoint[]
+}
+
+interface Setting {
+  readonly shards: number
+  readonly volumes: number
+  readonly volumeBytes: number
+  readonly connections: number
+  /** Requests in flight of each connection. */
+  readonly depth: number
+}
+
+const GiB = 2 ** 30
+const usual: Setting = { shards: 2, volumes: 1, volumeBytes: 4 * GiB, connections: 1, depth: 32 }
+
+interface SeriesPlan {
+  readonly id: string
+  readonly title: string
+  readonly unit: 'bytes' | 'count'
+  readonly values: readonly number[]
+  readonly quickValues: readonly number[]
+  setting(x: number): Setting
+}
+
+const seriesPlans: readonly SeriesPlan[] = [
+  {
+    id: 'size',
+    title: 'volume size (thin)',
+    unit: 'bytes',
+    values: [1, 4, 16, 64, 256, 1024].map((gib) => gib * GiB),
+    quickValues: [GiB, 1024 * GiB],
+    setting: (volumeBytes) => ({ ...usual, volumeBytes })
+  },
+  {
+    id: 'volumes',
+    title: 'volumes',
+    unit: 'count',
+    values: [1, 10, 100, 1000],
+    quickValues: [1, 1000],
+    // Sixteen of them are under load at a time, which is all that fio's threads bear here.
+    setting: (volumes) => ({ ...usual, volumes, volumeBytes: GiB, connections: 16, depth: 4 })
+  },
+  {
+    id: 'connections',
+    title: 'connections',
+    unit: 'count',
+    values: [1, 4, 16, 64, 256],
+    quickValues: [1, 256],
+    setting: (connections) => ({ ...usual, connections, depth: 4 })
+  },
+  {
+    id: 'shards',
+    title: 'shards',
+    unit: 'count',
+    values: [1, 2, 4, 8],
+    quickValues: [1, 4],
+    setting: (shards) => ({ ...usual, shards })
+  }
+]
+
+export const seriesIds: readonly string[] = seriesPlans.map(({ id }) => id)
+
+export async function measureSeries(
+  id: string,
+  quick: boolean,
+  plan: ScalePlan
+): Promise<ScaleSeries> {
+  const series = seriesPlans.find((each) => each.id === id)!
+  const points: ScalePoint[] = []
+  for (const x of quick ? series.quickValues : series.values) {
+    const point = await measurePoint(x, series.setting(x), plan)
+    points.push(point)
+    const { writeIops, readIops, restartMs, recoveryMs } = point
+    const iops = `${writeIops.toFixed(0)} writes/s, ${readIops.toFixed(0)} reads/s`
+    const starts = `restart ${restartMs.toFixed(0)} ms, after kill ${recoveryMs.toFixed(0)} ms`
+    const memory = `${(point.residentBytes / 2 ** 20).toFixed(0)} MiB`
+    plan.note(`${series.title} ${x}: ${iops}, ${memory}, ${starts}`)
+  }
+  return { id, title: series.title, unit: series.unit, points }
+}
+
+async function measurePoint(x: number, setting: Setting, plan: ScalePlan): Promise<ScalePoint> {
+  const dataDir = join(plan.directory, 'scale')
+  const volumes = Array.from({ length: setting.volumes }, (_, at) => `v${at}`)
+  const server = await TorusServer.start({
+    dataDir,
+    args: [
+      ...['--shards', String(setting.shards)],
+      ...volumes.flatMap((name) => ['--volume', `${name}=${setting.volumeBytes}`])
+    ],
+    env: { TORUS_LOG_LEVEL: 'warn' },
+    readyMs: 60_000
+  })
+  try {
+    const written = await load(server, 'randwrite', setting, plan)
+    await writeBack()
+    // The same seed: reads meet what was written, as far as they come.
+    const read = await load(server, 'randread', setting, plan)
+    const resident = residentBytes(server.pid)
+    const { shards } = await server.json<StatusShards>('status')
+    const sum = (of: (stats: IndexStats) => number): number =>
+      shards.reduce((total, { stats }) => total + of(stats), 0)
+    await server.stop(60_000)
+    const restartMs = await timeToStart(server)
+    // A little is written, so that there is something to recover.
+    await load(server, 'randwrite', setting, { ...plan, seconds: 1 })
+    await server.kill()
+    const recoveryMs = await timeToStart(server)
+    return {
+      x,
+      writeIops: written.iops,
+      readIops: read.iops,
+      residentBytes: resident,
+      indexBytes: sum(({ indexBytes }) => indexBytes),
+      indexEntries: sum(({ indexEntries }) => indexEntries),
+      restartMs,
+      recoveryMs
+    }
+  } finally {
+    await server.dispose()
+    rmSync(dataDir, { recursive: true, force: true })
+  }
+}
+
+interface IndexStats {
+  readonly indexBytes: number
+  readonly indexEntries: number
+}
+
+interface StatusShards {
+  readonly shards: readonly { readonly stats: IndexStats }[]
+}
+
+async function timeToStart(server: TorusServer): Promise<number> {
+  const started = performance.now()
+  await server.start()
+  return performance.now() - started
+}
+
+/** Random 4 KiB requests over all of the volumes under load. */
+async function load(
+  server: TorusServer,
+  rw: 'randread' | 'randwrite',
+  setting: Setting,
+  plan: ScalePlan
+): Promise<FioResult> {
+  const { volumes, connections, depth, volumeBytes } = setting
+  const shape = [
+    '--thread',
+    '--group_reporting',
+    `--rw=${rw}`,
+    '--bs=4096',
+    `--iodepth=${depth}`,
+    `--size=${volumeBytes}`,
+    '--norandommap',
+    '--randseed=7',
+    '--time_based=1',
+    `--runtime=${plan.seconds}`
+  ]
+  if (volumes === 1) {
+    const args = [...shape, ...nbdTarget(server.uri('v0')), `--numjobs=${connections}`]
+    return await fio(['--name=scale', ...args], plan.seconds + 120)
+  }
+  const used = Array.from({ length: Math.min(volumes, connections) }, (_, at) => `v${at}`)
+  const jobs = used.flatMap((name) => [`--name=${name}`, ...shape, ...nbdTarget(server.uri(name))])
+  return await fio(jobs, plan.seconds + 120)
+}
