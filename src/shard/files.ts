@@ -7,6 +7,8 @@
  * Durability is per file: what was written becomes durable by `sync(handle)` or by a sync that
  * `SyncTracker` reports. Names created, renamed or removed become durable by `syncDirectory`.
  */
+
+/** With `DiskFiles` the file descriptor, so that another thread of the process can sync it. */
 export type FileHandle = number
 
 export interface Files {
@@ -14,17 +16,15 @@ export interface Files {
   list(): string[]
   /** Opens for reading and writing. With `create` the file must not exist yet. */
   open(name: string, mode: 'existing' | 'create' | 'readOnly'): FileHandle
-  /** Closes now, or as soon as syncs of this handle that run elsewhere have returned. */
+  /** Closes now. Only for a handle that no sync elsewhere uses: see `SyncTracker.isIdle`. */
   close(handle: FileHandle): void
   size(handle: FileHandle): number
   /** Sets the size, sparse where it grows. */
   truncate(handle: FileHandle, bytes: number): void
-  /** Reserves real blocks for [0, bytes) where the system can; never shrinks. */
-  preallocate(handle: FileHandle, bytes: number): void
-  /** Reads until `into` is full or the file ends; returns the bytes read. */
-  read(handle: FileHandle, offset: number, into: Uint8Array): number
-  /** Writes all of `parts` one after the other from `offset`, as one gathered write. */
-  write(handle: FileHandle, offset: number, parts: readonly Uint8Array[]): void
+  /** Reads into `into[start, start + length)` until that is full or the file ends; bytes read. */
+  read(handle: FileHandle, offset: number, into: Buffer, start: number, length: number): number
+  /** Writes `from[start, start + length)`, all of it. Aligned and large ones may bypass caches. */
+  write(handle: FileHandle, offset: number, from: Buffer, start: number, length: number): void
   /** Returns once every earlier write to the file survives power loss. */
   sync(handle: FileHandle): void
   remove(name: string): void
@@ -40,8 +40,8 @@ export interface Files {
  * (handoff/sync-board.ts), so that the main thread can run fdatasync in its thread pool without
  * stalling the shard, and without asking it. In one-thread use it is `LocalSyncTracker`.
  *
- * A file enters with `track` when it gets its first append, and stays until a sync covered its
- * last append; the shard calls `untrack` for a sealed file only when `syncedLsn >= its last lsn`.
+ * A file enters with its first append, and stays until a sync covered its last append; the shard
+ * calls `untrack` for a sealed file only when `isIdle` says so.
  */
 export interface SyncTracker {
   /** Batch `lsn` was appended to `handle` (the tracker starts to know the file with its first). */

@@ -1,0 +1,441 @@
+/**
+ * Appends batches to the active segment. A batch is made in two passes over its records, because
+ * the payload follows the header at once and its position depends on how long that will be:
+ *
+ *   plan (each record)  ->  start  ->  add (each record, same order)  ->  commit
+ *
+ * Small payloads are copied behind the header into one staging buffer, so that a batch of many is
+ * one write; large ones are written from where they are.
+ */
+import { assert } from '../core/assert.ts'
+import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
+import {
+  BATCH_HEADER_PAGES_MAX,
+  BATCH_PAYLOAD_PAGES_MAX,
+  BATCH_PREFIX_BYTES,
+  BatchHeader,
+  type BlockRecord,
+  dataRecordBytes,
+  headerPagesOf,
+  RECORD_PREFIX_BYTES,
+  RecordType,
+  sealBatchHeader,
+  setRecord
+} from '../format/batch.ts'
+import { PAGE_BYTES, viewOf } from '../format/fields.ts'
+import {
+  encodeTrailer,
+  FOOTER_PREFIX_BYTES,
+  FOOTER_RECORD_PREFIX_BYTES,
+  footerPagesOf,
+  sealFooter
+} from '../format/segment.ts'
+import type { FileHandle, Files, SyncTracker } from './files.ts'
+import { pageAlignedBuffer } from './memory.ts'
+import type { ShardConfig, ShardHost } from './shard-config.ts'
+import { type Segment, SegmentState, type Segments } from './segments.ts'
+import { shardStatIndex } from './stats.ts'
+
+/** From this size on a payload is written from the caller's memory, not copied: 64 KiB. */
+const UNSTAGED_PAGES_MIN = 16
+/** Payload pages copied behind the header of one batch. */
+const STAGED_PAGES_MAX = 256
+const HEADER_BYTES_MAX = BATCH_HEADER_PAGES_MAX * PAGE_BYTES
+const HEADER_RECORD_BYTES_MAX = HEADER_BYTES_MAX - BATCH_PREFIX_BYTES
+const RECORDS_MAX = Math.floor(HEADER_RECORD_BYTES_MAX / RECORD_PREFIX_BYTES)
+
+export class Appender {
+  /** Lsn of the next batch. */
+  nextLsn = 1
+  active: Segment | null = null
+  /** Everything up to this lsn was made durable by recovery, before the tracker began. */
+  durableFloor = 0
+  private readonly config: ShardConfig
+  private readonly files: Files
+  private readonly tracker: SyncTracker
+  private readonly segments: Segments
+  private readonly stats: Float64Array
+  private readonly header = new BatchHeader()
+  /** Header pages end at HEADER_BYTES_MAX, where staged payload begins. */
+  private readonly staging = pageAlignedBuffer(HEADER_BYTES_MAX + STAGED_PAGES_MAX * PAGE_BYTES)
+  private readonly view = viewOf(this.staging)
+  private readonly words = new Uint32Array(this.staging.buffer)
+
+  // The plan.
+  private plannedRecords = 0
+  private plannedRecordBytes = 0
+  private plannedPayloadPages = 0
+  private plannedStagedPages = 0
+  // The batch that is being added to.
+  private headerStart = 0
+  private recordAt = 0
+  private stagedAt = 0
+  private payloadPage = 0
+  private readonly recordStarts = new Uint32Array(RECORDS_MAX + 1)
+  private readonly recordPages = new Uint32Array(RECORDS_MAX)
+  private recordCount = 0
+  private readonly parts = new PartList()
+  /** Footer records of the active segment, behind room for the prefix. */
+  private footer = new FooterBuffer()
+  private unsyncedBytes = 0
+  /**
+   * Lsn of a batch that could not be written, but may stand in part behind the end of the segment
+   * left then: the next segment says that it begins with this lsn, which voids the remains.
+   */
+  private voidLsn = 0
+
+  constructor(config: ShardConfig, host: ShardHost, segments: Segments) {
+    this.config = config
+    this.files = host.files
+    this.tracker = host.tracker
+    this.stats = host.stats
+    this.segments = segments
+  }
+
+  durableLsn(): number {
+    return Math.max(this.durableFloor, this.tracker.durableLsn())
+  }
+
+  get isPlanEmpty(): boolean {
+    return this.plannedRecords === 0
+  }
+
+  /** Blocks that fit in one record of an empty segment. */
+  get blocksMax(): number {
+    const pages = this.segments.pagesPerSegment - 2 // header and trailer
+    let blocks = Math.min(pages, STAGED_PAGES_MAX)
+    while (
+      headerPagesOf(dataRecordBytes(blocks)) +
+        blocks +
+        footerPagesOf(footerBytesOf(1, dataRecordBytes(blocks))) >
+      pages
+    ) {
+      blocks--
+    }
+    return blocks
+  }
+
+  /**
+   * Takes a record into the plan: a data record of `blockCount` blocks, or with 0 one without
+   * payload. False when it does not fit in this batch (start it), or, with an empty plan, in the
+   * active segment (rotate it).
+   */
+  plan(blockCount: number): boolean {
+    const segment = this.active
+    if (segment === null) return false
+    const recordBytes = this.plannedRecordBytes + dataRecordBytes(blockCount)
+    const payloadPages = this.plannedPayloadPages + blockCount
+    const stagedPages = this.plannedStagedPages + (blockCount < UNSTAGED_PAGES_MIN ? blockCount : 0)
+    if (recordBytes > HEADER_RECORD_BYTES_MAX) return false
+    if (payloadPages > BATCH_PAYLOAD_PAGES_MAX || stagedPages > STAGED_PAGES_MAX) return false
+    const footerBytes = this.footer.bytes + footerBytesOf(this.plannedRecords + 1, recordBytes)
+    const end = segment.endPage + headerPagesOf(recordBytes) + payloadPages
+    if (end + footerPagesOf(footerBytes) >= this.segments.pagesPerSegment) return false
+    this.plannedRecords++
+    this.plannedRecordBytes = recordBytes
+    this.plannedPayloadPages = payloadPages
+    this.plannedStagedPages = stagedPages
+    return true
+  }
+
+  /** Seals the active segment, if there is one, and begins another. */
+  rotate(): void {
+    assert(this.plannedRecords === 0, 'a segment is rotated between batches')
+    this.seal()
+    this.active = this.segments.begin(this.voidLsn > 0 ? this.voidLsn : this.nextLsn)
+    this.voidLsn = 0
+    this.footer.clear()
+  }
+
+  /** Opens the planned batch. */
+  start(): void {
+    const headerPages = headerPagesOf(this.plannedRecordBytes)
+    this.header.headerPages = headerPages
+    this.header.payloadPages = this.plannedPayloadPages
+    this.header.recordCount = this.plannedRecords
+    this.header.recordBytes = this.plannedRecordBytes
+    this.headerStart = HEADER_BYTES_MAX - headerPages * PAGE_BYTES
+    this.recordAt = this.headerStart + BATCH_PREFIX_BYTES
+    this.stagedAt = HEADER_BYTES_MAX
+    this.payloadPage = this.active!.endPage + headerPages
+    this.recordCount = 0
+    this.parts.clear()
+    this.parts.add(this.staging, this.headerStart, headerPages * PAGE_BYTES)
+  }
+
+  /** Adds a record without payload. A tombstone without an origin gets this batch's lsn. */
+  addMark(record: BlockRecord): void {
+    if (record.originLsn === 0) record.originLsn = this.nextLsn
+    this.addPrefix(record, 0)
+    this.recordAt += RECORD_PREFIX_BYTES
+  }
+
+  /**
+   * Adds a data record with `record.blockCount` blocks, whose checksums are `crcs[crcAt]`.. and
+   * whose bytes stand in `from` at `offset`. Returns the location of its first block.
+   */
+  addData(
+    record: BlockRecord,
+    crcs: Uint32Array,
+    crcAt: number,
+    from: Buffer,
+    offset: number
+  ): number {
+    const { blockCount } = record
+    const page = this.payloadPage
+    record.originLsn = 0
+    this.addPrefix(record, page)
+    let at = this.recordAt + RECORD_PREFIX_BYTES
+    for (let i = 0; i < blockCount; i++, at += 4) this.view.setUint32(at, crcs[crcAt + i]!)
+    this.recordAt = at
+    this.payloadPage = page + blockCount
+    const bytes = blockCount * PAGE_BYTES
+    if (blockCount < UNSTAGED_PAGES_MIN) {
+      from.copy(this.staging, this.stagedAt, offset, offset + bytes)
+      this.parts.add(this.staging, this.stagedAt, bytes)
+      this.stagedAt += bytes
+    } else {
+      this.parts.add(from, offset, bytes)
+    }
+    return this.segments.locationOf(this.active!.slot, page)
+  }
+
+  /**
+   * Writes the batch and returns its lsn. After a failed write nothing of the batch counts: the
+   * segment is left, and the next one's header, which begins with the same lsn, voids what may
+   * stand there.
+   * @throws StoreError OutOfSpace, DiskFailure
+   */
+  commit(): number {
+    const segment = this.active!
+    const { header } = this
+    assert(this.recordCount === this.plannedRecords, 'a batch holds what was planned')
+    assert(
+      this.payloadPage === segment.endPage + header.headerPages + header.payloadPages,
+      'as planned'
+    )
+    const lsn = this.nextLsn
+    header.saltHigh = segment.saltHigh
+    header.saltLow = segment.saltLow
+    header.page = segment.endPage
+    header.lsn = lsn
+    header.durableLsn = this.durableLsn()
+    sealBatchHeader(this.staging, this.view, this.headerStart, header)
+    this.dropPlan()
+    const handle = this.segments.open(segment)
+    try {
+      this.parts.write(this.files, handle, segment.endPage * PAGE_BYTES)
+    } catch (thrown) {
+      this.abandon()
+      throw storeErrorOf(thrown)
+    }
+    this.nextLsn = lsn + 1
+    this.recordStarts[this.recordCount] = this.recordAt
+    for (let i = 0; i < this.recordCount; i++) {
+      const start = this.recordStarts[i]!
+      const bytes = this.recordStarts[i + 1]! - start
+      this.footer.add(this.recordPages[i]!, lsn - segment.firstLsn, this.words, start, bytes)
+    }
+    segment.endPage = this.payloadPage
+    segment.payloadPages += header.payloadPages
+    segment.lastLsn = lsn
+    this.tracker.appended(handle, lsn)
+    this.account(header.headerPages, header.payloadPages, lsn)
+    return lsn
+  }
+
+  /** Forgets a plan that will not be written. */
+  dropPlan(): void {
+    this.plannedRecords = 0
+    this.plannedRecordBytes = 0
+    this.plannedPayloadPages = 0
+    this.plannedStagedPages = 0
+  }
+
+  /**
+   * Appends a batch without records and returns its lsn: a place in the order of lsns for a write
+   * to another file that must become durable.
+   */
+  appendEmpty(): number {
+    assert(this.plannedRecords === 0, 'an empty batch stands alone')
+    const segment = this.active
+    const end = segment === null ? 0 : segment.endPage + 1 + footerPagesOf(this.footer.bytes)
+    if (segment === null || end >= this.segments.pagesPerSegment) this.rotate()
+    this.start()
+    return this.commit()
+  }
+
+  /**
+   * Closes the active segment with a footer. The footer takes an lsn of its own, so that the
+   * tracker has it synced; the next segment begins behind that.
+   */
+  seal(): void {
+    const segment = this.active
+    if (segment === null) return
+    this.active = null
+    segment.state = SegmentState.Sealed
+    try {
+      writeFooter(this.files, this.segments, segment, this.footer, this.durableLsn())
+    } catch (thrown) {
+      storeErrorOf(thrown) // the footer is a convenience: without it the segment is scanned
+      segment.footerPage = 0
+      segment.footerPages = 0
+      return
+    }
+    this.tracker.appended(segment.handle, this.nextLsn++)
+    this.tracker.requestSync()
+  }
+
+  private addPrefix(record: BlockRecord, page: number): void {
+    this.recordStarts[this.recordCount] = this.recordAt
+    this.recordPages[this.recordCount] = page
+    this.recordCount++
+    setRecord(this.view, this.recordAt, record)
+  }
+
+  /** Leaves the active segment after a failed write. */
+  private abandon(): void {
+    this.voidLsn = this.nextLsn++
+    this.seal()
+  }
+
+  private account(headerPages: number, payloadPages: number, lsn: number): void {
+    this.stats[shardStatIndex.batches]!++
+    this.stats[shardStatIndex.headerBytes]! += headerPages * PAGE_BYTES
+    this.stats[shardStatIndex.appendedLsn] = lsn
+    this.unsyncedBytes += (headerPages + payloadPages) * PAGE_BYTES
+    if (this.unsyncedBytes < this.config.syncBytes) return
+    this.unsyncedBytes = 0
+    this.tracker.requestSync()
+  }
+}
+
+const footerBytesOf = (recordCount: number, recordBytes: number): number =>
+  recordCount * FOOTER_RECORD_PREFIX_BYTES + recordBytes
+
+/** Writes footer and trailer of a segment that takes no more, and notes where they are. */
+export function writeFooter(
+  files: Files,
+  segments: Segments,
+  segment: Segment,
+  records: FooterBuffer,
+  durableLsn: number
+): void {
+  const { saltHigh, saltLow, firstLsn, lastLsn, oldestLsn, endPage } = segment
+  const trailerPage = segments.pagesPerSegment - 1
+  const footerPages = footerPagesOf(records.bytes)
+  if (endPage + footerPages > trailerPage) {
+    throw new StoreError(ErrorCode.OutOfSpace, `no room for the footer of segment ${segment.slot}`)
+  }
+  const footer = records.finish({
+    saltHigh,
+    saltLow,
+    firstLsn,
+    lastLsn,
+    durableLsn,
+    oldestLsn,
+    endPage,
+    recordCount: records.recordCount,
+    recordBytes: records.bytes
+  })
+  const trailer = encodeTrailer({
+    saltHigh,
+    saltLow,
+    footerPage: endPage,
+    footerPages,
+    lastLsn,
+    durableLsn,
+    oldestLsn
+  })
+  const handle = segments.open(segment)
+  files.write(handle, endPage * PAGE_BYTES, footer, 0, footer.length)
+  files.write(handle, trailerPage * PAGE_BYTES, trailer, 0, PAGE_BYTES)
+  segment.footerPage = endPage
+  segment.footerPages = footerPages
+}
+
+/** Pieces of memory that stand one after the other in a file; neighbours are joined. */
+class PartList {
+  private readonly buffers: Buffer[] = []
+  private readonly starts: number[] = []
+  private readonly lengths: number[] = []
+  private length = 0
+
+  clear(): void {
+    this.length = 0
+  }
+
+  add(buffer: Buffer, start: number, bytes: number): void {
+    const last = this.length - 1
+    if (last >= 0 && this.buffers[last] === buffer) {
+      if (this.starts[last]! + this.lengths[last]! === start) {
+        this.lengths[last]! += bytes
+        return
+      }
+    }
+    this.buffers[this.length] = buffer
+    this.starts[this.length] = start
+    this.lengths[this.length] = bytes
+    this.length++
+  }
+
+  write(files: Files, handle: FileHandle, offset: number): void {
+    let at = offset
+    for (let i = 0; i < this.length; i++) {
+      files.write(handle, at, this.buffers[i]!, this.starts[i]!, this.lengths[i]!)
+      at += this.lengths[i]!
+    }
+  }
+}
+
+/** Footer records of one segment while they are gathered. */
+export class FooterBuffer {
+  /** Bytes of the records, without the prefix. */
+  bytes = 0
+  recordCount = 0
+  private buffer = Buffer.from(new ArrayBuffer(64 * 1024))
+  private view = viewOf(this.buffer)
+  private words = new Uint32Array(this.buffer.buffer)
+
+  clear(): void {
+    this.bytes = 0
+    this.recordCount = 0
+  }
+
+  /** Copies the record that stands in `source` at byte `start`, as it is on disk. */
+  add(page: number, lsnDelta: number, source: Uint32Array, start: number, bytes: number): void {
+    const at = FOOTER_PREFIX_BYTES + this.bytes
+    const end = at + FOOTER_RECORD_PREFIX_BYTES + bytes
+    if (end > this.buffer.length) this.grow()
+    this.view.setUint32(at, page)
+    this.view.setUint32(at + 4, lsnDelta)
+    const to = (at + FOOTER_RECORD_PREFIX_BYTES) / 4
+    const from = start / 4
+    const words = bytes / 4
+    for (let i = 0; i < words; i++) this.words[to + i] = source[from + i]!
+    this.bytes = end - FOOTER_PREFIX_BYTES
+    this.recordCount++
+  }
+
+  /** The whole footer; good until the next `add` or `clear`. */
+  finish(footer: Parameters<typeof sealFooter>[1]): Buffer {
+    const length = footerPagesOf(this.bytes) * PAGE_BYTES
+    if (length > this.buffer.length) this.grow()
+    this.buffer.fill(0, 0, FOOTER_PREFIX_BYTES)
+    this.buffer.fill(0, FOOTER_PREFIX_BYTES + this.bytes, length)
+    const bytes = this.buffer.subarray(0, length)
+    sealFooter(bytes, footer)
+    return bytes
+  }
+
+  private grow(): void {
+    const larger = Buffer.from(new ArrayBuffer(this.buffer.length * 2))
+    this.buffer.copy(larger)
+    this.buffer = larger
+    this.view = viewOf(larger)
+    this.words = new Uint32Array(larger.buffer)
+  }
+}
+
+assert(BATCH_PREFIX_BYTES % 4 === 0 && RECORD_PREFIX_BYTES % 4 === 0, 'records are whole words')
+assert(RecordType.Data === 1, 'a record without a type is none')

@@ -1,0 +1,149 @@
+/** Answers reads and block status: index lookup, one pread per contiguous run, verify. */
+import { crc32c } from '../core/checksum.ts'
+import { ErrorCode, type StoreError, storeErrorOf } from '../core/errors.ts'
+import { BLOCK_BYTES } from '../core/limits.ts'
+import type { ExtentIndex } from './extent-index.ts'
+import type { Files } from './files.ts'
+import type { BlockViews } from './memory.ts'
+import { type ShardOp, StatusExtent } from './op.ts'
+import { LOCATION_END, RunList } from './run-list.ts'
+import type { ShardHost } from './shard-config.ts'
+import { SegmentState, type Segments } from './segments.ts'
+import { shardStatIndex } from './stats.ts'
+
+/** Pairs of u32 in the one page that a status op has. */
+const STATUS_PAIRS_MAX = BLOCK_BYTES / 8
+
+export class BlockReader {
+  private readonly files: Files
+  private readonly memory: Buffer
+  private readonly views: BlockViews
+  private readonly words: Uint32Array
+  private readonly stats: Float64Array
+  private readonly host: ShardHost
+  private readonly segments: Segments
+  private readonly index: ExtentIndex
+  private readonly runs = new RunList()
+
+  constructor(host: ShardHost, segments: Segments, index: ExtentIndex, views: BlockViews) {
+    this.host = host
+    this.files = host.files
+    this.memory = host.memory
+    this.views = views
+    this.words = new Uint32Array(
+      host.memory.buffer,
+      host.memory.byteOffset,
+      Math.floor(host.memory.length / 4)
+    )
+    this.stats = host.stats
+    this.segments = segments
+    this.index = index
+  }
+
+  /** Fills the payload and sets error and resultA (first bad block). */
+  read(op: ShardOp): void {
+    this.stats[shardStatIndex.reads]!++
+    this.stats[shardStatIndex.readBytes]! += op.blockCount * BLOCK_BYTES
+    const layer = this.layerOf(op)
+    const { runs } = this
+    if (layer < 0) {
+      this.memory.fill(0, op.payload, op.payload + op.blockCount * BLOCK_BYTES)
+      return
+    }
+    this.index.lookup(layer, op.chunk, op.firstBlock, op.blockCount, runs)
+    for (let run = 0; run < runs.length; run++) {
+      const first = runs.firsts[run]! - op.firstBlock
+      const count = runs.counts[run]!
+      const location = runs.locations[run]!
+      const offset = op.payload + first * BLOCK_BYTES
+      if (location >= LOCATION_END) {
+        this.memory.fill(0, offset, offset + count * BLOCK_BYTES)
+      } else if (!this.readRun(op, location, first, count, offset)) {
+        return
+      }
+    }
+  }
+
+  /**
+   * Fills the payload page with (count, StatusExtent) pairs and sets resultA to their number: as
+   * many as the page holds, which may not reach the end of the range.
+   */
+  status(op: ShardOp): void {
+    const at = op.payload / 4
+    const layer = this.layerOf(op)
+    if (layer < 0) {
+      this.words[at] = op.blockCount
+      this.words[at + 1] = StatusExtent.Hole
+      op.resultA = 1
+      return
+    }
+    const { runs } = this
+    this.index.status(layer, op.chunk, op.firstBlock, op.blockCount, runs)
+    const pairs = Math.min(runs.length, STATUS_PAIRS_MAX)
+    for (let run = 0; run < pairs; run++) {
+      this.words[at + 2 * run] = runs.counts[run]!
+      this.words[at + 2 * run + 1] = runs.locations[run]!
+    }
+    op.resultA = pairs
+  }
+
+  private layerOf(op: ShardOp): number {
+    return this.index.layerIndex(op.familyHigh, op.familyLow, op.layerHigh, op.layerLow, false)
+  }
+
+  /** `first` counts from the op's first block. False when the op failed. */
+  private readRun(
+    op: ShardOp,
+    location: number,
+    first: number,
+    count: number,
+    offset: number
+  ): boolean {
+    const segment = this.segments.get(location >>> this.segments.pageShift)
+    if (segment === null || segment.state === SegmentState.Free) {
+      return this.fail(op, first, ErrorCode.ChecksumMismatch, 'its segment is missing')
+    }
+    const bytes = count * BLOCK_BYTES
+    const page = this.segments.pageOf(location)
+    let got = 0
+    try {
+      got = this.files.read(
+        this.segments.open(segment),
+        page * BLOCK_BYTES,
+        this.memory,
+        offset,
+        bytes
+      )
+    } catch (thrown) {
+      const error: StoreError = storeErrorOf(thrown)
+      const missing = error.code === ErrorCode.NotFound
+      const code = missing ? ErrorCode.ChecksumMismatch : ErrorCode.DiskFailure
+      return this.fail(op, first, code, error.message)
+    }
+    const { crcs } = this.runs
+    for (let i = 0; i < count; i++) {
+      const at = offset + i * BLOCK_BYTES
+      if ((i + 1) * BLOCK_BYTES <= got && crc32c(this.views.at(at)) === crcs[first + i]) continue
+      const where = `segment ${segment.slot} page ${page + i}`
+      return this.fail(op, first + i, ErrorCode.ChecksumMismatch, where)
+    }
+    return true
+  }
+
+  private fail(op: ShardOp, block: number, code: ErrorCode, why: string): boolean {
+    op.error = code
+    op.resultA = op.firstBlock + block
+    if (code === ErrorCode.ChecksumMismatch) this.stats[shardStatIndex.checksumErrors]!++
+    this.host.log('error', 'a block cannot be read', {
+      family: hexOf(op.familyHigh, op.familyLow),
+      layer: hexOf(op.layerHigh, op.layerLow),
+      chunk: op.chunk,
+      block: op.resultA,
+      why
+    })
+    return false
+  }
+}
+
+export const hexOf = (high: number, low: number): string =>
+  high.toString(16).padStart(8, '0') + low.toString(16).padStart(8, '0')

@@ -1,0 +1,251 @@
+/**
+ * Carries out the mutating ops of one drained queue: as few batches as their limits allow, each
+ * one gathered write; the index is changed once a batch was written, never before.
+ */
+import { crc32c } from '../core/checksum.ts'
+import { ErrorCode, storeErrorOf } from '../core/errors.ts'
+import { BLOCK_BYTES, CHUNK_BLOCKS, PIECE_BLOCKS_MAX } from '../core/limits.ts'
+import { BATCH_PAYLOAD_PAGES_MAX, BlockRecord, RecordType, SEQUENCE_MAX } from '../format/batch.ts'
+import type { Appender } from './appender.ts'
+import type { ExtentIndex } from './extent-index.ts'
+import type { BlockViews } from './memory.ts'
+import { OpFlag, OpKind, type ShardOp } from './op.ts'
+import { LOCATION_HOLE, LOCATION_ZERO } from './run-list.ts'
+import type { Segments } from './segments.ts'
+import type { ShardHost } from './shard-config.ts'
+import { shardStatIndex } from './stats.ts'
+
+/** What decides whether the shard takes more. */
+export interface WriteGate {
+  /** ErrorCode.Ok, or why no op that changes anything is taken. */
+  refusal(): ErrorCode
+  /** May another segment begin, for data (or for what gives space back). May make room first. */
+  mayRotate(forData: boolean): boolean
+}
+
+export class BlockWriter {
+  private readonly memory: Buffer
+  private readonly views: BlockViews
+  private readonly stats: Float64Array
+  private readonly segments: Segments
+  private readonly index: ExtentIndex
+  private readonly appender: Appender
+  private readonly gate: WriteGate
+  private readonly host: ShardHost
+  private readonly record = new BlockRecord()
+  private readonly crcs = new Uint32Array(BATCH_PAYLOAD_PAGES_MAX)
+  /** By position in the ops of the present call: location of a written op's first block. */
+  private locations = new Uint32Array(1024)
+
+  constructor(
+    host: ShardHost,
+    parts: {
+      segments: Segments
+      index: ExtentIndex
+      appender: Appender
+      views: BlockViews
+      gate: WriteGate
+    }
+  ) {
+    this.host = host
+    this.memory = host.memory
+    this.stats = host.stats
+    this.segments = parts.segments
+    this.index = parts.index
+    this.appender = parts.appender
+    this.views = parts.views
+    this.gate = parts.gate
+  }
+
+  /** Carries out all Write, Trim, WriteZeroes and DeleteLayer among `ops[0, count)`, in order. */
+  execute(ops: readonly ShardOp[], count: number): void {
+    if (this.locations.length < count) this.locations = new Uint32Array(2 * count)
+    let at = 0
+    while (at < count) at = this.executeBatch(ops, at, count)
+  }
+
+  /** One batch from `ops[start]` on. Returns the index of the first op that was not looked at. */
+  private executeBatch(ops: readonly ShardOp[], start: number, count: number): number {
+    const { appender } = this
+    let at = start
+    for (; at < count; at++) {
+      const op = ops[at]!
+      if (!isMutation(op.kind)) continue
+      const error = this.refusalOf(op)
+      if (error !== ErrorCode.Ok) {
+        op.error = error
+        continue
+      }
+      if (appender.isPlanEmpty && this.isNoop(op)) {
+        op.resultA = NOTHING_TO_DO
+        continue
+      }
+      const blockCount = op.kind === OpKind.Write ? op.blockCount : 0
+      if (appender.plan(blockCount)) continue
+      if (!appender.isPlanEmpty) break
+      op.error = this.rotateFor(op)
+      if (op.error === ErrorCode.Ok && !appender.plan(blockCount)) {
+        op.error = ErrorCode.InvalidArgument // larger than a segment: only with tiny test segments
+      }
+    }
+    if (!appender.isPlanEmpty) this.writeBatch(ops, start, at)
+    return at
+  }
+
+  private writeBatch(ops: readonly ShardOp[], start: number, end: number): void {
+    const { appender, record } = this
+    appender.start()
+    let crcAt = 0
+    for (let i = start; i < end; i++) {
+      const op = ops[i]!
+      if (!isMutation(op.kind) || op.error !== 0 || op.resultA === NOTHING_TO_DO) continue
+      setRecordOf(record, op)
+      if (op.kind === OpKind.Write) {
+        const first = crcAt
+        for (let block = 0; block < op.blockCount; block++) {
+          this.crcs[crcAt++] = crc32c(this.views.at(op.payload + block * BLOCK_BYTES))
+        }
+        this.locations[i] = appender.addData(record, this.crcs, first, this.memory, op.payload)
+      } else {
+        appender.addMark(record)
+      }
+    }
+    let error: ErrorCode = ErrorCode.Ok
+    try {
+      appender.commit()
+    } catch (thrown) {
+      const failure = storeErrorOf(thrown)
+      error = failure.code
+      this.host.log('error', 'a batch could not be written', { why: failure.message })
+    }
+    this.applyBatch(ops, start, end, error)
+  }
+
+  private applyBatch(ops: readonly ShardOp[], start: number, end: number, error: ErrorCode): void {
+    let crcAt = 0
+    for (let i = start; i < end; i++) {
+      const op = ops[i]!
+      if (!isMutation(op.kind) || op.error !== 0) continue
+      if (op.resultA === NOTHING_TO_DO) {
+        op.resultA = 0
+        continue
+      }
+      if (error !== ErrorCode.Ok) op.error = error
+      else this.apply(op, this.locations[i]!, crcAt)
+      if (op.kind === OpKind.Write) crcAt += op.blockCount
+    }
+  }
+
+  private apply(op: ShardOp, location: number, crcAt: number): void {
+    const { index } = this
+    const isDelete = op.kind === OpKind.DeleteLayer
+    const layer = index.layerIndex(
+      op.familyHigh,
+      op.familyLow,
+      op.layerHigh,
+      op.layerLow,
+      !isDelete
+    )
+    if (isDelete) {
+      if (layer >= 0) index.dropLayer(layer)
+      return
+    }
+    const { chunk, firstBlock, blockCount, writerEpoch, sequence } = op
+    if (op.kind === OpKind.Write) {
+      this.stats[shardStatIndex.writes]!++
+      this.stats[shardStatIndex.writeBytes]! += blockCount * BLOCK_BYTES
+      const taken = index.put(
+        layer,
+        chunk,
+        firstBlock,
+        blockCount,
+        writerEpoch,
+        sequence,
+        location,
+        this.crcs,
+        crcAt
+      )
+      // Something older than what a tombstone may hide is in this segment now.
+      if (taken < blockCount) this.segments.get(location >>> this.segments.pageShift)!.oldestLsn = 0
+      return
+    }
+    this.stats[shardStatIndex.trims]!++
+    const mark = isHole(op) ? LOCATION_HOLE : LOCATION_ZERO
+    index.putMark(layer, chunk, firstBlock, blockCount, writerEpoch, sequence, mark, false)
+  }
+
+  private refusalOf(op: ShardOp): ErrorCode {
+    const refusal = this.gate.refusal()
+    if (refusal !== ErrorCode.Ok) return refusal
+    if (op.kind === OpKind.DeleteLayer) return ErrorCode.Ok
+    const blocksMax = op.kind === OpKind.Write ? PIECE_BLOCKS_MAX : CHUNK_BLOCKS
+    const valid =
+      op.blockCount >= 1 &&
+      op.blockCount <= blocksMax &&
+      op.firstBlock + op.blockCount <= CHUNK_BLOCKS &&
+      op.sequence <= SEQUENCE_MAX
+    return valid ? ErrorCode.Ok : ErrorCode.InvalidArgument
+  }
+
+  /** Nothing there that a tombstone could hide; asked only while the batch is empty. */
+  private isNoop(op: ShardOp): boolean {
+    if (op.kind === OpKind.Write || (op.kind === OpKind.WriteZeroes && !isHole(op))) return false
+    const layer = this.index.layerIndex(
+      op.familyHigh,
+      op.familyLow,
+      op.layerHigh,
+      op.layerLow,
+      false
+    )
+    if (layer < 0) return true
+    if (op.kind === OpKind.DeleteLayer) return false
+    return this.index.countEntries(layer, op.chunk, op.firstBlock, op.blockCount) === 0
+  }
+
+  private rotateFor(op: ShardOp): ErrorCode {
+    const isData = op.kind === OpKind.Write || (op.kind === OpKind.WriteZeroes && !isHole(op))
+    if (!this.gate.mayRotate(isData)) return ErrorCode.OutOfSpace
+    try {
+      this.appender.rotate()
+      return ErrorCode.Ok
+    } catch (thrown) {
+      const failure = storeErrorOf(thrown)
+      this.host.log('error', 'a segment could not begin', { why: failure.message })
+      return failure.code
+    }
+  }
+}
+
+/** In `resultA` between planning and applying: the op needs no record. */
+const NOTHING_TO_DO = -1
+
+const isMutation = (kind: number): boolean =>
+  kind === OpKind.Write ||
+  kind === OpKind.Trim ||
+  kind === OpKind.WriteZeroes ||
+  kind === OpKind.DeleteLayer
+
+const isHole = (op: ShardOp): boolean => op.kind === OpKind.Trim || (op.flags & OpFlag.NoHole) === 0
+
+function setRecordOf(record: BlockRecord, op: ShardOp): void {
+  const isDelete = op.kind === OpKind.DeleteLayer
+  record.type = isDelete
+    ? RecordType.DeleteLayer
+    : op.kind === OpKind.Write
+      ? RecordType.Data
+      : isHole(op)
+        ? RecordType.Trim
+        : RecordType.WriteZeroes
+  record.flags = 0
+  record.tagBytes = 0
+  record.chunk = isDelete ? 0 : op.chunk
+  record.familyHigh = op.familyHigh
+  record.familyLow = op.familyLow
+  record.layerHigh = op.layerHigh
+  record.layerLow = op.layerLow
+  record.firstBlock = isDelete ? 0 : op.firstBlock
+  record.blockCount = isDelete ? 0 : op.blockCount
+  record.writerEpoch = isDelete ? 0 : op.writerEpoch
+  record.sequence = isDelete ? 0 : op.sequence
+  record.originLsn = 0
+}

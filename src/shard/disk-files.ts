@@ -1,0 +1,232 @@
+/**
+ * Files in a real directory. Handles are file descriptors. Large aligned writes from page-aligned
+ * memory go through a second descriptor with O_DIRECT: appending to a new file that way is 1.5 to
+ * 4 times faster than through the page cache, and leaves the cache to what is read.
+ */
+import * as fs from 'node:fs'
+import { join } from 'node:path'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import type { FileHandle, Files } from './files.ts'
+
+const PAGE_BYTES = 4096
+
+export interface DiskFilesOptions {
+  /** Writes of at least this many bytes bypass the page cache; Infinity turns that off. */
+  readonly directBytesMin?: number
+}
+
+/** Below this a write into the page cache and its share of a sync cost less. */
+const DIRECT_BYTES_MIN_DEFAULT = 512 * 1024
+
+/** What the system said, as our error. `doing` names the file. */
+export function storeErrorOfSystem(thrown: unknown, doing: string): StoreError {
+  const errno = (thrown as NodeJS.ErrnoException).code
+  if (typeof errno !== 'string') throw thrown
+  const code =
+    errno === 'ENOSPC' || errno === 'EDQUOT'
+      ? ErrorCode.OutOfSpace
+      : errno === 'ENOENT'
+        ? ErrorCode.NotFound
+        : errno === 'EEXIST'
+          ? ErrorCode.AlreadyExists
+          : ErrorCode.DiskFailure
+  return new StoreError(code, `${doing}: ${errno}`, { cause: thrown })
+}
+
+export class DiskFiles implements Files {
+  private readonly directory: string
+  private readonly directBytesMin: number
+  private readonly names = new Map<FileHandle, string>()
+  /** Second descriptor of a file for direct writes; -1 when the filesystem takes none. */
+  private readonly direct = new Map<FileHandle, number>()
+  /** Memory that is not page aligned: direct writes from it failed. */
+  private readonly unaligned = new WeakSet<ArrayBufferLike>()
+
+  constructor(directory: string, options: DiskFilesOptions = {}) {
+    this.directory = directory
+    this.directBytesMin = options.directBytesMin ?? DIRECT_BYTES_MIN_DEFAULT
+  }
+
+  list(): string[] {
+    try {
+      return fs.readdirSync(this.directory)
+    } catch (thrown) {
+      throw storeErrorOfSystem(thrown, `list ${this.directory}`)
+    }
+  }
+
+  open(name: string, mode: 'existing' | 'create' | 'readOnly'): FileHandle {
+    const { O_RDWR, O_RDONLY, O_CREAT, O_EXCL } = fs.constants
+    const flags =
+      mode === 'create' ? O_RDWR | O_CREAT | O_EXCL : mode === 'existing' ? O_RDWR : O_RDONLY
+    try {
+      const handle = fs.openSync(join(this.directory, name), flags, 0o600)
+      this.names.set(handle, name)
+      return handle
+    } catch (thrown) {
+      throw storeErrorOfSystem(thrown, `open ${name}`)
+    }
+  }
+
+  close(handle: FileHandle): void {
+    const direct = this.direct.get(handle)
+    this.direct.delete(handle)
+    const name = this.nameOf(handle)
+    this.names.delete(handle)
+    try {
+      if (direct !== undefined && direct >= 0) fs.closeSync(direct)
+      fs.closeSync(handle)
+    } catch (thrown) {
+      throw storeErrorOfSystem(thrown, `close ${name}`)
+    }
+  }
+
+  size(handle: FileHandle): number {
+    try {
+      return fs.fstatSync(handle).size
+    } catch (thrown) {
+      throw storeErrorOfSystem(thrown, `size of ${this.nameOf(handle)}`)
+    }
+  }
+
+  truncate(handle: FileHandle, bytes: number): void {
+    try {
+      fs.ftruncateSync(handle, bytes)
+    } catch (thrown) {
+      throw storeErrorOfSystem(thrown, `truncate ${this.nameOf(handle)} to ${bytes}`)
+    }
+  }
+
+  read(handle: FileHandle, offset: number, into: Buffer, start: number, length: number): number {
+    let done = 0
+    try {
+      while (done < length) {
+        const got = fs.readSync(handle, into, start + done, length - done, offset + done)
+        if (got === 0) break
+        done += got
+      }
+      return done
+    } catch (thrown) {
+      throw storeErrorOfSystem(thrown, `read ${length} at ${offset} of ${this.nameOf(handle)}`)
+    }
+  }
+
+  write(handle: FileHandle, offset: number, from: Buffer, start: number, length: number): void {
+    if (length >= this.directBytesMin && this.writeDirect(handle, offset, from, start, length)) {
+      return
+    }
+    try {
+      writeFully(handle, offset, from, start, length)
+    } catch (thrown) {
+      throw storeErrorOfSystem(thrown, `write ${length} at ${offset} of ${this.nameOf(handle)}`)
+    }
+  }
+
+  sync(handle: FileHandle): void {
+    try {
+      fs.fdatasyncSync(handle)
+    } catch (thrown) {
+      throw storeErrorOfSystem(thrown, `sync ${this.nameOf(handle)}`)
+    }
+  }
+
+  remove(name: string): void {
+    try {
+      fs.unlinkSync(join(this.directory, name))
+    } catch (thrown) {
+      throw storeErrorOfSystem(thrown, `remove ${name}`)
+    }
+  }
+
+  rename(from: string, to: string): void {
+    try {
+      fs.renameSync(join(this.directory, from), join(this.directory, to))
+    } catch (thrown) {
+      throw storeErrorOfSystem(thrown, `rename ${from} to ${to}`)
+    }
+  }
+
+  syncDirectory(): void {
+    syncDirectoryAt(this.directory)
+  }
+
+  freeBytes(): number {
+    try {
+      const { bavail, bsize } = fs.statfsSync(this.directory)
+      return bavail * bsize
+    } catch (thrown) {
+      throw storeErrorOfSystem(thrown, `statfs ${this.directory}`)
+    }
+  }
+
+  /** False when this memory or filesystem takes no direct writes: the caller writes buffered. */
+  private writeDirect(
+    handle: FileHandle,
+    offset: number,
+    from: Buffer,
+    start: number,
+    length: number
+  ): boolean {
+    if (((from.byteOffset + start) | offset | length) % PAGE_BYTES !== 0) return false
+    if (this.unaligned.has(from.buffer)) return false
+    const direct = this.directOf(handle)
+    if (direct < 0) return false
+    try {
+      writeFully(direct, offset, from, start, length)
+      return true
+    } catch (thrown) {
+      // The memory is not page aligned, or the filesystem changed its mind.
+      if ((thrown as NodeJS.ErrnoException).code !== 'EINVAL') {
+        throw storeErrorOfSystem(thrown, `write ${length} at ${offset} of ${this.nameOf(handle)}`)
+      }
+      this.unaligned.add(from.buffer)
+      return false
+    }
+  }
+
+  private directOf(handle: FileHandle): number {
+    const known = this.direct.get(handle)
+    if (known !== undefined) return known
+    let direct = -1
+    const flag = fs.constants.O_DIRECT
+    if (flag !== undefined) {
+      try {
+        direct = fs.openSync(join(this.directory, this.nameOf(handle)), fs.constants.O_RDWR | flag)
+      } catch {
+        direct = -1 // tmpfs and some network filesystems refuse the flag
+      }
+    }
+    this.direct.set(handle, direct)
+    return direct
+  }
+
+  private nameOf(handle: FileHandle): string {
+    return this.names.get(handle) ?? `handle ${handle}`
+  }
+}
+
+function writeFully(
+  descriptor: number,
+  offset: number,
+  from: Buffer,
+  start: number,
+  length: number
+): void {
+  let done = 0
+  while (done < length) {
+    done += fs.writeSync(descriptor, from, start + done, length - done, offset + done)
+  }
+}
+
+/** Makes names created, renamed or removed in `directory` durable. */
+export function syncDirectoryAt(directory: string): void {
+  let descriptor = -1
+  try {
+    descriptor = fs.openSync(directory, fs.constants.O_RDONLY)
+    fs.fsyncSync(descriptor)
+  } catch (thrown) {
+    throw storeErrorOfSystem(thrown, `sync directory ${directory}`)
+  } finally {
+    if (descriptor >= 0) fs.closeSync(descriptor)
+  }
+}

@@ -1,0 +1,451 @@
+/**
+ * Brings a shard's index back from its files.
+ *
+ *   1. read the segments' headers and trailers; those without a trailer are scanned by headers
+ *   2. the *mark*: the highest lsn that any header, trailer or checkpoint says is durable
+ *   3. checkpoint, then the records above it, segment by segment in the order of their birth.
+ *      Batches above the mark count only if every block of them verifies; what fails there was
+ *      never durable: it is the torn tail. What fails below the mark is damage, and named.
+ *   4. torn batches are voided, segments without a footer get one, everything is synced
+ *
+ * Only then does the shard serve, and what it appends goes to a new segment with higher lsns.
+ */
+import { crc32c } from '../core/checksum.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
+import {
+  BATCH_HEADER_PAGES_MAX,
+  BatchHeader,
+  decodeBatchHeader,
+  RecordType,
+  sealBatchHeader
+} from '../format/batch.ts'
+import { magicOf, PAGE_BYTES, viewOf } from '../format/fields.ts'
+import {
+  decodeSegmentHeader,
+  decodeTrailer,
+  type SegmentHeader,
+  SegmentUse
+} from '../format/segment.ts'
+import { FooterBuffer, writeFooter } from './appender.ts'
+import { type FoundBatch, PageWindow, type SegmentScan, scanBatches } from './batch-scan.ts'
+import type { ExtentIndex } from './extent-index.ts'
+import type { Files } from './files.ts'
+import type { Problem } from './problem.ts'
+import { openFooterRecords, RecordCursor } from './record-source.ts'
+import { LOCATION_HOLE, LOCATION_ZERO } from './run-list.ts'
+import { Segment, SegmentState, type Segments, segmentName, slotOfName } from './segments.ts'
+import type { ShardConfig, ShardHost } from './shard-config.ts'
+
+const FOOTER_MAGIC = magicOf('TFTR')
+
+export interface RecoveryResult {
+  /** Everything up to this lsn is durable now. The next batch gets a higher one. */
+  lastLsn: number
+  /** Records replayed. */
+  records: number
+  /** Batches below the mark that are lost. */
+  damagedBatches: number
+}
+
+/** A segment in use, and what is known of it before its records are read. */
+interface Candidate {
+  readonly segment: Segment
+  scan: SegmentScan | null
+  /** Batches from this lsn on are void: the next-born segment's first one. */
+  voidLsn: number
+  /** Its header page was unreadable; only what is below the mark is believed. */
+  readonly adopted: boolean
+}
+
+export class Recovery {
+  private readonly config: ShardConfig
+  private readonly host: ShardHost
+  private readonly files: Files
+  private readonly segments: Segments
+  private readonly index: ExtentIndex
+  private readonly report: (problem: Problem) => void
+  private readonly window: PageWindow
+  private readonly page = Buffer.alloc(PAGE_BYTES)
+  private readonly cursor = new RecordCursor()
+  private readonly header = new BatchHeader()
+  private readonly headerBytes = Buffer.from(new ArrayBuffer(BATCH_HEADER_PAGES_MAX * PAGE_BYTES))
+  private readonly headerView = viewOf(this.headerBytes)
+  private readonly headerWords = new Uint32Array(this.headerBytes.buffer)
+  private readonly crcs = new Uint32Array(CHUNK_BLOCKS)
+  private readonly footer = new FooterBuffer()
+  /** Lowest lsn to replay. */
+  private startLsn = 0
+  private mark = 0
+  private highestLsn = 0
+  private readonly result: RecoveryResult = { lastLsn: 0, records: 0, damagedBatches: 0 }
+  private readonly toSync: Segment[] = []
+
+  constructor(
+    config: ShardConfig,
+    host: ShardHost,
+    parts: { segments: Segments; index: ExtentIndex; report: (problem: Problem) => void }
+  ) {
+    this.config = config
+    this.host = host
+    this.files = host.files
+    this.segments = parts.segments
+    this.index = parts.index
+    this.report = parts.report
+    this.window = new PageWindow(host.files)
+  }
+
+  /**
+   * @throws StoreError DiskFailure when a file cannot be read or synced, Corrupt when a segment
+   *   belongs to another shard
+   */
+  run(): RecoveryResult {
+    const candidates = this.findSegments()
+    for (const candidate of candidates) {
+      if (candidate.segment.footerPages === 0) this.scan(candidate)
+    }
+    this.mark = this.highestMark(candidates)
+    for (const candidate of candidates) this.replay(candidate)
+    if (!this.config.readOnly) {
+      for (const segment of this.toSync) this.files.sync(this.segments.open(segment))
+    }
+    this.result.lastLsn = Math.max(this.mark, this.highestLsn)
+    return this.result
+  }
+
+  /** All segments in use, oldest first. Free ones are put into the table at once. */
+  private findSegments(): Candidate[] {
+    const candidates: Candidate[] = []
+    for (const name of this.files.list()) {
+      const slot = slotOfName(name)
+      if (slot < 0) continue
+      if (slot >= this.segments.lostSlot) {
+        throw new StoreError(ErrorCode.Corrupt, `${name} is beyond the last slot of a shard`)
+      }
+      const candidate = this.readSegmentHeader(slot)
+      if (candidate !== null) candidates.push(candidate)
+    }
+    candidates.sort((a, b) => {
+      const byLsn = a.segment.firstLsn - b.segment.firstLsn
+      return byLsn !== 0 ? byLsn : a.segment.birth - b.segment.birth
+    })
+    let voidLsn = Number.POSITIVE_INFINITY
+    for (let i = candidates.length - 1; i >= 0; i--) {
+      const candidate = candidates[i]!
+      candidate.voidLsn = voidLsn
+      voidLsn = Math.min(voidLsn, candidate.segment.firstLsn)
+      this.highestLsn = Math.max(this.highestLsn, candidate.segment.firstLsn)
+    }
+    return candidates
+  }
+
+  /** Null when the segment is free. */
+  private readSegmentHeader(slot: number): Candidate | null {
+    const segment = new Segment(slot)
+    const got = this.files.read(this.segments.open(segment), 0, this.page, 0, PAGE_BYTES)
+    const header = got < PAGE_BYTES ? null : decodeSegmentHeader(this.page)
+    const candidate = header === null ? this.adopt(segment) : this.takeHeader(segment, header)
+    if (candidate !== null) this.readTrailer(segment)
+    this.segments.tryClose(segment) // there may be more segments than descriptors
+    return candidate
+  }
+
+  private takeHeader(segment: Segment, header: SegmentHeader): Candidate | null {
+    const { slot } = segment
+    const { clusterId, peerId, shard, segmentBytes } = this.config
+    const isOurs =
+      header.clusterId === clusterId &&
+      header.peerId === peerId &&
+      header.shard === shard &&
+      header.slot === slot &&
+      header.segmentBytes === segmentBytes
+    if (!isOurs) {
+      throw new StoreError(
+        ErrorCode.Corrupt,
+        `${segmentName(slot)} belongs to cluster ${header.clusterId} peer ${header.peerId} ` +
+          `shard ${header.shard} slot ${header.slot}`
+      )
+    }
+    segment.birth = header.birth
+    if (header.use === SegmentUse.Free) {
+      this.segments.add(segment)
+      return null
+    }
+    segment.saltHigh = header.saltHigh
+    segment.saltLow = header.saltLow
+    segment.firstLsn = header.firstLsn
+    return this.candidateOf(segment, false)
+  }
+
+  /**
+   * A segment whose header does not verify. New files of which nothing was ever durable look like
+   * that, and are free. Else the header was damaged: the first batch has the salt, and an lsn.
+   */
+  private adopt(segment: Segment): Candidate | null {
+    const isBlank = this.page.every((byte) => byte === 0)
+    this.window.reset(segment.handle)
+    const at = this.window.at(1, 1)
+    const { header } = this
+    const pages = at < 0 ? 0 : this.window.view.getUint16(at + 10)
+    const start = pages < 1 || pages > BATCH_HEADER_PAGES_MAX ? -1 : this.window.at(1, pages)
+    const found =
+      start >= 0 &&
+      decodeBatchHeader(this.window.buffer, this.window.view, start, header) &&
+      header.page === 1
+    if (!found) {
+      if (!isBlank) this.problem('segmentHeader', segment, 0, 'header and first batch damaged')
+      this.segments.add(segment)
+      return null
+    }
+    segment.saltHigh = header.saltHigh
+    segment.saltLow = header.saltLow
+    segment.firstLsn = header.lsn
+    segment.birth = 0 // unknown; its lsn says where in the order it belongs
+    return this.candidateOf(segment, true)
+  }
+
+  private candidateOf(segment: Segment, adopted: boolean): Candidate {
+    segment.state = SegmentState.Sealed
+    segment.lastLsn = segment.firstLsn - 1
+    segment.oldestLsn = segment.firstLsn
+    return { segment, scan: null, voidLsn: Number.POSITIVE_INFINITY, adopted }
+  }
+
+  private readTrailer(segment: Segment): void {
+    const trailerPage = this.segments.pagesPerSegment - 1
+    const offset = trailerPage * PAGE_BYTES
+    const got = this.files.read(this.segments.open(segment), offset, this.page, 0, PAGE_BYTES)
+    const trailer = got < PAGE_BYTES ? null : decodeTrailer(this.page)
+    const isOurs =
+      trailer !== null &&
+      trailer.saltHigh === segment.saltHigh &&
+      trailer.saltLow === segment.saltLow &&
+      trailer.footerPage + trailer.footerPages <= trailerPage
+    if (!isOurs) return
+    segment.footerPage = trailer.footerPage
+    segment.footerPages = trailer.footerPages
+    segment.endPage = trailer.footerPage
+    segment.lastLsn = trailer.lastLsn
+    segment.oldestLsn = trailer.oldestLsn
+    this.mark = Math.max(this.mark, trailer.durableLsn)
+    this.highestLsn = Math.max(this.highestLsn, trailer.lastLsn + 1)
+  }
+
+  private scan(candidate: Candidate): SegmentScan {
+    const { segment } = candidate
+    const scan = scanBatches(this.window, this.segments, segment, candidate.voidLsn)
+    candidate.scan = scan
+    const last = scan.batches.at(-1)
+    segment.endPage = scan.endPage
+    segment.lastLsn = last === undefined ? segment.firstLsn - 1 : last.lsn
+    segment.footerPage = 0
+    segment.footerPages = 0
+    return scan
+  }
+
+  private highestMark(candidates: readonly Candidate[]): number {
+    let { mark } = this
+    for (const { scan, segment } of candidates) {
+      this.highestLsn = Math.max(this.highestLsn, segment.lastLsn)
+      if (scan === null) continue
+      for (const batch of scan.batches) mark = Math.max(mark, batch.durableLsn)
+    }
+    return mark
+  }
+
+  private replay(candidate: Candidate): void {
+    const { segment } = candidate
+    const isDurable = segment.lastLsn <= this.mark
+    if (candidate.scan === null && isDurable) {
+      const wanted = segment.lastLsn >= this.startLsn
+      if (!wanted || this.replayFooter(segment)) {
+        this.segments.add(segment)
+        return
+      }
+      this.problem('footer', segment, segment.footerPage, 'the footer does not verify')
+    }
+    const scan = candidate.scan ?? this.scan(candidate)
+    this.replayScan(candidate, scan)
+  }
+
+  private replayFooter(segment: Segment): boolean {
+    if (!openFooterRecords(this.files, this.segments, segment, this.cursor)) return false
+    while (this.cursor.advance()) {
+      if (this.cursor.lsn >= this.startLsn) this.apply(segment)
+      if (this.cursor.page > 0) segment.payloadPages += this.cursor.record.blockCount
+    }
+    return !this.cursor.broken
+  }
+
+  /** Replays what the batch headers say, verifies what is above the mark, and seals the segment. */
+  private replayScan(candidate: Candidate, scan: SegmentScan): void {
+    const { segment } = candidate
+    this.footer.clear()
+    this.reportDamage(candidate, scan)
+    let kept = 0
+    let torn = 0
+    for (const batch of scan.batches) {
+      if (!this.openBatch(segment, batch)) continue
+      const believed =
+        batch.lsn <= this.mark || (!candidate.adopted && this.isWhole(segment, batch))
+      if (!believed) {
+        this.voidBatch(segment, batch)
+        torn++
+        continue
+      }
+      kept++
+      this.openCopied(batch)
+      while (this.cursor.advance()) {
+        if (this.cursor.lsn >= this.startLsn) this.apply(segment, true)
+        if (this.cursor.page > 0) segment.payloadPages += this.cursor.record.blockCount
+        const { page, at, recordBytes } = this.cursor
+        this.footer.add(page, batch.lsn - segment.firstLsn, this.headerWords, at, recordBytes)
+      }
+    }
+    if (torn > 0) {
+      const name = segmentName(segment.slot)
+      this.host.log('info', 'unfinished writes were cut off', { segment: name, batches: torn })
+    }
+    this.settle(segment, kept, candidate.adopted)
+  }
+
+  /** The segment is whole now: it gets its footer, or is free when nothing was in it. */
+  private settle(segment: Segment, batches: number, isAdopted: boolean): void {
+    if (this.config.readOnly) {
+      this.segments.add(segment)
+      return
+    }
+    this.toSync.push(segment)
+    this.segments.add(segment)
+    if (batches === 0) {
+      this.segments.writeHeader(segment, SegmentUse.Free)
+      this.segments.setFree(segment)
+      return
+    }
+    // A header that was damaged is made good: identity and salt are known.
+    if (isAdopted) this.segments.writeHeader(segment, SegmentUse.Used)
+    writeFooter(this.files, this.segments, segment, this.footer, this.mark)
+    this.highestLsn = Math.max(this.highestLsn, segment.lastLsn + 1) // the footer's
+  }
+
+  /** What should be there below the mark and is not. */
+  private reportDamage(candidate: Candidate, scan: SegmentScan): void {
+    const { segment } = candidate
+    if (candidate.adopted) this.problem('segmentHeader', segment, 0, 'the header does not verify')
+    let previousLsn = segment.firstLsn - 1
+    let hole = 0
+    for (const batch of scan.batches) {
+      const gap = batch.page !== (hole === 0 ? 1 : hole)
+      if (gap && previousLsn < this.mark) {
+        this.lost(segment, hole === 0 ? 1 : hole, previousLsn + 1, batch.lsn - 1)
+      }
+      previousLsn = batch.lsn
+      hole = batch.page + batch.headerPages + batch.payloadPages
+    }
+    const lastExpected = Math.min(this.mark, candidate.voidLsn - 1)
+    if (lastExpected <= previousLsn) return
+    // The footer takes one lsn.
+    if (lastExpected === previousLsn + 1 && this.isFooterAt(segment, scan.endPage)) return
+    this.lost(segment, scan.endPage, previousLsn + 1, lastExpected)
+  }
+
+  private isFooterAt(segment: Segment, page: number): boolean {
+    this.window.reset(this.segments.open(segment))
+    const at = this.window.at(page, 1)
+    return at >= 0 && this.window.view.getUint32(at) === FOOTER_MAGIC
+  }
+
+  private lost(segment: Segment, page: number, firstLsn: number, lastLsn: number): void {
+    this.result.damagedBatches++
+    this.problem('batchLost', segment, page, `batches ${firstLsn}..${lastLsn} cannot be read`)
+  }
+
+  /** Copies the batch's header pages to `headerBytes` and its fields to `header`. */
+  private openBatch(segment: Segment, batch: FoundBatch): boolean {
+    const bytes = batch.headerPages * PAGE_BYTES
+    const handle = this.segments.open(segment)
+    this.files.read(handle, batch.page * PAGE_BYTES, this.headerBytes, 0, bytes)
+    return decodeBatchHeader(this.headerBytes, this.headerView, 0, this.header)
+  }
+
+  private openCopied(batch: FoundBatch): void {
+    const { recordCount, recordBytes } = this.header
+    this.cursor.openBatch(this.headerBytes, recordCount, recordBytes, batch)
+  }
+
+  /** Every block of the batch is as its checksum says. */
+  private isWhole(segment: Segment, batch: FoundBatch): boolean {
+    this.window.reset(this.segments.open(segment))
+    this.openCopied(batch)
+    while (this.cursor.advance()) {
+      if (this.cursor.record.type !== RecordType.Data) continue
+      this.cursor.checksums(this.crcs)
+      for (let i = 0; i < this.cursor.record.blockCount; i++) {
+        const at = this.window.at(this.cursor.page + i, 1)
+        if (at < 0) return false
+        const block = this.window.buffer.subarray(at, at + BLOCK_BYTES)
+        if (crc32c(block) !== this.crcs[i]) return false
+      }
+    }
+    return !this.cursor.broken
+  }
+
+  /**
+   * A torn batch must never count, also when a later mark is above its lsn: it becomes one without
+   * records that reaches as far.
+   */
+  private voidBatch(segment: Segment, batch: FoundBatch): void {
+    if (this.config.readOnly) return
+    const { header } = this
+    header.payloadPages += header.headerPages - 1
+    header.headerPages = 1
+    header.recordCount = 0
+    header.recordBytes = 0
+    sealBatchHeader(this.headerBytes, this.headerView, 0, header)
+    const handle = this.segments.open(segment)
+    this.files.write(handle, batch.page * PAGE_BYTES, this.headerBytes, 0, PAGE_BYTES)
+  }
+
+  private apply(segment: Segment, isScanned = false): void {
+    const { record, page, lsn } = this.cursor
+    this.result.records++
+    const isDelete = record.type === RecordType.DeleteLayer
+    const layer = this.index.layerIndex(
+      record.familyHigh,
+      record.familyLow,
+      record.layerHigh,
+      record.layerLow,
+      !isDelete
+    )
+    if (isDelete) {
+      if (layer >= 0) this.index.dropLayer(layer)
+      return
+    }
+    const { chunk, firstBlock, blockCount, writerEpoch, sequence } = record
+    if (record.type === RecordType.Data) {
+      this.cursor.checksums(this.crcs)
+      const location = this.segments.locationOf(segment.slot, page)
+      const taken = this.index.put(
+        layer,
+        chunk,
+        firstBlock,
+        blockCount,
+        writerEpoch,
+        sequence,
+        location,
+        this.crcs,
+        0
+      )
+      if (isScanned && taken < blockCount) segment.oldestLsn = 0
+      return
+    }
+    const mark = record.type === RecordType.Trim ? LOCATION_HOLE : LOCATION_ZERO
+    this.index.putMark(layer, chunk, firstBlock, blockCount, writerEpoch, sequence, mark, false)
+    if (lsn > this.highestLsn) this.highestLsn = lsn
+  }
+
+  private problem(kind: Problem['kind'], segment: Segment, page: number, detail: string): void {
+    const file = segmentName(segment.slot)
+    this.report({ kind, file, offset: page * PAGE_BYTES, detail })
+  }
+}

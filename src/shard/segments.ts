@@ -1,0 +1,267 @@
+/**
+ * The segment files of a shard: which slots exist, what lives in each, and open files for them.
+ * A location in the index is a page number over all slots: slot * pagesPerSegment + page.
+ */
+import { assert } from '../core/assert.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { PAGE_BYTES } from '../format/fields.ts'
+import { encodeSegmentHeader, SEGMENT_HEADER_BYTES, SegmentUse } from '../format/segment.ts'
+import { LOCATION_END } from './run-list.ts'
+import type { FileHandle, Files, SyncTracker } from './files.ts'
+import type { ShardConfig, ShardHost } from './shard-config.ts'
+
+export const SegmentState = {
+  /** Takes appends. */
+  Active: 1,
+  /** Takes none: has a footer, or was left behind by a failed write. */
+  Sealed: 2,
+  /** Emptied; its free header waits to become durable. */
+  Freeing: 3,
+  /** May begin a new life. */
+  Free: 4
+} as const
+export type SegmentState = (typeof SegmentState)[keyof typeof SegmentState]
+
+export class Segment {
+  readonly slot: number
+  state: SegmentState = SegmentState.Free
+  saltHigh = 0
+  saltLow = 0
+  birth = 0
+  firstLsn = 0
+  /** firstLsn - 1 while it has no batch. */
+  lastLsn = 0
+  /** See SegmentFooter.oldestLsn. */
+  oldestLsn = 0
+  /** Pages in use from the start of the file: where the next batch or the footer goes. */
+  endPage = 1
+  /** A footer can be read: its position. 0 when there is none. */
+  footerPage = 0
+  footerPages = 0
+  /** Payload blocks that were appended to it, live or not. */
+  payloadPages = 0
+  /** Holds live blocks that cannot be read: compaction leaves it alone. */
+  damaged = false
+  /** Freeing: becomes free when this is durable. */
+  freeLsn = 0
+  handle: FileHandle = -1
+  usedTick = 0
+
+  constructor(slot: number) {
+    this.slot = slot
+  }
+}
+
+const NAME_PATTERN = /^seg-(\d{6,})$/
+export const segmentName = (slot: number): string => `seg-${String(slot).padStart(6, '0')}`
+/** -1 when it is not the name of a segment. */
+export function slotOfName(name: string): number {
+  const match = NAME_PATTERN.exec(name)
+  if (match === null) return -1
+  const slot = Number(match[1])
+  return segmentName(slot) === name ? slot : -1
+}
+
+/** Bounds the arrays that are indexed by slot, not the disk: 16 TiB a shard with 128 MiB each. */
+const SLOTS_MAX = 2 ** 17
+
+export class Segments {
+  readonly pagesPerSegment: number
+  /** log2(pagesPerSegment): slot = location >>> pageShift. */
+  readonly pageShift: number
+  /** Slots are below this; the slot of this number stands for blocks whose segment is lost. */
+  readonly lostSlot: number
+  /** Live blocks of each slot. */
+  readonly live: Int32Array
+  /** All live blocks. */
+  liveBlocks = 0
+  readonly bySlot: (Segment | null)[] = []
+  /** Segments whose state is not Free. */
+  usedCount = 0
+  freeCount = 0
+  nextBirth = 1
+  private readonly config: ShardConfig
+  private readonly files: Files
+  private readonly tracker: SyncTracker
+  private readonly host: ShardHost
+  private openCount = 0
+  private tick = 0
+
+  constructor(config: ShardConfig, host: ShardHost) {
+    this.config = config
+    this.host = host
+    this.files = host.files
+    this.tracker = host.tracker
+    this.pagesPerSegment = config.segmentBytes / PAGE_BYTES
+    this.pageShift = Math.log2(this.pagesPerSegment)
+    assert(Number.isInteger(this.pageShift), 'segmentBytes is a power of two')
+    this.lostSlot = Math.min(SLOTS_MAX, Math.floor(LOCATION_END / this.pagesPerSegment) - 1)
+    this.live = new Int32Array(this.lostSlot + 1)
+  }
+
+  // LiveCounter, called by the index.
+  onLive(location: number, count: number): void {
+    this.live[location >>> this.pageShift]! += count
+    this.liveBlocks += count
+  }
+
+  onDead(location: number, count: number): void {
+    this.live[location >>> this.pageShift]! -= count
+    this.liveBlocks -= count
+  }
+
+  locationOf(slot: number, page: number): number {
+    return slot * this.pagesPerSegment + page
+  }
+
+  pageOf(location: number): number {
+    return location & (this.pagesPerSegment - 1)
+  }
+
+  get(slot: number): Segment | null {
+    return this.bySlot[slot] ?? null
+  }
+
+  add(segment: Segment): void {
+    assert(segment.slot < this.lostSlot, 'a slot number fits a location')
+    while (this.bySlot.length <= segment.slot) this.bySlot.push(null)
+    assert(this.bySlot[segment.slot] === null, 'a slot is added once')
+    this.bySlot[segment.slot] = segment
+    if (segment.state === SegmentState.Free) this.freeCount++
+    else this.usedCount++
+    if (segment.birth >= this.nextBirth) this.nextBirth = segment.birth + 1
+  }
+
+  /** Oldest first. */
+  used(): Segment[] {
+    const used = this.bySlot.filter(
+      (segment): segment is Segment => segment !== null && segment.state !== SegmentState.Free
+    )
+    return used.sort((a, b) => a.birth - b.birth)
+  }
+
+  setFree(segment: Segment): void {
+    assert(segment.state !== SegmentState.Free, 'a segment in use is freed')
+    segment.state = SegmentState.Free
+    segment.damaged = false
+    this.usedCount--
+    this.freeCount++
+  }
+
+  /**
+   * A segment begins a new life, as the active one: its header is written (durable with the first
+   * sync of the file, like the batches in it). A recycled file is preferred to a new one.
+   */
+  begin(firstLsn: number): Segment {
+    const segment = this.takeFree() ?? this.create()
+    segment.saltHigh = this.host.random.u32()
+    segment.saltLow = this.host.random.u32()
+    segment.birth = this.nextBirth++
+    segment.firstLsn = firstLsn
+    this.writeHeader(segment, SegmentUse.Used)
+    segment.lastLsn = firstLsn - 1
+    segment.oldestLsn = firstLsn
+    segment.endPage = 1
+    segment.footerPage = 0
+    segment.footerPages = 0
+    segment.payloadPages = 0
+    segment.damaged = false
+    segment.state = SegmentState.Active
+    this.freeCount--
+    this.usedCount++
+    return segment
+  }
+
+  /**
+   * Writes the header page; not yet durable. A free one tells recovery that nothing in the file
+   * counts.
+   */
+  writeHeader(segment: Segment, use: SegmentUse): void {
+    const isUsed = use === SegmentUse.Used
+    const header = encodeSegmentHeader({
+      use,
+      clusterId: this.config.clusterId,
+      peerId: this.config.peerId,
+      shard: this.config.shard,
+      slot: segment.slot,
+      segmentBytes: this.config.segmentBytes,
+      saltHigh: isUsed ? segment.saltHigh : 0,
+      saltLow: isUsed ? segment.saltLow : 0,
+      firstLsn: isUsed ? segment.firstLsn : 0,
+      birth: segment.birth
+    })
+    this.files.write(this.open(segment), 0, header, 0, SEGMENT_HEADER_BYTES)
+  }
+
+  /** Its file, opened if need be. The least recently used idle ones are closed at the limit. */
+  open(segment: Segment): FileHandle {
+    segment.usedTick = ++this.tick
+    if (segment.handle >= 0) return segment.handle
+    if (this.openCount >= this.config.openFilesMax) this.closeOldest()
+    segment.handle = this.files.open(
+      segmentName(segment.slot),
+      this.config.readOnly ? 'readOnly' : 'existing'
+    )
+    this.openCount++
+    return segment.handle
+  }
+
+  /** Gives the file of a free segment back to the filesystem. */
+  remove(segment: Segment): void {
+    assert(segment.state === SegmentState.Free, 'only a free segment is removed')
+    if (!this.tryClose(segment)) return
+    this.files.remove(segmentName(segment.slot))
+    this.bySlot[segment.slot] = null
+    this.freeCount--
+  }
+
+  /** False when something may still be syncing it. */
+  tryClose(segment: Segment): boolean {
+    if (segment.handle < 0) return true
+    if (!this.tracker.isIdle(segment.handle)) return false
+    this.tracker.untrack(segment.handle)
+    this.files.close(segment.handle)
+    segment.handle = -1
+    this.openCount--
+    return true
+  }
+
+  closeAll(): void {
+    for (const segment of this.bySlot) if (segment !== null) this.tryClose(segment)
+  }
+
+  private takeFree(): Segment | null {
+    if (this.freeCount === 0) return null
+    for (const segment of this.bySlot) {
+      if (segment !== null && segment.state === SegmentState.Free) return segment
+    }
+    return null
+  }
+
+  private create(): Segment {
+    let slot = this.bySlot.indexOf(null)
+    if (slot < 0) slot = this.bySlot.length
+    if (slot >= this.lostSlot) {
+      throw new StoreError(ErrorCode.OutOfSpace, `shard has ${slot} segments, the limit`)
+    }
+    if (this.openCount >= this.config.openFilesMax) this.closeOldest()
+    const segment = new Segment(slot)
+    segment.handle = this.files.open(segmentName(slot), 'create')
+    this.openCount++
+    segment.usedTick = ++this.tick
+    this.add(segment)
+    // Without this the file could be gone after a power loss, whatever was synced in it.
+    this.files.syncDirectory()
+    return segment
+  }
+
+  private closeOldest(): void {
+    let oldest: Segment | null = null
+    for (const segment of this.bySlot) {
+      if (segment === null || segment.handle < 0 || segment.state === SegmentState.Active) continue
+      if (!this.tracker.isIdle(segment.handle)) continue
+      if (oldest === null || segment.usedTick < oldest.usedTick) oldest = segment
+    }
+    if (oldest !== null) this.tryClose(oldest)
+  }
+}

@@ -1,0 +1,76 @@
+import { assert } from '../core/assert.ts'
+import type { Clock, Random } from '../core/clock.ts'
+import { SHARDS_MAX } from '../core/limits.ts'
+import { PAGE_BYTES } from '../format/fields.ts'
+import type { Files, SyncTracker } from './files.ts'
+
+/** What a shard is told; complete and checked. */
+export interface ShardConfig {
+  readonly shard: number
+  readonly shards: number
+  /** 32 hex digits each. */
+  readonly clusterId: string
+  readonly peerId: string
+  /** Power of two, SEGMENT_BYTES_MIN or more. Fixed when the data directory is made. */
+  readonly segmentBytes: number
+  /** Bytes of segment files this shard may have. */
+  readonly capacityBytes: number
+  /** Everything is read and verified once in this time. 0: only when asked. */
+  readonly scrubPeriodMs: number
+  /** Segment files kept open. */
+  readonly openFilesMax: number
+  /** Emptied segment files kept for the next life; more are removed. */
+  readonly freeSegmentsMax: number
+  /** A sync is asked for when this much was appended since the last one. */
+  readonly syncBytes: number
+  /** No file is changed: offline check, or a filesystem that is read-only. */
+  readonly readOnly: boolean
+}
+
+/** 64 KiB holds a header, a batch, a footer and a trailer, so that tests can be small. */
+export const SEGMENT_BYTES_MIN = 64 * 1024
+/** Page numbers inside a segment stay small, and one compaction step bounded. */
+export const SEGMENT_BYTES_MAX = 1024 * 1024 * 1024
+export const SEGMENT_BYTES_DEFAULT = 128 * 1024 * 1024
+
+export const SHARD_DEFAULTS = {
+  segmentBytes: SEGMENT_BYTES_DEFAULT,
+  scrubPeriodMs: 14 * 24 * 3600 * 1000, // two weeks: latent sector errors are found before a second
+  openFilesMax: 256, // with 4 shards below the usual limit of 1,024 descriptors a process
+  freeSegmentsMax: 4, // enough for the segments that compaction frees between two rotations
+  syncBytes: 64 * 1024 * 1024, // bounds what recovery has to verify block by block
+  readOnly: false
+} as const
+
+export type ShardOptions = Pick<
+  ShardConfig,
+  'shard' | 'shards' | 'clusterId' | 'peerId' | 'capacityBytes'
+> &
+  Partial<ShardConfig>
+
+export function resolveShardConfig(options: ShardOptions): ShardConfig {
+  const config: ShardConfig = Object.freeze({ ...SHARD_DEFAULTS, ...options })
+  const { segmentBytes } = config
+  assert(config.shards >= 1 && config.shards <= SHARDS_MAX, 'shards are within their limit')
+  assert(config.shard >= 0 && config.shard < config.shards, 'the shard is one of its peer')
+  assert(segmentBytes >= SEGMENT_BYTES_MIN, 'a segment has its smallest size or more')
+  assert(segmentBytes <= SEGMENT_BYTES_MAX, 'a segment has its largest size or less')
+  assert((segmentBytes & (segmentBytes - 1)) === 0, 'segmentBytes is a power of two')
+  assert(segmentBytes % PAGE_BYTES === 0, 'a segment holds whole pages')
+  return config
+}
+
+export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
+
+/** The world outside of a shard. */
+export interface ShardHost {
+  readonly files: Files
+  readonly tracker: SyncTracker
+  /** Payloads: offsets of ops point into it. Page aligned if direct I/O is wanted. */
+  readonly memory: Buffer
+  /** ShardStats: see stats.ts for the order. */
+  readonly stats: Float64Array
+  readonly clock: Clock
+  readonly random: Random
+  log(level: LogLevel, message: string, fields: Record<string, unknown>): void
+}
