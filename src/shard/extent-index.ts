@@ -1,10 +1,38 @@
 /**
  * Where every block of every layer in this shard stands: (layer, chunk, block) -> location, version
- * and CRC-32C.
+ * and CRC-32C. All of it in typed arrays:
+ *
+ *   (layer, chunk) --IndexTable--> address --IndexPages--> words of one chunk (chunk-layout.ts)
+ *
+ * A chunk is a few runs where it was written in large pieces (16 bytes a run, 4 a block for the
+ * checksum), else a bitmap and 12 to 14 bytes for each block that has an entry. Its memory follows
+ * what is in it in steps of 6 %, up and down.
+ *
+ * A location is slot * pages per segment + page. Runs are not merged across segments, because a
+ * segment's first page is its header. Versions are compared as (writerEpoch, sequence).
  */
 import { assert } from '../core/assert.ts'
-import { ErrorCode, StoreError } from '../core/errors.ts'
 import { CHUNK_BLOCKS } from '../core/limits.ts'
+import {
+  AT_CHUNK,
+  AT_LAYER,
+  AT_SHAPE,
+  BITMAP_WORDS,
+  countOf,
+  ENTRY_WORDS,
+  FORM_PACKED,
+  formOf,
+  HEADER_WORDS,
+  PALETTE_WORDS,
+  paletteOf,
+  RUN_WORDS,
+  rankOf,
+  runBehind
+} from './chunk-layout.ts'
+import { Change, ChunkStore, type LiveCounter } from './chunk-store.ts'
+import { IndexLoad, IndexSave } from './extent-index-save.ts'
+import { IndexLayers, type LayerKey } from './index-layers.ts'
+import { UNIT_WORDS } from './index-pages.ts'
 import { StatusExtent } from './op.ts'
 import {
   LOCATION_ABSENT,
@@ -14,18 +42,9 @@ import {
   type RunList
 } from './run-list.ts'
 
-/** Hears of every data block that comes to be referred to, or ceases to, as runs inside one segment. */
-export interface LiveCounter {
-  onLive(location: number, count: number): void
-  onDead(location: number, count: number): void
-}
-
-export interface LayerKey {
-  readonly familyHigh: number
-  readonly familyLow: number
-  readonly layerHigh: number
-  readonly layerLow: number
-}
+export type { LiveCounter } from './chunk-store.ts'
+export { SAVE_PIECE_BYTES_MIN } from './extent-index-save.ts'
+export type { LayerKey } from './index-layers.ts'
 
 /** Sees entries one run at a time: same layer and chunk, adjacent blocks, adjacent locations. */
 export type EntryVisitor = (
@@ -36,38 +55,42 @@ export type EntryVisitor = (
   location: number
 ) => void
 
-/** `into` of `IndexSave.next` holds at least this: the largest chunk with its piece header. */
-export const SAVE_PIECE_BYTES_MIN = 64 * 1024
+/** Sequences stay below this, so that their upper half is a byte. */
+export const SEQUENCE_END = 2 ** 40
 
-class Chunk {
-  layer: number
-  chunk: number
-  locations = new Uint32Array(CHUNK_BLOCKS).fill(LOCATION_ABSENT)
-  epochs = new Uint32Array(CHUNK_BLOCKS)
-  sequences = new Float64Array(CHUNK_BLOCKS)
-  crcs = new Uint32Array(CHUNK_BLOCKS)
-  constructor(layer: number, chunk: number) {
-    this.layer = layer
-    this.chunk = chunk
-  }
-}
+/** Chunks looked at together by `reclaim`. */
+const RECLAIM_CHUNKS = 16
 
 export class ExtentIndex {
-  /** Blocks with an entry: data, hole or zeroes. */
-  entries = 0
   private readonly counter: LiveCounter
-  private readonly layers = new Map<string, number>()
-  private readonly keys: LayerKey[] = []
-  private readonly chunks = new Map<string, Chunk>()
-  private readonly doomed = new Set<number>()
+  private readonly store: ChunkStore
+  private readonly layers = new IndexLayers()
+  private readonly change = new Change()
+  private loading: IndexLoad | null = null
+  /** Where `reclaim` stands, as hash; what it has to do is done when nothing was dropped since. */
+  private reclaimAt = 0
+  private dropped = 0
+  private droppedAtStart = 0
+  private readonly addresses: number[] = []
 
   constructor(counter: LiveCounter) {
     this.counter = counter
+    this.store = new ChunkStore(counter)
+  }
+
+  /** Blocks with an entry: data, hole or zeroes. */
+  get entries(): number {
+    return this.store.entries
+  }
+
+  /** Chunks with an entry. */
+  get chunks(): number {
+    return this.store.table.count
   }
 
   /** Memory of the index, in bytes. */
   get bytes(): number {
-    return this.chunks.size * CHUNK_BLOCKS * 20
+    return this.store.bytes + this.layers.bytes
   }
 
   /**
@@ -81,17 +104,13 @@ export class ExtentIndex {
     layerLow: number,
     create: boolean
   ): number {
-    const key = `${familyHigh}.${familyLow}.${layerHigh}.${layerLow}`
-    const known = this.layers.get(key)
-    if (known !== undefined) return known
-    if (!create) return -1
-    this.keys.push({ familyHigh, familyLow, layerHigh, layerLow })
-    this.layers.set(key, this.keys.length - 1)
-    return this.keys.length - 1
+    const known = this.layers.find(familyHigh, familyLow, layerHigh, layerLow)
+    if (known >= 0 || !create) return known
+    return this.layers.add(familyHigh, familyLow, layerHigh, layerLow)
   }
 
   layerKey(layer: number): LayerKey {
-    return this.keys[layer]!
+    return this.layers.keyOf(layer)
   }
 
   /**
@@ -111,17 +130,13 @@ export class ExtentIndex {
     crcAt: number
   ): number {
     assert(location + count <= LOCATION_END, 'data stands below the marks')
-    const entry = this.chunkOf(layer, chunk, true)!
-    let taken = 0
-    for (let i = 0; i < count; i++) {
-      if (!this.isNewer(entry, first + i, writerEpoch, sequence)) continue
-      this.set(entry, first + i, location + i)
-      entry.epochs[first + i] = writerEpoch
-      entry.sequences[first + i] = sequence
-      entry.crcs[first + i] = crcs[crcAt + i]!
-      taken++
-    }
-    return taken
+    const change = this.changeOf(first, count, writerEpoch, sequence)
+    change.location = location
+    change.stride = 1
+    change.crcs = crcs
+    change.crcAt = crcAt
+    change.insert = true
+    return this.store.apply(layer, chunk, change)
   }
 
   /**
@@ -138,18 +153,23 @@ export class ExtentIndex {
     mark: typeof LOCATION_HOLE | typeof LOCATION_ZERO,
     keepHole: boolean
   ): number {
-    const entry = this.chunkOf(layer, chunk, true)!
-    let taken = 0
-    for (let block = first; block < first + count; block++) {
-      if (!this.isNewer(entry, block, writerEpoch, sequence)) continue
-      const absent = entry.locations[block] === LOCATION_ABSENT
-      if (absent && mark === LOCATION_HOLE && !keepHole) continue
-      this.set(entry, block, mark)
-      entry.epochs[block] = writerEpoch
-      entry.sequences[block] = sequence
-      taken++
-    }
-    return taken
+    const change = this.changeOf(first, count, writerEpoch, sequence)
+    change.location = mark
+    change.stride = 0
+    change.insert = keepHole || mark === LOCATION_ZERO
+    return this.store.apply(layer, chunk, change)
+  }
+
+  private changeOf(first: number, count: number, writerEpoch: number, sequence: number): Change {
+    assert(count > 0 && first + count <= CHUNK_BLOCKS, 'a range is inside its chunk')
+    assert(sequence < SEQUENCE_END, 'a sequence has 40 bits')
+    const change = this.change
+    change.first = first
+    change.end = first + count
+    change.writerEpoch = writerEpoch
+    change.high = Math.floor(sequence / 2 ** 32)
+    change.low = sequence >>> 0
+    return change
   }
 
   /**
@@ -164,59 +184,68 @@ export class ExtentIndex {
     from: number,
     to: number
   ): number {
-    const entry = this.chunkOf(layer, chunk, false)
-    if (entry === undefined) return 0
+    assert(to + count <= LOCATION_END, 'data stands below the marks')
+    const address = layer < 0 ? 0 : this.store.find(layer, chunk)
+    if (address === 0) return 0
+    const found = this.store.found
+    this.store.take(address, first, first + count)
     let moved = 0
-    for (let i = 0; i < count; i++) {
-      if (entry.locations[first + i] !== from + i) continue
-      this.set(entry, first + i, to + i)
-      moved++
+    for (let run = 0; run < found.length; run++) {
+      const offset = found.firsts[run]! - first
+      const location = found.locations[run]!
+      if (location !== from + offset) this.store.keep(run)
+      else {
+        const blocks = found.counts[run]!
+        this.store.keep(run, to + offset)
+        this.counter.onLive(to + offset, blocks)
+        this.counter.onDead(location, blocks)
+        moved += blocks
+      }
     }
+    if (moved > 0) this.store.give(address, first + count)
     return moved
   }
 
   /** Fills `out` with runs that cover the whole range, and with the checksums of its data. */
   lookup(layer: number, chunk: number, first: number, count: number, out: RunList): void {
     out.length = 0
-    const entry = this.chunkOf(layer, chunk, false)
-    if (entry === undefined) {
+    const address = layer < 0 ? 0 : this.store.find(layer, chunk)
+    if (address === 0) {
       out.add(first, count, LOCATION_ABSENT)
       return
     }
-    for (let block = first; block < first + count; block++) {
-      out.crcs[block - first] = entry.crcs[block]!
-      out.extend(block, 1, entry.locations[block]!)
-    }
+    const words = this.store.pages.slabs[address >>> 16]!
+    const at = (address & 0xffff) * UNIT_WORDS
+    const shape = words[at + AT_SHAPE]!
+    const bodyAt = at + HEADER_WORDS + paletteOf(shape) * PALETTE_WORDS
+    if (formOf(shape) === FORM_PACKED) lookupPacked(words, at, bodyAt, first, first + count, out)
+    else lookupRuns(words, bodyAt, countOf(shape), first, first + count, out)
   }
 
   /** Runs of equal `StatusExtent` that cover the whole range; `out.locations` holds these. */
   status(layer: number, chunk: number, first: number, count: number, out: RunList): void {
     out.length = 0
-    const entry = this.chunkOf(layer, chunk, false)
-    if (entry === undefined) {
-      out.add(first, count, StatusExtent.Hole)
-      return
+    const address = layer < 0 ? 0 : this.store.find(layer, chunk)
+    let block = first
+    if (address !== 0) {
+      const found = this.store.look(address, first, first + count)
+      for (let run = 0; run < found.length; run++) {
+        const runFirst = found.firsts[run]!
+        if (block < runFirst) addStatus(out, block, runFirst, StatusExtent.Hole)
+        block = runFirst + found.counts[run]!
+        addStatus(out, runFirst, block, statusOf(found.locations[run]!))
+      }
     }
-    let start = first
-    let kind = -1
-    for (let block = first; block < first + count; block++) {
-      const next = statusOf(entry.locations[block]!)
-      if (next === kind) continue
-      if (kind >= 0) out.add(start, block - start, kind)
-      start = block
-      kind = next
-    }
-    out.add(start, first + count - start, kind)
+    if (block < first + count) addStatus(out, block, first + count, StatusExtent.Hole)
   }
 
   /** How many blocks of the range have an entry: none means that a trim has nothing to do. */
   countEntries(layer: number, chunk: number, first: number, count: number): number {
-    const entry = this.chunkOf(layer, chunk, false)
-    if (entry === undefined) return 0
+    const address = layer < 0 ? 0 : this.store.find(layer, chunk)
+    if (address === 0) return 0
+    const found = this.store.look(address, first, first + count)
     let entries = 0
-    for (let block = first; block < first + count; block++) {
-      if (entry.locations[block] !== LOCATION_ABSENT) entries++
-    }
+    for (let run = 0; run < found.length; run++) entries += found.counts[run]!
     return entries
   }
 
@@ -233,13 +262,15 @@ export class ExtentIndex {
     out: RunList
   ): number {
     out.length = 0
-    const entry = this.chunkOf(layer, chunk, false)
-    if (entry === undefined) return 0
+    const address = layer < 0 ? 0 : this.store.find(layer, chunk)
+    if (address === 0) return 0
+    const found = this.store.look(address, first, first + count)
     let live = 0
-    for (let i = 0; i < count; i++) {
-      if (entry.locations[first + i] !== location + i) continue
-      out.extend(first + i, 1, location + i)
-      live++
+    for (let run = 0; run < found.length; run++) {
+      const at = found.firsts[run]!
+      if (found.locations[run] !== location + at - first) continue
+      out.extend(at, found.counts[run]!, location + at - first)
+      live += found.counts[run]!
     }
     return live
   }
@@ -258,15 +289,17 @@ export class ExtentIndex {
     out: RunList
   ): number {
     out.length = 0
-    const entry = this.chunkOf(layer, chunk, false)
-    if (entry === undefined) return 0
+    const address = layer < 0 ? 0 : this.store.find(layer, chunk)
+    if (address === 0) return 0
+    const high = Math.floor(sequence / 2 ** 32)
+    const found = this.store.look(address, first, first + count)
     let live = 0
-    for (let block = first; block < first + count; block++) {
-      const location = entry.locations[block]!
-      if (location !== LOCATION_HOLE && location !== LOCATION_ZERO) continue
-      if (entry.epochs[block] !== writerEpoch || entry.sequences[block] !== sequence) continue
-      out.extend(block, 1, location)
-      live++
+    for (let run = 0; run < found.length; run++) {
+      const location = found.locations[run]!
+      if (location < LOCATION_END) continue
+      if (!found.isVersion(run, writerEpoch, high, sequence >>> 0)) continue
+      out.extend(found.firsts[run]!, found.counts[run]!, location)
+      live += found.counts[run]!
     }
     return live
   }
@@ -283,15 +316,21 @@ export class ExtentIndex {
     writerEpoch: number,
     sequence: number
   ): number {
-    const entry = this.chunkOf(layer, chunk, false)
-    if (entry === undefined) return 0
+    const address = layer < 0 ? 0 : this.store.find(layer, chunk)
+    if (address === 0) return 0
+    const high = Math.floor(sequence / 2 ** 32)
+    const found = this.store.found
+    this.store.take(address, first, first + count)
     let dropped = 0
-    for (let block = first; block < first + count; block++) {
-      if (entry.locations[block] !== LOCATION_HOLE) continue
-      if (entry.epochs[block] !== writerEpoch || entry.sequences[block] !== sequence) continue
-      this.set(entry, block, LOCATION_ABSENT)
-      dropped++
+    for (let run = 0; run < found.length; run++) {
+      const isHole = found.locations[run] === LOCATION_HOLE
+      if (isHole && found.isVersion(run, writerEpoch, high, sequence >>> 0)) {
+        dropped += found.counts[run]!
+      } else this.store.keep(run)
     }
+    if (dropped === 0) return 0
+    this.store.entries -= dropped
+    this.store.give(address, first + count)
     return dropped
   }
 
@@ -300,112 +339,167 @@ export class ExtentIndex {
    * memory given back by `reclaim`.
    */
   dropLayer(layer: number): void {
-    if (layer < 0) return
-    const key = this.layerKey(layer)
-    this.layers.delete(`${key.familyHigh}.${key.familyLow}.${key.layerHigh}.${key.layerLow}`)
-    this.doomed.add(layer)
+    if (layer < 0 || this.layers.isDropped(layer)) return
+    this.layers.drop(layer)
+    this.dropped++
   }
 
   /** Works off dropped layers, a bounded number of chunks a call. Returns whether more is left. */
   reclaim(chunksMax: number): boolean {
-    if (this.doomed.size === 0) return false
-    let left = chunksMax
-    for (const [key, entry] of this.chunks) {
-      if (!this.doomed.has(entry.layer)) continue
-      for (let block = 0; block < CHUNK_BLOCKS; block++) this.set(entry, block, LOCATION_ABSENT)
-      this.chunks.delete(key)
-      if (--left === 0) return true
+    if (this.droppedAtStart === this.dropped && this.reclaimAt === 0) return false
+    if (this.reclaimAt === 0) this.droppedAtStart = this.dropped
+    const width = this.store.table.rangeOf(RECLAIM_CHUNKS)
+    for (let left = chunksMax; left > 0 && this.reclaimAt < 2 ** 32; left -= RECLAIM_CHUNKS) {
+      const end = Math.min(2 ** 32, this.reclaimAt + width)
+      // Removing a chunk may move another one, so the range is looked at again after each.
+      while (this.removeDropped(this.reclaimAt, end));
+      this.reclaimAt = end
     }
-    this.doomed.clear()
+    if (this.reclaimAt < 2 ** 32) return true
+    this.reclaimAt = 0
+    return this.droppedAtStart !== this.dropped
+  }
+
+  /** Removes the first chunk of a dropped layer with a hash in [from, to), if there is one. */
+  private removeDropped(from: number, to: number): boolean {
+    this.addresses.length = 0
+    this.store.table.collect(from, to, this.addresses)
+    for (const address of this.addresses) {
+      const words = this.store.pages.slabs[address >>> 16]!
+      if (!this.layers.isDropped(words[(address & 0xffff) * UNIT_WORDS + AT_LAYER]!)) continue
+      const found = this.store.look(address, 0, CHUNK_BLOCKS)
+      for (let run = 0; run < found.length; run++) {
+        const location = found.locations[run]!
+        if (location < LOCATION_END) this.counter.onDead(location, found.counts[run]!)
+        this.store.entries -= found.counts[run]!
+      }
+      this.store.remove(address)
+      return true
+    }
     return false
   }
 
   /**
-   * Forgets all data for whose location `isGone` holds (it is asked once per run, and answers for
-   * the run's whole segment). Walks the whole index. Returns how many blocks.
+   * Forgets all data for whose location `isGone` holds (it is asked per run, and answers for the
+   * run's whole segment). Walks the whole index. Returns how many blocks.
    */
   dropWhere(isGone: (location: number) => boolean): number {
+    const { store, counter } = this
+    const found = store.found
     let dropped = 0
-    for (const entry of this.chunks.values()) {
-      for (let block = 0; block < CHUNK_BLOCKS; block++) {
-        const location = entry.locations[block]!
-        if (location >= LOCATION_END || !isGone(location)) continue
-        this.set(entry, block, LOCATION_ABSENT)
-        dropped++
+    store.pages.forEach((address) => {
+      store.look(address, 0, CHUNK_BLOCKS)
+      let gone = false
+      for (let run = 0; run < found.length && !gone; run++) {
+        const location = found.locations[run]!
+        gone = location < LOCATION_END && isGone(location)
       }
-    }
+      if (!gone) return
+      store.take(address, 0, CHUNK_BLOCKS)
+      for (let run = 0; run < found.length; run++) {
+        const location = found.locations[run]!
+        if (location >= LOCATION_END || !isGone(location)) store.keep(run)
+        else {
+          const count = found.counts[run]!
+          counter.onDead(location, count)
+          store.entries -= count
+          dropped += count
+        }
+      }
+      store.give(address, CHUNK_BLOCKS)
+    })
     return dropped
   }
 
   /** Shows all data with a location in [start, end), in no particular order. Walks the index. */
   forEachWithin(start: number, end: number, visit: EntryVisitor): void {
-    for (const entry of this.chunks.values()) {
-      if (this.doomed.has(entry.layer)) continue
-      for (let block = 0; block < CHUNK_BLOCKS; block++) {
-        const location = entry.locations[block]!
-        if (location >= start && location < end && location < LOCATION_END) {
-          visit(entry.layer, entry.chunk, block, 1, location)
-        }
+    this.store.pages.forEach((address) => {
+      const words = this.store.pages.slabs[address >>> 16]!
+      const at = (address & 0xffff) * UNIT_WORDS
+      const layer = words[at + AT_LAYER]!
+      if (this.layers.isDropped(layer)) return
+      const chunk = words[at + AT_CHUNK]!
+      const found = this.store.look(address, 0, CHUNK_BLOCKS)
+      for (let run = 0; run < found.length; run++) {
+        const location = found.locations[run]!
+        const from = Math.max(start, location)
+        const to = Math.min(end, LOCATION_END, location + found.counts[run]!)
+        if (from < to) visit(layer, chunk, found.firsts[run]! + from - location, to - from, from)
       }
-    }
+    })
   }
 
   /**
    * Starts a walk that writes the index as pieces while it goes on changing: every chunk is
-   * written as it is at some moment of the walk. One walk at a time.
+   * written as it is at some moment of the walk.
    */
   save(): IndexSave {
-    return new IndexSave(this.chunks, this.doomed, this.keys)
+    return new IndexSave(this.store, this.layers)
   }
 
   /**
    * Takes in one piece, `bytes` long, as `IndexSave.next` wrote it; pieces in their order, into an
-   * index that was empty before the first one.
+   * index that was empty before the first one. Changes the bytes of `piece`, 4-byte aligned.
    * @throws StoreError Corrupt when the piece makes no sense
    */
   load(piece: Uint8Array, bytes: number): void {
-    const view = new DataView(piece.buffer, piece.byteOffset, bytes)
-    if (bytes < 24 || (bytes - 24) % 24 !== 0) {
-      throw new StoreError(ErrorCode.Corrupt, `index checkpoint piece of ${bytes} bytes`)
-    }
-    const at = (word: number): number => view.getUint32(word * 4)
-    const layer = this.layerIndex(at(0), at(1), at(2), at(3), true)
-    const chunk = this.chunkOf(layer, at(4), true)!
-    for (let word = 6; word < bytes / 4; word += 6) {
-      const block = at(word)
-      if (block >= CHUNK_BLOCKS)
-        throw new StoreError(ErrorCode.Corrupt, `block ${block} in a chunk`)
-      this.set(chunk, block, at(word + 1))
-      chunk.epochs[block] = at(word + 2)
-      chunk.sequences[block] = at(word + 3) * 2 ** 32 + at(word + 4)
-      chunk.crcs[block] = at(word + 5)
-    }
+    this.loading ??= new IndexLoad(this.store, this.layers, this.counter)
+    this.loading.take(piece, bytes)
   }
+}
 
-  private chunkOf(layer: number, chunk: number, create: boolean): Chunk | undefined {
-    if (layer < 0) return undefined
-    const key = `${layer}.${chunk}`
-    let entry = this.chunks.get(key)
-    if (entry === undefined && create) {
-      entry = new Chunk(layer, chunk)
-      this.chunks.set(key, entry)
+function lookupPacked(
+  words: Uint32Array,
+  at: number,
+  bitmapAt: number,
+  first: number,
+  end: number,
+  out: RunList
+): void {
+  const entriesAt = bitmapAt + BITMAP_WORDS
+  let entryAt = entriesAt + rankOf(words, at, bitmapAt, first) * ENTRY_WORDS
+  for (let block = first; block < end; block++) {
+    if (((words[bitmapAt + (block >>> 5)]! >>> (block & 31)) & 1) === 0) {
+      out.extend(block, 1, LOCATION_ABSENT)
+      continue
     }
-    return entry
+    out.crcs[block - first] = words[entryAt + 2]!
+    out.extend(block, 1, words[entryAt]!)
+    entryAt += ENTRY_WORDS
   }
+}
 
-  private isNewer(entry: Chunk, block: number, writerEpoch: number, sequence: number): boolean {
-    if (entry.locations[block] === LOCATION_ABSENT) return true
-    const epoch = entry.epochs[block]!
-    return writerEpoch > epoch || (writerEpoch === epoch && sequence >= entry.sequences[block]!)
+function lookupRuns(
+  words: Uint32Array,
+  runsAt: number,
+  runs: number,
+  first: number,
+  end: number,
+  out: RunList
+): void {
+  const crcsAt = runsAt + runs * RUN_WORDS
+  let block = first
+  for (let run = runBehind(words, runsAt, runs, first); run < runs; run++) {
+    const runAt = runsAt + run * RUN_WORDS
+    const span = words[runAt]!
+    const runFirst = span & 0xffff
+    if (runFirst >= end) break
+    if (block < runFirst) {
+      out.extend(block, runFirst - block, LOCATION_ABSENT)
+      block = runFirst
+    }
+    const count = Math.min(end, runFirst + (span >>> 16)) - block
+    let location = words[runAt + 1]!
+    if (location < LOCATION_END) {
+      const skip = block - runFirst
+      location += skip
+      const crcAt = crcsAt + (words[runAt + 3]! >>> 16) + skip
+      for (let i = 0; i < count; i++) out.crcs[block - first + i] = words[crcAt + i]!
+    }
+    out.extend(block, count, location)
+    block += count
   }
-
-  private set(entry: Chunk, block: number, location: number): void {
-    const old = entry.locations[block]!
-    entry.locations[block] = location
-    if (location < LOCATION_END) this.counter.onLive(location, 1)
-    if (old < LOCATION_END) this.counter.onDead(old, 1)
-    this.entries += (location === LOCATION_ABSENT ? 0 : 1) - (old === LOCATION_ABSENT ? 0 : 1)
-  }
+  if (block < end) out.extend(block, end - block, LOCATION_ABSENT)
 }
 
 const statusOf = (location: number): number =>
@@ -415,58 +509,8 @@ const statusOf = (location: number): number =>
       ? StatusExtent.Zero
       : StatusExtent.Hole
 
-/** A walk over the index that turns it into bytes, slice by slice. */
-export class IndexSave {
-  private readonly chunks: Map<string, Chunk>
-  private readonly doomed: Set<number>
-  private readonly keys: readonly LayerKey[]
-  private readonly todo: string[]
-
-  constructor(chunks: Map<string, Chunk>, doomed: Set<number>, keys: readonly LayerKey[]) {
-    this.chunks = chunks
-    this.doomed = doomed
-    this.keys = keys
-    this.todo = [...chunks.keys()]
-  }
-
-  /**
-   * Writes the next piece into `into`, which is 4-byte aligned and holds SAVE_PIECE_BYTES_MIN or
-   * more (a slice costs about 1 ms per MiB), and returns its bytes; 0 when the walk is done.
-   */
-  next(into: Uint8Array): number {
-    for (;;) {
-      const key = this.todo.pop()
-      if (key === undefined) return 0
-      const chunk = this.chunks.get(key)
-      if (chunk === undefined || this.doomed.has(chunk.layer)) continue
-      return this.write(chunk, new DataView(into.buffer, into.byteOffset, into.byteLength))
-    }
-  }
-
-  /** Ends the walk early. `next` ends it too when it returns 0. */
-  close(): void {
-    this.todo.length = 0
-  }
-
-  private write(chunk: Chunk, view: DataView): number {
-    const key = this.keys[chunk.layer]!
-    let word = 0
-    const add = (value: number): void => view.setUint32(4 * word++, value)
-    add(key.familyHigh)
-    add(key.familyLow)
-    add(key.layerHigh)
-    add(key.layerLow)
-    add(chunk.chunk)
-    add(0)
-    for (let block = 0; block < CHUNK_BLOCKS; block++) {
-      if (chunk.locations[block] === LOCATION_ABSENT) continue
-      add(block)
-      add(chunk.locations[block]!)
-      add(chunk.epochs[block]!)
-      add(Math.floor(chunk.sequences[block]! / 2 ** 32))
-      add(chunk.sequences[block]! % 2 ** 32)
-      add(chunk.crcs[block]!)
-    }
-    return word * 4
-  }
+function addStatus(out: RunList, from: number, to: number, kind: number): void {
+  const last = out.length - 1
+  if (last >= 0 && out.locations[last] === kind) out.counts[last] = to - out.firsts[last]!
+  else out.add(from, to - from, kind)
 }

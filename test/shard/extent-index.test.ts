@@ -1,10 +1,104 @@
-import { deepStrictEqual, strictEqual } from 'node:assert'
+import { deepStrictEqual, strictEqual, throws } from 'node:assert'
+import fc from 'fast-check'
 import { test } from 'uvu'
-import { ExtentIndex, SAVE_PIECE_BYTES_MIN } from '../../src/shard/extent-index.ts'
-import { LOCATION_ABSENT, LOCATION_HOLE, RunList } from '../../src/shard/run-list.ts'
+import { CHUNK_BLOCKS } from '../../src/core/limits.ts'
+import { ExtentIndex } from '../../src/shard/extent-index.ts'
+import { SAVE_PIECE_BYTES_MIN } from '../../src/shard/extent-index-save.ts'
+import { LOCATION_ABSENT, LOCATION_HOLE, LOCATION_ZERO, RunList } from '../../src/shard/run-list.ts'
+import { IndexPair, MODEL_CHUNKS, MODEL_LAYERS, type Place } from '../helpers/index-model.ts'
 
+const seed = Number(process.env['SEED'] ?? Date.now() % 2 ** 31)
 const quiet = { onLive: () => {}, onDead: () => {} }
-const crcs = Uint32Array.from({ length: 1024 }, (_, index) => index * 2654435761)
+const crcs = Uint32Array.from({ length: CHUNK_BLOCKS }, (_, at) => Math.imul(at, 0x9e3779b1))
+
+type Step = (pair: IndexPair) => void
+
+const someBlocks = fc.tuple(
+  fc.nat(CHUNK_BLOCKS - 1),
+  fc.oneof(
+    { weight: 4, arbitrary: fc.integer({ min: 1, max: 4 }) },
+    fc.integer({ min: 1, max: 64 }),
+    fc.integer({ min: 1, max: CHUNK_BLOCKS })
+  )
+)
+const somePlace: fc.Arbitrary<Place> = fc
+  .tuple(fc.nat(MODEL_LAYERS - 1), fc.nat(MODEL_CHUNKS - 1), someBlocks)
+  .map(([layer, chunk, [first, count]]) => {
+    return { layer, chunk, first, count: Math.min(count, CHUNK_BLOCKS - first) }
+  })
+const someEpoch = fc.oneof(fc.integer({ min: 1, max: 3 }), fc.integer({ min: 1, max: 2 ** 32 - 1 }))
+const someSequence = fc.oneof(
+  fc.integer({ min: 1, max: 20 }),
+  fc.integer({ min: 2 ** 32 - 5, max: 2 ** 32 + 5 }),
+  fc.integer({ min: 0, max: 2 ** 40 - 1 })
+)
+
+const placed = (act: (pair: IndexPair, place: Place) => void): fc.Arbitrary<Step> =>
+  somePlace.map((place) => (pair: IndexPair) => {
+    act(pair, place)
+    pair.check(place)
+  })
+
+/** Many single blocks, in an order that is not theirs: what makes a chunk packed. */
+const scatter: fc.Arbitrary<Step> = fc
+  .record({
+    place: somePlace,
+    epoch: fc.integer({ min: 1, max: 3 }),
+    writes: fc.integer({ min: 1, max: 600 }),
+    step: fc.integer({ min: 1, max: 1023 }),
+    often: fc.integer({ min: 3, max: 50 })
+  })
+  .map(({ place, epoch: main, writes, step, often }) => (pair: IndexPair) => {
+    for (let i = 0; i < writes; i++) {
+      const first = (place.first + i * (step | 1)) % CHUNK_BLOCKS
+      const count = Math.min(i % often === 0 ? 1 + (i % 31) : 1, CHUNK_BLOCKS - first)
+      const epoch = i % 5 === 0 ? 2 : main
+      const sequence = i % 7 === 0 ? 2 ** 20 - i : 2 ** 20 + i
+      if (i % 11 === 0) pair.putMark({ ...place, first, count }, epoch, sequence, true, i % 2 === 0)
+      else pair.put({ ...place, first, count }, epoch, sequence)
+    }
+    pair.check({ ...place, first: 0, count: CHUNK_BLOCKS })
+  })
+
+const someStep: fc.Arbitrary<Step> = fc.oneof(
+  {
+    weight: 12,
+    arbitrary: fc.tuple(someEpoch, someSequence, somePlace).map(([epoch, sequence, place]) => {
+      return (pair: IndexPair): void => {
+        pair.put(place, epoch, sequence)
+        pair.check(place)
+      }
+    })
+  },
+  {
+    weight: 6,
+    arbitrary: fc
+      .tuple(someEpoch, someSequence, somePlace, fc.boolean(), fc.boolean())
+      .map(([epoch, sequence, place, isHole, keepHole]) => (pair: IndexPair) => {
+        pair.putMark(place, epoch, sequence, isHole, keepHole)
+        pair.check(place)
+      })
+  },
+  { weight: 4, arbitrary: scatter },
+  { weight: 6, arbitrary: placed((pair, place) => pair.move(place)) },
+  { weight: 4, arbitrary: placed((pair, place) => pair.dropHoles(place)) },
+  { weight: 2, arbitrary: placed((pair, place) => pair.loseSegment(place)) },
+  { weight: 1, arbitrary: placed((pair, place) => pair.dropLayer(place.layer)) },
+  { weight: 2, arbitrary: fc.constant((pair: IndexPair) => pair.restart()) }
+)
+
+test(`the index answers as an array of blocks does (SEED=${seed})`, () => {
+  fc.assert(
+    fc.property(fc.array(someStep, { minLength: 1, maxLength: 60, size: 'max' }), (steps) => {
+      const pair = new IndexPair()
+      for (const step of steps) step(pair)
+      pair.checkAll()
+      pair.restart()
+      pair.checkAll()
+    }),
+    { seed, numRuns: 120, endOnFailure: process.env['SHRINK'] === undefined }
+  )
+})
 
 test('a newer version wins, an older one loses, an equal one gives way', () => {
   const index = new ExtentIndex(quiet)
@@ -21,17 +115,150 @@ test('a newer version wins, an older one loses, an equal one gives way', () => {
   )
 })
 
-test('what was saved in pieces loads as it was', () => {
+test('every writer epoch of a chunk may be another one', () => {
+  const pair = new IndexPair()
+  for (let round = 0; round < 3; round++) {
+    for (let i = 0; i < CHUNK_BLOCKS; i++) {
+      const first = (i * 401) % CHUNK_BLOCKS
+      pair.put({ layer: 0, chunk: 0, first, count: 1 }, 1 + i + round * CHUNK_BLOCKS, 1)
+    }
+    pair.check({ layer: 0, chunk: 0, first: 0, count: CHUNK_BLOCKS })
+  }
+  pair.restart()
+  pair.checkAll()
+})
+
+test('a trim of what was never written leaves nothing behind', () => {
   const index = new ExtentIndex(quiet)
   const layer = index.layerIndex(1, 2, 3, 4, true)
-  index.put(layer, 7, 10, 4, 1, 2 ** 39 + 5, 100, crcs, 0)
-  index.putMark(layer, 8, 0, 1024, 1, 6, LOCATION_HOLE, true)
+  strictEqual(index.putMark(layer, 7, 0, CHUNK_BLOCKS, 1, 1, LOCATION_HOLE, false), 0)
+  strictEqual(index.entries, 0)
+  strictEqual(index.chunks, 0)
+  strictEqual(index.countEntries(layer, 7, 0, CHUNK_BLOCKS), 0)
+})
+
+test('a dropped layer is unknown at once, and given back bit by bit', () => {
+  const index = new ExtentIndex(quiet)
+  const kept = index.layerIndex(1, 2, 3, 4, true)
+  const dropped = index.layerIndex(1, 2, 3, 5, true)
+  for (let chunk = 0; chunk < 2000; chunk++) {
+    index.put(kept, chunk, 5, 3, 1, 1, chunk * 10, crcs, 0)
+    index.put(dropped, chunk, 5, 3, 1, 1, chunk * 10 + 5, crcs, 0)
+  }
+  index.dropLayer(dropped)
+  strictEqual(index.layerIndex(1, 2, 3, 5, false), -1)
+  let calls = 1
+  while (index.reclaim(64)) calls++
+  strictEqual(index.entries, 6000)
+  strictEqual(index.chunks, 2000)
+  strictEqual(calls > 10, true)
+  strictEqual(index.reclaim(64), false)
+  strictEqual(index.countEntries(kept, 1999, 0, 8), 3)
+})
+
+test('a save that runs while the index changes has every chunk that stays', () => {
+  const index = new ExtentIndex(quiet)
+  const layer = index.layerIndex(1, 2, 3, 4, true)
+  const chunks = 20_000
+  for (let chunk = 0; chunk < chunks; chunk++) index.put(layer, chunk, 0, 1, 1, 1, chunk, crcs, 0)
+  const save = index.save()
   const loaded = new ExtentIndex(quiet)
   const piece = new Uint8Array(SAVE_PIECE_BYTES_MIN)
+  let added = chunks
+  let random = seed
+  for (let bytes = save.next(piece); bytes > 0; bytes = save.next(piece)) {
+    loaded.load(piece, bytes)
+    // Chunks grow, are added and go; odd ones stay.
+    for (let i = 0; i < 2000; i++) {
+      random = (Math.imul(random, 1664525) + 1013904223) >>> 0
+      const chunk = random % chunks
+      index.put(layer, chunk, 1 + ((random >>> 20) % 900), 1, 1, 2, random >>> 8, crcs, 0)
+      if (i % 4 === 0) index.put(layer, added++, 0, 1, 1, 1, 1, crcs, 0)
+      if (chunk % 2 === 0) {
+        index.putMark(layer, chunk, 0, CHUNK_BLOCKS, 1, 3, LOCATION_HOLE, false)
+        index.dropHoles(layer, chunk, 0, CHUNK_BLOCKS, 1, 3)
+      }
+    }
+  }
+  const out = new RunList()
+  for (let chunk = 1; chunk < chunks; chunk += 2) {
+    loaded.lookup(0, chunk, 0, 1, out)
+    strictEqual(out.locations[0], chunk)
+  }
+})
+
+test('pieces of a save are these bytes', () => {
+  const index = new ExtentIndex(quiet)
+  const layer = index.layerIndex(0x01020304, 0x05060708, 0x090a0b0c, 0x0d0e0f10, true)
+  index.put(layer, 0x11121314, 0x20, 2, 0x21222324, 0x2526272829, 0x31323334, crcs, 1)
+  index.putMark(layer, 0x11121314, 0x30, 0x10, 0x21222324, 0x252627282a, LOCATION_ZERO, true)
+  const piece = new Uint8Array(SAVE_PIECE_BYTES_MIN)
   const save = index.save()
-  for (let bytes = save.next(piece); bytes > 0; bytes = save.next(piece)) loaded.load(piece, bytes)
-  strictEqual(loaded.entries, 1028)
-  strictEqual(loaded.put(0, 7, 10, 4, 1, 2 ** 39 + 4, 900, crcs, 0), 0)
+  strictEqual(
+    Buffer.from(piece.buffer, 0, save.next(piece))
+      .toString('hex')
+      .replace(/.{32}(?=.)/g, '$& '),
+    [
+      'fffffffe00000001ffffffff00000000',
+      '0102030405060708090a0b0c0d0e0f10',
+      '00000000111213140000100200000002',
+      '21222324000000250002002031323334',
+      '262728290000000000100030fffffffe',
+      '2627282a000200009e3779b13c6ef362'
+    ].join(' ')
+  )
+  strictEqual(save.next(piece), 0)
+})
+
+test('a packed chunk is saved as these bytes', () => {
+  const index = new ExtentIndex(quiet)
+  const layer = index.layerIndex(1, 2, 3, 4, true)
+  for (let block = 0; block < 80; block += 2) {
+    index.put(layer, 9, block, 1, 1 + (block & 1), block, 1000 + block, crcs, block)
+  }
+  index.put(layer, 9, 700, 1, 2, 1, 5000, crcs, 0)
+  const piece = new Uint8Array(SAVE_PIECE_BYTES_MIN)
+  const bytes = index.save().next(piece)
+  const words = new DataView(piece.buffer, 8 * 4, bytes - 8 * 4)
+  const at = (word: number): number => words.getUint32(word * 4)
+  strictEqual(words.byteLength, (4 + 4 + 32 + 41 * 3 + 21) * 4)
+  deepStrictEqual([0, 1, 2, 3].map(at), [
+    0,
+    9,
+    41 | (2 << 12) | (1 << 24),
+    40 | (40 << 10) | (41 << 20)
+  ])
+  deepStrictEqual([4, 5, 6, 7].map(at), [1, 0, 2, 0])
+  deepStrictEqual([8, 9, 10, 11].map(at), [0x55555555, 0x55555555, 0x5555, 0])
+  strictEqual(at(8 + (700 >>> 5)), 1 << (700 & 31))
+  deepStrictEqual([40, 41, 42].map(at), [1000, 0, 0])
+  deepStrictEqual([160, 161, 162].map(at), [5000, 1, 0])
+  deepStrictEqual([163, 182, 183].map(at), [0, 0, 1])
+})
+
+test('a piece with any word changed loads or is refused, and never breaks the index', () => {
+  const index = new ExtentIndex(quiet)
+  const layer = index.layerIndex(1, 2, 3, 4, true)
+  for (let i = 0; i < 300; i++) index.put(layer, 1, (i * 7) % 1024, 1, 1 + (i % 2), i, i, crcs, 0)
+  for (let i = 0; i < 9; i++) index.put(layer, 2, i * 100, 20 + i, 1, i, 1000 * i, crcs, 0)
+  const saved = new Uint8Array(SAVE_PIECE_BYTES_MIN)
+  const bytes = index.save().next(saved)
+  const property = fc.property(fc.nat(bytes / 4 - 1), fc.integer(), (word, value) => {
+    const piece = saved.slice()
+    new DataView(piece.buffer).setInt32(word * 4, value)
+    const loaded = new ExtentIndex(quiet)
+    try {
+      loaded.load(piece, bytes)
+    } catch (error) {
+      strictEqual((error as Error).name, 'StoreError')
+      return
+    }
+    const out = new RunList()
+    loaded.lookup(0, 1, 0, CHUNK_BLOCKS, out)
+    loaded.dropWhere(() => true)
+  })
+  fc.assert(property, { seed, numRuns: 400 })
+  throws(() => new ExtentIndex(quiet).load(saved.slice(), bytes - 4), /index checkpoint/)
 })
 
 test.run()

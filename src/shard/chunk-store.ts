@@ -1,0 +1,390 @@
+import { assert } from '../core/assert.ts'
+import { CHUNK_BLOCKS } from '../core/limits.ts'
+import { ChunkImage } from './chunk-image.ts'
+import {
+  AT_CHUNK,
+  AT_LAYER,
+  AT_RANKS,
+  AT_SHAPE,
+  BITMAP_WORDS,
+  chunkWords,
+  countOf,
+  ENTRY_WORDS,
+  FORM_PACKED,
+  formOf,
+  HEADER_WORDS,
+  PALETTE_WORDS,
+  packedWords,
+  paletteOf,
+  rankOf,
+  shapeOf
+} from './chunk-layout.ts'
+import { IndexPages, UNIT_WORDS } from './index-pages.ts'
+import { IndexTable, keyHash, type Slots } from './index-table.ts'
+import { LOCATION_END } from './run-list.ts'
+
+/** Hears of every data block that comes to be referred to, or ceases to, as runs inside one segment. */
+export interface LiveCounter {
+  onLive(location: number, count: number): void
+  onDead(location: number, count: number): void
+}
+
+/** A change of more blocks is made by taking the chunk apart, which then may also pick its form. */
+const IN_PLACE_BLOCKS_MAX = 31
+
+/** A put or a mark on its way into a chunk. Made once, filled for each. */
+export class Change {
+  first = 0
+  end = 0
+  writerEpoch = 0
+  /** The sequence's bits from 32 up, and below. */
+  high = 0
+  low = 0
+  location = 0
+  /** 1 for data, whose locations go up with the blocks, 0 for a mark. */
+  stride = 0
+  crcs: Uint32Array = new Uint32Array(0)
+  crcAt = 0
+  /** Whether blocks without an entry get one. */
+  insert = true
+}
+
+/**
+ * The chunks of the index: found by (layer, chunk), changed in place where that is simple, else
+ * taken apart and put together again in the form that is smaller.
+ */
+export class ChunkStore {
+  /** Blocks that have an entry. */
+  entries = 0
+  readonly pages = new IndexPages()
+  readonly table = new IndexTable()
+  /** What `take` found in the range, and the chunk as it is being put together. */
+  readonly found = new ChunkImage()
+  readonly image = new ChunkImage()
+  private readonly counter: LiveCounter
+
+  constructor(counter: LiveCounter) {
+    this.counter = counter
+  }
+
+  get bytes(): number {
+    return this.pages.bytes + this.table.bytes + this.found.bytes + this.image.bytes
+  }
+
+  /** Address of the chunk's object, 0 when there is none. */
+  find(layer: number, chunk: number): number {
+    const hash = keyHash(layer, chunk)
+    const address = this.probe(this.table.current, hash, layer, chunk)
+    if (address !== 0 || this.table.previous === null) return address
+    return this.probe(this.table.previous, hash, layer, chunk)
+  }
+
+  private probe(slots: Slots, hash: number, layer: number, chunk: number): number {
+    const { pairs, mask, shift } = slots
+    const slabs = this.pages.slabs
+    for (let slot = hash >>> shift; ; slot = (slot + 1) & mask) {
+      const address = pairs[slot * 2 + 1]!
+      if (address === 0) return 0
+      if (pairs[slot * 2] !== hash || address === 1) continue
+      const words = slabs[address >>> 16]!
+      const at = (address & 0xffff) * UNIT_WORDS
+      if (words[at + AT_CHUNK] === chunk && words[at + AT_LAYER] === layer) return address
+    }
+  }
+
+  /** Makes the change where no newer version stands. Returns the blocks taken. */
+  apply(layer: number, chunk: number, change: Change): number {
+    const address = this.find(layer, chunk)
+    if (address === 0) {
+      if (!change.insert) return 0
+      const image = this.image
+      image.clear()
+      const palette = image.paletteIndex(change.writerEpoch, change.high)
+      this.addChange(change, change.first, change.end, palette)
+      const count = change.end - change.first
+      this.create(layer, chunk)
+      this.entries += count
+      return count
+    }
+    const words = this.pages.slabs[address >>> 16]!
+    const shape = words[(address & 0xffff) * UNIT_WORDS + AT_SHAPE]!
+    if (formOf(shape) === FORM_PACKED && change.end - change.first <= IN_PLACE_BLOCKS_MAX) {
+      const palette = this.paletteIn(address, change)
+      if (palette >= 0) return this.applyInPlace(address, change, palette)
+    }
+    return this.applyByRuns(address, change)
+  }
+
+  private paletteIn(address: number, change: Change): number {
+    const words = this.pages.slabs[address >>> 16]!
+    const at = (address & 0xffff) * UNIT_WORDS
+    const { high, writerEpoch } = change
+    for (let i = paletteOf(words[at + AT_SHAPE]!) - 1; i >= 0; i--) {
+      const paletteAt = at + HEADER_WORDS + i * PALETTE_WORDS
+      if (words[paletteAt] === writerEpoch && words[paletteAt + 1] === high) return i
+    }
+    return -1
+  }
+
+  /** A change of a few blocks in a packed chunk whose palette has the change's version at `mine`. */
+  private applyInPlace(address: number, change: Change, mine: number): number {
+    const present = this.entriesIn(address, change)
+    const grow = change.insert ? change.end - change.first - present : 0
+    const home = grow > 0 ? this.widen(address, grow) : address
+    const words = this.pages.slabs[home >>> 16]!
+    const halves = this.pages.halves[home >>> 16]!
+    const at = (home & 0xffff) * UNIT_WORDS
+    const shape = words[at + AT_SHAPE]!
+    const paletteAt = at + HEADER_WORDS
+    const bitmapAt = paletteAt + paletteOf(shape) * PALETTE_WORDS
+    const entriesAt = bitmapAt + BITMAP_WORDS
+    const palettesAt = paletteOf(shape) > 1 ? (entriesAt + countOf(shape) * ENTRY_WORDS) * 2 : -1
+    let to = this.rankEnd
+    let from = to - grow
+    let taken = 0
+    for (let block = change.end - 1; block >= change.first; block--) {
+      const bitAt = bitmapAt + (block >>> 5)
+      const bit = 1 << (block & 31)
+      const isPresent = (words[bitAt]! & bit) !== 0
+      if (!isPresent && !change.insert) continue
+      to--
+      const entryAt = entriesAt + to * ENTRY_WORDS
+      if (isPresent) {
+        from--
+        if (from !== to) {
+          const oldAt = entriesAt + from * ENTRY_WORDS
+          words[entryAt] = words[oldAt]!
+          words[entryAt + 1] = words[oldAt + 1]!
+          words[entryAt + 2] = words[oldAt + 2]!
+          if (palettesAt >= 0) halves[palettesAt + to] = halves[palettesAt + from]!
+        }
+        const palette = palettesAt >= 0 ? halves[palettesAt + to]! : 0
+        if (palette === mine) {
+          if (words[entryAt + 1]! > change.low) continue
+        } else if (isAbove(words, paletteAt + palette * PALETTE_WORDS, change)) continue
+        const old = words[entryAt]!
+        if (old < LOCATION_END) this.counter.onDead(old, 1)
+      } else {
+        words[bitAt] = words[bitAt]! | bit
+        if (block < 768) {
+          const step = block < 256 ? 0x00100401 : block < 512 ? 0x00100400 : 0x00100000
+          words[at + AT_RANKS] = words[at + AT_RANKS]! + step
+        }
+      }
+      const offset = block - change.first
+      const location = change.location + offset * change.stride
+      words[entryAt] = location
+      words[entryAt + 1] = change.low
+      words[entryAt + 2] = change.stride === 1 ? change.crcs[change.crcAt + offset]! : 0
+      if (palettesAt >= 0) halves[palettesAt + to] = mine
+      if (change.stride === 1) this.counter.onLive(location, 1)
+      taken++
+    }
+    return taken
+  }
+
+  /** Rank of the first entry behind the change, after widening: set by `entriesIn` and `widen`. */
+  private rankEnd = 0
+
+  /** Entries of a packed chunk in the range of the change. */
+  private entriesIn(address: number, change: Change): number {
+    const words = this.pages.slabs[address >>> 16]!
+    const at = (address & 0xffff) * UNIT_WORDS
+    const bitmapAt = at + HEADER_WORDS + paletteOf(words[at + AT_SHAPE]!) * PALETTE_WORDS
+    const { first, end } = change
+    const rank = rankOf(words, at, bitmapAt, first)
+    this.rankEnd =
+      end - first === 1
+        ? rank + ((words[bitmapAt + (first >>> 5)]! >>> (first & 31)) & 1)
+        : rankOf(words, at, bitmapAt, end)
+    return this.rankEnd - rank
+  }
+
+  /** Opens a gap of `grow` entries behind the range of the change. Returns the new address. */
+  private widen(address: number, grow: number): number {
+    let words = this.pages.slabs[address >>> 16]!
+    let at = (address & 0xffff) * UNIT_WORDS
+    const shape = words[at + AT_SHAPE]!
+    const palette = paletteOf(shape)
+    const entries = countOf(shape)
+    const needed = packedWords(palette, entries + grow)
+    let home = address
+    if (needed > this.pages.wordsAt(address)) {
+      home = this.enlarge(address, needed)
+      words = this.pages.slabs[home >>> 16]!
+      at = (home & 0xffff) * UNIT_WORDS
+    }
+    const entriesAt = at + HEADER_WORDS + palette * PALETTE_WORDS + BITMAP_WORDS
+    const rank = this.rankEnd
+    if (palette > 1) {
+      const halves = this.pages.halves[home >>> 16]!
+      const from = (entriesAt + entries * ENTRY_WORDS) * 2
+      const to = from + grow * ENTRY_WORDS * 2
+      halves.copyWithin(to + rank + grow, from + rank, from + entries)
+      halves.copyWithin(to, from, from + rank)
+    }
+    const tailAt = entriesAt + rank * ENTRY_WORDS
+    const tailEnd = entriesAt + entries * ENTRY_WORDS
+    if (tailAt < tailEnd) words.copyWithin(tailAt + grow * ENTRY_WORDS, tailAt, tailEnd)
+    words[at + AT_SHAPE] = shapeOf(FORM_PACKED, entries + grow, palette)
+    this.rankEnd = rank + grow
+    this.entries += grow
+    return home
+  }
+
+  private enlarge(address: number, words: number): number {
+    const slab = this.pages.slabs[address >>> 16]!
+    const at = (address & 0xffff) * UNIT_WORDS
+    const used = chunkWords(slab, at)
+    const hash = keyHash(slab[at + AT_LAYER]!, slab[at + AT_CHUNK]!)
+    const home = this.pages.acquire(unitsOf(words))
+    this.pages.copy(address, home, used)
+    this.table.replace(hash, address, home)
+    this.release(address)
+    return home
+  }
+
+  private applyByRuns(address: number, change: Change): number {
+    const { found, image } = this
+    this.take(address, change.first, change.end)
+    const mine = image.paletteIndex(change.writerEpoch, change.high)
+    let block = change.first
+    let taken = 0
+    let present = 0
+    for (let run = 0; run < found.length; run++) {
+      const first = found.firsts[run]!
+      const count = found.counts[run]!
+      present += count
+      if (change.insert && block < first) taken += this.addChange(change, block, first, mine)
+      block = first + count
+      if (found.isNewer(run, change.writerEpoch, change.high, change.low)) this.keep(run)
+      else {
+        taken += this.addChange(change, first, block, mine)
+        const location = found.locations[run]!
+        if (location < LOCATION_END) this.counter.onDead(location, count)
+      }
+    }
+    if (change.insert && block < change.end) {
+      taken += this.addChange(change, block, change.end, mine)
+    }
+    if (taken === 0) return 0
+    if (change.insert) this.entries += change.end - change.first - present
+    this.give(address, change.end)
+    return taken
+  }
+
+  /** Blocks [from, to) of the change become part of the image. */
+  private addChange(change: Change, from: number, to: number, palette: number): number {
+    const offset = from - change.first
+    const location = change.location + offset * change.stride
+    this.image.add(from, to - from, location, change.low, palette)
+    if (change.stride === 1) {
+      const crcs = this.image.crcs
+      const at = change.crcAt + offset
+      for (let i = 0; i < to - from; i++) crcs[from + i] = change.crcs[at + i]!
+      this.counter.onLive(location, to - from)
+    }
+    return to - from
+  }
+
+  /** Takes a chunk apart: `image` has what is before the range, `found` what is in it. */
+  take(address: number, first: number, end: number): void {
+    const words = this.pages.slabs[address >>> 16]!
+    const halves = this.pages.halves[address >>> 16]!
+    const at = (address & 0xffff) * UNIT_WORDS
+    this.found.begin(words, at)
+    this.found.append(words, halves, at, first, end)
+    this.image.begin(words, at)
+    this.image.append(words, halves, at, 0, first)
+  }
+
+  /** Fills `found` alone, for who only looks. */
+  look(address: number, first: number, end: number): ChunkImage {
+    const at = (address & 0xffff) * UNIT_WORDS
+    const words = this.pages.slabs[address >>> 16]!
+    this.found.begin(words, at)
+    this.found.append(words, this.pages.halves[address >>> 16]!, at, first, end)
+    return this.found
+  }
+
+  /** The found run goes into the image as it is, or at another location. */
+  keep(run: number, location = this.found.locations[run]!): void {
+    const { found, image } = this
+    const first = found.firsts[run]!
+    const count = found.counts[run]!
+    image.add(first, count, location, found.lows[run]!, found.palettes[run]!)
+    if (location >= LOCATION_END) return
+    for (let block = first; block < first + count; block++) image.crcs[block] = found.crcs[block]!
+  }
+
+  /** Puts a chunk together again: the image so far, and what the chunk had from `end` on. */
+  give(address: number, end: number): void {
+    const image = this.image
+    const words = this.pages.slabs[address >>> 16]!
+    const at = (address & 0xffff) * UNIT_WORDS
+    const layer = words[at + AT_LAYER]!
+    const chunk = words[at + AT_CHUNK]!
+    image.append(words, this.pages.halves[address >>> 16]!, at, end, CHUNK_BLOCKS)
+    const needed = image.plan()
+    if (needed === 0) this.remove(address)
+    else if (this.pages.fits(address, unitsOf(needed))) {
+      image.write(words, this.pages.halves[address >>> 16]!, at, layer, chunk)
+    } else {
+      const home = this.place(unitsOf(needed), layer, chunk)
+      this.table.replace(keyHash(layer, chunk), address, home)
+      this.release(address)
+    }
+  }
+
+  private create(layer: number, chunk: number): void {
+    const home = this.place(unitsOf(this.image.plan()), layer, chunk)
+    this.table.insert(keyHash(layer, chunk), home)
+  }
+
+  private place(units: number, layer: number, chunk: number): number {
+    const home = this.pages.acquire(units)
+    const words = this.pages.slabs[home >>> 16]!
+    const halves = this.pages.halves[home >>> 16]!
+    this.image.write(words, halves, (home & 0xffff) * UNIT_WORDS, layer, chunk)
+    return home
+  }
+
+  /** Takes in a chunk as words that were checked (see `checkChunk`), with its layer's number. */
+  adopt(words: Uint32Array, at: number, length: number, layer: number): void {
+    const chunk = words[at + AT_CHUNK]!
+    const home = this.pages.acquire(unitsOf(length))
+    const homeAt = (home & 0xffff) * UNIT_WORDS
+    const slab = this.pages.slabs[home >>> 16]!
+    slab.set(words.subarray(at, at + length), homeAt)
+    slab[homeAt + AT_LAYER] = layer
+    this.table.insert(keyHash(layer, chunk), home)
+  }
+
+  /** The chunk goes with all its entries, which the caller has counted. */
+  remove(address: number): void {
+    const words = this.pages.slabs[address >>> 16]!
+    const at = (address & 0xffff) * UNIT_WORDS
+    this.table.remove(keyHash(words[at + AT_LAYER]!, words[at + AT_CHUNK]!), address)
+    this.release(address)
+  }
+
+  private release(address: number): void {
+    const moved = this.pages.release(address)
+    if (moved === 0) return
+    const words = this.pages.slabs[address >>> 16]!
+    const at = (address & 0xffff) * UNIT_WORDS
+    this.table.replace(keyHash(words[at + AT_LAYER]!, words[at + AT_CHUNK]!), moved, address)
+  }
+}
+
+/** Whether the version half at `words[paletteAt]` is above the change's, from which it differs. */
+function isAbove(words: Uint32Array, paletteAt: number, change: Change): boolean {
+  const epoch = words[paletteAt]!
+  return epoch !== change.writerEpoch
+    ? epoch > change.writerEpoch
+    : words[paletteAt + 1]! > change.high
+}
+
+const unitsOf = (words: number): number => (words + UNIT_WORDS - 1) >>> 2
+
+assert(UNIT_WORDS === 4, 'units are words shifted by two')

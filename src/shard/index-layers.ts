@@ -1,0 +1,113 @@
+import { assert } from '../core/assert.ts'
+
+export interface LayerKey {
+  readonly familyHigh: number
+  readonly familyLow: number
+  readonly layerHigh: number
+  readonly layerLow: number
+}
+
+const LAYERS_MIN = 16
+
+/**
+ * Small numbers for layers: ids of 64 bits on disk and in requests, 0, 1, 2… in the index. A number
+ * is not used again in this process, so the number of a dropped layer means nothing to anybody.
+ */
+export class IndexLayers {
+  /** Numbers given out. */
+  length = 0
+  /** Family and layer id, four words for each number. */
+  private keys = new Uint32Array(LAYERS_MIN * 4)
+  private dropped = new Uint8Array(LAYERS_MIN)
+  /** Open addressing: number + 1, 0 is free. */
+  private slots = new Uint32Array(LAYERS_MIN * 2)
+  /** The number found last: requests come in runs of one layer. */
+  private recent = -1
+
+  get bytes(): number {
+    return this.keys.byteLength + this.dropped.byteLength + this.slots.byteLength
+  }
+
+  /** Number of a layer, -1 when it is unknown or dropped. */
+  find(familyHigh: number, familyLow: number, layerHigh: number, layerLow: number): number {
+    if (this.recent >= 0 && this.is(this.recent, familyHigh, familyLow, layerHigh, layerLow)) {
+      return this.recent
+    }
+    const mask = this.slots.length - 1
+    for (let slot = hashOf(familyLow, layerHigh, layerLow) & mask; ; slot = (slot + 1) & mask) {
+      const number = this.slots[slot]! - 1
+      if (number < 0) return -1
+      if (this.dropped[number] === 1) continue
+      if (!this.is(number, familyHigh, familyLow, layerHigh, layerLow)) continue
+      this.recent = number
+      return number
+    }
+  }
+
+  /** Gives a number to a layer that has none. */
+  add(familyHigh: number, familyLow: number, layerHigh: number, layerLow: number): number {
+    if (this.length * 4 === this.keys.length) this.grow()
+    const number = this.length++
+    this.keys.set([familyHigh, familyLow, layerHigh, layerLow], number * 4)
+    this.insert(number)
+    return number
+  }
+
+  drop(number: number): void {
+    assert(number < this.length, 'only a known layer is dropped')
+    this.dropped[number] = 1
+    this.recent = -1
+  }
+
+  isDropped(number: number): boolean {
+    return this.dropped[number] === 1
+  }
+
+  keyOf(number: number): LayerKey {
+    assert(number >= 0 && number < this.length, 'the layer has a number')
+    const at = number * 4
+    return {
+      familyHigh: this.keys[at]!,
+      familyLow: this.keys[at + 1]!,
+      layerHigh: this.keys[at + 2]!,
+      layerLow: this.keys[at + 3]!
+    }
+  }
+
+  private is(number: number, familyHigh: number, familyLow: number, high: number, low: number) {
+    const at = number * 4
+    return (
+      this.keys[at + 3] === low &&
+      this.keys[at + 2] === high &&
+      this.keys[at + 1] === familyLow &&
+      this.keys[at] === familyHigh
+    )
+  }
+
+  private insert(number: number): void {
+    const at = number * 4
+    const mask = this.slots.length - 1
+    let slot = hashOf(this.keys[at + 1]!, this.keys[at + 2]!, this.keys[at + 3]!) & mask
+    while (this.slots[slot] !== 0) slot = (slot + 1) & mask
+    this.slots[slot] = number + 1
+  }
+
+  private grow(): void {
+    const keys = new Uint32Array(this.keys.length * 2)
+    keys.set(this.keys)
+    this.keys = keys
+    const dropped = new Uint8Array(this.dropped.length * 2)
+    dropped.set(this.dropped)
+    this.dropped = dropped
+    this.slots = new Uint32Array(this.slots.length * 2)
+    for (let number = 0; number < this.length; number++) {
+      if (this.dropped[number] === 0) this.insert(number)
+    }
+  }
+}
+
+/** Ids are random, so little mixing does. */
+function hashOf(familyLow: number, layerHigh: number, layerLow: number): number {
+  const hash = Math.imul(layerLow ^ Math.imul(layerHigh, 0x85ebca6b) ^ familyLow, 0x9e3779b1)
+  return hash ^ (hash >>> 15)
+}
