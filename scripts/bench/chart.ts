@@ -9,7 +9,8 @@ const colours: Record<string, string> = {
   'qemu-uring': '#d9cfae',
   'nbd-server': '#b7a3c9',
   'append-buffered': '#9aa0a6',
-  'append-direct': '#c5c9cd'
+  'append-direct': '#c5c9cd',
+  'raw disk': '#e0c3c0'
 }
 const GOAL = '#c0392b'
 const LABEL_WIDTH = 400

@@ -8,7 +8,7 @@ import { type FioResult, nbdTarget, runFio } from './fio.ts'
 import { dropPageCache, MemoryLimit, writeBack } from './page-cache.ts'
 import type { Job, Row } from './rows.ts'
 import type { BenchServer } from './servers.ts'
-import { cpuUs, MemoryWatch } from './usage.ts'
+import { cpuUs, MemoryWatch, type ThreadUsage, threadUsage, usedSince } from './usage.ts'
 
 export interface Measurement {
   readonly row: string
@@ -17,6 +17,8 @@ export interface Measurement {
   readonly fio: FioResult
   /** Of the server during the job; 0 for a plain file, where all of it is fio's. */
   readonly cpuUs: number
+  /** The same by thread, most first; threads that ended meanwhile are not in it. */
+  readonly threads: readonly ThreadUsage[]
   readonly residentBytesPeak: number
   /** On the monotonic clock, to find the job in a profile. */
   readonly startUs: number
@@ -33,6 +35,9 @@ export interface Plan {
   readonly coldCacheBytes: number
   note(text: string): void
 }
+
+/** Shown beside the servers, and no reference: it serves nobody. */
+export const RAW_DISK = 'raw disk'
 
 const MiB = 1024 * 1024
 const FILL: Job = { rw: 'write', blockBytes: MiB, depth: 16, wholeSize: true }
@@ -72,7 +77,7 @@ export class Comparison {
   }
 
   async #round(row: Row, round: number): Promise<void> {
-    if (row.reference === 'append') await this.#appendRound(row, round)
+    for (const plain of plainFiles(row)) await this.#plainFile(row, round, plain)
     for (const server of this.#servers) {
       if (row.reference === 'append' && !server.ours) continue
       server.resume()
@@ -95,6 +100,7 @@ export class Comparison {
     } else await writeBack()
     const memory = new MemoryWatch(server.pid)
     const cpuBefore = cpuUs(server.pid)
+    const threadsBefore = threadUsage(server.pid)
     const startUs = monotonicUs()
     const fio = await this.#fio(uri, row.job, seedOf(row, round))
     const endUs = monotonicUs()
@@ -110,38 +116,34 @@ export class Comparison {
       round,
       fio,
       cpuUs: used,
+      threads: usedSince(threadsBefore, server.pid),
       residentBytesPeak: memory.stop(),
       startUs,
       endUs
     })
   }
 
-  /** The same job on fresh files, without any server: what the machine itself gives. */
-  async #appendRound(row: Row, round: number): Promise<void> {
-    for (const direct of [false, true]) {
-      await writeBack()
-      const file = join(this.#plan.directory, 'append.img')
-      const engine = direct ? ['--ioengine=libaio', '--direct=1'] : ['--ioengine=psync']
-      const args = [...engine, `--filename=${file}`, '--create_on_open=1', '--fallocate=none']
-      const startUs = monotonicUs()
-      const fio = await runFio(row.job, {
-        args,
-        sizeBytes: this.#plan.sizeBytes,
-        seconds: this.#plan.seconds,
-        seed: seedOf(row, round)
-      })
-      rmSync(file, { force: true })
-      this.#add({
-        row: row.id,
-        server: direct ? 'append-direct' : 'append-buffered',
-        round,
-        fio,
-        cpuUs: 0,
-        residentBytesPeak: 0,
-        startUs,
-        endUs: monotonicUs()
-      })
-    }
+  /** The same job without any server: what the machine itself gives. */
+  async #plainFile(row: Row, round: number, plain: PlainFile): Promise<void> {
+    await writeBack()
+    const { directory, sizeBytes, seconds } = this.#plan
+    const file = join(directory, plain.fresh ? 'append.img' : 'reference.img')
+    const growing = plain.fresh ? ['--create_on_open=1', '--fallocate=none'] : []
+    const startUs = monotonicUs()
+    const args = [...plain.args, `--filename=${file}`, ...growing]
+    const fio = await runFio(row.job, { args, sizeBytes, seconds, seed: seedOf(row, round) })
+    if (plain.fresh) rmSync(file, { force: true })
+    this.#add({
+      row: row.id,
+      server: plain.name,
+      round,
+      fio,
+      cpuUs: 0,
+      threads: [],
+      residentBytesPeak: 0,
+      startUs,
+      endUs: monotonicUs()
+    })
   }
 
   #add(measurement: Measurement): void {
@@ -155,6 +157,25 @@ export class Comparison {
     const { sizeBytes, seconds } = this.#plan
     return await runFio(job, { args: nbdTarget(uri), sizeBytes, seconds, seed })
   }
+}
+
+interface PlainFile {
+  readonly name: string
+  readonly args: readonly string[]
+  /** On a new file each time, which grows as it is written. */
+  readonly fresh: boolean
+}
+
+const DIRECT = ['--ioengine=libaio', '--direct=1']
+
+function plainFiles(row: Row): readonly PlainFile[] {
+  if (row.reference === 'append') {
+    return [
+      { name: 'append-buffered', args: ['--ioengine=psync'], fresh: true },
+      { name: 'append-direct', args: DIRECT, fresh: true }
+    ]
+  }
+  return row.state === 'cold' ? [{ name: RAW_DISK, args: DIRECT, fresh: false }] : []
 }
 
 /** Also the clock of V8's profiles. */

@@ -1,6 +1,6 @@
 /** From measurements to the printed tables and the JSON that is kept. */
 import Table from 'cli-table3'
-import type { Measurement } from './compare.ts'
+import { type Measurement, RAW_DISK } from './compare.ts'
 import { type Metric, type Row, tableOrder } from './rows.ts'
 import { median, type Spread, spreadOf } from './statistics.ts'
 
@@ -13,6 +13,8 @@ export interface ServerFigures {
   /** CPU time of the server per operation and per MiB, microseconds; 0 where unknown. */
   readonly cpuUsPerOperation: number
   readonly cpuUsPerMiB: number
+  /** CPU time per operation of its busiest threads in the last round, most first. */
+  readonly threads: readonly { readonly name: string; readonly cpuUsPerOperation: number }[]
 }
 
 export interface RowReport {
@@ -45,7 +47,7 @@ export function reportRow(row: Row, measurements: readonly Measurement[]): RowRe
       own.filter((measurement) => measurement.server === name)
     )
   )
-  const references = servers.filter(({ server }) => server !== 'torus')
+  const references = servers.filter(({ server }) => server !== 'torus' && server !== RAW_DISK)
   const best = references.reduce<ServerFigures | null>(
     (found, next) =>
       found === null || better(row.metric, next.value.median, found.value.median) > 1
@@ -73,8 +75,19 @@ function figuresOf(server: string, metric: Metric, own: readonly Measurement[]):
     p50Us: median(own.map(({ fio }) => fio.p50Us)),
     p99Us: median(own.map(({ fio }) => fio.p99Us)),
     cpuUsPerOperation: median(perOperation),
-    cpuUsPerMiB: median(perMiB)
+    cpuUsPerMiB: median(perMiB),
+    threads: threadCosts(own.at(-1))
   }
+}
+
+const THREADS_SHOWN = 5
+
+function threadCosts(measurement: Measurement | undefined): ServerFigures['threads'] {
+  if (measurement === undefined) return []
+  const operations = Math.max(1, measurement.fio.operations)
+  return measurement.threads
+    .slice(0, THREADS_SHOWN)
+    .map(({ name, cpuUs }) => ({ name, cpuUsPerOperation: cpuUs / operations }))
 }
 
 /** The ratio of the medians, and the least and greatest ratio of one round. */
@@ -148,7 +161,8 @@ export function costTable(reports: readonly RowReport[]): string {
     'p50 µs',
     'p99 µs',
     'CPU µs/op',
-    'CPU µs/MiB'
+    'CPU µs/MiB',
+    'threads'
   ])
   for (const report of inTableOrder(reports)) {
     for (const figures of report.servers) {
@@ -163,11 +177,23 @@ export function costTable(reports: readonly RowReport[]): string {
         p50Us.toFixed(0),
         p99Us.toFixed(0),
         cpu(cpuUsPerOperation),
-        cpu(cpuUsPerMiB)
+        cpu(cpuUsPerMiB),
+        threadsText(figures)
       ])
     }
   }
   return table.toString()
+}
+
+/** Ours: µs per operation of each thread that worked, the main thread by name. */
+function threadsText({ server, threads }: ServerFigures): string {
+  if (server !== 'torus') return ''
+  return threads
+    .map(({ name, cpuUsPerOperation }) => {
+      const us = cpuUsPerOperation.toFixed(1)
+      return name === 'main' ? `main ${us}` : us
+    })
+    .join(', ')
 }
 
 /** Most resident memory of each server over all its jobs. */

@@ -57,6 +57,15 @@ export function threadUsage(pid: number): ThreadUsage[] {
   })
 }
 
+/** What each thread used since `before` was taken, most first. */
+export function usedSince(before: readonly ThreadUsage[], pid: number): ThreadUsage[] {
+  const old = new Map(before.map(({ id, cpuUs: used }) => [id, used]))
+  return threadUsage(pid)
+    .map(({ id, name, cpuUs: now }) => ({ id, name, cpuUs: now - (old.get(id) ?? 0) }))
+    .filter(({ cpuUs: used }) => used > 0)
+    .sort((a, b) => b.cpuUs - a.cpuUs)
+}
+
 const kibibytes = (status: string, field: string): number =>
   Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(status)?.[1] ?? 0) * 1024
 

@@ -32,6 +32,7 @@ const measurement = (server: string, round: number, latencyUs: number): Measurem
   round,
   fio: { ...parseFio(fioOutput(1000, 0)), latencyUs },
   cpuUs: 20_000,
+  threads: [{ id: 1, name: 'main', cpuUs: 5000 }],
   residentBytesPeak: 0,
   startUs: 0,
   endUs: 1
