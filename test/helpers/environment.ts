@@ -17,6 +17,8 @@ export type KernelFeature = 'nbd' | 'loop' | 'fuse' | 'netns' | 'root'
 export interface Needs {
   readonly programs?: readonly string[]
   readonly kernel?: readonly KernelFeature[]
+  /** Programs that come with a machine and are not installed for tests: listed as not run. */
+  readonly givenPrograms?: readonly string[]
 }
 
 interface ProgramEntry {
@@ -75,7 +77,9 @@ export function hasKernelFeature(feature: KernelFeature): boolean {
 
 /** Registers the test with uvu, or says why it cannot run here. */
 export function testNeeding(needs: Needs, name: string, handler: () => Promise<void> | void): void {
-  const feature = needs.kernel?.find((each) => !hasKernelFeature(each))
+  const feature =
+    needs.kernel?.find((each) => !hasKernelFeature(each)) ??
+    needs.givenPrograms?.find((each) => !hasProgram(each))
   const program = needs.programs?.find((each) => !hasProgram(each))
   if (feature !== undefined) {
     console.log(`${NOT_RUN_PREFIX}${name}: this machine has no ${feature}`)

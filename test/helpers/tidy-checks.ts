@@ -168,6 +168,12 @@ export function unusedFiles(tree: SourceTree, entries: RegExp): string[] {
     .map((path) => `${path} is used by nobody`)
 }
 
+/** A type that stands in another export's signature is used, though nobody imports its name. */
+function isPartOfSignature(file: SourceFile, name: string): boolean {
+  const isType = new RegExp(`^export\\s+(type|interface)\\s+${name}\\b`, 'm').test(file.code)
+  return isType && [...file.code.matchAll(new RegExp(`\\b${name}\\b`, 'g'))].length > 1
+}
+
 /** Exported names of product files that no other file, tests included, imports. */
 export function unusedExports(tree: SourceTree, entries: RegExp): string[] {
   const used = new Set<string>()
@@ -180,7 +186,8 @@ export function unusedExports(tree: SourceTree, entries: RegExp): string[] {
   for (const [path, file] of tree) {
     if (!isProduct(path) || entries.test(path) || used.has(`${path} *`)) continue
     for (const { name, line } of file.exports) {
-      if (!used.has(`${path} ${name}`)) unused.push(`${path}:${line} exports ${name} to nobody`)
+      if (used.has(`${path} ${name}`) || isPartOfSignature(file, name)) continue
+      unused.push(`${path}:${line} exports ${name} to nobody`)
     }
   }
   return unused
