@@ -56,8 +56,7 @@ function readReports(pipe: Readable, run: Run): void {
     rest = lines.pop() ?? ''
     for (const line of lines) {
       const [kind, value] = JSON.parse(line) as [string, string]
-      if (kind === 'begin') run.test = value
-      else if (kind === 'end') run.test = ''
+      if (kind === 'test') run.test = value
       else if (kind === 'resources') run.resources = value
     }
   })

@@ -56,7 +56,10 @@ test('a test that never returns is named, with its file, whether it waits or spi
   const run = runTests(
     {
       'a/spin.test.js': hang('for (;;) {}'),
-      'a/wait.test.js': hang('setInterval(() => {}, 1000); await new Promise(() => {})')
+      'a/wait.test.js': hang('setInterval(() => {}, 1000); await new Promise(() => {})').replace(
+        HEAD,
+        `import { suite } from '${uvu}'\nconst test = suite('named')\n`
+      )
     },
     '--timeout',
     '1'
