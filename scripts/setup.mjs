@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 /**
  * Makes a checkout ready to run: installs the npm packages of package-lock.json, builds the one
  * native add-on that comes without binaries (fs-ext, for flock), and compiles the sources. Does
@@ -24,12 +23,10 @@ import {
   rmSync,
   writeFileSync
 } from 'node:fs'
-import { createRequire } from 'node:module'
 import { delimiter, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
-const wanted = new Set(process.argv.slice(2))
 const NODE_MIN = [20, 17]
 
 const say = (text) => process.stderr.write(`set-up: ${text}\n`)
@@ -234,14 +231,23 @@ function ensureTestPrograms() {
   if (missing.length > 0) say(`missing, tests need them: ${describeMissing(missing)}`)
 }
 
-try {
-  checkNode()
-  if (wanted.has('--tests')) ensureTestPrograms()
-  installPackages()
-  createRequire(import.meta.url).resolve('fs-ext')
-  buildFsExt()
-  if (!wanted.has('--no-build')) build()
-} catch (error) {
-  say(error instanceof SetupError ? error.message : error.stack)
-  process.exitCode = 1
+/** Returns whether everything is ready; what is not was said. */
+export function setUp({ tests = false, compile = true } = {}) {
+  try {
+    checkNode()
+    if (tests) ensureTestPrograms()
+    installPackages()
+    buildFsExt()
+    if (compile) build()
+    return true
+  } catch (error) {
+    say(error instanceof SetupError ? error.message : error.stack)
+    return false
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const flags = process.argv.slice(2)
+  const ready = setUp({ tests: flags.includes('--tests'), compile: !flags.includes('--no-build') })
+  process.exitCode = ready ? 0 : 1
 }

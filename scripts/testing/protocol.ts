@@ -1,7 +1,7 @@
 /** What the runner and the hook in a test's process agree on. */
 
 /** Names the file under test, so that the hook knows whether it is in that very process. */
-export const TEST_FILE_VARIABLE = 'TORUS_TEST_FILE'
+export const TEST_FILE_VARIABLE = 'TEST_RUNNER_FILE'
 /** The hook writes one JSON array [kind, text] a line here. */
 export const TEST_REPORT_DESCRIPTOR = 3
 
