@@ -36,5 +36,23 @@ export const ARENA_BYTES_DEFAULT = 64 * 1024 * 1024
 /** Requests of all clients in flight at once; an empty pool stops sockets from being read. */
 export const REQUESTS_IN_FLIGHT_MAX = 8192
 
+/** A metadata request with its keys and values; etcd's default `--max-request-bytes`. */
+export const METADATA_REQUEST_BYTES_MAX = 1.5 * 1024 * 1024
+/** Comparisons, and operations of each branch, of one transaction; etcd's `--max-txn-ops`. */
+export const METADATA_TRANSACTION_OPS_MAX = 128
+/** Bytes of a metadata key; LMDB keys end at 1,978, and ours are short. */
+export const METADATA_KEY_BYTES_MAX = 1024
+/** Entries in one answer to a range; larger ranges are read page by page. */
+export const METADATA_RANGE_KEYS_MAX = 1000
+/** Past revisions kept for watches that resume: hours of an operator's work. */
+export const METADATA_HISTORY_REVISIONS_MAX = 10_000
+/** The same in bytes, so that large values cannot fill the disk with their past. */
+export const METADATA_HISTORY_BYTES_MAX = 32 * 1024 * 1024
+/** Shortest lease: below it a busy event loop loses leases. etcd's own floor is about 2 s. */
+export const LEASE_TTL_MS_MIN = 2000
+export const LEASE_TTL_MS_MAX = 24 * 3600 * 1000
+/** How often a transaction that lost a race is tried again before the caller gets Conflict. */
+export const TRANSACTION_ATTEMPTS_MAX = 16
+
 assert(CHUNK_BYTES % PIECE_BYTES_MAX === 0, 'a chunk holds whole pieces')
 assert((QUEUE_SLOTS & (QUEUE_SLOTS - 1)) === 0, 'queue slots are a power of two')
