@@ -31,6 +31,16 @@ export const UNSYNCED_FILES_MAX = 64
 /** File descriptors are numbered below this: the hard limit of common systems. */
 export const FILE_DESCRIPTORS_MAX = 1024 * 1024
 
+/** Ops that one request has out at once; a longer trim goes on as they end. */
+export const OPS_PER_REQUEST_MAX = 64
+/** Pages for edges of sub-block writes: two at most for each that is being done. */
+export const SUB_BLOCK_SCRATCH_PAGES = 256
+/** Block status: chunks looked at for one request, and extents after which an answer ends. */
+export const STATUS_CHUNKS_MAX = 1024
+export const STATUS_EXTENTS_MAX = 512
+/** Sequence of a version: 40 bits. A new writerEpoch is taken long before its end. */
+export const SEQUENCE_MAX = 2 ** 40 - 1
+
 /** Pages for payloads in flight. Bounds the memory of the data path together with QUEUE_SLOTS. */
 export const ARENA_BYTES_DEFAULT = 64 * 1024 * 1024
 /** Requests of all clients in flight at once; an empty pool stops sockets from being read. */
@@ -51,6 +61,8 @@ export const METADATA_HISTORY_BYTES_MAX = 32 * 1024 * 1024
 /** Shortest lease: below it a busy event loop loses leases. etcd's own floor is about 2 s. */
 export const LEASE_TTL_MS_MIN = 2000
 export const LEASE_TTL_MS_MAX = 24 * 3600 * 1000
+/** Of a process's lease: two missed keepalives of a third of it, and room for a slow one. */
+export const SESSION_TTL_MS = 10_000
 /** How often a transaction that lost a race is tried again before the caller gets Conflict. */
 export const TRANSACTION_ATTEMPTS_MAX = 16
 

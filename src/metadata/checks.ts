@@ -16,7 +16,7 @@ const OPERATION_BYTES = 32
 /** @throws StoreError InvalidArgument, LimitReached */
 export function checkTransaction(transaction: Transaction): void {
   const compare = transaction.compare ?? []
-  const branches = [transaction.then ?? [], transaction.else ?? []]
+  const branches = [transaction.success ?? [], transaction.failure ?? []]
   let bytes = 0
   checkCount('comparisons', compare.length)
   for (const condition of compare) {

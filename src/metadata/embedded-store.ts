@@ -18,7 +18,13 @@ import { checkKey, checkLimit, checkTransaction, checkTtl } from './checks.ts'
 import * as layout from './layout.ts'
 import { LeaseClock } from './lease-clock.ts'
 import type * as api from './store.ts'
-import { byteStringOf, endOfPrefix, type ReadTables, type Tables, type WriteTables } from './tables.ts'
+import {
+  byteStringOf,
+  endOfPrefix,
+  type ReadTables,
+  type Tables,
+  type WriteTables
+} from './tables.ts'
 import { WatchHub } from './watch-hub.ts'
 
 export interface EmbeddedStoreOptions {
@@ -89,8 +95,10 @@ export class EmbeddedStore implements api.MetadataStore {
     await this.#settle()
     return this.#write((write) => {
       const compare = transaction.compare ?? []
-      const succeeded = compare.every((condition) => holds(getEntry(write, condition.key), condition))
-      const operations = (succeeded ? transaction.then : transaction.else) ?? []
+      const succeeded = compare.every((condition) =>
+        holds(getEntry(write, condition.key), condition)
+      )
+      const operations = (succeeded ? transaction.success : transaction.failure) ?? []
       checkLeases(write, operations)
       const change = this.#change(write)
       const entries = operations.flatMap((operation) => {

@@ -50,9 +50,9 @@ export type Operation =
 export interface Transaction {
   readonly compare?: readonly Compare[]
   /** Done if every comparison holds, all or nothing, in one revision. */
-  readonly then?: readonly Operation[]
+  readonly success?: readonly Operation[]
   /** Done otherwise. */
-  readonly else?: readonly Operation[]
+  readonly failure?: readonly Operation[]
 }
 
 export interface TransactionResult {

@@ -4,6 +4,8 @@
  */
 import { ShardOp } from '../shard/op.ts'
 
+export { OpFlag, OpKind, StatusExtent } from '../shard/op.ts'
+
 /** A shard op with who waits for it. Pooled: take with `acquireOp`, given back by the owner. */
 export class BlockOp extends ShardOp {
   /** Called once on the main thread when the op is done; `error` and results are set then. */
@@ -20,7 +22,8 @@ export interface BlockStore {
   releaseOp(op: BlockOp): void
   /**
    * Queues the op to the shard of (family, chunk). Payload pages must stay held until `onDone`.
-   * Ops of one chunk are carried out in the order in which they were submitted.
+   * Ops of one chunk are carried out in the order in which they were submitted. No `onDone` is
+   * called from inside.
    */
   submit(op: BlockOp): void
   /** Tells the shards about all that was submitted since: once per batch of requests. */

@@ -30,8 +30,9 @@ export const OpFlag = {
 } as const
 
 /**
- * Block status is written to the payload page as u32 pairs in native order: block count, then
- * one of these. Runs cover the asked range from its start; `resultA` is the number of pairs.
+ * Block status is written to the payload as u32 pairs in native order: block count, then one of
+ * these. Runs cover the asked range from its start; `resultA` is the number of pairs, at most
+ * `blockCount`, and the payload has room for as many: two pages for a whole chunk.
  */
 export const StatusExtent = { Data: 0, Hole: 1, Zero: 2 } as const
 

@@ -8,8 +8,10 @@ export interface BlockDevice {
   readonly sizeBytes: number
   readonly readOnly: boolean
   /**
-   * Starts the request. Range and kind were checked by the caller against `sizeBytes` (the volume
-   * asserts). Call `DeviceSource.ring` after the last submit of a batch.
+   * Starts the request. The caller has checked the range against `sizeBytes`; one that reaches
+   * past the end all the same (the volume may shrink between the two) ends with OutOfRange, one
+   * on a device that was closed or deleted with Closed, a change of a read-only one with ReadOnly.
+   * Call `DeviceSource.ring` after the last submit of a batch.
    */
   submit(request: VolumeRequest): void
   /** Ends this open; requests in flight finish first. */

@@ -2,6 +2,10 @@
  * One request of a protocol to a volume: any offset, any length. Protocols keep a fixed set of
  * these per connection and reuse them; the volume cuts them into ops and counts these down.
  */
+import type { BlockDevice } from './block-device.ts'
+
+export { StatusExtent } from '../replication/block-store.ts'
+
 export const RequestKind = {
   Read: 1,
   Write: 2,
@@ -19,7 +23,9 @@ export const RequestFlag = {
   /** Durable before it completes. */
   Fua: 1,
   /** WriteZeroes leaves the range allocated. */
-  NoHole: 2
+  NoHole: 2,
+  /** BlockStatus: the first extent is all that is wanted, which makes it cheaper. */
+  FirstExtent: 4
 } as const
 
 export class VolumeRequest {
@@ -32,10 +38,15 @@ export class VolumeRequest {
   /**
    * Byte offset in the arena of a page-aligned run of blockCountOf(offset, length) pages that the
    * caller holds until `onDone`. The request's first byte stands at
-   * `pages + offset % BLOCK_BYTES`, so that whole blocks are whole pages.
+   * `pages + offset % BLOCK_BYTES`, so that whole blocks are whole pages. Only for Read and Write;
+   * the volume may change the bytes of the run outside the request.
    */
   pages: number = -1
-  /** Answer of BlockStatus: pairs of (bytes, StatusExtent kind) over the range from `offset`. */
+  /**
+   * Answer of BlockStatus: pairs of (bytes, StatusExtent kind), covering the range from `offset`.
+   * The volume may stop before the end of the range, but never before the first extent. Two
+   * adjacent extents may be of one kind. The array is reused.
+   */
   extents: number[] = []
   /** Answer: ErrorCode, 0 for Ok. */
   error: number = 0
@@ -44,7 +55,11 @@ export class VolumeRequest {
   /** Free for the protocol. */
   owner: unknown = null
   // Below: the volume's own.
+  /** The open that it was submitted to. */
+  device: BlockDevice | null = null
   /** Ops still out. */
   pending: number = 0
   startedMs: number = 0
+  /** Requests of one generation of the volume are waited for together. */
+  generation: number = 0
 }

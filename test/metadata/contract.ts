@@ -78,7 +78,7 @@ function keys(check: Check): void {
   })
 
   check('a key carries its revisions and its version', async ({ store }) => {
-    const first = await store.transact({ then: [put('a', '1')] })
+    const first = await store.transact({ success: [put('a', '1')] })
     const entry = await store.get('a')
     deepStrictEqual(entry, {
       key: 'a',
@@ -88,7 +88,7 @@ function keys(check: Check): void {
       version: 1,
       lease: ''
     })
-    const second = await store.transact({ then: [put('a', '2')] })
+    const second = await store.transact({ success: [put('a', '2')] })
     strictEqual(second.revision, first.revision + 1)
     const changed = await store.get('a')
     strictEqual(changed?.createRevision, first.revision)
@@ -98,11 +98,11 @@ function keys(check: Check): void {
   })
 
   check('a key that was deleted starts anew', async ({ store }) => {
-    await store.transact({ then: [put('a', '1')] })
-    await store.transact({ then: [put('a', '2')] })
-    await store.transact({ then: [{ delete: 'a' }] })
+    await store.transact({ success: [put('a', '1')] })
+    await store.transact({ success: [put('a', '2')] })
+    await store.transact({ success: [{ delete: 'a' }] })
     strictEqual(await store.get('a'), null)
-    const { revision } = await store.transact({ then: [put('a', '3')] })
+    const { revision } = await store.transact({ success: [put('a', '3')] })
     const entry = await store.get('a')
     strictEqual(entry?.createRevision, revision)
     strictEqual(entry?.version, 1)
@@ -110,14 +110,14 @@ function keys(check: Check): void {
 
   check('an empty value and values of any bytes are kept', async ({ store }) => {
     const value = Buffer.from(Uint8Array.from({ length: 256 }, (_, index) => index))
-    await store.transact({ then: [{ put: 'a', value }, put('b', '')] })
+    await store.transact({ success: [{ put: 'a', value }, put('b', '')] })
     deepStrictEqual((await store.get('a'))?.value, value)
     strictEqual((await store.get('b'))?.value.length, 0)
   })
 
   check('a range has the keys of a prefix in the order of their bytes', async ({ store }) => {
     const names = ['p/b', 'p/a', 'p/ä', 'p/Z', 'p', 'q/a', 'p/a/x', 'o\u{10ffff}', 'p0']
-    await store.transact({ then: names.map((key) => put(key, key)) })
+    await store.transact({ success: names.map((key) => put(key, key)) })
     const { entries, more, revision } = await store.range('p/')
     deepStrictEqual(
       entries.map(({ key }) => key),
@@ -134,8 +134,8 @@ function keys(check: Check): void {
 
   check('a range is read page by page', async ({ store }) => {
     const names = Array.from({ length: 25 }, (_, index) => `k${String(index).padStart(2, '0')}`)
-    await store.transact({ then: names.map((key) => put(key, '')) })
-    await store.transact({ then: [put('j', ''), put('l', '')] })
+    await store.transact({ success: names.map((key) => put(key, '')) })
+    await store.transact({ success: [put('j', ''), put('l', '')] })
     const seen: string[] = []
     let after: string | undefined
     for (let more = true; more; ) {
@@ -149,7 +149,7 @@ function keys(check: Check): void {
   })
 
   check('the limit of a range that fits exactly leaves nothing more', async ({ store }) => {
-    await store.transact({ then: [put('a', ''), put('b', '')] })
+    await store.transact({ success: [put('a', ''), put('b', '')] })
     strictEqual((await store.range('', { limit: 2 })).more, false)
     strictEqual((await store.range('', { limit: 1 })).more, true)
     strictEqual((await store.range('', { after: 'b' })).entries.length, 0)
@@ -158,23 +158,23 @@ function keys(check: Check): void {
 
 function transactions(check: Check): void {
   check('all operations of a transaction share one revision', async ({ store }) => {
-    const { revision } = await store.transact({ then: [put('a', '1'), put('b', '2')] })
+    const { revision } = await store.transact({ success: [put('a', '1'), put('b', '2')] })
     strictEqual((await store.get('a'))?.modRevision, revision)
     strictEqual((await store.get('b'))?.modRevision, revision)
   })
 
   check('a transaction that changes nothing makes no revision', async ({ store }) => {
-    const before = (await store.transact({ then: [put('a', '1')] })).revision
-    strictEqual((await store.transact({ then: [{ delete: 'b' }] })).revision, before)
-    strictEqual((await store.transact({ then: [{ get: 'a' }] })).revision, before)
+    const before = (await store.transact({ success: [put('a', '1')] })).revision
+    strictEqual((await store.transact({ success: [{ delete: 'b' }] })).revision, before)
+    strictEqual((await store.transact({ success: [{ get: 'a' }] })).revision, before)
     strictEqual((await store.transact({})).succeeded, true)
     strictEqual((await store.range('')).revision, before)
   })
 
   check('comparisons decide between the branches', async ({ store }) => {
-    const { revision } = await store.transact({ then: [put('a', '1')] })
+    const { revision } = await store.transact({ success: [put('a', '1')] })
     const { id: lease } = await store.grantLease(60_000)
-    await store.transact({ then: [put('l', '', lease)] })
+    await store.transact({ success: [put('l', '', lease)] })
     const holds = async (compare: Parameters<typeof store.transact>[0]['compare']) =>
       (await store.transact({ compare: compare ?? [] })).succeeded
     for (const [condition, expected] of [
@@ -198,12 +198,15 @@ function transactions(check: Check): void {
     ] as const) {
       strictEqual(await holds([condition]), expected, JSON.stringify(condition))
     }
-    const both = [{ key: 'a', version: 1 }, { key: 'b', is: 'present' }] as const
+    const both = [
+      { key: 'a', version: 1 },
+      { key: 'b', is: 'present' }
+    ] as const
     strictEqual(await holds(both), false)
     const result = await store.transact({
       compare: both,
-      then: [put('c', 'then')],
-      else: [put('c', 'else'), { get: 'a' }, { get: 'b' }, { get: 'c' }]
+      success: [put('c', 'then')],
+      failure: [put('c', 'else'), { get: 'a' }, { get: 'b' }, { get: 'c' }]
     })
     strictEqual(result.succeeded, false)
     deepStrictEqual(
@@ -214,7 +217,7 @@ function transactions(check: Check): void {
 
   check('of two that race to create a key one wins', async ({ store }) => {
     const attempts = Array.from({ length: 20 }, (_, index) =>
-      store.transact({ compare: [{ key: 'a', is: 'absent' }], then: [put('a', `${index}`)] })
+      store.transact({ compare: [{ key: 'a', is: 'absent' }], success: [put('a', `${index}`)] })
     )
     const results = await Promise.all(attempts)
     const winners = results.filter(({ succeeded }) => succeeded)
@@ -224,14 +227,14 @@ function transactions(check: Check): void {
   })
 
   check('increments by compare-and-put lose nothing', async ({ store }) => {
-    await store.transact({ then: [put('n', '0')] })
+    await store.transact({ success: [put('n', '0')] })
     const increment = async (): Promise<void> => {
       for (;;) {
         const entry = await store.get('n')
         ok(entry !== null)
         const { succeeded } = await store.transact({
           compare: [{ key: 'n', modRevision: entry.modRevision }],
-          then: [put('n', `${Number(entry.value.toString()) + 1}`)]
+          success: [put('n', `${Number(entry.value.toString()) + 1}`)]
         })
         if (succeeded) return
       }
@@ -242,9 +245,9 @@ function transactions(check: Check): void {
 }
 
 function limits(check: Check): void {
-  const refuses = async (store: MetadataStore, then: Operation[], code: ErrorCode) => {
+  const refuses = async (store: MetadataStore, operations: Operation[], code: ErrorCode) => {
     const before = (await store.range('')).revision
-    await rejects(store.transact({ then }), failsWith(code))
+    await rejects(store.transact({ success: operations }), failsWith(code))
     strictEqual((await store.range('')).revision, before)
   }
   check('a key is changed at most once in a transaction', async ({ store }) => {
@@ -255,13 +258,20 @@ function limits(check: Check): void {
   check('128 operations fit and 129 do not', async ({ store }) => {
     const many = Array.from({ length: 129 }, (_, index) => put(`k${index}`, ''))
     await refuses(store, many, ErrorCode.LimitReached)
-    strictEqual((await store.transact({ then: many.slice(1) })).succeeded, true)
+    strictEqual((await store.transact({ success: many.slice(1) })).succeeded, true)
   })
 
   check('1 MiB fits into a transaction and 2 MiB do not', async ({ store }) => {
     const value = Buffer.alloc(1024 * 1024, 7)
-    await refuses(store, [{ put: 'a', value }, { put: 'b', value }], ErrorCode.LimitReached)
-    await store.transact({ then: [{ put: 'a', value }] })
+    await refuses(
+      store,
+      [
+        { put: 'a', value },
+        { put: 'b', value }
+      ],
+      ErrorCode.LimitReached
+    )
+    await store.transact({ success: [{ put: 'a', value }] })
     ok((await store.get('a'))?.value.equals(value))
   })
 
@@ -270,40 +280,40 @@ function limits(check: Check): void {
     await refuses(store, [put('\ud800', '')], ErrorCode.InvalidArgument)
     await refuses(store, [put('k'.repeat(1025), '')], ErrorCode.LimitReached)
     await rejects(store.get(''), failsWith(ErrorCode.InvalidArgument))
-    await store.transact({ then: [put('k'.repeat(1024), '')] })
+    await store.transact({ success: [put('k'.repeat(1024), '')] })
   })
 
   check('a closed store refuses', async ({ store }) => {
     await store.close()
     await rejects(store.get('a'), failsWith(ErrorCode.Closed))
-    await rejects(store.transact({ then: [put('a', '')] }), failsWith(ErrorCode.Closed))
+    await rejects(store.transact({ success: [put('a', '')] }), failsWith(ErrorCode.Closed))
   })
 }
 
 function watches(check: Check): void {
   check('a watch hears what comes after it, below its prefix, in order', async ({ store }) => {
-    await store.transact({ then: [put('p/old', '')] })
+    await store.transact({ success: [put('p/old', '')] })
     const { heard, changes, watch } = listen(store, 'p/')
-    await store.transact({ then: [put('p/a', '1'), put('q', '1')] })
-    await store.transact({ then: [put('q', '2')] })
-    await store.transact({ then: [put('p/b', '2'), { delete: 'p/old' }] })
-    await store.transact({ then: [put('p/a', '3')] })
+    await store.transact({ success: [put('p/a', '1'), put('q', '1')] })
+    await store.transact({ success: [put('q', '2')] })
+    await store.transact({ success: [put('p/b', '2'), { delete: 'p/old' }] })
+    await store.transact({ success: [put('p/a', '3')] })
     await until('three changes', () => changes.length === 3)
     deepStrictEqual([...heard].slice(0, 1), ['p/a=1'])
     deepStrictEqual([...heard].slice(1, 3).sort(), ['-p/old', 'p/b=2'])
     deepStrictEqual([...heard].slice(3), ['p/a=3'])
     watch.cancel()
-    await store.transact({ then: [put('p/a', '4')] })
+    await store.transact({ success: [put('p/a', '4')] })
     strictEqual(changes.length, 3)
   })
 
   check('a watch from a past revision hears the past first', async ({ store }) => {
-    const { revision } = await store.transact({ then: [put('a', '1')] })
-    await store.transact({ then: [put('a', '2')] })
-    await store.transact({ then: [{ delete: 'a' }] })
+    const { revision } = await store.transact({ success: [put('a', '1')] })
+    await store.transact({ success: [put('a', '2')] })
+    await store.transact({ success: [{ delete: 'a' }] })
     const { heard, changes, watch } = listen(store, 'a', revision)
     strictEqual(heard.length, 0, 'nothing from inside watch')
-    await store.transact({ then: [put('a', '3')] })
+    await store.transact({ success: [put('a', '3')] })
     await until('four changes', () => heard.length === 4)
     deepStrictEqual(heard, ['a=1', 'a=2', '-a', 'a=3'])
     const revisions = changes.map((change) => (change.kind === 'events' ? change.revision : 0))
@@ -312,11 +322,11 @@ function watches(check: Check): void {
   })
 
   check('a watch from a range misses nothing and repeats nothing', async ({ store }) => {
-    await store.transact({ then: [put('a', '0')] })
+    await store.transact({ success: [put('a', '0')] })
     const { revision } = await store.range('')
-    for (let step = 1; step <= 20; step++) await store.transact({ then: [put('a', `${step}`)] })
+    for (let step = 1; step <= 20; step++) await store.transact({ success: [put('a', `${step}`)] })
     const { heard, watch } = listen(store, '', revision + 1)
-    for (let step = 21; step <= 40; step++) await store.transact({ then: [put('a', `${step}`)] })
+    for (let step = 21; step <= 40; step++) await store.transact({ success: [put('a', `${step}`)] })
     await until('forty events', () => heard.length >= 40)
     deepStrictEqual(
       heard,
@@ -326,15 +336,15 @@ function watches(check: Check): void {
   })
 
   check('a watch whose history is gone is told so, and ends', async ({ store }) => {
-    const { revision } = await store.transact({ then: [put('a', '1')] })
-    for (let step = 0; step < 5; step++) await store.transact({ then: [put('a', `${step}`)] })
+    const { revision } = await store.transact({ success: [put('a', '1')] })
+    for (let step = 0; step < 5; step++) await store.transact({ success: [put('a', `${step}`)] })
     await store.compact(revision + 4)
     const { changes, heard, watch } = listen(store, '', revision)
     await until('compacted', () => changes.length === 1)
     const change = changes[0]
     ok(change?.kind === 'compacted')
     ok(change.compactRevision >= revision + 4)
-    await store.transact({ then: [put('a', 'x')] })
+    await store.transact({ success: [put('a', 'x')] })
     deepStrictEqual(heard, ['compacted'])
     strictEqual((await store.get('a'))?.value.toString(), 'x', 'present keys stay')
     watch.cancel()
@@ -352,7 +362,7 @@ function leases(check: Check): void {
   check('keys end with their lease, in one revision', async ({ store, pass }) => {
     const { id, ttlMs } = await store.grantLease(2000)
     ok(ttlMs >= 2000)
-    await store.transact({ then: [put('a', '1', id), put('b', '1', id), put('c', '1')] })
+    await store.transact({ success: [put('a', '1', id), put('b', '1', id), put('c', '1')] })
     strictEqual((await store.get('a'))?.lease, id)
     const { heard, changes, watch } = listen(store, '')
     await pass(ttlMs + 1500)
@@ -368,7 +378,7 @@ function leases(check: Check): void {
 
   check('a lease that is kept alive goes on', async ({ store, pass }) => {
     const { id, ttlMs } = await store.grantLease(3000)
-    await store.transact({ then: [put('a', '1', id)] })
+    await store.transact({ success: [put('a', '1', id)] })
     for (let step = 0; step < 4; step++) {
       await pass(ttlMs / 2)
       await store.keepAlive(id)
@@ -379,7 +389,7 @@ function leases(check: Check): void {
 
   check('revoking a lease ends its keys at once', async ({ store }) => {
     const { id } = await store.grantLease(60_000)
-    await store.transact({ then: [put('a', '1', id)] })
+    await store.transact({ success: [put('a', '1', id)] })
     await store.revokeLease(id)
     strictEqual(await store.get('a'), null)
     await rejects(store.revokeLease(id), failsWith(ErrorCode.NotFound))
@@ -389,8 +399,8 @@ function leases(check: Check): void {
   check('a put decides anew which lease a key has', async ({ store }) => {
     const first = await store.grantLease(60_000)
     const second = await store.grantLease(60_000)
-    await store.transact({ then: [put('a', '1', first.id), put('b', '1', first.id)] })
-    await store.transact({ then: [put('a', '2', second.id), put('b', '2')] })
+    await store.transact({ success: [put('a', '1', first.id), put('b', '1', first.id)] })
+    await store.transact({ success: [put('a', '2', second.id), put('b', '2')] })
     await store.revokeLease(first.id)
     strictEqual((await store.get('a'))?.lease, second.id)
     strictEqual((await store.get('b'))?.lease, '')
@@ -401,16 +411,16 @@ function leases(check: Check): void {
 
   check('a key that was deleted and put again leaves its lease', async ({ store }) => {
     const { id } = await store.grantLease(60_000)
-    await store.transact({ then: [put('a', '1', id)] })
-    await store.transact({ then: [{ delete: 'a' }] })
-    await store.transact({ then: [put('a', '2')] })
+    await store.transact({ success: [put('a', '1', id)] })
+    await store.transact({ success: [{ delete: 'a' }] })
+    await store.transact({ success: [put('a', '2')] })
     await store.revokeLease(id)
     strictEqual((await store.get('a'))?.value.toString(), '2')
   })
 
   check('a lease that is not there cannot be used', async ({ store }) => {
-    const then = [put('b', '1'), put('a', '1', '1234')]
-    await rejects(store.transact({ then }), failsWith(ErrorCode.NotFound))
+    const success = [put('b', '1'), put('a', '1', '1234')]
+    await rejects(store.transact({ success }), failsWith(ErrorCode.NotFound))
     strictEqual(await store.get('b'), null, 'nothing of the transaction happened')
   })
 

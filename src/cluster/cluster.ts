@@ -1,0 +1,146 @@
+import type { Clock, Random } from '../core/clock.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { METADATA_RANGE_KEYS_MAX, TRANSACTION_ATTEMPTS_MAX } from '../core/limits.ts'
+import type { Entry, MetadataStore } from '../metadata/store.ts'
+import { Keys } from './keys.ts'
+import { decodeRecord, encodeRecord, type PeerRecord } from './records.ts'
+
+/** Who this process is, as its superblock says. Ids are 32 hex digits. */
+export interface SelfIdentity {
+  readonly clusterId: string
+  readonly peerId: string
+  /** Random, of this run of the process. */
+  readonly bootId: string
+  /** Raised by one at each start. */
+  readonly bootCounter: number
+  readonly capacityBytes: number
+}
+
+/** The cluster's records in the metadata, seen by one peer. */
+export class Cluster {
+  readonly store: MetadataStore
+  readonly keys: Keys
+  readonly self: SelfIdentity
+  readonly clock: Clock
+  readonly random: Random
+  /**
+   * Did the boot counter in the metadata precede ours? If not, this disk is a copy or an older
+   * state of the one that registered, or the metadata is.
+   */
+  readonly bootCounterFollows: boolean
+
+  private constructor(
+    store: MetadataStore,
+    self: SelfIdentity,
+    bootCounterFollows: boolean,
+    environment: ClusterEnvironment
+  ) {
+    this.store = store
+    this.self = self
+    this.bootCounterFollows = bootCounterFollows
+    this.keys = environment.keys ?? new Keys()
+    this.clock = environment.clock
+    this.random = environment.random
+  }
+
+  /**
+   * Registers `self`, and makes the cluster's record if the metadata has none.
+   * @throws StoreError InvalidArgument when the metadata belongs to another cluster
+   */
+  static async open(
+    store: MetadataStore,
+    self: SelfIdentity,
+    environment: ClusterEnvironment
+  ): Promise<Cluster> {
+    const keys = environment.keys ?? new Keys()
+    const now = new Date(environment.clock.wallMs()).toISOString()
+    const cluster = { v: 1, clusterId: self.clusterId, createdAt: now } as const
+    const { entries } = await store.transact({
+      compare: [{ key: keys.cluster, is: 'absent' }],
+      success: [
+        { put: keys.cluster, value: encodeRecord('cluster', cluster) },
+        { get: keys.cluster },
+        { get: keys.peer(self.peerId) }
+      ],
+      failure: [{ get: keys.cluster }, { get: keys.peer(self.peerId) }]
+    })
+    const known = decodeRecord('cluster', keys.cluster, entries[0]!.value)
+    if (known.clusterId !== self.clusterId) {
+      const text = `this data directory is of cluster ${self.clusterId}, the metadata of ${known.clusterId}`
+      throw new StoreError(ErrorCode.InvalidArgument, text)
+    }
+    const follows = await registerPeer(store, keys, self, entries[1] ?? null, now)
+    return new Cluster(store, self, follows, { ...environment, keys })
+  }
+
+  nowText(): string {
+    return new Date(this.clock.wallMs()).toISOString()
+  }
+
+  /** Every entry below `prefix`. Pages are read one after the other, so not as of one revision. */
+  async readAll(prefix: string): Promise<Entry[]> {
+    const all: Entry[] = []
+    for (;;) {
+      const after = all.at(-1)?.key
+      const limit = METADATA_RANGE_KEYS_MAX
+      const page = await this.store.range(
+        prefix,
+        after === undefined ? { limit } : { limit, after }
+      )
+      all.push(...page.entries)
+      if (!page.more) return all
+    }
+  }
+
+  async peers(): Promise<PeerRecord[]> {
+    const entries = await this.readAll(this.keys.peers)
+    return entries.map(({ key, value }) => decodeRecord('peer', key, value))
+  }
+}
+
+export interface ClusterEnvironment {
+  readonly clock: Clock
+  readonly random: Random
+  readonly keys?: Keys
+}
+
+async function registerPeer(
+  store: MetadataStore,
+  keys: Keys,
+  self: SelfIdentity,
+  entry: Entry | null,
+  now: string
+): Promise<boolean> {
+  const key = keys.peer(self.peerId)
+  const old = entry === null ? null : decodeRecord('peer', key, entry.value)
+  const record: PeerRecord = {
+    ...(old ?? { labels: {}, addedAt: now }),
+    v: 1,
+    peerId: self.peerId,
+    bootCounter: Math.max(self.bootCounter, old?.bootCounter ?? 0),
+    bootId: self.bootId,
+    capacityBytes: self.capacityBytes
+  }
+  const { succeeded } = await store.transact({
+    compare: [{ key, modRevision: entry?.modRevision ?? 0 }],
+    success: [{ put: key, value: encodeRecord('peer', record) }]
+  })
+  if (!succeeded) {
+    const text = `peer ${self.peerId} is being started twice: its metadata changed meanwhile`
+    throw new StoreError(ErrorCode.Conflict, text)
+  }
+  return old === null || old.bootCounter < self.bootCounter
+}
+
+/**
+ * Runs `attempt` until it returns something: null says that a comparison failed because another
+ * was faster. @throws StoreError Conflict after TRANSACTION_ATTEMPTS_MAX attempts
+ */
+export async function untilSettled<T>(what: string, attempt: () => Promise<T | null>): Promise<T> {
+  for (let count = 0; count < TRANSACTION_ATTEMPTS_MAX; count++) {
+    const result = await attempt()
+    if (result !== null) return result
+  }
+  const text = `${what}: others changed it ${TRANSACTION_ATTEMPTS_MAX} times meanwhile`
+  throw new StoreError(ErrorCode.Conflict, text)
+}

@@ -1,0 +1,25 @@
+import type { Random } from '../core/clock.ts'
+
+/** A 64-bit id as two u32, the form in which ops carry it. */
+export interface Id64 {
+  readonly high: number
+  readonly low: number
+}
+
+const hex32 = (value: number): string => value.toString(16).padStart(8, '0')
+
+/** Random and not zero, 16 hex digits. */
+export function randomId64(random: Random): string {
+  for (;;) {
+    const id = hex32(random.u32()) + hex32(random.u32())
+    if (id !== '0'.repeat(16)) return id
+  }
+}
+
+/** Random, 32 hex digits. */
+export const randomId128 = (random: Random): string => randomId64(random) + randomId64(random)
+
+export const parseId64 = (id: string): Id64 => ({
+  high: Number.parseInt(id.slice(0, 8), 16),
+  low: Number.parseInt(id.slice(8, 16), 16)
+})

@@ -1,0 +1,69 @@
+/**
+ * Where things stand in the metadata. Every key starts with the cluster's prefix and the version
+ * of this layout, `/torus/v1/` by default; below it:
+ *
+ *   key                     value                                        changed by
+ *   cluster                 ClusterRecord: identity, made once            first start, `cluster init`
+ *   settings                SettingsRecord                                operators
+ *   peers/<peer id>         PeerRecord: address, capacity, boot counter   that peer, operators
+ *   alive/<peer id>         boot id, bound to the peer's lease            that peer
+ *   volumes/<volume id>     VolumeRecord                                  operators, the writer
+ *   names/<name>            volume id; the name is taken while it stands  with its volume record
+ *   families/<family>       FamilyRecord: highest writerEpoch given out   who takes the writer lease
+ *   writers/<family>        WriterRecord, bound to the writer's lease     the writer
+ *   deleted/<family>        DeletedRecord: positive record of a deletion  `volume delete`, each peer
+ *
+ * Values are JSON objects with the version `v` of their kind; an unknown version is refused.
+ * The number of keys is O(peers + volumes), never of chunks or blocks. Names are ASCII, so they
+ * stand in keys as they are.
+ */
+export const KEY_LAYOUT_VERSION = 'v1'
+export const KEY_PREFIX_DEFAULT = '/torus'
+
+export class Keys {
+  readonly root: string
+
+  constructor(prefix: string = KEY_PREFIX_DEFAULT) {
+    this.root = `${prefix.replace(/\/+$/, '')}/${KEY_LAYOUT_VERSION}/`
+  }
+
+  get cluster(): string {
+    return `${this.root}cluster`
+  }
+  get settings(): string {
+    return `${this.root}settings`
+  }
+  get peers(): string {
+    return `${this.root}peers/`
+  }
+  get volumes(): string {
+    return `${this.root}volumes/`
+  }
+  get names(): string {
+    return `${this.root}names/`
+  }
+  get deletions(): string {
+    return `${this.root}deleted/`
+  }
+  peer(id: string): string {
+    return this.peers + id
+  }
+  alive(id: string): string {
+    return `${this.root}alive/${id}`
+  }
+  volume(id: string): string {
+    return this.volumes + id
+  }
+  name(name: string): string {
+    return this.names + name
+  }
+  family(family: string): string {
+    return `${this.root}families/${family}`
+  }
+  writer(family: string): string {
+    return `${this.root}writers/${family}`
+  }
+  deleted(family: string): string {
+    return this.deletions + family
+  }
+}

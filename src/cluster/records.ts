@@ -1,0 +1,133 @@
+/**
+ * What stands in the metadata, as JSON. A record has a version `v`; one that is newer than this
+ * program is refused (UnknownVersion), one that does not fit its schema is Corrupt. Fields that a
+ * later minor release adds under the same version are kept when a record is written again.
+ */
+import { z } from 'zod'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+
+/** 64 bits in hex, never 0: families, layers, volumes. */
+const id64 = z.string().regex(/^(?!0{16})[0-9a-f]{16}$/)
+/** 128 bits in hex: clusters, peers, boots. */
+const id128 = z.string().regex(/^[0-9a-f]{32}$/)
+const u32 = z.number().int().min(0).max(0xffffffff)
+const count = z.number().int().nonnegative()
+const time = z.iso.datetime()
+const version = z.literal(1)
+
+export const clusterSchema = z.looseObject({ v: version, clusterId: id128, createdAt: time })
+export type ClusterRecord = z.infer<typeof clusterSchema>
+
+export const settingsSchema = z.looseObject({ v: version })
+export type SettingsRecord = z.infer<typeof settingsSchema>
+
+export const peerSchema = z.looseObject({
+  v: version,
+  peerId: id128,
+  /** Raised with the superblock's at each start: one that does not follow is a reverted disk. */
+  bootCounter: count,
+  bootId: id128,
+  capacityBytes: count,
+  labels: z.record(z.string(), z.string()),
+  addedAt: time
+})
+export type PeerRecord = z.infer<typeof peerSchema>
+
+export const volumeSchema = z.looseObject({
+  v: version,
+  id: id64,
+  name: z.string(),
+  type: z.string(),
+  family: id64,
+  /** The layer that is written. */
+  headLayer: id64,
+  sizeBytes: count,
+  /**
+   * Nothing was ever written from here on. Between `sizeBytes` and this there may be leftovers of
+   * a shrink or of appends that no flush recorded: they are trimmed before the size passes them.
+   * Invariant: sizeBytes <= touchedBytes.
+   */
+  touchedBytes: count,
+  /** `creating` until its type has prepared it; one found so at start is removed. */
+  state: z.enum(['creating', 'ready']),
+  readOnly: z.boolean(),
+  labels: z.record(z.string(), z.string()),
+  description: z.string(),
+  /** What the volume's type keeps about it. */
+  settings: z.record(z.string(), z.json()),
+  createdAt: time
+})
+export type VolumeRecord = z.infer<typeof volumeSchema>
+
+export const familySchema = z.looseObject({
+  v: version,
+  /** Highest that was given out: the next writer gets one more. */
+  writerEpoch: u32
+})
+export type FamilyRecord = z.infer<typeof familySchema>
+
+export const writerSchema = z.looseObject({
+  v: version,
+  /** Peer whose process may write. */
+  gateway: id128,
+  bootId: id128,
+  writerEpoch: u32
+})
+export type WriterRecord = z.infer<typeof writerSchema>
+
+export const deletedSchema = z.looseObject({
+  v: version,
+  family: id64,
+  layers: z.array(id64),
+  /** Name that the volume had, for messages. */
+  name: z.string(),
+  deletedAt: time,
+  /** Peers that may still hold blocks: each leaves the list when its removal is durable. */
+  pendingPeers: z.array(id128)
+})
+export type DeletedRecord = z.infer<typeof deletedSchema>
+
+const kinds = {
+  cluster: clusterSchema,
+  settings: settingsSchema,
+  peer: peerSchema,
+  volume: volumeSchema,
+  family: familySchema,
+  writer: writerSchema,
+  deleted: deletedSchema
+}
+export type RecordKind = keyof typeof kinds
+type RecordOf<K extends RecordKind> = z.infer<(typeof kinds)[K]>
+
+const RECORD_VERSION = 1
+
+/** @throws StoreError UnknownVersion, Corrupt */
+export function decodeRecord<K extends RecordKind>(
+  kind: K,
+  key: string,
+  value: Uint8Array
+): RecordOf<K> {
+  const json = parse(key, value)
+  const found = typeof json === 'object' && json !== null ? (json as { v?: unknown }).v : null
+  if (typeof found === 'number' && found > RECORD_VERSION) {
+    const text = `metadata ${key}: ${kind} record of version ${found}, this program knows ${RECORD_VERSION}`
+    throw new StoreError(ErrorCode.UnknownVersion, text)
+  }
+  const result = kinds[kind].safeParse(json)
+  if (result.success) return result.data as RecordOf<K>
+  const text = `metadata ${key}: not a ${kind} record: ${z.prettifyError(result.error)}`
+  throw new StoreError(ErrorCode.Corrupt, text, { cause: result.error })
+}
+
+function parse(key: string, value: Uint8Array): unknown {
+  try {
+    return JSON.parse(Buffer.from(value).toString('utf8'))
+  } catch (cause) {
+    throw new StoreError(ErrorCode.Corrupt, `metadata ${key}: not JSON`, { cause })
+  }
+}
+
+/** Checked on the way out too: a record that cannot be read again is a bug. */
+export function encodeRecord<K extends RecordKind>(kind: K, record: RecordOf<K>): Buffer {
+  return Buffer.from(JSON.stringify(kinds[kind].parse(record)))
+}

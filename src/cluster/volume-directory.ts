@@ -1,0 +1,222 @@
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import type { Entry } from '../metadata/store.ts'
+import { type Cluster, untilSettled } from './cluster.ts'
+import { randomId64 } from './ids.ts'
+import { checkDescription, checkLabels, checkVolumeName, checkVolumeSize } from './names.ts'
+import { type DeletedRecord, decodeRecord, encodeRecord, type VolumeRecord } from './records.ts'
+
+export interface NewVolume {
+  readonly name: string
+  readonly type: string
+  readonly sizeBytes: number
+  readonly labels?: Readonly<Record<string, string>>
+  readonly description?: string
+  readonly settings?: VolumeRecord['settings']
+  readonly state?: VolumeRecord['state']
+}
+
+/** What may change about a volume besides its name. */
+export type VolumeChange = Partial<
+  Pick<
+    VolumeRecord,
+    'sizeBytes' | 'touchedBytes' | 'state' | 'readOnly' | 'labels' | 'description' | 'settings'
+  >
+>
+
+const notFound = (name: string): StoreError =>
+  new StoreError(ErrorCode.NotFound, `there is no volume ${JSON.stringify(name)}`)
+
+/** The volumes of a cluster: their records, names and deletions. Each change is one transaction. */
+export class VolumeDirectory {
+  readonly #cluster: Cluster
+
+  constructor(cluster: Cluster) {
+    this.#cluster = cluster
+  }
+
+  /** @throws StoreError InvalidArgument, AlreadyExists */
+  async create(volume: NewVolume): Promise<VolumeRecord> {
+    const { keys, store, random } = this.#cluster
+    checkVolumeName(volume.name)
+    checkVolumeSize(volume.sizeBytes)
+    checkLabels(volume.labels ?? {})
+    checkDescription(volume.description ?? '')
+    const record: VolumeRecord = {
+      v: 1,
+      id: randomId64(random),
+      name: volume.name,
+      type: volume.type,
+      family: randomId64(random),
+      headLayer: randomId64(random),
+      sizeBytes: volume.sizeBytes,
+      touchedBytes: volume.sizeBytes,
+      state: volume.state ?? 'ready',
+      readOnly: false,
+      labels: { ...volume.labels },
+      description: volume.description ?? '',
+      settings: { ...volume.settings },
+      createdAt: this.#cluster.nowText()
+    }
+    const { succeeded, entries } = await store.transact({
+      compare: [
+        { key: keys.name(record.name), is: 'absent' },
+        { key: keys.volume(record.id), is: 'absent' },
+        { key: keys.family(record.family), is: 'absent' },
+        { key: keys.deleted(record.family), is: 'absent' }
+      ],
+      success: [
+        { put: keys.name(record.name), value: Buffer.from(record.id) },
+        { put: keys.volume(record.id), value: encodeRecord('volume', record) },
+        { put: keys.family(record.family), value: encodeRecord('family', { v: 1, writerEpoch: 0 }) }
+      ],
+      failure: [{ get: keys.name(record.name) }]
+    })
+    if (succeeded) return record
+    if (entries[0] !== null) throw nameTaken(record.name)
+    throw new StoreError(ErrorCode.Conflict, `random ids of ${record.name} were taken: try again`)
+  }
+
+  /** @throws StoreError NotFound */
+  async get(name: string): Promise<VolumeRecord> {
+    return (await this.#find(name)).record
+  }
+
+  /** Sorted by name. */
+  async list(): Promise<VolumeRecord[]> {
+    const entries = await this.#cluster.readAll(this.#cluster.keys.volumes)
+    const records = entries.map(({ key, value }) => decodeRecord('volume', key, value))
+    return records.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0))
+  }
+
+  /** @throws StoreError NotFound, AlreadyExists, InvalidArgument */
+  async rename(name: string, newName: string): Promise<VolumeRecord> {
+    checkVolumeName(newName)
+    const { keys, store } = this.#cluster
+    return untilSettled(`renaming ${name}`, async () => {
+      const { record, entry } = await this.#find(name)
+      if (name === newName) return record
+      const renamed = { ...record, name: newName }
+      const { succeeded, entries } = await store.transact({
+        compare: [
+          { key: entry.key, modRevision: entry.modRevision },
+          { key: keys.name(newName), is: 'absent' }
+        ],
+        success: [
+          { put: entry.key, value: encodeRecord('volume', renamed) },
+          { delete: keys.name(name) },
+          { put: keys.name(newName), value: Buffer.from(record.id) }
+        ],
+        failure: [{ get: keys.name(newName) }]
+      })
+      if (succeeded) return renamed
+      if (entries[0] !== null) throw nameTaken(newName)
+      return null
+    })
+  }
+
+  /**
+   * Changes what `change` says about the record as it is then.
+   * @throws StoreError NotFound, and what `change` throws
+   */
+  async update(id: string, change: (record: VolumeRecord) => VolumeChange): Promise<VolumeRecord> {
+    const { keys, store } = this.#cluster
+    const key = keys.volume(id)
+    return untilSettled(`changing volume ${id}`, async () => {
+      const entry = await store.get(key)
+      if (entry === null) throw new StoreError(ErrorCode.NotFound, `there is no volume ${id}`)
+      const record = decodeRecord('volume', key, entry.value)
+      const changed = { ...record, ...change(record) }
+      checkLabels(changed.labels)
+      checkDescription(changed.description)
+      const { succeeded } = await store.transact({
+        compare: [{ key, modRevision: entry.modRevision }],
+        success: [{ put: key, value: encodeRecord('volume', changed) }]
+      })
+      return succeeded ? changed : null
+    })
+  }
+
+  /**
+   * Removes the volume and its name, and leaves the positive record of it in the same
+   * transaction: from then on its blocks are garbage on every peer, whatever happens.
+   * @throws StoreError NotFound, Busy when another peer writes it and not `force`
+   */
+  async delete(name: string, options: { readonly force: boolean }): Promise<DeletedRecord> {
+    const { keys, store, self } = this.#cluster
+    return untilSettled(`deleting ${name}`, async () => {
+      const { record, entry } = await this.#find(name)
+      const peers = await this.#cluster.peers()
+      const writerKey = keys.writer(record.family)
+      const writer = await store.get(writerKey)
+      if (writer !== null && !options.force) {
+        const { gateway } = decodeRecord('writer', writerKey, writer.value)
+        if (gateway !== self.peerId) {
+          throw new StoreError(ErrorCode.Busy, `volume ${name} is open on peer ${gateway}`)
+        }
+      }
+      const deleted: DeletedRecord = {
+        v: 1,
+        family: record.family,
+        layers: [record.headLayer],
+        name,
+        deletedAt: this.#cluster.nowText(),
+        pendingPeers: peers.map(({ peerId }) => peerId)
+      }
+      const { succeeded } = await store.transact({
+        compare: [
+          { key: entry.key, modRevision: entry.modRevision },
+          { key: writerKey, modRevision: writer?.modRevision ?? 0 }
+        ],
+        success: [
+          { delete: entry.key },
+          { delete: keys.name(name) },
+          { delete: keys.family(record.family) },
+          { delete: writerKey },
+          { put: keys.deleted(record.family), value: encodeRecord('deleted', deleted) }
+        ]
+      })
+      return succeeded ? deleted : null
+    })
+  }
+
+  /** Deletions that some peer has not confirmed. */
+  async listDeleted(): Promise<DeletedRecord[]> {
+    const entries = await this.#cluster.readAll(this.#cluster.keys.deletions)
+    return entries.map(({ key, value }) => decodeRecord('deleted', key, value))
+  }
+
+  /** `peerId` has no block of the family any more, durably. Known to be so: nothing happens. */
+  async confirmDeleted(family: string, peerId: string): Promise<void> {
+    const { keys, store } = this.#cluster
+    const key = keys.deleted(family)
+    await untilSettled(`confirming the deletion of family ${family}`, async () => {
+      const entry = await store.get(key)
+      if (entry === null) return true
+      const record = decodeRecord('deleted', key, entry.value)
+      const pendingPeers = record.pendingPeers.filter((pending) => pending !== peerId)
+      const value = encodeRecord('deleted', { ...record, pendingPeers })
+      const { succeeded } = await store.transact({
+        compare: [{ key, modRevision: entry.modRevision }],
+        success: [pendingPeers.length === 0 ? { delete: key } : { put: key, value }]
+      })
+      return succeeded ? true : null
+    })
+  }
+
+  async #find(name: string): Promise<{ record: VolumeRecord; entry: Entry }> {
+    const { keys, store } = this.#cluster
+    checkVolumeName(name)
+    return untilSettled(`looking up ${name}`, async () => {
+      const id = await store.get(keys.name(name))
+      if (id === null) throw notFound(name)
+      const entry = await store.get(keys.volume(id.value.toString()))
+      if (entry === null) return null
+      const record = decodeRecord('volume', entry.key, entry.value)
+      // A rename between the two reads: look again.
+      return record.name === name ? { record, entry } : null
+    })
+  }
+}
+
+const nameTaken = (name: string): StoreError =>
+  new StoreError(ErrorCode.AlreadyExists, `there is a volume ${JSON.stringify(name)} already`)

@@ -1,0 +1,79 @@
+import { ErrorCode } from '../core/errors.ts'
+import type { BlockDevice } from './block-device.ts'
+import type { BlockVolume } from './block-volume.ts'
+import { RequestKind, type VolumeRequest } from './request.ts'
+
+/** One open of a volume. */
+export class OpenVolume implements BlockDevice {
+  readonly readOnly: boolean
+  readonly volume: BlockVolume
+  readonly #onClosed: () => void
+  #inFlight = 0
+  #closed = false
+  #drained: (() => void) | null = null
+  #closing: Promise<void> | null = null
+
+  constructor(volume: BlockVolume, options: { readonly readOnly: boolean; onClosed: () => void }) {
+    this.volume = volume
+    this.readOnly = options.readOnly
+    this.#onClosed = options.onClosed
+  }
+
+  get name(): string {
+    return this.volume.name
+  }
+
+  get sizeBytes(): number {
+    return this.volume.sizeBytes
+  }
+
+  submit(request: VolumeRequest): void {
+    request.device = this
+    this.#inFlight++
+    const refused = this.#closed ? ErrorCode.Closed : this.#refusal(request)
+    this.volume.submit(request, refused, false)
+  }
+
+  /** As `submit`, for a range that may lie behind the end: the volume's own clearing up. */
+  submitBeyondEnd(request: VolumeRequest): void {
+    request.device = this
+    this.#inFlight++
+    this.volume.submit(request, 0, true)
+  }
+
+  /** The volume is done with `request`. */
+  complete(request: VolumeRequest): void {
+    this.#inFlight--
+    this.volume.count(request)
+    request.onDone(request)
+    if (this.#drained !== null && this.#inFlight === 0) this.#drained()
+  }
+
+  /** Refuses all that comes from now on; requests in flight go on. */
+  shut(): void {
+    this.#closed = true
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
+    this.shut()
+    if (this.#inFlight > 0) {
+      await new Promise<void>((resolve) => {
+        this.#drained = resolve
+      })
+      this.#drained = null
+    }
+    this.#onClosed()
+  }
+
+  #refusal(request: VolumeRequest): number {
+    const { kind } = request
+    const changes =
+      kind === RequestKind.Write || kind === RequestKind.Trim || kind === RequestKind.WriteZeroes
+    return changes && this.readOnly ? ErrorCode.ReadOnly : 0
+  }
+}

@@ -1,0 +1,58 @@
+import { strict } from 'node:assert'
+import type { Arena } from '../../src/core/arena.ts'
+import { BLOCK_BYTES } from '../../src/core/limits.ts'
+
+/** The plainest arena: first fit over a table of pages. */
+export class TestArena implements Arena {
+  readonly bytes: Buffer
+  readonly pagesTotal: number
+  readonly #lengths: Int32Array
+  readonly #holds: Int32Array
+  readonly #used: Uint8Array
+  readonly #wakes: (() => void)[] = []
+
+  constructor(pages: number) {
+    this.pagesTotal = pages
+    this.bytes = Buffer.from(new SharedArrayBuffer(pages * BLOCK_BYTES))
+    this.#lengths = new Int32Array(pages)
+    this.#holds = new Int32Array(pages)
+    this.#used = new Uint8Array(pages)
+  }
+
+  get pagesFree(): number {
+    return this.#used.reduce((sum, used) => sum + (used === 0 ? 1 : 0), 0)
+  }
+
+  acquire(pages: number): number {
+    let run = 0
+    for (let page = 0; page < this.pagesTotal; page++) {
+      run = this.#used[page] === 0 ? run + 1 : 0
+      if (run < pages) continue
+      const first = page - pages + 1
+      this.#used.fill(1, first, page + 1)
+      this.#lengths[first] = pages
+      this.#holds[first] = 1
+      return first * BLOCK_BYTES
+    }
+    return -1
+  }
+
+  retain(offset: number): void {
+    strict(this.#holds[offset / BLOCK_BYTES]! > 0, 'a held run is retained')
+    this.#holds[offset / BLOCK_BYTES]!++
+  }
+
+  release(offset: number): void {
+    const first = offset / BLOCK_BYTES
+    strict(this.#holds[first]! > 0, 'a held run is released')
+    if (--this.#holds[first]! > 0) return
+    this.#used.fill(0, first, first + this.#lengths[first]!)
+    // What is read after its release must show.
+    this.bytes.fill(0xdd, offset, offset + this.#lengths[first]! * BLOCK_BYTES)
+    for (const wake of this.#wakes.splice(0)) queueMicrotask(wake)
+  }
+
+  onFree(wake: () => void): void {
+    this.#wakes.push(wake)
+  }
+}
