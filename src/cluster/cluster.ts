@@ -66,7 +66,8 @@ export class Cluster {
     })
     const known = decodeRecord('cluster', keys.cluster, entries[0]!.value)
     if (known.clusterId !== self.clusterId) {
-      const text = `this data directory is of cluster ${self.clusterId}, the metadata of ${known.clusterId}`
+      const ours = `this data directory is of cluster ${self.clusterId}`
+      const text = `${ours}, the metadata of ${known.clusterId}`
       throw new StoreError(ErrorCode.InvalidArgument, text)
     }
     const follows = await registerPeer(store, keys, self, entries[1] ?? null, now)

@@ -2,16 +2,16 @@
  * Where things stand in the metadata. Every key starts with the cluster's prefix and the version
  * of this layout, `/torus/v1/` by default; below it:
  *
- *   key                     value                                        changed by
- *   cluster                 ClusterRecord: identity, made once            first start, `cluster init`
- *   settings                SettingsRecord                                operators
- *   peers/<peer id>         PeerRecord: address, capacity, boot counter   that peer, operators
- *   alive/<peer id>         boot id, bound to the peer's lease            that peer
- *   volumes/<volume id>     VolumeRecord                                  operators, the writer
- *   names/<name>            volume id; the name is taken while it stands  with its volume record
- *   families/<family>       FamilyRecord: highest writerEpoch given out   who takes the writer lease
- *   writers/<family>        WriterRecord, bound to the writer's lease     the writer
- *   deleted/<family>        DeletedRecord: positive record of a deletion  `volume delete`, each peer
+ *   key                  value                                      changed by
+ *   cluster              ClusterRecord: identity, made once          first start, `cluster init`
+ *   settings             SettingsRecord                              operators
+ *   peers/<peer id>      PeerRecord: capacity, labels, boot counter  that peer, operators
+ *   alive/<peer id>      boot id, bound to the peer's lease          that peer
+ *   volumes/<volume id>  VolumeRecord                                operators, the writer
+ *   names/<name>         volume id: the name is taken                with its volume record
+ *   families/<family>    FamilyRecord: highest writerEpoch given     who takes the writer lease
+ *   writers/<family>     WriterRecord, bound to the writer's lease   the writer
+ *   deleted/<family>     DeletedRecord, positive record of the end   `volume delete`, each peer
  *
  * Values are JSON objects with the version `v` of their kind; an unknown version is refused.
  * The number of keys is O(peers + volumes), never of chunks or blocks. Names are ASCII, so they

@@ -15,7 +15,8 @@ export function checkVolumeName(name: string): void {
   }
   if (name.length > VOLUME_NAME_BYTES_MAX) {
     const shown = JSON.stringify(`${name.slice(0, 32)}…`)
-    const text = `volume name ${shown} has ${name.length} characters, above ${VOLUME_NAME_BYTES_MAX}`
+    const limit = `above ${VOLUME_NAME_BYTES_MAX}`
+    const text = `volume name ${shown} has ${name.length} characters, ${limit}`
     throw new StoreError(ErrorCode.InvalidArgument, text)
   }
   if (!NAME.test(name)) {

@@ -110,7 +110,8 @@ export function decodeRecord<K extends RecordKind>(
   const json = parse(key, value)
   const found = typeof json === 'object' && json !== null ? (json as { v?: unknown }).v : null
   if (typeof found === 'number' && found > RECORD_VERSION) {
-    const text = `metadata ${key}: ${kind} record of version ${found}, this program knows ${RECORD_VERSION}`
+    const known = `this program knows ${RECORD_VERSION}`
+    const text = `metadata ${key}: ${kind} record of version ${found}, ${known}`
     throw new StoreError(ErrorCode.UnknownVersion, text)
   }
   const result = kinds[kind].safeParse(json)

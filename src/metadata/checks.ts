@@ -48,7 +48,8 @@ function checkOperation(operation: Operation, changed: Set<string>): number {
 
 function checkCount(what: string, count: number): void {
   if (count <= METADATA_TRANSACTION_OPS_MAX) return
-  const text = `${count} ${what} in a metadata transaction are above ${METADATA_TRANSACTION_OPS_MAX}`
+  const limit = `above ${METADATA_TRANSACTION_OPS_MAX}`
+  const text = `${count} ${what} in a metadata transaction are ${limit}`
   throw new StoreError(ErrorCode.LimitReached, text)
 }
 

@@ -191,7 +191,8 @@ export class Volumes implements DeviceSource {
     return this.#exclusively(name, async (found) => {
       const smaller = sizeBytes < found.sizeBytes
       if (smaller && options.shrink !== true) {
-        const text = `volume ${name} has ${found.sizeBytes} bytes: shrinking it to ${sizeBytes} loses its end`
+        const loss = `shrinking it to ${sizeBytes} loses its end`
+        const text = `volume ${name} has ${found.sizeBytes} bytes: ${loss}`
         throw new StoreError(ErrorCode.InvalidArgument, text)
       }
       const managed = this.#manage(found)
@@ -294,7 +295,8 @@ export class Volumes implements DeviceSource {
   #typeOf(record: VolumeRecord) {
     const type = this.types.find(record.type)
     if (type !== null) return type
-    const text = `volume ${record.name} is of type ${record.type}, which is not loaded: see --plugin`
+    const missing = `type ${record.type}, which is not loaded: see --plugin`
+    const text = `volume ${record.name} is of ${missing}`
     throw new StoreError(ErrorCode.Unavailable, text)
   }
 
