@@ -21,10 +21,10 @@ import {
 } from '../core/limits.ts'
 import { type BlockOp, OpFlag, OpKind } from '../replication/block-store.ts'
 import type { Edit } from './edit.ts'
-import type { OpenVolume } from './open-volume.ts'
+import { complete, type OpenVolume } from './open-volume.ts'
 import { RangeHolds } from './range-holds.ts'
 import { RequestFlag, RequestKind, type VolumeRequest } from './request.ts'
-import { complete, type VolumeIo } from './volume-io.ts'
+import type { VolumeIo } from './volume-io.ts'
 import { VolumeStats } from './volume-stats.ts'
 
 /** Changes stop so far below the end of the sequence: room for what one request is cut into. */

@@ -1,5 +1,5 @@
 import type { BlockStore } from '../replication/block-store.ts'
-import { complete } from './volume-io.ts'
+import { complete } from './open-volume.ts'
 import type { VolumeRequest } from './request.ts'
 
 /** Requests that wait for one flush of the store. Pooled with its callback. */

@@ -3,6 +3,11 @@ import type { BlockDevice } from './block-device.ts'
 import type { BlockVolume } from './block-volume.ts'
 import { RequestKind, type VolumeRequest } from './request.ts'
 
+/** The end of every request: `error` and answers are set. */
+export function complete(request: VolumeRequest): void {
+  ;(request.device as OpenVolume).complete(request)
+}
+
 /** One open of a volume. */
 export class OpenVolume implements BlockDevice {
   readonly readOnly: boolean

@@ -2,9 +2,8 @@ import type { Arena } from '../core/arena.ts'
 import { assert } from '../core/assert.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS, STATUS_CHUNKS_MAX, STATUS_EXTENTS_MAX } from '../core/limits.ts'
 import { type BlockOp, type BlockStore, OpKind } from '../replication/block-store.ts'
-import type { OpenVolume } from './open-volume.ts'
+import { complete, type OpenVolume } from './open-volume.ts'
 import { RequestFlag, type VolumeRequest } from './request.ts'
-import { complete } from './volume-io.ts'
 
 /** Requests that are answered at once, and chunks that each of them asks about at once. */
 const WALKS = 4

@@ -4,7 +4,7 @@ import { SUB_BLOCK_SCRATCH_PAGES } from '../core/limits.ts'
 import type { BlockStore } from '../replication/block-store.ts'
 import { Edit } from './edit.ts'
 import { Flushes } from './flushes.ts'
-import type { OpenVolume } from './open-volume.ts'
+import { complete } from './open-volume.ts'
 import type { VolumeRequest } from './request.ts'
 import { ScratchPages } from './scratch-pages.ts'
 import { StatusWalks } from './status-walk.ts'
@@ -75,9 +75,4 @@ export class VolumeIo {
     for (const request of requests) complete(request)
     requests.length = 0
   }
-}
-
-/** The end of every request: `error` and answers are set. */
-export function complete(request: VolumeRequest): void {
-  ;(request.device as OpenVolume).complete(request)
 }

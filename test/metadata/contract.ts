@@ -63,7 +63,9 @@ export function contract(name: string, open: () => Promise<StoreUnderTest>): voi
     })
   }
   keys(check)
+  ranges(check)
   transactions(check)
+  races(check)
   limits(check)
   watches(check)
   leases(check)
@@ -114,7 +116,9 @@ function keys(check: Check): void {
     deepStrictEqual((await store.get('a'))?.value, value)
     strictEqual((await store.get('b'))?.value.length, 0)
   })
+}
 
+function ranges(check: Check): void {
   check('a range has the keys of a prefix in the order of their bytes', async ({ store }) => {
     const names = ['p/b', 'p/a', 'p/ä', 'p/Z', 'p', 'q/a', 'p/a/x', 'o\u{10ffff}', 'p0']
     await store.transact({ success: names.map((key) => put(key, key)) })
@@ -214,7 +218,9 @@ function transactions(check: Check): void {
       ['1', null, 'else']
     )
   })
+}
 
+function races(check: Check): void {
   check('of two that race to create a key one wins', async ({ store }) => {
     const attempts = Array.from({ length: 20 }, (_, index) =>
       store.transact({ compare: [{ key: 'a', is: 'absent' }], success: [put('a', `${index}`)] })
