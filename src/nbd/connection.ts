@@ -1,0 +1,375 @@
+/**
+ * One client from accept to close: greeting, options, perhaps TLS, then the transmission phase.
+ *
+ *   flags -> options <-> (waiting for an answer to one) -> transmission -> lingering -> closed
+ */
+import type net from 'node:net'
+import tls from 'node:tls'
+import type { Clock } from '../core/clock.ts'
+import type { BlockDevice, ClientInfo } from '../volume/block-device.ts'
+import type { Batch } from './batch.ts'
+import type { Budget } from './budget.ts'
+import type { Exports } from './exports.ts'
+import { greeting, Handshake, type Outcome } from './handshake.ts'
+import { type NbdLimits, OPTION_BYTES_MAX, OPTION_SKIP_BYTES_MAX } from './limits.ts'
+import type { NbdMetrics } from './metrics.ts'
+import { IHAVEOPT_HIGH, IHAVEOPT_LOW } from './protocol.ts'
+import { type Consumer, Receiver } from './receiver.ts'
+import { Sender } from './sender.ts'
+import type { TlsContext } from './tls-context.ts'
+import { Transmission } from './transmission.ts'
+
+/** What a connection needs of its server. */
+export interface ConnectionHost {
+  readonly exports: Exports
+  readonly tls: TlsContext
+  readonly budget: Budget
+  readonly batch: Batch
+  readonly metrics: NbdMetrics
+  readonly clock: Clock
+  readonly limits: NbdLimits
+  readonly closing: boolean
+  log(level: 'debug' | 'info' | 'warn', message: string, fields: object): void
+  /** The connection is over and the volume holds nothing of it any more. */
+  forget(connection: Connection): void
+}
+
+// Option, 16 bytes, then its data:
+//
+//   offset  size  field
+//        0     8  magic 'IHAVEOPT'
+//        8     4  option
+//       12     4  length of data
+const OPTION_SIZE = 16
+const CLIENT_FLAGS_SIZE = 4
+
+export class Connection implements Consumer {
+  readonly info: ClientInfo
+  transmission: Transmission | null = null
+  private readonly host: ConnectionHost
+  private readonly receiver: Receiver
+  private readonly handshake: Handshake
+  /** Where reads and writes go: the plain socket, or TLS on top of it. */
+  private socket: net.Socket
+  private readonly rawSocket: net.Socket
+  private phase: 'flags' | 'options' | 'waiting' | 'transmission' | 'lingering' = 'flags'
+  private device: BlockDevice | null = null
+  private closed = false
+  /** When the phase must be over, monotonic milliseconds. */
+  private deadlineMs: number
+  private options = 0
+  private skip = 0
+  private skippedOption = 0
+  private progressMark = 0
+  private progressMs = 0
+
+  constructor(host: ConnectionHost, accepted: net.Socket, id: number, address: string) {
+    this.host = host
+    this.info = {
+      id,
+      protocol: 'nbd',
+      address,
+      tls: false,
+      connectedAtMs: host.clock.wallMs(),
+      volume: '',
+      inFlight: 0,
+      reads: 0,
+      writes: 0,
+      readBytes: 0,
+      writtenBytes: 0
+    }
+    this.handshake = new Handshake({
+      exports: host.exports,
+      tls: host.tls.mode,
+      closing: () => host.closing,
+      send: (bytes) => this.send(bytes)
+    })
+    this.deadlineMs = host.clock.monotonicMs() + host.limits.handshakeMs
+    this.receiver = new Receiver(this)
+    this.rawSocket = this.receiver.attach(accepted)
+    this.socket = this.rawSocket
+    // Replies are gathered here already; waiting for more of them would only add latency.
+    this.rawSocket.setNoDelay(true)
+    this.rawSocket.setKeepAlive(true, KEEP_ALIVE_MS)
+    this.rawSocket.on('error', () => {})
+    this.rawSocket.once('end', () => this.drain())
+    this.rawSocket.once('close', () => this.onClose())
+    this.socket.write(greeting())
+  }
+
+  // Handshake
+
+  consume(): boolean {
+    if (this.transmission !== null) return this.transmission.consume()
+    if (this.phase === 'lingering') {
+      this.receiver.start = this.receiver.end
+      return true
+    }
+    while (this.step()) {}
+    return this.phase !== 'waiting'
+  }
+
+  directTarget(): Buffer | null {
+    return this.transmission === null ? null : this.transmission.directTarget()
+  }
+
+  directArrived(count: number): void {
+    this.transmission?.directArrived(count)
+  }
+
+  private step(): boolean {
+    const { receiver } = this
+    if (this.phase === 'flags') {
+      if (receiver.available < CLIENT_FLAGS_SIZE) return false
+      const flags = receiver.view.getUint32(receiver.start)
+      receiver.start += CLIENT_FLAGS_SIZE
+      if (!this.handshake.clientFlags(flags)) return this.fail('unknown client flags')
+      this.phase = 'options'
+      return true
+    }
+    if (this.phase !== 'options') return false
+    if (this.skip > 0) return this.skipData()
+    return this.takeOption()
+  }
+
+  private takeOption(): boolean {
+    const { receiver } = this
+    if (receiver.available < OPTION_SIZE) return false
+    const { view, start: at } = receiver
+    if (view.getUint32(at) !== IHAVEOPT_HIGH || view.getUint32(at + 4) !== IHAVEOPT_LOW) {
+      return this.fail('bad option magic')
+    }
+    const option = view.getUint32(at + 8)
+    const length = view.getUint32(at + 12)
+    if (length > OPTION_BYTES_MAX) {
+      if (length > OPTION_SKIP_BYTES_MAX) return this.fail('option data too long')
+      receiver.start += OPTION_SIZE
+      this.skip = length
+      this.skippedOption = option
+      return true
+    }
+    if (receiver.available < OPTION_SIZE + length) return false
+    const from = at + OPTION_SIZE
+    // A copy: the buffer is compacted while the answer is awaited.
+    const data = Buffer.from(receiver.bytes.subarray(from, from + length))
+    receiver.start += OPTION_SIZE + length
+    this.answer(option, data)
+    return true
+  }
+
+  private skipData(): boolean {
+    const count = Math.min(this.skip, this.receiver.available)
+    this.receiver.start += count
+    this.skip -= count
+    if (this.skip > 0) return false
+    this.answer(this.skippedOption, null)
+    return true
+  }
+
+  private answer(option: number, data: Buffer | null): void {
+    this.phase = 'waiting'
+    this.options++
+    if (this.options > this.host.limits.handshakeOptions) {
+      this.fail('too many options')
+      return
+    }
+    void this.handshake.option(option, data).then((outcome) => this.follow(outcome))
+  }
+
+  private follow(outcome: Outcome): void {
+    if (this.closed || this.phase !== 'waiting') {
+      if (outcome.kind === 'transmit') void outcome.device.close()
+      return
+    }
+    this.deadlineMs = this.host.clock.monotonicMs() + this.host.limits.handshakeMs
+    switch (outcome.kind) {
+      case 'close':
+        this.end()
+        return
+      case 'startTls':
+        this.startTls()
+        return
+      case 'transmit':
+        this.startTransmission(outcome.device, outcome.entry.name)
+        break
+      default:
+        this.phase = 'options'
+    }
+    if (this.consume()) this.receiver.resume()
+  }
+
+  private send(bytes: Buffer): Promise<void> {
+    if (this.closed || this.socket.write(bytes)) return Promise.resolve()
+    const { socket } = this
+    return new Promise((resolve) => {
+      const done = () => {
+        socket.off('drain', done)
+        socket.off('close', done)
+        resolve()
+      }
+      socket.on('drain', done)
+      socket.on('close', done)
+    })
+  }
+
+  private startTls(): void {
+    // Bytes sent before TLS must not be taken for bytes sent under it.
+    if (this.receiver.available > 0) {
+      this.fail('data behind NBD_OPT_STARTTLS')
+      return
+    }
+    const secure = new tls.TLSSocket(this.rawSocket, this.host.tls.socketOptions())
+    this.socket = secure
+    secure.on('error', (error) => {
+      this.fail(`TLS: ${error.message}`)
+    })
+    secure.once('end', () => this.drain())
+    secure.once('close', () => this.rawSocket.destroy())
+    secure.once('secure', () => {
+      if (!this.verified(secure)) {
+        this.fail('TLS: the client has no valid certificate')
+        return
+      }
+      this.handshake.secured()
+      this.host.metrics.connectionsTls++
+      Object.assign(this.info, { tls: true })
+      this.phase = 'options'
+    })
+    this.receiver.attachStream(secure)
+  }
+
+  private verified(secure: tls.TLSSocket): boolean {
+    if (this.host.tls.files.clientCaFile === undefined) return true
+    const handle = secure as unknown as { ssl: { verifyError(): Error | null } | null }
+    return handle.ssl !== null && handle.ssl.verifyError() === null
+  }
+
+  // Transmission
+
+  private startTransmission(device: BlockDevice, volume: string): void {
+    const { host } = this
+    this.phase = 'transmission'
+    this.device = device
+    this.info.volume = volume
+    const sender: Sender = new Sender(this.socket, host.budget, () => {
+      if (this.transmission !== null) host.batch.add(this.transmission)
+    })
+    this.transmission = new Transmission({
+      device,
+      mode: this.handshake.mode,
+      contexts: this.handshake.contexts,
+      receiver: this.receiver,
+      sender,
+      budget: host.budget,
+      batch: host.batch,
+      metrics: host.metrics,
+      clock: host.clock,
+      info: this.info,
+      onDrained: () => this.end(),
+      onBroken: (reason) => {
+        this.fail(reason)
+      }
+    })
+    this.transmission.refusing = host.closing
+    this.host.log('info', 'client attached', this.fields())
+  }
+
+  // The end
+
+  /** Finishes what is in flight, then disconnects. */
+  drain(): void {
+    if (this.transmission !== null) this.transmission.drain()
+    else this.end()
+  }
+
+  /** New commands and options are refused; disconnects once the others are answered. */
+  refuse(): void {
+    if (this.transmission === null) {
+      this.deadlineMs = this.host.clock.monotonicMs() + this.host.limits.lingerMs
+      return
+    }
+    this.transmission.refusing = true
+    this.host.batch.add(this.transmission)
+  }
+
+  destroy(): void {
+    this.socket.destroy()
+    this.rawSocket.destroy()
+  }
+
+  /** Everything was said: closes our side and gives the client a moment to close its own. */
+  private end(): void {
+    if (this.phase === 'lingering') return
+    this.phase = 'lingering'
+    this.deadlineMs = this.host.clock.monotonicMs() + this.host.limits.lingerMs
+    this.socket.end()
+    this.receiver.resume()
+  }
+
+  private fail(reason: string): false {
+    if (this.closed) return false
+    if (this.transmission === null) this.host.metrics.handshakeFailures++
+    this.host.log('warn', `client disconnected: ${reason}`, this.fields())
+    this.phase = 'lingering'
+    this.destroy()
+    return false
+  }
+
+  private onClose(): void {
+    this.closed = true
+    this.socket.destroy()
+    const { transmission, device } = this
+    if (transmission === null) {
+      this.host.forget(this)
+      return
+    }
+    this.host.log('info', 'client detached', this.fields())
+    void transmission
+      .close()
+      .then(() => device?.close())
+      .then(() => this.host.forget(this))
+  }
+
+  /** Called every now and then: ends what takes too long. */
+  checkDeadlines(nowMs: number): void {
+    if (this.phase !== 'transmission') {
+      if (nowMs <= this.deadlineMs) return
+      if (this.phase === 'lingering') this.destroy()
+      else this.fail('the handshake took too long')
+      return
+    }
+    this.checkStall(nowMs)
+  }
+
+  /** A client that holds memory while others wait for some must take its bytes, or send them. */
+  private checkStall(nowMs: number): void {
+    const { transmission, host } = this
+    if (transmission === null) return
+    const handle = (this.rawSocket as unknown as { _handle: RawHandle | null })._handle
+    if (handle === null) return
+    const stuck = transmission.receivesPayload || handle.writeQueueSize > 0
+    const moved = this.receiver.receivedBytes + handle.bytesWritten - handle.writeQueueSize
+    if (!host.budget.short || !stuck || moved - this.progressMark >= host.limits.stallBytes) {
+      this.progressMark = moved
+      this.progressMs = nowMs
+      return
+    }
+    if (nowMs - this.progressMs <= host.limits.stallMs) return
+    host.metrics.stalledDisconnects++
+    this.fail('it held memory that others wait for and did not move')
+  }
+
+  private fields(): object {
+    const { id, address, volume } = this.info
+    return { client: id, address, volume }
+  }
+}
+
+/** What Node keeps about the bytes of a socket. */
+interface RawHandle {
+  readonly bytesWritten: number
+  readonly writeQueueSize: number
+}
+
+/** A client whose machine is gone is noticed after this and a few probes. */
+const KEEP_ALIVE_MS = 60_000

@@ -1,0 +1,104 @@
+/** Limits of the NBD server. Tests pass smaller ones; nothing is queued without one. */
+import { assert } from '../core/assert.ts'
+import {
+  BLOCK_BYTES,
+  NBD_CONNECTIONS_MAX,
+  NBD_REQUEST_BYTES_MAX,
+  PIECE_BYTES_MAX,
+  REQUESTS_IN_FLIGHT_MAX
+} from '../core/limits.ts'
+
+export interface NbdLimits {
+  /** Clients at once; one more is closed at once. */
+  readonly connections: number
+  /** Commands of all clients that were read and not answered yet. */
+  readonly requests: number
+  /** The same of one client: what more it sends waits in its socket. */
+  readonly requestsPerConnection: number
+  /** Block status walks of all clients: each keeps extents until its reply is sent. */
+  readonly statusWalks: number
+  readonly statusWalksPerConnection: number
+  /** Reply buffers of all clients. */
+  readonly replyBuffers: number
+  /** Time for a client to send its flags, each next option, or its side of the TLS handshake. */
+  readonly handshakeMs: number
+  /** Options of one handshake: a list of exports costs a client one or two each. */
+  readonly handshakeOptions: number
+  /**
+   * While other clients wait for memory, one that holds some of it must move `stallBytes` in
+   * every `stallMs`, or finish; else it is disconnected.
+   */
+  readonly stallMs: number
+  readonly stallBytes: number
+  /** After the last reply, how long a client may take to close its side. */
+  readonly lingerMs: number
+}
+
+export const defaultLimits: NbdLimits = Object.freeze({
+  connections: NBD_CONNECTIONS_MAX,
+  requests: REQUESTS_IN_FLIGHT_MAX,
+  requestsPerConnection: 256,
+  statusWalks: 64,
+  statusWalksPerConnection: 4,
+  replyBuffers: 512, // 64 MiB of REPLY_BUFFER_BYTES
+  handshakeMs: 30_000,
+  handshakeOptions: 16_384,
+  stallMs: 5_000,
+  stallBytes: 64 * 1024,
+  lingerMs: 1_000
+})
+
+/** Per connection: requests, and payloads up to SMALL_PAYLOAD_BYTES_MAX, are parsed in it. */
+export const RECEIVE_BUFFER_BYTES = 64 * 1024
+/** Room behind it, so that a full buffer still has a next read target while reading is stopped. */
+export const RECEIVE_SPARE_BYTES = 256
+/**
+ * A write payload up to this is completed in the receive buffer and copied to the arena: a slow
+ * sender of small writes then never holds arena pages. Larger ones are received in the arena.
+ */
+export const SMALL_PAYLOAD_BYTES_MAX = 32 * 1024
+
+/** Replies of a tick gather here: 31 reads of 4 KiB, or thousands of write replies. */
+export const REPLY_BUFFER_BYTES = 128 * 1024
+/** One being filled while the other is in the socket. */
+export const REPLY_BUFFERS_PER_CONNECTION = 2
+/** Read data up to this is copied to the reply buffer; more is sent from the arena. */
+export const COPY_REPLY_BYTES_MAX = 16 * 1024
+
+/** Reads and writes are cut at multiples of this, which is where the volume cuts them too. */
+export const TRANSFER_BYTES_MAX = PIECE_BYTES_MAX
+/** When the arena is short, a transfer may be cut down to this. */
+export const TRANSFER_BYTES_MIN = 64 * 1024
+/** Pieces of one large read that are fetched or being sent at a time. */
+export const READ_PIECES_MAX = 4
+/** A client that holds pages may add more until it holds this part of what is free. */
+export const ARENA_SHARE = 1 / 4
+
+/** Zeroes inside a read are found in units of this. */
+export const HOLE_CELL_BYTES = 64 * 1024
+
+/** Option data that is looked at; more is skipped and answered with NBD_REP_ERR_TOO_BIG. */
+export const OPTION_BYTES_MAX = 32 * 1024
+/** Option data that is skipped; a client that announces more is disconnected. */
+export const OPTION_SKIP_BYTES_MAX = 1024 * 1024
+/** Metadata contexts a client may filter block status by; we serve fewer. */
+export const STATUS_FILTER_IDS_MAX = 16
+
+/** Extents in one block status reply: 32 KiB with extended headers. */
+export const STATUS_EXTENTS_MAX = 2_048
+/** Range a single block status reply covers at most; clients ask on from there. */
+export const STATUS_BYTES_MAX = 4 * 1024 * 1024 * 1024
+/** A status walk asks the volume for this much first and doubles up to the maximum. */
+export const STATUS_WINDOW_BYTES_MIN = 16 * 1024 * 1024
+export const STATUS_WINDOW_BYTES_MAX = 128 * 1024 * 1024
+
+/** Advertised in NBD_INFO_BLOCK_SIZE. */
+export const BLOCK_SIZE_MIN = 1
+export const BLOCK_SIZE_PREFERRED = BLOCK_BYTES
+export const PAYLOAD_BYTES_MAX = NBD_REQUEST_BYTES_MAX
+
+assert(SMALL_PAYLOAD_BYTES_MAX + 64 <= RECEIVE_BUFFER_BYTES, 'a small write fits the buffer')
+assert(OPTION_BYTES_MAX + 64 <= RECEIVE_BUFFER_BYTES, 'an option fits the buffer')
+assert(COPY_REPLY_BYTES_MAX + 64 <= REPLY_BUFFER_BYTES, 'a copied read fits a reply buffer')
+assert(STATUS_EXTENTS_MAX * 16 + 64 <= REPLY_BUFFER_BYTES, 'a block status fits a reply buffer')
+assert(TRANSFER_BYTES_MAX % BLOCK_BYTES === 0, 'transfers are cut between blocks')
