@@ -67,8 +67,11 @@ const systemFacts = (now: Date): unknown => ({
 const PRIVATE_KEY = /-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)/gs
 const URL_PASSWORD = /:\/\/[^/@\s"]+@/g
 const BEARER = /\b(bearer|basic)\s+[\w.~+/=-]+/gi
-const NAMED_SECRET =
-  /("?(?:pass(?:word|phrase)|secret|token|authorization|data_?key)"?\s*[:=]\s*)("[^"]*"|[^\s,"}]+)/gi
+const SECRET_NAMES = 'password|passphrase|secret|token|authorization|data_?key'
+const NAMED_SECRET = new RegExp(
+  `("?\\b(?:${SECRET_NAMES})"?\\s*[:=]\\s*)("[^"]*"|[^\\s,"}]+)`,
+  'gi'
+)
 
 /**
  * The second fence: what the parts hold is meant to be free of secrets, but messages of other

@@ -108,7 +108,7 @@ export function createRegistry(
 
 type MetricsSource = Pick<AdminBackend, 'ready' | 'gauges' | 'shards' | 'volumeStats'>
 
-/** A scrape collects all metrics in one turn: they share one snapshot, and agree with each other. */
+/** A scrape collects all metrics in one turn: they share a snapshot, and so agree. */
 function oncePerScrape<T>(read: () => T): () => T {
   let kept: { readonly value: T } | null = null
   return () => {

@@ -7,15 +7,8 @@ import { dirname, join, resolve } from 'node:path'
 import { isMap, LineCounter, parseDocument } from 'yaml'
 import { ErrorCode, StoreError } from './errors.ts'
 import { ARENA_BYTES_DEFAULT } from './limits.ts'
-import {
-  type Address,
-  type Config,
-  environmentNameOf,
-  type OptionKey,
-  optionInfo,
-  optionKeys,
-  optionsSchema
-} from './options.ts'
+import { environmentNameOf, optionInfo, optionKeys } from './option-info.ts'
+import { type Address, type Config, type OptionKey, optionsSchema } from './options.ts'
 import { formatDurationExact, formatSizeExact } from './units.ts'
 
 const DAY_MS = 24 * 3600 * 1000
@@ -45,7 +38,7 @@ const defaults: Omit<Config, 'dataDir'> = {
   logLines: 2000 // about 500 KB, and hours of a quiet peer
 }
 
-/** Bytes of `sockaddr_un.sun_path` on Linux, less the final zero. macOS: 103, told by the system. */
+/** Bytes of `sockaddr_un.sun_path` on Linux, less the final zero. */
 const SOCKET_PATH_BYTES_MAX = 107
 
 export interface Source {

@@ -230,7 +230,7 @@ test('a client that sends nothing or nonsense disturbs nobody', async ({ fixture
   silent.destroy()
 })
 
-test('what a killed process left behind is replaced, a living socket or a file is not', async () => {
+test('a socket left by a killed process is replaced, one in use or a file is not', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'torus-admin-'))
   const common = { log: silentLog(), ring: new LogRing(1), configEntries: [], listen: null }
   const start = (socket: string) =>

@@ -11,7 +11,7 @@ import {
   sourceText
 } from '../../src/core/config.ts'
 import { StoreError } from '../../src/core/errors.ts'
-import { environmentNameOf, optionInfo, optionKeys } from '../../src/core/options.ts'
+import { environmentNameOf, optionInfo, optionKeys } from '../../src/core/option-info.ts'
 
 const test = suite('config')
 let folder = ''

@@ -1,0 +1,145 @@
+/**
+ * Names and meaning of every option, for flags, help and documentation. Apart from the schemas, so
+ * that a command line that only asks a server need not load them. The external name is the same
+ * everywhere: `--data-dir`, `data-dir:` in YAML, `TORUS_DATA_DIR`.
+ */
+import type { OptionKey } from './options.ts'
+
+export interface OptionInfo {
+  /** As flag, key of the config file and, in capitals, environment variable. */
+  readonly name: string
+  /** The word that stands for the value in help; '' for a switch. */
+  readonly argument: string
+  readonly help: string
+  /** May be given several times; the environment separates values with commas. */
+  readonly list?: boolean
+  /** Relative paths mean: from the working directory, or from where the config file is. */
+  readonly path?: boolean
+}
+
+export const optionInfo: Readonly<Record<OptionKey, OptionInfo>> = {
+  dataDir: {
+    name: 'data-dir',
+    argument: 'DIR',
+    path: true,
+    help: 'where everything is kept; created when missing'
+  },
+  capacityBytes: {
+    name: 'capacity',
+    argument: 'SIZE',
+    help: 'bytes that all shards together may use; by default what the filesystem has'
+  },
+  shards: {
+    name: 'shards',
+    argument: 'N',
+    help: 'worker threads with a part of the data each; fixed when the data directory is created'
+  },
+  segmentBytes: {
+    name: 'segment-size',
+    argument: 'SIZE',
+    help: 'size of the append-only files; fixed when the data directory is created'
+  },
+  arenaBytes: {
+    name: 'arena-size',
+    argument: 'SIZE',
+    help: 'shared memory for the bytes of requests in flight'
+  },
+  volumes: {
+    name: 'volume',
+    argument: 'NAME=SIZE',
+    list: true,
+    help: 'create this volume at start unless it exists'
+  },
+  nbdListen: {
+    name: 'nbd-listen',
+    argument: 'HOST:PORT',
+    help: 'where NBD clients connect, or off; port 0 takes a free one'
+  },
+  nbdSocket: {
+    name: 'nbd-socket',
+    argument: 'PATH',
+    path: true,
+    help: 'unix socket for NBD clients beside the TCP address'
+  },
+  nbdTls: {
+    name: 'nbd-tls',
+    argument: 'off|allow|require',
+    help: 'NBD_OPT_STARTTLS: not offered, offered, or the only way in'
+  },
+  nbdTlsCert: {
+    name: 'nbd-tls-cert',
+    argument: 'FILE',
+    path: true,
+    help: 'certificate chain of the NBD server, PEM'
+  },
+  nbdTlsKey: {
+    name: 'nbd-tls-key',
+    argument: 'FILE',
+    path: true,
+    help: 'private key of that certificate, PEM'
+  },
+  nbdTlsCa: {
+    name: 'nbd-tls-ca',
+    argument: 'FILE',
+    path: true,
+    help: 'clients must show a certificate signed by one of these, PEM'
+  },
+  nbdDefaultExport: {
+    name: 'nbd-default-export',
+    argument: 'NAME',
+    help: 'volume for clients that name none; by default the only volume, if there is one'
+  },
+  adminListen: {
+    name: 'admin-listen',
+    argument: 'HOST:PORT',
+    help: 'where the admin API and metrics are, or off'
+  },
+  adminSocket: {
+    name: 'admin-socket',
+    argument: 'PATH',
+    path: true,
+    help: 'unix socket of the admin API, or off; by default admin.sock in the data directory'
+  },
+  insecure: {
+    name: 'insecure',
+    argument: '',
+    help: 'allow listeners that other machines can reach, though nobody has to log in'
+  },
+  scrubPeriodMs: {
+    name: 'scrub-period',
+    argument: 'DURATION',
+    help: 'read and verify everything once in this time, or off'
+  },
+  shutdownMs: {
+    name: 'shutdown-timeout',
+    argument: 'DURATION',
+    help: 'how long a shutdown may take before clients are cut off'
+  },
+  plugins: {
+    name: 'plugin',
+    argument: 'MODULE',
+    list: true,
+    help: 'load a module that registers volume types'
+  },
+  logLevel: {
+    name: 'log-level',
+    argument: 'trace|debug|info|warn|error|fatal|silent',
+    help: 'least level that is logged'
+  },
+  logFormat: {
+    name: 'log-format',
+    argument: 'auto|json|pretty',
+    help: 'auto is pretty on a terminal and JSON lines elsewhere'
+  },
+  logLines: {
+    name: 'log-lines',
+    argument: 'N',
+    help: 'last lines kept in memory for the debug bundle'
+  }
+}
+
+export const optionKeys = Object.keys(optionInfo) as readonly OptionKey[]
+
+/** `data-dir` -> `TORUS_DATA_DIR`. */
+export const environmentNameOf = (key: OptionKey): string =>
+  `TORUS_${optionInfo[key].name.toUpperCase().replaceAll('-', '_')}`
