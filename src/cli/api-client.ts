@@ -1,0 +1,167 @@
+import { request } from 'node:http'
+import type * as schemas from '../admin/schemas.ts'
+import { CommandError, UsageError } from './errors.ts'
+
+export const DEFAULT_ADMIN = 'http://127.0.0.1:4321'
+/** A little more than the server gives itself, so that its own message arrives. */
+const ANSWER_TIMEOUT_MS = 65_000
+
+/** Where a peer's admin API is: a unix socket or an HTTP address. */
+export type AdminAddress =
+  | { readonly kind: 'tcp'; readonly url: URL }
+  | { readonly kind: 'unix'; readonly path: string }
+
+/** 'unix:PATH', 'http://HOST:PORT' or 'HOST:PORT'. @throws UsageError */
+export function parseAdmin(text: string): AdminAddress {
+  const unix = /^unix:(?:\/\/)?(.+)$/.exec(text)
+  if (unix !== null) return { kind: 'unix', path: unix[1]! }
+  const given = /^\w+:\/\//.test(text) ? text : `http://${text}`
+  const url = URL.canParse(given) ? new URL(given) : null
+  if (url === null || url.protocol !== 'http:' || url.hostname === '') {
+    throw new UsageError(`--admin "${text}" must be http://HOST:PORT or unix:PATH`)
+  }
+  return { kind: 'tcp', url }
+}
+
+export type Volume = schemas.Volume
+export type Client = schemas.Client
+export type Status = schemas.Status
+export type Peer = schemas.Peer
+export type Shard = schemas.Shard
+export type VolumeStats = schemas.VolumeStats
+export type Task = schemas.Task
+export type TaskName = schemas.TaskName
+
+export interface ConfigEntry {
+  readonly name: string
+  readonly value?: unknown
+  readonly source: string
+  readonly description: string
+}
+
+/** The admin API as functions. Every failure is a CommandError that says what to do. */
+export class ApiClient {
+  readonly #admin: AdminAddress
+  /** As the user wrote it. */
+  readonly address: string
+
+  constructor(address: string) {
+    this.address = address
+    this.#admin = parseAdmin(address)
+  }
+
+  status = (): Promise<Status> => this.#get('/v1/status')
+  peer = (): Promise<Peer> => this.#get('/v1/peer')
+
+  async config(): Promise<ConfigEntry[]> {
+    return (await this.#get<{ entries: ConfigEntry[] }>('/v1/config')).entries
+  }
+
+  async volumes(): Promise<Volume[]> {
+    return (await this.#get<{ volumes: Volume[] }>('/v1/volumes')).volumes
+  }
+
+  volume = (name: string): Promise<Volume> => this.#get(volumePath(name))
+
+  createVolume = (volume: {
+    name: string
+    sizeBytes: number
+    type?: string
+    description?: string
+  }): Promise<Volume> => this.#send('POST', '/v1/volumes', volume)
+
+  renameVolume = (name: string, newName: string): Promise<Volume> =>
+    this.#send('POST', `${volumePath(name)}/rename`, { newName })
+
+  resizeVolume = (name: string, sizeBytes: number, shrink: boolean): Promise<Volume> =>
+    this.#send('POST', `${volumePath(name)}/resize`, { sizeBytes, shrink })
+
+  deleteVolume = (name: string, force: boolean): Promise<void> =>
+    this.#send('DELETE', `${volumePath(name)}?force=${force}`)
+
+  async clients(): Promise<Client[]> {
+    return (await this.#get<{ clients: Client[] }>('/v1/clients')).clients
+  }
+
+  disconnectClient = (id: number): Promise<void> => this.#send('DELETE', `/v1/clients/${id}`)
+
+  task = (task: TaskName): Promise<Task> => this.#get(`/v1/tasks/${task}`)
+  startTask = (task: TaskName): Promise<Task> => this.#send('POST', `/v1/tasks/${task}/start`)
+  stopTask = (task: TaskName): Promise<Task> => this.#send('POST', `/v1/tasks/${task}/stop`)
+
+  /** A .tar.gz. */
+  debugBundle = (): Promise<Buffer> => this.#exchange('GET', '/v1/debug/bundle', undefined)
+
+  #get<T>(path: string): Promise<T> {
+    return this.#send('GET', path)
+  }
+
+  async #send<T>(method: string, path: string, body?: unknown): Promise<T> {
+    const bytes = await this.#exchange(method, path, body)
+    return (bytes.length === 0 ? undefined : this.#parse(bytes)) as T
+  }
+
+  #parse(bytes: Buffer): unknown {
+    try {
+      return JSON.parse(bytes.toString())
+    } catch (cause) {
+      const message = `what answers at ${this.address} is not a Torus peer`
+      throw new CommandError('Unavailable', message, { cause })
+    }
+  }
+
+  /** The body of a successful answer. */
+  async #exchange(method: string, path: string, body: unknown): Promise<Buffer> {
+    const { status, bytes } = await this.#roundTrip(method, path, body)
+    if (status >= 200 && status < 300) return bytes
+    const answer = this.#parse(bytes) as { error?: { code?: string; message?: string } }
+    const { code = 'Unavailable', message = `HTTP status ${status}` } = answer?.error ?? {}
+    throw new CommandError(code, message)
+  }
+
+  #roundTrip(method: string, path: string, body: unknown) {
+    const text = body === undefined ? undefined : JSON.stringify(body)
+    const admin = this.#admin
+    return new Promise<{ status: number; bytes: Buffer }>((resolve, reject) => {
+      const common = {
+        method,
+        path,
+        // One request a process: a kept connection would only delay the exit.
+        agent: false as const,
+        timeout: ANSWER_TIMEOUT_MS,
+        headers: text === undefined ? {} : { 'content-type': 'application/json' }
+      }
+      const outgoing =
+        admin.kind === 'unix'
+          ? request({ ...common, socketPath: admin.path })
+          : request(admin.url, common)
+      outgoing.on('timeout', () => outgoing.destroy(new Error('ETIMEDOUT')))
+      outgoing.on('error', (error) => reject(this.#unreachable(error)))
+      outgoing.on('response', (response) => {
+        const parts: Buffer[] = []
+        response.on('data', (part: Buffer) => parts.push(part))
+        response.on('error', (error) => reject(this.#unreachable(error)))
+        response.on('end', () =>
+          resolve({ status: response.statusCode ?? 0, bytes: Buffer.concat(parts) })
+        )
+      })
+      outgoing.end(text)
+    })
+  }
+
+  #unreachable(error: NodeJS.ErrnoException): CommandError {
+    const why = error.code ?? error.message
+    if (why === 'EACCES' || why === 'EPERM') {
+      const message = `${this.address} may not be opened by this user: ask its owner, or use sudo`
+      return new CommandError('Forbidden', message, { cause: error })
+    }
+    return new CommandError(
+      'Unavailable',
+      `no peer answers at ${this.address} (${why}): start one with "torus serve --data-dir DIR", ` +
+        'or name another with --admin or TORUS_ADMIN',
+      { cause: error }
+    )
+  }
+}
+
+const volumePath = (name: string): string => `/v1/volumes/${encodeURIComponent(name)}`

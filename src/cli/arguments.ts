@@ -1,0 +1,25 @@
+import { InvalidArgumentError } from 'commander'
+import { StoreError } from '../core/errors.ts'
+import { parseDuration, parseSize } from '../core/units.ts'
+
+/** Readers of arguments for commander, which names the argument that was wrong. */
+const reader =
+  <T>(parse: (text: string) => T) =>
+  (text: string): T => {
+    try {
+      return parse(text)
+    } catch (error) {
+      if (error instanceof StoreError) throw new InvalidArgumentError(error.message)
+      throw error
+    }
+  }
+
+export const sizeArgument = reader(parseSize)
+
+export const durationArgument = reader(parseDuration)
+
+export const countArgument = (text: string): number => {
+  const value = Number(text)
+  if (/^\d+$/.test(text) && Number.isSafeInteger(value)) return value
+  throw new InvalidArgumentError('It must be a whole number.')
+}

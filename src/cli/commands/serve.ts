@@ -1,0 +1,151 @@
+import { existsSync } from 'node:fs'
+import { extname, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Command } from 'commander'
+import type { ResolvedConfig } from '../../core/config.ts'
+import { StoreError } from '../../core/errors.ts'
+import type { LogOutput } from '../../core/log.ts'
+import type { Config } from '../../core/options.ts'
+import { action, type Context, withExamples } from '../context.ts'
+import { UsageError } from '../errors.ts'
+import { parseNbdAddress, volumeUri } from '../nbd-address.ts'
+import { addServeOptions, configurationHelp, flagsOf } from '../serve-options.ts'
+
+export function addServeCommand(program: Command): void {
+  const command = addServeOptions(
+    program.command('serve').description('run a peer: keep data in a directory and serve volumes')
+  )
+    .addHelpText('after', configurationHelp)
+    .action(
+      action<[], Record<string, unknown>>(async (context, _, options) => {
+        await serve(context, options)
+      })
+    )
+  withExamples(
+    command,
+    'torus serve --data-dir /var/lib/torus',
+    'torus serve --data-dir D --capacity 20GiB --volume demo=1GiB --nbd-socket /run/nbd.sock'
+  )
+}
+
+async function serve(context: Context, options: Record<string, unknown>): Promise<void> {
+  // Loaded here, so that other commands start without the server's weight.
+  const { resolveConfig } = await import('../../core/config.ts')
+  const { createLog } = await import('../../core/log.ts')
+  const resolved = usageErrors(() => resolveConfig({ ...flagsOf(options), env: process.env }))
+  const output = createLog(resolved.config)
+  endOnBugs(output)
+  const signals = new Signals(output)
+  const startPeer = await loadCoordinator()
+  const peer = await startPeer(resolved, output)
+  signals.onReload = () => reload(peer, output)
+  const { dataDir, nbdAddresses, adminAddresses } = peer
+  context.output.result({ pid: process.pid, dataDir, nbdAddresses, adminAddresses }, () =>
+    greeting(peer, resolved.config)
+  )
+  await signals.stop
+  await peer.stop()
+  output.log.info('stopped')
+  output.flush()
+}
+
+function greeting({ dataDir, nbdAddresses, adminAddresses }: Peer, config: Config): string {
+  const lines = [
+    `torus serves ${dataDir}`,
+    `  NBD    ${nbdAddresses.join('  ') || 'off'}`,
+    `  admin  ${adminAddresses.join('  ') || 'off'}`
+  ]
+  const nbd = nbdAddresses.map(parseNbdAddress).find((address) => address !== null)
+  const volume = config.volumes[0]?.name ?? 'NAME'
+  if (nbd === undefined || nbd === null) return lines.join('\n')
+  const torus = programName()
+  const make = volume === 'NAME' ? [`${torus} volume create NAME 10GiB`] : []
+  const next = [
+    ...make,
+    `${torus} mount ${volume} /tmp/${volume}`,
+    `qemu-img convert disk.img ${volumeUri(nbd, volume)}`,
+    `${torus} status`
+  ]
+  return [...lines, '', 'Next, in another terminal:', ...next.map((line) => `  ${line}`)].join('\n')
+}
+
+/** What to type here: a checkout has its own launcher. */
+function programName(): string {
+  const launcher = fileURLToPath(new URL('../../../../scripts/torus', import.meta.url))
+  return existsSync(launcher) ? relative(process.cwd(), launcher) : 'torus'
+}
+
+/** What `serve` needs of the coordinator's RunningPeer. */
+interface Peer {
+  readonly dataDir: string
+  readonly nbdAddresses: readonly string[]
+  readonly adminAddresses: readonly string[]
+  reload(): Promise<void>
+  stop(): Promise<void>
+}
+
+async function loadCoordinator(): Promise<
+  (resolved: ResolvedConfig, output: LogOutput) => Promise<Peer>
+> {
+  const module = await import(
+    new URL(`../../coordinator${extname(import.meta.url)}`, import.meta.url).href
+  )
+  return module.startPeer
+}
+
+async function reload(peer: Peer, { log }: LogOutput): Promise<void> {
+  try {
+    await peer.reload()
+    log.info('certificates were read again')
+  } catch (error) {
+    log.error({ err: error }, 'certificates were not read again; the old ones stay in use')
+  }
+}
+
+function usageErrors<T>(make: () => T): T {
+  try {
+    return make()
+  } catch (error) {
+    if (error instanceof StoreError) throw new UsageError(error.message)
+    throw error
+  }
+}
+
+/**
+ * SIGINT and SIGTERM ask for an orderly end, and a second one does not wait for it. SIGHUP reads
+ * certificates again.
+ */
+class Signals {
+  readonly stop: Promise<void>
+  onReload: () => Promise<void> = async () => {}
+
+  constructor({ log, flush }: LogOutput) {
+    process.on('SIGHUP', () => void this.onReload())
+    this.stop = new Promise((resolve) => {
+      let asked = false
+      const ask = (signal: NodeJS.Signals) => {
+        if (asked) {
+          log.warn({ signal }, 'ending at once, without the orderly stop')
+          flush()
+          process.exit(1)
+        }
+        asked = true
+        log.info({ signal }, 'stopping; the same signal again ends at once')
+        resolve()
+      }
+      process.on('SIGINT', ask)
+      process.on('SIGTERM', ask)
+    })
+  }
+}
+
+/** STYLE.md, rule 11: what only a bug can do ends the process, and says what it was. */
+function endOnBugs({ log, flush }: LogOutput): void {
+  const end = (error: unknown) => {
+    log.fatal({ err: error }, 'a bug ended the process')
+    flush()
+    process.exit(1)
+  }
+  process.on('uncaughtException', end)
+  process.on('unhandledRejection', end)
+}

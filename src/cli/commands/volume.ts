@@ -1,0 +1,165 @@
+import type { Command } from 'commander'
+import { formatSize } from '../../core/units.ts'
+import type { Volume } from '../api-client.ts'
+import { sizeArgument } from '../arguments.ts'
+import { action, withExamples } from '../context.ts'
+import { CommandError } from '../errors.ts'
+import type { Output } from '../output.ts'
+
+export function addVolumeCommands(program: Command): void {
+  const volume = program.command('volume').description('create and manage volumes')
+  withExamples(volume, 'torus volume create demo 10GiB', 'torus volume list')
+  addCreate(volume)
+  addList(volume)
+  addShow(volume)
+  addRename(volume)
+  addResize(volume)
+  addDelete(volume)
+}
+
+function addCreate(parent: Command): void {
+  const command = parent
+    .command('create')
+    .description('create a thin volume; it takes space as it is written')
+    .argument('<name>', 'letters, digits, ".", "_" and "-"')
+    .argument('<size>', 'like 512MiB or 2TiB, a multiple of 4096 bytes', sizeArgument)
+    .option('--description <text>', 'a note for people')
+    .option('--type <type>', 'volume type', 'block')
+    .action(
+      action<[string, number], { description?: string; type: string }>(
+        async ({ api, output }, [name, sizeBytes], { description = '', type }) => {
+          const volume = await api.createVolume({ name, sizeBytes, description, type })
+          output.result(volume, () => `created ${volume.name}, ${formatSize(volume.sizeBytes)}`)
+        }
+      )
+    )
+  withExamples(command, 'torus volume create demo 10GiB')
+}
+
+function addList(parent: Command): void {
+  const command = parent
+    .command('list')
+    .alias('ls')
+    .description('all volumes')
+    .action(
+      action(async ({ api, output }) => {
+        const volumes = await api.volumes()
+        output.result(volumes, () =>
+          volumes.length === 0
+            ? 'no volumes yet: torus volume create NAME SIZE'
+            : output.table(
+                ['NAME', 'SIZE', 'USED', 'CLIENTS', 'TYPE', 'CREATED', 'DESCRIPTION'],
+                volumes.map(rowOf),
+                'lrrrlll'
+              )
+        )
+      })
+    )
+  withExamples(command, 'torus volume list', "torus volume list --json | jq -r '.[].name'")
+}
+
+const rowOf = (volume: Volume): string[] => [
+  volume.name,
+  formatSize(volume.sizeBytes),
+  usedText(volume),
+  String(volume.clients),
+  volume.type,
+  volume.createdAt.slice(0, 16).replace('T', ' '),
+  volume.description
+]
+
+const usedText = ({ usedBytes }: Volume): string =>
+  usedBytes === null ? '-' : formatSize(usedBytes)
+
+function addShow(parent: Command): void {
+  const command = parent
+    .command('show')
+    .description('one volume')
+    .argument('<volume>', 'its name')
+    .action(
+      action<[string], object>(async ({ api, output }, [name]) => {
+        const volume = await api.volume(name)
+        output.result(volume, () => factsOf(volume, output))
+      })
+    )
+  withExamples(command, 'torus volume show demo')
+}
+
+const factsOf = (volume: Volume, output: Output): string =>
+  output.facts([
+    ['name', volume.name],
+    ['type', volume.type],
+    ['size', `${formatSize(volume.sizeBytes)} (${volume.sizeBytes} bytes)`],
+    ['used', usedText(volume)],
+    ['read-only', volume.readOnly ? 'yes' : 'no'],
+    ['clients', String(volume.clients)],
+    ['created', volume.createdAt],
+    ['family', volume.family],
+    ['description', volume.description]
+  ])
+
+function addRename(parent: Command): void {
+  const command = parent
+    .command('rename')
+    .description('give a volume another name; clients that have it open keep it')
+    .argument('<volume>', 'its name')
+    .argument('<new-name>', 'the new one')
+    .action(
+      action<[string, string], object>(async ({ api, output }, [name, newName]) => {
+        const volume = await api.renameVolume(name, newName)
+        output.result(volume, () => `renamed ${name} to ${volume.name}`)
+      })
+    )
+  withExamples(command, 'torus volume rename demo photos')
+}
+
+function addResize(parent: Command): void {
+  const command = parent
+    .command('resize')
+    .description('give a volume another size; a smaller one loses what lies behind its new end')
+    .argument('<volume>', 'its name')
+    .argument('<size>', 'the new size', sizeArgument)
+    .option('--shrink', 'a smaller size is meant: do not ask')
+    .action(
+      action<[string, number], { shrink?: boolean }>(
+        async ({ api, output, confirm }, [name, sizeBytes], options) => {
+          const before = await api.volume(name)
+          const smaller = sizeBytes < before.sizeBytes
+          if (smaller && options.shrink !== true) {
+            const lost = formatSize(before.sizeBytes - sizeBytes)
+            await confirm(`Volume ${name} loses its last ${lost} and all data there.`)
+          }
+          const volume = await api.resizeVolume(name, sizeBytes, smaller)
+          output.result(
+            volume,
+            () => `resized ${name} from ${formatSize(before.sizeBytes)} to ${formatSize(sizeBytes)}`
+          )
+        }
+      )
+    )
+  withExamples(command, 'torus volume resize demo 20GiB', 'torus volume resize demo 1GiB --shrink')
+}
+
+function addDelete(parent: Command): void {
+  const command = parent
+    .command('delete')
+    .alias('rm')
+    .description('delete a volume and all its data')
+    .argument('<volume>', 'its name')
+    .option('--force', 'disconnect its clients first')
+    .action(
+      action<[string], { force?: boolean }>(
+        async ({ api, output, confirm }, [name], { force = false }) => {
+          const volume = await api.volume(name)
+          if (volume.clients > 0 && !force) {
+            const message = `volume ${name} has ${volume.clients} clients, see "torus client list"`
+            throw new CommandError('Busy', `${message}; --force disconnects them`)
+          }
+          await confirm(`Volume ${name} (${formatSize(volume.sizeBytes)}) and all its data go.`)
+          await api.deleteVolume(name, force)
+          output.result({ deleted: name }, () => `deleted ${name}`)
+        }
+      )
+    )
+  withExamples(command, 'torus volume delete demo', 'torus volume delete demo --force --yes')
+}

@@ -1,0 +1,60 @@
+import { Command } from 'commander'
+import { version } from '../core/version.ts'
+import { DEFAULT_ADMIN } from './api-client.ts'
+import { addAttachCommands } from './commands/attach.ts'
+import { addClientCommands } from './commands/client.ts'
+import { addCompletionCommand } from './commands/completion.ts'
+import { addConfigCommands } from './commands/config.ts'
+import { addDebugCommands } from './commands/debug.ts'
+import { addMountCommands } from './commands/mount.ts'
+import { addServeCommand } from './commands/serve.ts'
+import { addStatusCommands } from './commands/status.ts'
+import { addTaskCommands } from './commands/task.ts'
+import { addTopCommand } from './commands/top.ts'
+import { addVersionCommand } from './commands/version.ts'
+import { addVolumeCommands } from './commands/volume.ts'
+import { withExamples } from './context.ts'
+
+/** The whole command line; nothing runs before it parses. */
+export function buildProgram(): Command {
+  const program = new Command('torus')
+    .description('A distributed block store: append-only checksummed volumes, served over NBD')
+    .version(version, '--version', 'print the version')
+    .helpOption('-h, --help', 'how to use it')
+    .option(
+      '--admin <ADDRESS>',
+      `peer to talk to: http://HOST:PORT or unix:PATH (${DEFAULT_ADMIN})`
+    )
+    .option('--json', 'print answers and errors as JSON')
+    .option('-y, --yes', 'say yes to every question')
+    .configureHelp({ showGlobalOptions: true })
+    // Copied to commands that are added from here on: no command ends the process by itself.
+    .exitOverride()
+    .configureOutput({
+      // With --json main.ts prints the error, as JSON.
+      outputError: (text, write) => {
+        if (!process.argv.includes('--json')) write(text.replace(/^error: /, 'torus: '))
+      }
+    })
+    .showSuggestionAfterError()
+  withExamples(
+    program,
+    'torus serve --data-dir D --volume demo=1GiB',
+    'torus volume create data 100GiB && torus mount data /tmp/data',
+    'torus status'
+  )
+  program.addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 wrong usage.')
+  addServeCommand(program)
+  addVolumeCommands(program)
+  addAttachCommands(program)
+  addMountCommands(program)
+  addClientCommands(program)
+  addStatusCommands(program)
+  addTopCommand(program)
+  addTaskCommands(program)
+  addConfigCommands(program)
+  addDebugCommands(program)
+  addCompletionCommand(program)
+  addVersionCommand(program)
+  return program
+}

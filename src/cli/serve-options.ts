@@ -1,0 +1,42 @@
+import type { Command } from 'commander'
+import { environmentNameOf, optionInfo, optionKeys } from '../core/option-info.ts'
+import type { OptionKey } from '../core/options.ts'
+
+/** Adds a flag for every option of the configuration, and --config. */
+export function addServeOptions(command: Command): Command {
+  for (const key of optionKeys) {
+    const { name, argument, help, list } = optionInfo[key]
+    const flags = argument === '' ? `--${name}` : `--${name} <${argument}>`
+    if (list === true) command.option(flags, `${help}; may be repeated`, appended)
+    else command.option(flags, help)
+  }
+  return command.option('--config <FILE>', 'YAML file with the same options, without the dashes')
+}
+
+const appended = (value: string, before: string[] | undefined): string[] => [
+  ...(before ?? []),
+  value
+]
+
+/** What `addServeOptions` read, by option key. */
+export function flagsOf(options: Readonly<Record<string, unknown>>): {
+  flags: Partial<Record<OptionKey, unknown>>
+  file: string | null
+} {
+  const flags: Partial<Record<OptionKey, unknown>> = {}
+  for (const key of optionKeys) {
+    const value = options[attributeOf(optionInfo[key].name)]
+    if (value !== undefined) flags[key] = value
+  }
+  const file = options['config'] ?? (process.env['TORUS_CONFIG'] || null)
+  return { flags, file: file as string | null }
+}
+
+/** As commander stores it: 'data-dir' -> 'dataDir'. */
+const attributeOf = (name: string): string =>
+  name.replaceAll(/-(\w)/g, (_, letter: string) => letter.toUpperCase())
+
+export const configurationHelp = (): string =>
+  `\nEvery option may also stand in the file given by --config or TORUS_CONFIG (data-dir: D),\n` +
+  `or in the environment (${environmentNameOf('dataDir')}=D). A flag wins over the environment,\n` +
+  `and that over the file. "torus config show" tells what holds and where it came from.`
