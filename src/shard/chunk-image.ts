@@ -1,7 +1,7 @@
 import { CHUNK_BLOCKS } from '../core/limits.ts'
 import {
+  AT_BLOCKS,
   AT_CHUNK,
-  AT_CRC_COUNT,
   AT_LAYER,
   AT_RANKS,
   AT_SHAPE,
@@ -12,6 +12,7 @@ import {
   FORM_RUNS,
   formOf,
   HEADER_WORDS,
+  isBetterPacked,
   PALETTE_WORDS,
   packedWords,
   paletteOf,
@@ -24,8 +25,6 @@ import {
 } from './chunk-layout.ts'
 import { LOCATION_END } from './run-list.ts'
 
-/** Packing turns a change of one block from a rewrite into a move; worth up to half as much again. */
-const RUNS_CHEAP_TO_REWRITE = 48
 /** One palette entry more than blocks: the version that comes, before the one it replaces goes. */
 const PALETTE_MAX = CHUNK_BLOCKS + 1
 const RUNS_MAX = CHUNK_BLOCKS
@@ -47,9 +46,9 @@ export class ChunkImage {
   paletteLength = 0
   readonly epochs = new Uint32Array(PALETTE_MAX)
   readonly highs = new Uint32Array(PALETTE_MAX)
-  /** What `plan` found. */
+  /** What `tally` found: blocks in all runs, and those of them that are data. */
   entries = 0
-  private dataBlocks = 0
+  dataBlocks = 0
   private form = FORM_RUNS
   private readonly paletteUse = new Uint16Array(PALETTE_MAX)
 
@@ -182,24 +181,49 @@ export class ChunkImage {
     }
   }
 
-  /** Counts what is there and picks the form. Returns the words needed; 0 when nothing is left. */
-  plan(): number {
-    let entries = 0
-    let data = 0
+  /** Adds runs of another image that has the same palette. */
+  addAll(other: ChunkImage): void {
+    for (let run = 0; run < other.length; run++) {
+      const first = other.firsts[run]!
+      const count = other.counts[run]!
+      const location = other.locations[run]!
+      this.add(first, count, location, other.lows[run]!, other.palettes[run]!)
+      if (location >= LOCATION_END) continue
+      for (let block = first; block < first + count; block++) this.crcs[block] = other.crcs[block]!
+    }
+  }
+
+  /** Takes the palette of another image, and no runs. */
+  beginAs(other: ChunkImage): void {
+    this.length = 0
+    this.paletteLength = other.paletteLength
+    for (let i = 0; i < other.paletteLength; i++) {
+      this.epochs[i] = other.epochs[i]!
+      this.highs[i] = other.highs[i]!
+    }
+  }
+
+  tally(): void {
+    this.entries = 0
+    this.dataBlocks = 0
     for (let run = 0; run < this.length; run++) {
       const count = this.counts[run]!
-      entries += count
-      if (this.locations[run]! < LOCATION_END) data += count
+      this.entries += count
+      if (this.locations[run]! < LOCATION_END) this.dataBlocks += count
     }
-    this.entries = entries
-    this.dataBlocks = data
+  }
+
+  /** Picks the form. Returns the words needed; 0 when nothing is left. */
+  plan(): number {
+    this.tally()
+    const { entries, dataBlocks } = this
     if (entries === 0) return 0
     if (this.paletteLength > 1) this.dropUnusedVersions()
-    const asRuns = runsWords(this.paletteLength, this.length, data)
-    const asPacked = packedWords(this.paletteLength, entries)
-    const packedMax = this.length > RUNS_CHEAP_TO_REWRITE ? asRuns * 1.5 : asRuns
-    this.form = asPacked < packedMax ? FORM_PACKED : FORM_RUNS
-    return this.form === FORM_PACKED ? asPacked : asRuns
+    const palette = this.paletteLength
+    this.form = isBetterPacked(palette, this.length, dataBlocks, entries) ? FORM_PACKED : FORM_RUNS
+    return this.form === FORM_PACKED
+      ? packedWords(palette, entries)
+      : runsWords(palette, this.length, dataBlocks)
   }
 
   /** Writes what `plan` planned. */
@@ -214,7 +238,7 @@ export class ChunkImage {
     const count = this.form === FORM_RUNS ? this.length : this.entries
     words[at + AT_SHAPE] = shapeOf(this.form, count, this.paletteLength)
     if (this.form === FORM_RUNS) {
-      words[at + AT_CRC_COUNT] = this.dataBlocks
+      words[at + AT_BLOCKS] = this.dataBlocks | (this.entries << 16)
       this.writeRuns(words, bodyAt)
     } else {
       this.writePacked(words, halves, bodyAt)

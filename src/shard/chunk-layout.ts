@@ -7,7 +7,7 @@
  *     0   layer      number in the index (in a checkpoint: as its layer list says)
  *     1   chunk      index within the volume
  *     2   shape      runs or packed entries 12 bits | palette length << 12 | form << 24
- *     3   runs:      checksums that follow the runs
+ *     3   runs:      checksums that follow the runs | blocks in all runs << 16
  *         packed:    entries in blocks 0..255, 0..511, 0..767 as three fields of 10 bits
  *     4   palette    (writerEpoch, sequence >>> 32) of the versions in this chunk, 2 words each
  *
@@ -32,7 +32,7 @@ export const AT_LAYER = 0
 export const AT_CHUNK = 1
 export const AT_SHAPE = 2
 /** Runs only. */
-export const AT_CRC_COUNT = 3
+export const AT_BLOCKS = 3
 /** Packed only. */
 export const AT_RANKS = 3
 export const HEADER_WORDS = 4
@@ -70,11 +70,20 @@ export const packedWords = (palette: number, entries: number): number =>
   entries * ENTRY_WORDS +
   (palette > 1 ? (entries + 1) >>> 1 : 0)
 
+/** A change of one block rewrites less of a packed chunk: worth half as much memory again. */
+const RUNS_CHEAP_TO_CHANGE = 48
+
+/** Which form a chunk should have that could have either. */
+export function isBetterPacked(palette: number, runs: number, crcs: number, entries: number) {
+  const asRuns = runsWords(palette, runs, crcs)
+  return packedWords(palette, entries) < (runs > RUNS_CHEAP_TO_CHANGE ? asRuns * 1.5 : asRuns)
+}
+
 /** Words of the chunk that starts at `words[at]`. */
 export function chunkWords(words: Uint32Array, at: number): number {
   const shape = words[at + AT_SHAPE]!
   return formOf(shape) === FORM_RUNS
-    ? runsWords(paletteOf(shape), countOf(shape), words[at + AT_CRC_COUNT]!)
+    ? runsWords(paletteOf(shape), countOf(shape), words[at + AT_BLOCKS]! & COUNT_MASK)
     : packedWords(paletteOf(shape), countOf(shape))
 }
 

@@ -13,15 +13,18 @@ import {
   FORM_PACKED,
   formOf,
   HEADER_WORDS,
+  isBetterPacked,
   PALETTE_WORDS,
   packedWords,
   paletteOf,
   rankOf,
+  runsWords,
   shapeOf
 } from './chunk-layout.ts'
-import { IndexPages, UNIT_WORDS } from './index-pages.ts'
+import { IndexPages, slabOf, UNIT_WORDS, wordOf } from './index-pages.ts'
 import { IndexTable, keyHash, type Slots } from './index-table.ts'
 import { LOCATION_END } from './run-list.ts'
+import { RunsSplice } from './runs-splice.ts'
 
 /** Hears of every data block that comes to be referred to, or ceases to, as runs inside one segment. */
 export interface LiveCounter {
@@ -58,9 +61,10 @@ export class ChunkStore {
   entries = 0
   readonly pages = new IndexPages()
   readonly table = new IndexTable()
-  /** What `take` found in the range, and the chunk as it is being put together. */
+  /** What `take` found in the range, and what is to be there instead. */
   readonly found = new ChunkImage()
   readonly image = new ChunkImage()
+  private readonly splice = new RunsSplice()
   private readonly counter: LiveCounter
 
   constructor(counter: LiveCounter) {
@@ -86,8 +90,8 @@ export class ChunkStore {
       const address = pairs[slot * 2 + 1]!
       if (address === 0) return 0
       if (pairs[slot * 2] !== hash || address === 1) continue
-      const words = slabs[address >>> 16]!
-      const at = (address & 0xffff) * UNIT_WORDS
+      const words = slabs[slabOf(address)]!
+      const at = wordOf(address)
       if (words[at + AT_CHUNK] === chunk && words[at + AT_LAYER] === layer) return address
     }
   }
@@ -106,8 +110,8 @@ export class ChunkStore {
       this.entries += count
       return count
     }
-    const words = this.pages.slabs[address >>> 16]!
-    const shape = words[(address & 0xffff) * UNIT_WORDS + AT_SHAPE]!
+    const words = this.pages.slabs[slabOf(address)]!
+    const shape = words[wordOf(address) + AT_SHAPE]!
     if (formOf(shape) === FORM_PACKED && change.end - change.first <= IN_PLACE_BLOCKS_MAX) {
       const palette = this.paletteIn(address, change)
       if (palette >= 0) return this.applyInPlace(address, change, palette)
@@ -116,8 +120,8 @@ export class ChunkStore {
   }
 
   private paletteIn(address: number, change: Change): number {
-    const words = this.pages.slabs[address >>> 16]!
-    const at = (address & 0xffff) * UNIT_WORDS
+    const words = this.pages.slabs[slabOf(address)]!
+    const at = wordOf(address)
     const { high, writerEpoch } = change
     for (let i = paletteOf(words[at + AT_SHAPE]!) - 1; i >= 0; i--) {
       const paletteAt = at + HEADER_WORDS + i * PALETTE_WORDS
@@ -131,9 +135,9 @@ export class ChunkStore {
     const present = this.entriesIn(address, change)
     const grow = change.insert ? change.end - change.first - present : 0
     const home = grow > 0 ? this.widen(address, grow) : address
-    const words = this.pages.slabs[home >>> 16]!
-    const halves = this.pages.halves[home >>> 16]!
-    const at = (home & 0xffff) * UNIT_WORDS
+    const words = this.pages.slabs[slabOf(home)]!
+    const halves = this.pages.halves[slabOf(home)]!
+    const at = wordOf(home)
     const shape = words[at + AT_SHAPE]!
     const paletteAt = at + HEADER_WORDS
     const bitmapAt = paletteAt + paletteOf(shape) * PALETTE_WORDS
@@ -188,8 +192,8 @@ export class ChunkStore {
 
   /** Entries of a packed chunk in the range of the change. */
   private entriesIn(address: number, change: Change): number {
-    const words = this.pages.slabs[address >>> 16]!
-    const at = (address & 0xffff) * UNIT_WORDS
+    const words = this.pages.slabs[slabOf(address)]!
+    const at = wordOf(address)
     const bitmapAt = at + HEADER_WORDS + paletteOf(words[at + AT_SHAPE]!) * PALETTE_WORDS
     const { first, end } = change
     const rank = rankOf(words, at, bitmapAt, first)
@@ -202,22 +206,22 @@ export class ChunkStore {
 
   /** Opens a gap of `grow` entries behind the range of the change. Returns the new address. */
   private widen(address: number, grow: number): number {
-    let words = this.pages.slabs[address >>> 16]!
-    let at = (address & 0xffff) * UNIT_WORDS
+    let words = this.pages.slabs[slabOf(address)]!
+    let at = wordOf(address)
     const shape = words[at + AT_SHAPE]!
     const palette = paletteOf(shape)
     const entries = countOf(shape)
     const needed = packedWords(palette, entries + grow)
     let home = address
     if (needed > this.pages.wordsAt(address)) {
-      home = this.enlarge(address, needed)
-      words = this.pages.slabs[home >>> 16]!
-      at = (home & 0xffff) * UNIT_WORDS
+      home = this.resettle(address, needed)
+      words = this.pages.slabs[slabOf(home)]!
+      at = wordOf(home)
     }
     const entriesAt = at + HEADER_WORDS + palette * PALETTE_WORDS + BITMAP_WORDS
     const rank = this.rankEnd
     if (palette > 1) {
-      const halves = this.pages.halves[home >>> 16]!
+      const halves = this.pages.halves[slabOf(home)]!
       const from = (entriesAt + entries * ENTRY_WORDS) * 2
       const to = from + grow * ENTRY_WORDS * 2
       halves.copyWithin(to + rank + grow, from + rank, from + entries)
@@ -232,9 +236,10 @@ export class ChunkStore {
     return home
   }
 
-  private enlarge(address: number, words: number): number {
-    const slab = this.pages.slabs[address >>> 16]!
-    const at = (address & 0xffff) * UNIT_WORDS
+  /** Moves a chunk to an object of `words`, no fewer than it uses. Returns the new address. */
+  resettle(address: number, words: number): number {
+    const slab = this.pages.slabs[slabOf(address)]!
+    const at = wordOf(address)
     const used = chunkWords(slab, at)
     const hash = keyHash(slab[at + AT_LAYER]!, slab[at + AT_CHUNK]!)
     const home = this.pages.acquire(unitsOf(words))
@@ -287,23 +292,33 @@ export class ChunkStore {
     return to - from
   }
 
-  /** Takes a chunk apart: `image` has what is before the range, `found` what is in it. */
+  /**
+   * Opens a chunk: `found` has what is in the range. What is to be there instead goes into `image`,
+   * which for now has what a run that begins before the range has before it.
+   */
   take(address: number, first: number, end: number): void {
-    const words = this.pages.slabs[address >>> 16]!
-    const halves = this.pages.halves[address >>> 16]!
-    const at = (address & 0xffff) * UNIT_WORDS
-    this.found.begin(words, at)
-    this.found.append(words, halves, at, first, end)
-    this.image.begin(words, at)
-    this.image.append(words, halves, at, 0, first)
+    const { found, image, splice } = this
+    const words = this.pages.slabs[slabOf(address)]!
+    const halves = this.pages.halves[slabOf(address)]!
+    const at = wordOf(address)
+    found.begin(words, at)
+    found.append(words, halves, at, first, end)
+    image.beginAs(found)
+    if (formOf(words[at + AT_SHAPE]!) === FORM_PACKED) {
+      splice.firstBlock = first
+      splice.endBlock = end
+      return
+    }
+    splice.aim(words, at, first, end)
+    image.append(words, halves, at, splice.firstBlock, first)
   }
 
   /** Fills `found` alone, for who only looks. */
   look(address: number, first: number, end: number): ChunkImage {
-    const at = (address & 0xffff) * UNIT_WORDS
-    const words = this.pages.slabs[address >>> 16]!
+    const at = wordOf(address)
+    const words = this.pages.slabs[slabOf(address)]!
     this.found.begin(words, at)
-    this.found.append(words, this.pages.halves[address >>> 16]!, at, first, end)
+    this.found.append(words, this.pages.halves[slabOf(address)]!, at, first, end)
     return this.found
   }
 
@@ -317,35 +332,72 @@ export class ChunkStore {
     for (let block = first; block < first + count; block++) image.crcs[block] = found.crcs[block]!
   }
 
-  /** Puts a chunk together again: the image so far, and what the chunk had from `end` on. */
+  /** Closes a chunk that `take` opened, with what `image` has now. */
   give(address: number, end: number): void {
-    const image = this.image
-    const words = this.pages.slabs[address >>> 16]!
-    const at = (address & 0xffff) * UNIT_WORDS
+    const { image, splice } = this
+    let words = this.pages.slabs[slabOf(address)]!
+    let at = wordOf(address)
+    const shape = words[at + AT_SHAPE]!
+    image.append(words, this.pages.halves[slabOf(address)]!, at, end, splice.endBlock)
+    const palette = paletteOf(shape)
+    if (formOf(shape) === FORM_PACKED || image.paletteLength !== palette) {
+      this.giveWhole(address)
+      return
+    }
+    image.tally()
+    splice.measure(words, at, image)
+    if (splice.entries === 0) {
+      this.remove(address)
+      return
+    }
+    if (isBetterPacked(palette, splice.runs, splice.crcs, splice.entries)) {
+      this.giveWhole(address)
+      return
+    }
+    const needed = runsWords(palette, splice.runs, splice.crcs)
+    let home = address
+    if (needed > this.pages.wordsAt(address)) {
+      home = this.resettle(address, needed)
+      words = this.pages.slabs[slabOf(home)]!
+      at = wordOf(home)
+    }
+    splice.run(words, at, image)
+    if (!this.pages.fits(home, unitsOf(needed))) this.resettle(home, needed)
+  }
+
+  /** Closes a chunk by writing all of it anew, in the form that suits it. */
+  private giveWhole(address: number): void {
+    const { found: whole, splice } = this
+    const words = this.pages.slabs[slabOf(address)]!
+    const halves = this.pages.halves[slabOf(address)]!
+    const at = wordOf(address)
     const layer = words[at + AT_LAYER]!
     const chunk = words[at + AT_CHUNK]!
-    image.append(words, this.pages.halves[address >>> 16]!, at, end, CHUNK_BLOCKS)
-    const needed = image.plan()
+    whole.beginAs(this.image)
+    whole.append(words, halves, at, 0, splice.firstBlock)
+    whole.addAll(this.image)
+    whole.append(words, halves, at, splice.endBlock, CHUNK_BLOCKS)
+    const needed = whole.plan()
     if (needed === 0) this.remove(address)
     else if (this.pages.fits(address, unitsOf(needed))) {
-      image.write(words, this.pages.halves[address >>> 16]!, at, layer, chunk)
+      whole.write(words, halves, at, layer, chunk)
     } else {
-      const home = this.place(unitsOf(needed), layer, chunk)
+      const home = this.place(whole, unitsOf(needed), layer, chunk)
       this.table.replace(keyHash(layer, chunk), address, home)
       this.release(address)
     }
   }
 
   private create(layer: number, chunk: number): void {
-    const home = this.place(unitsOf(this.image.plan()), layer, chunk)
+    const home = this.place(this.image, unitsOf(this.image.plan()), layer, chunk)
     this.table.insert(keyHash(layer, chunk), home)
   }
 
-  private place(units: number, layer: number, chunk: number): number {
+  private place(image: ChunkImage, units: number, layer: number, chunk: number): number {
     const home = this.pages.acquire(units)
-    const words = this.pages.slabs[home >>> 16]!
-    const halves = this.pages.halves[home >>> 16]!
-    this.image.write(words, halves, (home & 0xffff) * UNIT_WORDS, layer, chunk)
+    const words = this.pages.slabs[slabOf(home)]!
+    const halves = this.pages.halves[slabOf(home)]!
+    image.write(words, halves, wordOf(home), layer, chunk)
     return home
   }
 
@@ -353,8 +405,8 @@ export class ChunkStore {
   adopt(words: Uint32Array, at: number, length: number, layer: number): void {
     const chunk = words[at + AT_CHUNK]!
     const home = this.pages.acquire(unitsOf(length))
-    const homeAt = (home & 0xffff) * UNIT_WORDS
-    const slab = this.pages.slabs[home >>> 16]!
+    const homeAt = wordOf(home)
+    const slab = this.pages.slabs[slabOf(home)]!
     slab.set(words.subarray(at, at + length), homeAt)
     slab[homeAt + AT_LAYER] = layer
     this.table.insert(keyHash(layer, chunk), home)
@@ -362,8 +414,8 @@ export class ChunkStore {
 
   /** The chunk goes with all its entries, which the caller has counted. */
   remove(address: number): void {
-    const words = this.pages.slabs[address >>> 16]!
-    const at = (address & 0xffff) * UNIT_WORDS
+    const words = this.pages.slabs[slabOf(address)]!
+    const at = wordOf(address)
     this.table.remove(keyHash(words[at + AT_LAYER]!, words[at + AT_CHUNK]!), address)
     this.release(address)
   }
@@ -371,8 +423,8 @@ export class ChunkStore {
   private release(address: number): void {
     const moved = this.pages.release(address)
     if (moved === 0) return
-    const words = this.pages.slabs[address >>> 16]!
-    const at = (address & 0xffff) * UNIT_WORDS
+    const words = this.pages.slabs[slabOf(address)]!
+    const at = wordOf(address)
     this.table.replace(keyHash(words[at + AT_LAYER]!, words[at + AT_CHUNK]!), moved, address)
   }
 }

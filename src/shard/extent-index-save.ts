@@ -12,8 +12,8 @@ import { assert } from '../core/assert.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { CHUNK_BLOCKS } from '../core/limits.ts'
 import {
+  AT_BLOCKS,
   AT_CHUNK,
-  AT_CRC_COUNT,
   AT_LAYER,
   AT_RANKS,
   AT_SHAPE,
@@ -33,7 +33,7 @@ import {
 } from './chunk-layout.ts'
 import type { ChunkStore, LiveCounter } from './chunk-store.ts'
 import type { IndexLayers } from './index-layers.ts'
-import { UNIT_WORDS, UNITS_MAX } from './index-pages.ts'
+import { slabOf, UNIT_WORDS, UNITS_MAX, wordOf } from './index-pages.ts'
 import { keyHash } from './index-table.ts'
 import { LOCATION_END, LOCATION_HOLE, LOCATION_ZERO } from './run-list.ts'
 
@@ -132,8 +132,8 @@ export class IndexSave {
 
   private writeChunk(words: Uint32Array, start: number, address: number): number {
     let at = start
-    const slab = this.store.pages.slabs[address >>> 16]!
-    const slabAt = (address & 0xffff) * UNIT_WORDS
+    const slab = this.store.pages.slabs[slabOf(address)]!
+    const slabAt = wordOf(address)
     const layer = slab[slabAt + AT_LAYER]!
     if (this.layers.isDropped(layer)) return at
     if (this.named[layer] !== true) {
@@ -157,8 +157,8 @@ class ChunkKey {
   chunk = 0
 
   read(store: ChunkStore, address: number): this {
-    const words = store.pages.slabs[address >>> 16]!
-    const at = (address & 0xffff) * UNIT_WORDS
+    const words = store.pages.slabs[slabOf(address)]!
+    const at = wordOf(address)
     this.layer = words[at + AT_LAYER]!
     this.chunk = words[at + AT_CHUNK]!
     this.hash = keyHash(this.layer, this.chunk)
@@ -261,6 +261,7 @@ function checkedChunkWords(words: Uint32Array, at: number): number {
 
 function checkRuns(words: Uint32Array, at: number, runsAt: number, runs: number, palette: number) {
   let block = 0
+  let blocks = 0
   let crcs = 0
   for (let run = 0; run < runs; run++) {
     const runAt = runsAt + run * RUN_WORDS
@@ -271,13 +272,13 @@ function checkRuns(words: Uint32Array, at: number, runsAt: number, runs: number,
     check(first >= block && count > 0, 'index runs out of order')
     check(isLocation(location, count), 'an index run that stands nowhere')
     check((tail & 0xffff) < palette, 'an index run without version')
-    block = first + count
-    if (location >= LOCATION_END) continue
     check(tail >>> 16 === crcs, 'an index run without checksums')
-    crcs += count
+    block = first + count
+    blocks += count
+    if (location < LOCATION_END) crcs += count
   }
   check(block <= CHUNK_BLOCKS, 'an index run beyond its chunk')
-  check(words[at + AT_CRC_COUNT] === crcs, 'an index chunk with too many checksums')
+  check(words[at + AT_BLOCKS] === crcs + blocks * 0x10000, 'an index chunk of another size')
 }
 
 function checkPacked(

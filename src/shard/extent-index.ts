@@ -32,7 +32,7 @@ import {
 import { Change, ChunkStore, type LiveCounter } from './chunk-store.ts'
 import { IndexLoad, IndexSave } from './extent-index-save.ts'
 import { IndexLayers, type LayerKey } from './index-layers.ts'
-import { UNIT_WORDS } from './index-pages.ts'
+import { slabOf, wordOf } from './index-pages.ts'
 import { StatusExtent } from './op.ts'
 import {
   LOCATION_ABSENT,
@@ -214,8 +214,8 @@ export class ExtentIndex {
       out.add(first, count, LOCATION_ABSENT)
       return
     }
-    const words = this.store.pages.slabs[address >>> 16]!
-    const at = (address & 0xffff) * UNIT_WORDS
+    const words = this.store.pages.slabs[slabOf(address)]!
+    const at = wordOf(address)
     const shape = words[at + AT_SHAPE]!
     const bodyAt = at + HEADER_WORDS + paletteOf(shape) * PALETTE_WORDS
     if (formOf(shape) === FORM_PACKED) lookupPacked(words, at, bodyAt, first, first + count, out)
@@ -365,8 +365,8 @@ export class ExtentIndex {
     this.addresses.length = 0
     this.store.table.collect(from, to, this.addresses)
     for (const address of this.addresses) {
-      const words = this.store.pages.slabs[address >>> 16]!
-      if (!this.layers.isDropped(words[(address & 0xffff) * UNIT_WORDS + AT_LAYER]!)) continue
+      const words = this.store.pages.slabs[slabOf(address)]!
+      if (!this.layers.isDropped(words[wordOf(address) + AT_LAYER]!)) continue
       const found = this.store.look(address, 0, CHUNK_BLOCKS)
       for (let run = 0; run < found.length; run++) {
         const location = found.locations[run]!
@@ -414,8 +414,8 @@ export class ExtentIndex {
   /** Shows all data with a location in [start, end), in no particular order. Walks the index. */
   forEachWithin(start: number, end: number, visit: EntryVisitor): void {
     this.store.pages.forEach((address) => {
-      const words = this.store.pages.slabs[address >>> 16]!
-      const at = (address & 0xffff) * UNIT_WORDS
+      const words = this.store.pages.slabs[slabOf(address)]!
+      const at = wordOf(address)
       const layer = words[at + AT_LAYER]!
       if (this.layers.isDropped(layer)) return
       const chunk = words[at + AT_CHUNK]!
