@@ -129,9 +129,14 @@ export class Budget {
   }
 
   releaseRequest(request: NbdRequest): void {
+    this.putBackRequest(request)
+    if (this.input.length > 0) this.onFreed()
+  }
+
+  /** Of a request that was not put to use: nobody gains by it, so nobody is told. */
+  putBackRequest(request: NbdRequest): void {
     assert(request.pageCount === 0, 'a request is released without pages')
     this.requests.release(request)
-    if (this.input.length > 0) this.onFreed()
   }
 
   /**

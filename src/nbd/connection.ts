@@ -54,6 +54,8 @@ export class Connection implements Consumer {
   private readonly rawSocket: net.Socket
   private phase: 'flags' | 'options' | 'waiting' | 'transmission' | 'lingering' = 'flags'
   private device: BlockDevice | null = null
+  /** The answer to the last option. */
+  private answering: Promise<void> = Promise.resolve()
   private closed = false
   /** When the phase must be over, monotonic milliseconds. */
   private deadlineMs: number
@@ -173,14 +175,12 @@ export class Connection implements Consumer {
       this.fail('too many options')
       return
     }
-    void this.handshake.option(option, data).then((outcome) => this.follow(outcome))
+    this.answering = this.handshake.option(option, data).then((outcome) => this.follow(outcome))
   }
 
   private follow(outcome: Outcome): void {
-    if (this.closed || this.phase !== 'waiting') {
-      if (outcome.kind === 'transmit') void outcome.device.close()
-      return
-    }
+    if (outcome.kind === 'transmit') this.device = outcome.device
+    if (this.closed || this.phase !== 'waiting') return
     this.deadlineMs = this.host.clock.monotonicMs() + this.host.limits.handshakeMs
     switch (outcome.kind) {
       case 'close':
@@ -249,7 +249,6 @@ export class Connection implements Consumer {
   private startTransmission(device: BlockDevice, volume: string): void {
     const { host } = this
     this.phase = 'transmission'
-    this.device = device
     this.info.volume = volume
     const sender: Sender = new Sender(this.socket, host.budget, () => {
       if (this.transmission !== null) host.batch.add(this.transmission)
@@ -270,7 +269,7 @@ export class Connection implements Consumer {
         this.fail(reason)
       }
     })
-    this.transmission.refusing = host.closing
+    if (host.closing) this.transmission.refuse()
     this.host.log('info', 'client attached', this.fields())
   }
 
@@ -288,8 +287,7 @@ export class Connection implements Consumer {
       this.deadlineMs = this.host.clock.monotonicMs() + this.host.limits.lingerMs
       return
     }
-    this.transmission.refusing = true
-    this.host.batch.add(this.transmission)
+    this.transmission.refuse()
   }
 
   destroy(): void {
@@ -318,16 +316,16 @@ export class Connection implements Consumer {
   private onClose(): void {
     this.closed = true
     this.socket.destroy()
-    const { transmission, device } = this
-    if (transmission === null) {
-      this.host.forget(this)
-      return
-    }
-    this.host.log('info', 'client detached', this.fields())
-    void transmission
-      .close()
-      .then(() => device?.close())
-      .then(() => this.host.forget(this))
+    if (this.transmission !== null) this.host.log('info', 'client detached', this.fields())
+    void this.settle()
+  }
+
+  /** Waits for what the volume layer still does for this client. */
+  private async settle(): Promise<void> {
+    await this.transmission?.close()
+    await this.answering
+    await this.device?.close()
+    this.host.forget(this)
   }
 
   /** Called every now and then: ends what takes too long. */
@@ -347,7 +345,7 @@ export class Connection implements Consumer {
     if (transmission === null) return
     const handle = (this.rawSocket as unknown as { _handle: RawHandle | null })._handle
     if (handle === null) return
-    const stuck = transmission.receivesPayload || handle.writeQueueSize > 0
+    const stuck = transmission.payload.active || handle.writeQueueSize > 0
     const moved = this.receiver.receivedBytes + handle.bytesWritten - handle.writeQueueSize
     if (!host.budget.short || !stuck || moved - this.progressMark >= host.limits.stallBytes) {
       this.progressMark = moved

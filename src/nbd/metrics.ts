@@ -1,4 +1,5 @@
 /** Counters of the NBD server: plain numbers, raised on the data path, read by the admin layer. */
+import { type HistogramSnapshot, LatencyHistogram } from '../core/histogram.ts'
 
 /** Index is the NBD_CMD_ number; DISC has no reply and is not counted. */
 export const operationNames = [
@@ -12,20 +13,12 @@ export const operationNames = [
   'block_status'
 ] as const
 
-/** Upper bounds of the latency buckets in milliseconds; the last bucket has none. */
-export const LATENCY_BOUNDS_MS = [
-  0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000
-] as const
-const BUCKETS = LATENCY_BOUNDS_MS.length + 1
-
 export interface OperationSnapshot {
   readonly operation: (typeof operationNames)[number]
   readonly requests: number
   readonly errors: number
   readonly bytes: number
-  /** Per bucket of LATENCY_BOUNDS_MS and one more, not cumulative. */
-  readonly latencyCounts: readonly number[]
-  readonly latencySumMs: number
+  readonly latency: HistogramSnapshot
 }
 
 export interface NbdSnapshot {
@@ -54,18 +47,14 @@ export class NbdMetrics {
   private readonly requests = new Float64Array(operationNames.length)
   private readonly errors = new Float64Array(operationNames.length)
   private readonly bytes = new Float64Array(operationNames.length)
-  private readonly latencySumMs = new Float64Array(operationNames.length)
-  private readonly latencyCounts = new Float64Array(operationNames.length * BUCKETS)
+  private readonly latencies = operationNames.map(() => new LatencyHistogram())
 
   /** A command was answered. `bytes` counts only what succeeded. */
   note(operation: number, failed: boolean, bytes: number, latencyMs: number): void {
     this.requests[operation]! += 1
     if (failed) this.errors[operation]! += 1
     else this.bytes[operation]! += bytes
-    this.latencySumMs[operation]! += latencyMs
-    let bucket = 0
-    while (bucket < BUCKETS - 1 && latencyMs > LATENCY_BOUNDS_MS[bucket]!) bucket++
-    this.latencyCounts[operation * BUCKETS + bucket]! += 1
+    this.latencies[operation]!.recordMs(latencyMs)
   }
 
   operations(): OperationSnapshot[] {
@@ -75,10 +64,7 @@ export class NbdMetrics {
         requests: this.requests[index]!,
         errors: this.errors[index]!,
         bytes: this.bytes[index]!,
-        latencyCounts: Array.from(
-          this.latencyCounts.subarray(index * BUCKETS, (index + 1) * BUCKETS)
-        ),
-        latencySumMs: this.latencySumMs[index]!
+        latency: this.latencies[index]!.snapshot()
       }))
       .filter((each) => each.operation !== 'disconnect')
   }

@@ -135,7 +135,7 @@ export class PayloadReceiver {
     if (piece === null) return transmission.block(true)
     const answer = acquirePiece(transmission, piece, command.nextOffset, end)
     if (answer < 0) {
-      transmission.budget.releaseRequest(piece)
+      transmission.budget.putBackRequest(piece)
       return transmission.blockForPages(answer)
     }
     piece.transmission = transmission

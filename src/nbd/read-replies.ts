@@ -77,7 +77,7 @@ export class ReadReplies {
     const end = parent.commandOffset + parent.commandLength
     const answer = acquirePiece(transmission, piece, parent.nextOffset, end)
     if (answer < 0) {
-      transmission.budget.releaseRequest(piece)
+      transmission.budget.putBackRequest(piece)
       return answer
     }
     piece.transmission = transmission
@@ -124,11 +124,11 @@ export class ReadReplies {
 
   private deliverWhole(request: NbdRequest): boolean {
     const { transmission } = this
+    const { answers } = transmission
     if (request.error !== 0) {
-      if (!transmission.replyFailure(request, request.commandOffset, NBD_REPLY_FLAG_DONE)) {
-        return false
-      }
-      transmission.noteReply(request, true)
+      const { error, commandOffset } = request
+      if (!answers.failure(request, error, commandOffset, NBD_REPLY_FLAG_DONE)) return false
+      transmission.answers.note(request, true)
       transmission.retire(request)
       return true
     }
@@ -143,7 +143,7 @@ export class ReadReplies {
     } else {
       this.appendRuns(request, true)
     }
-    transmission.noteReply(request, false)
+    transmission.answers.note(request, false)
     this.appended(request)
     return true
   }
@@ -234,10 +234,11 @@ export class ReadReplies {
     const last = answered === parent.commandOffset + parent.commandLength
     if (piece.error !== 0) {
       parent.error = piece.error
-      transmission.replyFailure(piece, piece.offset, last ? NBD_REPLY_FLAG_DONE : 0)
+      const flags = last ? NBD_REPLY_FLAG_DONE : 0
+      transmission.answers.failure(piece, piece.error, piece.offset, flags)
     } else this.appendRuns(piece, last)
     parent.sendOffset = answered
-    if (last) transmission.noteReply(parent, parent.error !== 0)
+    if (last) transmission.answers.note(parent, parent.error !== 0)
     this.appended(piece)
     return true
   }
@@ -251,10 +252,11 @@ export class ReadReplies {
     const first = parent.pieces.find((piece) => piece.offset === parent.commandOffset)
     if (first !== undefined && first.error !== 0) {
       parent.error = first.error
-      if (!transmission.replyFailure(parent, parent.commandOffset, NBD_REPLY_FLAG_DONE)) {
+      const { commandOffset, error } = parent
+      if (!transmission.answers.failure(parent, error, commandOffset, NBD_REPLY_FLAG_DONE)) {
         return false
       }
-      transmission.noteReply(parent, true)
+      transmission.answers.note(parent, true)
       this.stop(parent)
       return true
     }
@@ -312,18 +314,18 @@ export class ReadReplies {
 
   private finishOwner(owner: NbdRequest): boolean {
     const { transmission } = this
-    const { sender, mode } = transmission
+    const { sender, mode, answers } = transmission
     if (mode !== ReplyMode.Simple) {
       if (owner.error !== 0) {
-        const offset = owner.failureOffset
-        if (!transmission.replyFailure(owner, offset, NBD_REPLY_FLAG_DONE)) return false
+        const { error, failureOffset } = owner
+        if (!answers.failure(owner, error, failureOffset, NBD_REPLY_FLAG_DONE)) return false
       } else {
         if (!sender.room(CHUNK_ROOM)) return false
         const at = sender.reserve(chunkSize(mode))
         putChunk(mode, sender.view, at, owner, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, 0)
       }
     }
-    transmission.noteReply(owner, owner.error !== 0)
+    transmission.answers.note(owner, owner.error !== 0)
     this.owner = null
     transmission.batch.add(transmission)
     // Else its last pieces are still in the socket; `recycle` drops them, and the owner with them.

@@ -91,6 +91,8 @@ export class Sender implements Waiter {
   /** Gives to the socket what gathered. */
   flush(): void {
     this.writeCurrent()
+    // Room that was made and not used.
+    if (this.current?.idle) this.written(this.current)
     if (!this.corked) return
     this.corked = false
     this.socket.uncork()

@@ -103,8 +103,9 @@ export class StatusWalks {
     const { sender, mode } = transmission
     const walk = request.owner as Walk
     if (request.error !== 0) {
-      const offset = request.commandOffset
-      if (!transmission.replyFailure(request, offset, NBD_REPLY_FLAG_DONE)) return false
+      const { error, commandOffset } = request
+      const flags = NBD_REPLY_FLAG_DONE
+      if (!transmission.answers.failure(request, error, commandOffset, flags)) return false
       this.end(request, true)
       return true
     }
@@ -129,7 +130,7 @@ export class StatusWalks {
   }
 
   private end(request: NbdRequest, failed: boolean): void {
-    this.transmission.noteReply(request, failed)
+    this.transmission.answers.note(request, failed)
     this.abandon(request)
   }
 

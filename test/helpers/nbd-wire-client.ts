@@ -292,7 +292,11 @@ export class NbdWireClient {
   /** Sends a command and returns the NBD error of its reply (0 for success). */
   async errorOf(command: Command): Promise<number> {
     this.command(command)
-    if (!this.structured && !this.extended) return (await this.simpleReply()).error
+    if (!this.structured && !this.extended) {
+      const { error } = await this.simpleReply()
+      if (error === 0 && command.type === p.NBD_CMD_READ) await this.read(Number(command.length))
+      return error
+    }
     const bad = (await this.reply()).find((chunk) => chunk.type >= 2 ** 15)
     return bad === undefined ? 0 : bad.payload.readUInt32BE(0)
   }
