@@ -21,8 +21,8 @@
  *         location, sequence low, checksum: 3 words an entry, in block order
  *         palette indexes, two a word, low half first; none where the palette has one version
  *
- * A block on its own is 11 words as a run; packed, blocks are 12 bytes each in a chunk written by one
- * writer epoch, else 14.
+ * A block on its own is 11 words as a run; packed, blocks are 12 bytes each in a chunk written by
+ * one writer epoch, else 14.
  */
 import { endianness } from 'node:os'
 import { assert } from '../core/assert.ts'

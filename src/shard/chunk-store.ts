@@ -4,7 +4,6 @@ import { ChunkImage } from './chunk-image.ts'
 import {
   AT_CHUNK,
   AT_LAYER,
-  AT_RANKS,
   AT_SHAPE,
   BITMAP_WORDS,
   chunkWords,
@@ -15,42 +14,18 @@ import {
   HEADER_WORDS,
   isBetterPacked,
   PALETTE_WORDS,
-  packedWords,
   paletteOf,
-  rankOf,
-  runsWords,
-  shapeOf
+  RUN_WORDS,
+  runsWords
 } from './chunk-layout.ts'
 import { IndexPages, slabOf, UNIT_WORDS, wordOf } from './index-pages.ts'
 import { IndexTable, keyHash, type Slots } from './index-table.ts'
+import { type Change, type LiveCounter, PackedChunks } from './packed-chunks.ts'
 import { LOCATION_END } from './run-list.ts'
 import { RunsSplice } from './runs-splice.ts'
 
-/** Hears of every data block that comes to be referred to, or ceases to, as runs inside one segment. */
-export interface LiveCounter {
-  onLive(location: number, count: number): void
-  onDead(location: number, count: number): void
-}
-
 /** A change of more blocks is made by taking the chunk apart, which then may also pick its form. */
 const IN_PLACE_BLOCKS_MAX = 31
-
-/** A put or a mark on its way into a chunk. Made once, filled for each. */
-export class Change {
-  first = 0
-  end = 0
-  writerEpoch = 0
-  /** The sequence's bits from 32 up, and below. */
-  high = 0
-  low = 0
-  location = 0
-  /** 1 for data, whose locations go up with the blocks, 0 for a mark. */
-  stride = 0
-  crcs: Uint32Array = new Uint32Array(0)
-  crcAt = 0
-  /** Whether blocks without an entry get one. */
-  insert = true
-}
 
 /**
  * The chunks of the index: found by (layer, chunk), changed in place where that is simple, else
@@ -65,10 +40,12 @@ export class ChunkStore {
   readonly found = new ChunkImage()
   readonly image = new ChunkImage()
   private readonly splice = new RunsSplice()
+  readonly packed: PackedChunks
   private readonly counter: LiveCounter
 
   constructor(counter: LiveCounter) {
     this.counter = counter
+    this.packed = new PackedChunks(this.pages, counter)
   }
 
   get bytes(): number {
@@ -113,127 +90,51 @@ export class ChunkStore {
     const words = this.pages.slabs[slabOf(address)]!
     const shape = words[wordOf(address) + AT_SHAPE]!
     if (formOf(shape) === FORM_PACKED && change.end - change.first <= IN_PLACE_BLOCKS_MAX) {
-      const palette = this.paletteIn(address, change)
+      const palette = this.packed.paletteIndex(address, change)
       if (palette >= 0) return this.applyInPlace(address, change, palette)
     }
     return this.applyByRuns(address, change)
   }
 
-  private paletteIn(address: number, change: Change): number {
-    const words = this.pages.slabs[slabOf(address)]!
-    const at = wordOf(address)
-    const { high, writerEpoch } = change
-    for (let i = paletteOf(words[at + AT_SHAPE]!) - 1; i >= 0; i--) {
-      const paletteAt = at + HEADER_WORDS + i * PALETTE_WORDS
-      if (words[paletteAt] === writerEpoch && words[paletteAt + 1] === high) return i
-    }
-    return -1
-  }
-
-  /** A change of a few blocks in a packed chunk whose palette has the change's version at `mine`. */
-  private applyInPlace(address: number, change: Change, mine: number): number {
-    const present = this.entriesIn(address, change)
-    const grow = change.insert ? change.end - change.first - present : 0
-    const home = grow > 0 ? this.widen(address, grow) : address
-    const words = this.pages.slabs[slabOf(home)]!
-    const halves = this.pages.halves[slabOf(home)]!
-    const at = wordOf(home)
-    const shape = words[at + AT_SHAPE]!
-    const paletteAt = at + HEADER_WORDS
-    const bitmapAt = paletteAt + paletteOf(shape) * PALETTE_WORDS
-    const entriesAt = bitmapAt + BITMAP_WORDS
-    const palettesAt = paletteOf(shape) > 1 ? (entriesAt + countOf(shape) * ENTRY_WORDS) * 2 : -1
-    let to = this.rankEnd
-    let from = to - grow
-    let taken = 0
-    for (let block = change.end - 1; block >= change.first; block--) {
-      const bitAt = bitmapAt + (block >>> 5)
-      const bit = 1 << (block & 31)
-      const isPresent = (words[bitAt]! & bit) !== 0
-      if (!isPresent && !change.insert) continue
-      to--
-      const entryAt = entriesAt + to * ENTRY_WORDS
-      if (isPresent) {
-        from--
-        if (from !== to) {
-          const oldAt = entriesAt + from * ENTRY_WORDS
-          words[entryAt] = words[oldAt]!
-          words[entryAt + 1] = words[oldAt + 1]!
-          words[entryAt + 2] = words[oldAt + 2]!
-          if (palettesAt >= 0) halves[palettesAt + to] = halves[palettesAt + from]!
-        }
-        const palette = palettesAt >= 0 ? halves[palettesAt + to]! : 0
-        if (palette === mine) {
-          if (words[entryAt + 1]! > change.low) continue
-        } else if (isAbove(words, paletteAt + palette * PALETTE_WORDS, change)) continue
-        const old = words[entryAt]!
-        if (old < LOCATION_END) this.counter.onDead(old, 1)
-      } else {
-        words[bitAt] = words[bitAt]! | bit
-        if (block < 768) {
-          const step = block < 256 ? 0x00100401 : block < 512 ? 0x00100400 : 0x00100000
-          words[at + AT_RANKS] = words[at + AT_RANKS]! + step
-        }
-      }
-      const offset = block - change.first
-      const location = change.location + offset * change.stride
-      words[entryAt] = location
-      words[entryAt + 1] = change.low
-      words[entryAt + 2] = change.stride === 1 ? change.crcs[change.crcAt + offset]! : 0
-      if (palettesAt >= 0) halves[palettesAt + to] = mine
-      if (change.stride === 1) this.counter.onLive(location, 1)
-      taken++
-    }
-    return taken
-  }
-
-  /** Rank of the first entry behind the change, after widening: set by `entriesIn` and `widen`. */
-  private rankEnd = 0
-
-  /** Entries of a packed chunk in the range of the change. */
-  private entriesIn(address: number, change: Change): number {
-    const words = this.pages.slabs[slabOf(address)]!
-    const at = wordOf(address)
-    const bitmapAt = at + HEADER_WORDS + paletteOf(words[at + AT_SHAPE]!) * PALETTE_WORDS
-    const { first, end } = change
-    const rank = rankOf(words, at, bitmapAt, first)
-    this.rankEnd =
-      end - first === 1
-        ? rank + ((words[bitmapAt + (first >>> 5)]! >>> (first & 31)) & 1)
-        : rankOf(words, at, bitmapAt, end)
-    return this.rankEnd - rank
-  }
-
-  /** Opens a gap of `grow` entries behind the range of the change. Returns the new address. */
-  private widen(address: number, grow: number): number {
-    let words = this.pages.slabs[slabOf(address)]!
-    let at = wordOf(address)
-    const shape = words[at + AT_SHAPE]!
-    const palette = paletteOf(shape)
-    const entries = countOf(shape)
-    const needed = packedWords(palette, entries + grow)
+  private applyInPlace(address: number, change: Change, palette: number): number {
+    const growth = this.packed.growthOf(address, change)
     let home = address
-    if (needed > this.pages.wordsAt(address)) {
-      home = this.resettle(address, needed)
-      words = this.pages.slabs[slabOf(home)]!
-      at = wordOf(home)
+    if (growth > 0) {
+      const words = this.packed.wordsWith(address, growth)
+      if (words > this.pages.wordsAt(address)) home = this.resettle(address, words)
+      this.entries += growth
     }
-    const entriesAt = at + HEADER_WORDS + palette * PALETTE_WORDS + BITMAP_WORDS
-    const rank = this.rankEnd
-    if (palette > 1) {
-      const halves = this.pages.halves[slabOf(home)]!
-      const from = (entriesAt + entries * ENTRY_WORDS) * 2
-      const to = from + grow * ENTRY_WORDS * 2
-      halves.copyWithin(to + rank + grow, from + rank, from + entries)
-      halves.copyWithin(to, from, from + rank)
+    return this.packed.apply(home, change, palette, growth)
+  }
+
+  isPacked(address: number): boolean {
+    const words = this.pages.slabs[slabOf(address)]!
+    return formOf(words[wordOf(address) + AT_SHAPE]!) === FORM_PACKED
+  }
+
+  /** Every run of data of the chunk goes where `placeOf` says. */
+  relocateChunk(address: number, placeOf: (location: number) => number): number {
+    const words = this.pages.slabs[slabOf(address)]!
+    const at = wordOf(address)
+    const shape = words[at + AT_SHAPE]!
+    const isPacked = formOf(shape) === FORM_PACKED
+    const bodyAt = at + HEADER_WORDS + paletteOf(shape) * PALETTE_WORDS
+    const step = isPacked ? ENTRY_WORDS : RUN_WORDS
+    // The location is the first word of an entry, and the second of a run.
+    let locationAt = isPacked ? bodyAt + BITMAP_WORDS : bodyAt + 1
+    let moved = 0
+    for (let left = countOf(shape); left > 0; left--, locationAt += step) {
+      const location = words[locationAt]!
+      if (location >= LOCATION_END) continue
+      const place = placeOf(location)
+      if (place === location) continue
+      const count = isPacked ? 1 : words[locationAt - 1]! >>> 16
+      words[locationAt] = place
+      this.counter.onLive(place, count)
+      this.counter.onDead(location, count)
+      moved += count
     }
-    const tailAt = entriesAt + rank * ENTRY_WORDS
-    const tailEnd = entriesAt + entries * ENTRY_WORDS
-    if (tailAt < tailEnd) words.copyWithin(tailAt + grow * ENTRY_WORDS, tailAt, tailEnd)
-    words[at + AT_SHAPE] = shapeOf(FORM_PACKED, entries + grow, palette)
-    this.rankEnd = rank + grow
-    this.entries += grow
-    return home
+    return moved
   }
 
   /** Moves a chunk to an object of `words`, no fewer than it uses. Returns the new address. */
@@ -427,14 +328,6 @@ export class ChunkStore {
     const at = wordOf(address)
     this.table.replace(keyHash(words[at + AT_LAYER]!, words[at + AT_CHUNK]!), moved, address)
   }
-}
-
-/** Whether the version half at `words[paletteAt]` is above the change's, from which it differs. */
-function isAbove(words: Uint32Array, paletteAt: number, change: Change): boolean {
-  const epoch = words[paletteAt]!
-  return epoch !== change.writerEpoch
-    ? epoch > change.writerEpoch
-    : words[paletteAt + 1]! > change.high
 }
 
 const unitsOf = (words: number): number => (words + UNIT_WORDS - 1) >>> 2

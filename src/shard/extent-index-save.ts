@@ -31,10 +31,11 @@ import {
   RUN_WORDS,
   ranksOf
 } from './chunk-layout.ts'
-import type { ChunkStore, LiveCounter } from './chunk-store.ts'
+import type { ChunkStore } from './chunk-store.ts'
 import type { IndexLayers } from './index-layers.ts'
 import { slabOf, UNIT_WORDS, UNITS_MAX, wordOf } from './index-pages.ts'
 import { keyHash } from './index-table.ts'
+import type { LiveCounter } from './packed-chunks.ts'
 import { LOCATION_END, LOCATION_HOLE, LOCATION_ZERO } from './run-list.ts'
 
 /** Layer numbers stay below these. */

@@ -17,23 +17,20 @@ import {
   AT_CHUNK,
   AT_LAYER,
   AT_SHAPE,
-  BITMAP_WORDS,
   countOf,
-  ENTRY_WORDS,
   FORM_PACKED,
   formOf,
   HEADER_WORDS,
   PALETTE_WORDS,
-  paletteOf,
-  RUN_WORDS,
-  rankOf,
-  runBehind
+  paletteOf
 } from './chunk-layout.ts'
-import { Change, ChunkStore, type LiveCounter } from './chunk-store.ts'
+import { lookupPacked, lookupRuns } from './chunk-lookup.ts'
+import { ChunkStore } from './chunk-store.ts'
 import { IndexLoad, IndexSave } from './extent-index-save.ts'
 import { IndexLayers, type LayerKey } from './index-layers.ts'
 import { slabOf, wordOf } from './index-pages.ts'
 import { StatusExtent } from './op.ts'
+import { Change, type LiveCounter } from './packed-chunks.ts'
 import {
   LOCATION_ABSENT,
   LOCATION_END,
@@ -42,9 +39,9 @@ import {
   type RunList
 } from './run-list.ts'
 
-export type { LiveCounter } from './chunk-store.ts'
 export { SAVE_PIECE_BYTES_MIN } from './extent-index-save.ts'
 export type { LayerKey } from './index-layers.ts'
+export type { LiveCounter } from './packed-chunks.ts'
 
 /** Sees entries one run at a time: same layer and chunk, adjacent blocks, adjacent locations. */
 export type EntryVisitor = (
@@ -115,8 +112,8 @@ export class ExtentIndex {
 
   /**
    * Blocks [first, first + count) of the chunk now stand at `location`.. and have the checksums
-   * `crcs[crcAt]`.., but for those of which the index holds a newer version: an equal one gives way.
-   * Returns how many blocks were taken.
+   * `crcs[crcAt]`.., but for those of which the index holds a newer version: an equal one gives
+   * way. Returns how many blocks were taken.
    */
   put(
     layer: number,
@@ -187,6 +184,9 @@ export class ExtentIndex {
     assert(to + count <= LOCATION_END, 'data stands below the marks')
     const address = layer < 0 ? 0 : this.store.find(layer, chunk)
     if (address === 0) return 0
+    if (this.store.isPacked(address)) {
+      return this.store.packed.move(address, first, first + count, { from, to })
+    }
     const found = this.store.found
     this.store.take(address, first, first + count)
     let moved = 0
@@ -411,6 +411,18 @@ export class ExtentIndex {
     return dropped
   }
 
+  /**
+   * Asks for every run of data where it stands now, and notes it there: same version, same
+   * checksums. Walks the whole index and allocates nothing. Returns how many blocks moved.
+   */
+  relocate(placeOf: (location: number) => number): number {
+    let moved = 0
+    this.store.pages.forEach((address) => {
+      moved += this.store.relocateChunk(address, placeOf)
+    })
+    return moved
+  }
+
   /** Shows all data with a location in [start, end), in no particular order. Walks the index. */
   forEachWithin(start: number, end: number, visit: EntryVisitor): void {
     this.store.pages.forEach((address) => {
@@ -446,60 +458,6 @@ export class ExtentIndex {
     this.loading ??= new IndexLoad(this.store, this.layers, this.counter)
     this.loading.take(piece, bytes)
   }
-}
-
-function lookupPacked(
-  words: Uint32Array,
-  at: number,
-  bitmapAt: number,
-  first: number,
-  end: number,
-  out: RunList
-): void {
-  const entriesAt = bitmapAt + BITMAP_WORDS
-  let entryAt = entriesAt + rankOf(words, at, bitmapAt, first) * ENTRY_WORDS
-  for (let block = first; block < end; block++) {
-    if (((words[bitmapAt + (block >>> 5)]! >>> (block & 31)) & 1) === 0) {
-      out.extend(block, 1, LOCATION_ABSENT)
-      continue
-    }
-    out.crcs[block - first] = words[entryAt + 2]!
-    out.extend(block, 1, words[entryAt]!)
-    entryAt += ENTRY_WORDS
-  }
-}
-
-function lookupRuns(
-  words: Uint32Array,
-  runsAt: number,
-  runs: number,
-  first: number,
-  end: number,
-  out: RunList
-): void {
-  const crcsAt = runsAt + runs * RUN_WORDS
-  let block = first
-  for (let run = runBehind(words, runsAt, runs, first); run < runs; run++) {
-    const runAt = runsAt + run * RUN_WORDS
-    const span = words[runAt]!
-    const runFirst = span & 0xffff
-    if (runFirst >= end) break
-    if (block < runFirst) {
-      out.extend(block, runFirst - block, LOCATION_ABSENT)
-      block = runFirst
-    }
-    const count = Math.min(end, runFirst + (span >>> 16)) - block
-    let location = words[runAt + 1]!
-    if (location < LOCATION_END) {
-      const skip = block - runFirst
-      location += skip
-      const crcAt = crcsAt + (words[runAt + 3]! >>> 16) + skip
-      for (let i = 0; i < count; i++) out.crcs[block - first + i] = words[crcAt + i]!
-    }
-    out.extend(block, count, location)
-    block += count
-  }
-  if (block < end) out.extend(block, end - block, LOCATION_ABSENT)
 }
 
 const statusOf = (location: number): number =>

@@ -150,6 +150,28 @@ export class IndexPair {
     this.nameLayer(layer)
   }
 
+  /** Everything in the block's segment stands in a new one, page by page. */
+  relocate({ layer, chunk, first }: Place): void {
+    const old = this.entriesOf(layer, chunk)[first]!.location
+    if (old >= LOCATION_END) return
+    const start = old - (old % SEGMENT_PAGES)
+    this.nextLocation += 2 * SEGMENT_PAGES - (this.nextLocation % SEGMENT_PAGES)
+    const shift = this.nextLocation - SEGMENT_PAGES - start
+    const isInside = (location: number): boolean =>
+      location >= start && location < start + SEGMENT_PAGES
+    let expected = 0
+    for (const entries of this.chunks.values()) {
+      for (let block = 0; block < CHUNK_BLOCKS; block++) {
+        const entry = entries[block]!
+        if (!isInside(entry.location)) continue
+        entries[block] = { ...entry, location: entry.location + shift }
+        expected++
+      }
+    }
+    const placeOf = (location: number): number => location + (isInside(location) ? shift : 0)
+    strictEqual(this.index.relocate(placeOf), expected)
+  }
+
   /** The segment of the block is gone. */
   loseSegment({ layer, chunk, first }: Place): void {
     const lost = this.entriesOf(layer, chunk)[first]!.location
