@@ -53,7 +53,7 @@ export type EntryVisitor = (
 ) => void
 
 /** Sequences stay below this, so that their upper half is a byte. */
-export const SEQUENCE_END = 2 ** 40
+const SEQUENCE_END = 2 ** 40
 
 /** Chunks looked at together by `reclaim`. */
 const RECLAIM_CHUNKS = 16

@@ -15,7 +15,7 @@ import {
 import { type IndexPages, slabOf, wordOf } from './index-pages.ts'
 import { LOCATION_END } from './run-list.ts'
 
-/** Hears of each data block that comes to be referred to, or ceases to, in runs inside a segment. */
+/** Hears of data blocks that come to be referred to, or cease to, in runs inside a segment. */
 export interface LiveCounter {
   onLive(location: number, count: number): void
   onDead(location: number, count: number): void
