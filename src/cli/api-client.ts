@@ -13,11 +13,12 @@ export type AdminAddress =
 
 /** 'unix:PATH', 'http://HOST:PORT' or 'HOST:PORT'. @throws UsageError */
 export function parseAdmin(text: string): AdminAddress {
-  const unix = /^unix:(?:\/\/)?(.+)$/.exec(text)
-  if (unix !== null) return { kind: 'unix', path: unix[1]! }
+  const path = /^unix:(?:\/\/)?(.*)$/.exec(text)?.[1]
+  if (path !== undefined && path !== '') return { kind: 'unix', path }
   const given = /^\w+:\/\//.test(text) ? text : `http://${text}`
   const url = URL.canParse(given) ? new URL(given) : null
-  if (url === null || url.protocol !== 'http:' || url.hostname === '') {
+  const isHttp = url?.protocol === 'http:' && url.hostname !== ''
+  if (url === null || !isHttp || path !== undefined) {
     throw new UsageError(`--admin "${text}" must be http://HOST:PORT or unix:PATH`)
   }
   return { kind: 'tcp', url }

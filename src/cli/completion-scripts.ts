@@ -1,7 +1,7 @@
 /**
  * What the shells load. Each asks `torus __complete -- WORDS…` (completion.ts), so that commands
- * and flags are written down once. Lines of the answer are `candidate<TAB>description`; the single line
- * `:files` or `:directories` leaves it to the shell.
+ * and flags are written down once. Lines of the answer are `candidate<TAB>description`; the single
+ * line `:files` or `:directories` leaves it to the shell.
  */
 const bash = `# torus completion for bash: source <(torus completion bash)
 _torus() {
@@ -32,6 +32,7 @@ _torus() {
   esac
   for line in "\${lines[@]}"; do
     [[ -n "$line" ]] || continue
+    [[ "$line" == *$'\\t'* ]] || line+=$'\\t'
     items+=("\${\${line%%$'\\t'*}//:/\\\\:}:\${line#*$'\\t'}")
   done
   _describe torus items

@@ -20,8 +20,11 @@ export interface RunRecord {
 }
 
 function defaultDirectory(): string {
-  const runtime = process.env['XDG_RUNTIME_DIR'] ?? ''
+  const given = process.env['TORUS_RUN_DIR'] ?? ''
+  if (given !== '') return given
+  // Not root's XDG_RUNTIME_DIR: it is emptied when root logs out, and attached devices stay.
   if (process.getuid?.() === 0) return '/run/torus'
+  const runtime = process.env['XDG_RUNTIME_DIR'] ?? ''
   return runtime === '' ? join(tmpdir(), `torus-${userInfo().uid}`) : join(runtime, 'torus')
 }
 

@@ -63,7 +63,7 @@ export interface ConfigInput {
 }
 
 /** `TORUS_` variables that are no options: the CLI reads them. */
-const otherVariables = new Set(['TORUS_ADMIN', 'TORUS_CONFIG'])
+const otherVariables = new Set(['TORUS_ADMIN', 'TORUS_CONFIG', 'TORUS_RUN_DIR'])
 
 interface Given {
   readonly value: unknown
