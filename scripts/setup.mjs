@@ -4,9 +4,10 @@
  * only what is not done yet, so it may run before everything else, every time. Plain JavaScript
  * without dependencies, because it runs before there are any.
  *
- * Usage: node scripts/setup.mjs [--tests] [--no-build]
+ * Usage: node scripts/setup.mjs [--tests] [--vm] [--no-build]
  *   --tests     also the programs that the tests talk to (Debian as root installs them with apt;
  *               elsewhere what is missing is named)
+ *   --vm        also those that `npm run vm:attach` needs
  *   --no-build  leave dist/ alone
  * Exit codes: 0 ready, 1 something is missing and could not be had
  */
@@ -225,17 +226,18 @@ function build() {
   run(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', 'tsconfig.json'])
 }
 
-function ensureTestPrograms() {
-  const entries = JSON.parse(readFileSync(join(root, 'scripts/test-programs.json'), 'utf8'))
+function ensureListed(list) {
+  const entries = JSON.parse(readFileSync(join(root, 'scripts', list), 'utf8'))
   const missing = ensurePrograms(entries)
-  if (missing.length > 0) say(`missing, tests need them: ${describeMissing(missing)}`)
+  if (missing.length > 0) say(`missing: ${describeMissing(missing)}`)
 }
 
 /** Returns whether everything is ready; what is not was said. */
-export function setUp({ tests = false, compile = true } = {}) {
+export function setUp({ tests = false, vm = false, compile = true } = {}) {
   try {
     checkNode()
-    if (tests) ensureTestPrograms()
+    if (tests) ensureListed('test-programs.json')
+    if (vm) ensureListed('vm-programs.json')
     installPackages()
     buildFsExt()
     if (compile) build()
@@ -248,6 +250,10 @@ export function setUp({ tests = false, compile = true } = {}) {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const flags = process.argv.slice(2)
-  const ready = setUp({ tests: flags.includes('--tests'), compile: !flags.includes('--no-build') })
+  const ready = setUp({
+    tests: flags.includes('--tests'),
+    vm: flags.includes('--vm'),
+    compile: !flags.includes('--no-build')
+  })
   process.exitCode = ready ? 0 : 1
 }
