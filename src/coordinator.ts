@@ -1,0 +1,306 @@
+/**
+ * The one place that builds a peer and connects its parts: data directory -> metadata -> shards ->
+ * volumes -> NBD and the admin API, and takes it down in the opposite order.
+ */
+import { type AdminServer, startAdmin } from './admin/server.ts'
+import type { HealthProblem } from './admin/schemas.ts'
+import { Cluster } from './cluster/cluster.ts'
+import { Session } from './cluster/session.ts'
+import { PeerBackend } from './coordinator/backend.ts'
+import {
+  type DataDirectory,
+  openDataDirectory,
+  randomId128
+} from './coordinator/data-directory.ts'
+import { systemClock, systemRandom } from './core/clock.ts'
+import { configEntries, formatAddress, type ResolvedConfig } from './core/config.ts'
+import { StoreError } from './core/errors.ts'
+import { LatencyHistogram } from './core/histogram.ts'
+import type { LogOutput } from './core/log.ts'
+import type { Config } from './core/options.ts'
+import { SharedArena } from './handoff/arena.ts'
+import { ShardPool } from './handoff/shard-pool.ts'
+import { EmbeddedStore } from './metadata/embedded-store.ts'
+import { LmdbTables } from './metadata/lmdb-tables.ts'
+import { NbdServer } from './nbd/server.ts'
+import type { BlockOp } from './replication/block-store.ts'
+import { LocalStore } from './replication/local-store.ts'
+import { resolveShardConfig } from './shard/shard-config.ts'
+import { loadPlugins } from './volume/plugins.ts'
+import { VolumeTypes } from './volume/volume-types.ts'
+import { Volumes } from './volume/volumes.ts'
+
+/** One line finds the worker in sources and in dist/. */
+const workerUrl = new URL(
+  `../workers/shard${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`,
+  import.meta.url
+)
+
+export interface RunningPeer {
+  readonly backend: PeerBackend
+  readonly volumes: Volumes
+  readonly dataDir: string
+  /** NBD URIs without an export name: `nbd://127.0.0.1:10809`, `nbd+unix://?socket=/path`. */
+  readonly nbdAddresses: readonly string[]
+  /** As `--admin` takes them. */
+  readonly adminAddresses: readonly string[]
+  /** Reads certificates again (SIGHUP). @throws StoreError; the old ones stay in use then */
+  reload(): Promise<void>
+  /** Finishes what is in flight, makes everything durable and lets the data directory go. */
+  stop(): Promise<void>
+}
+
+/** What has been started, to be stopped in the opposite order. */
+class Undo {
+  readonly #steps: (() => Promise<void> | void)[] = []
+
+  add(step: () => Promise<void> | void): void {
+    this.#steps.push(step)
+  }
+
+  /** Runs every step, even after one failed; the first failure is thrown at the end. */
+  async run(): Promise<void> {
+    const failures: unknown[] = []
+    for (;;) {
+      const step = this.#steps.pop()
+      if (step === undefined) break
+      try {
+        await step()
+      } catch (thrown) {
+        failures.push(thrown)
+      }
+    }
+    if (failures.length > 0) throw failures[0]
+  }
+}
+
+/**
+ * Starts a peer on its data directory, which is made if it is new. Resolves when clients are
+ * served. @throws StoreError for what the operator can mend; nothing is left running then
+ */
+export async function startPeer(
+  resolved: ResolvedConfig,
+  output: LogOutput
+): Promise<RunningPeer> {
+  const undo = new Undo()
+  try {
+    return await start(resolved, output, undo)
+  } catch (thrown) {
+    await undo.run().catch((later: unknown) => {
+      output.log.error({ err: later }, 'stopping after a failed start failed too')
+    })
+    throw thrown
+  }
+}
+
+async function start(
+  resolved: ResolvedConfig,
+  output: LogOutput,
+  undo: Undo
+): Promise<RunningPeer> {
+  const { config } = resolved
+  const { log } = output
+  const startedMs = systemClock.wallMs()
+  for (const warning of resolved.warnings) log.warn(warning)
+  const directory = openDataDirectory(config, systemClock, systemRandom)
+  undo.add(() => directory.release())
+  const bootId = randomId128(systemRandom)
+  const types = new VolumeTypes()
+  await loadPlugins(config.plugins, types)
+
+  const { cluster, session, notes } = await openMetadata(directory, bootId, output, undo)
+  const arena = new SharedArena(config.arenaBytes)
+  const { pool, syncLatency } = await startShards(config, directory, arena, output, undo)
+  const store = new LocalStore(pool.clients)
+
+  const volumes: Volumes = new Volumes({
+    cluster,
+    session,
+    store,
+    arena,
+    types,
+    disconnect: (volume) => disconnectVolume(nbd, volume),
+    onTrouble: (what, err) => log.error({ err }, what)
+  })
+  undo.add(() => volumes.close())
+  const nbd = createNbd(config, volumes, output)
+  let stopping = false
+  const addresses = { nbd: [] as string[], admin: [] as string[] }
+  const backend = new PeerBackend({
+    directory,
+    pool,
+    store,
+    volumes,
+    nbd,
+    bootId,
+    startedMs,
+    addresses,
+    syncLatency,
+    notes,
+    stopping: () => stopping
+  })
+  await volumes.resume()
+  await createInitialVolumes(config, volumes, output)
+  await backend.refreshVolumes()
+
+  const admin = await startAdminServer(resolved, output, backend, undo)
+  addresses.admin.push(...admin.addresses)
+  undo.add(() => nbd.close(config.shutdownMs))
+  addresses.nbd.push(...(await listenNbd(config, nbd)))
+  log.info(
+    { dataDir: directory.path, shards: pool.clients.length, nbd: addresses.nbd },
+    'serving'
+  )
+  let stopped: Promise<void> | null = null
+  return {
+    backend,
+    volumes,
+    dataDir: directory.path,
+    nbdAddresses: addresses.nbd,
+    adminAddresses: addresses.admin,
+    reload: () => nbd.reloadTls(),
+    stop: () => {
+      stopping = true
+      stopped ??= undo.run()
+      return stopped
+    }
+  }
+}
+
+async function openMetadata(
+  directory: DataDirectory,
+  bootId: string,
+  { log }: LogOutput,
+  undo: Undo
+): Promise<{ cluster: Cluster; session: Session; notes: HealthProblem[] }> {
+  const environment = { clock: systemClock, random: systemRandom }
+  const metadata = await EmbeddedStore.open(new LmdbTables(directory.metadataPath), environment)
+  undo.add(() => metadata.close())
+  const { clusterId, peerId, bootCounter } = directory.superblock
+  const { capacityBytes } = directory
+  const self = { clusterId, peerId, bootId, bootCounter, capacityBytes }
+  const cluster = await Cluster.open(metadata, self, environment)
+  const notes: HealthProblem[] = []
+  if (!cluster.bootCounterFollows) {
+    const message =
+      'the superblock and the metadata disagree about the number of starts: one of them is from ' +
+      'an older copy of the data directory. Check that the volumes are what you expect'
+    notes.push({ level: 'warning', code: 'bootCounter', message })
+    log.warn(message)
+  }
+  const session = await Session.open(metadata, systemClock, {
+    onTrouble: (err) => log.error({ err }, 'renewing the lease failed')
+  })
+  undo.add(() => session.close())
+  return { cluster, session, notes }
+}
+
+async function startShards(
+  config: Config,
+  directory: DataDirectory,
+  arena: SharedArena,
+  { log }: LogOutput,
+  undo: Undo
+): Promise<{ pool: ShardPool<BlockOp>; syncLatency: readonly LatencyHistogram[] }> {
+  const { clusterId, peerId, shards, segmentBytes } = directory.superblock
+  const syncLatency = Array.from({ length: shards }, () => new LatencyHistogram())
+  const pool = new ShardPool<BlockOp>({
+    shards,
+    worker: workerUrl,
+    arena,
+    configOf: (shard) => ({
+      directory: directory.shardPath(shard),
+      shard: resolveShardConfig({
+        shard,
+        shards,
+        clusterId,
+        peerId,
+        segmentBytes,
+        capacityBytes: Math.floor(directory.capacityBytes / shards),
+        scrubPeriodMs: config.scrubPeriodMs
+      })
+    }),
+    log: ({ log: level, shard, message, fields }) => log[level]({ shard, ...fields }, message),
+    closeTimeoutMs: config.shutdownMs,
+    onSync: (shard, durationMs) => syncLatency[shard]!.recordMs(durationMs)
+  })
+  undo.add(() => pool.close())
+  await pool.start()
+  const failed = pool.clients.find((client) => client.state === 'failed')
+  if (failed !== undefined && pool.clients.every((client) => client.state === 'failed')) {
+    throw new StoreError(failed.failureCode, `shard ${failed.shard}: ${failed.failure}`)
+  }
+  return { pool, syncLatency }
+}
+
+function createNbd(config: Config, source: Volumes, { log }: LogOutput): NbdServer {
+  const { nbdTls, nbdTlsCert, nbdTlsKey, nbdTlsCa, nbdDefaultExport } = config
+  return new NbdServer({
+    source,
+    ...(nbdDefaultExport === null ? {} : { defaultExport: nbdDefaultExport }),
+    ...(nbdTls === 'off' || nbdTlsCert === null || nbdTlsKey === null
+      ? {}
+      : {
+          tls: {
+            mode: nbdTls,
+            cert: nbdTlsCert,
+            key: nbdTlsKey,
+            ...(nbdTlsCa === null ? {} : { ca: nbdTlsCa })
+          }
+        }),
+    log: (level, message, fields) => log[level](fields, message)
+  })
+}
+
+async function listenNbd(config: Config, nbd: NbdServer): Promise<string[]> {
+  const scheme = config.nbdTls === 'off' ? 'nbd' : 'nbds'
+  const addresses: string[] = []
+  if (config.nbdListen !== null) {
+    const at = await nbd.listen(config.nbdListen)
+    if ('host' in at) addresses.push(`${scheme}://${formatAddress(at)}`)
+  }
+  if (config.nbdSocket !== null) {
+    await nbd.listen({ path: config.nbdSocket })
+    addresses.push(`${scheme}+unix://?socket=${config.nbdSocket}`)
+  }
+  return addresses
+}
+
+async function disconnectVolume(nbd: NbdServer, volume: string): Promise<void> {
+  for (const client of nbd.listClients()) {
+    if (client.volume === volume) nbd.disconnect(client.id)
+  }
+}
+
+async function createInitialVolumes(
+  config: Config,
+  volumes: Volumes,
+  { log }: LogOutput
+): Promise<void> {
+  if (config.volumes.length === 0) return
+  const existing = new Set((await volumes.listAll()).map(({ name }) => name))
+  for (const { name, sizeBytes } of config.volumes) {
+    if (existing.has(name)) continue
+    await volumes.create({ name, sizeBytes })
+    log.info({ volume: name, sizeBytes }, 'volume created')
+  }
+}
+
+async function startAdminServer(
+  resolved: ResolvedConfig,
+  output: LogOutput,
+  backend: PeerBackend,
+  undo: Undo
+): Promise<AdminServer> {
+  const { adminListen, adminSocket } = resolved.config
+  const admin = await startAdmin({
+    backend,
+    log: output.log,
+    ring: output.ring,
+    configEntries: configEntries(resolved),
+    listen: adminListen,
+    socket: adminSocket
+  })
+  undo.add(() => admin.stop())
+  return admin
+}

@@ -1,0 +1,284 @@
+/** The admin API's view of a running peer. */
+import { hostname } from 'node:os'
+import type { AdminBackend, PeerGauges } from '../admin/backend.ts'
+import type {
+  Client,
+  HealthProblem,
+  OperationName,
+  OperationStats,
+  Peer,
+  Ready,
+  Shard,
+  ShardStats,
+  Status,
+  TaskName,
+  Volume,
+  VolumeCreate,
+  VolumeDelete,
+  VolumeResize,
+  VolumeStats
+} from '../admin/schemas.ts'
+import { shardStates } from '../admin/schemas.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { LatencyHistogram } from '../core/histogram.ts'
+import { version } from '../core/version.ts'
+import { FORMAT_VERSION } from '../format/superblock.ts'
+import type { ShardPool } from '../handoff/shard-pool.ts'
+import type { NbdServer } from '../nbd/server.ts'
+import type { BlockOp, BlockStore } from '../replication/block-store.ts'
+import { OpFlag, OpKind, ShardOp } from '../shard/op.ts'
+import { shardStatNames } from '../shard/stats.ts'
+import { RequestKind } from '../volume/request.ts'
+import type { VolumeInfo, Volumes } from '../volume/volumes.ts'
+import type { DataDirectory } from './data-directory.ts'
+import { healthOf, healthProblems } from './health.ts'
+
+export interface BackendParts {
+  readonly directory: DataDirectory
+  readonly pool: ShardPool<BlockOp>
+  readonly store: BlockStore
+  readonly volumes: Volumes
+  readonly nbd: NbdServer
+  readonly bootId: string
+  readonly startedMs: number
+  /** Filled while the peer starts. */
+  readonly addresses: { nbd: readonly string[]; admin: readonly string[] }
+  readonly syncLatency: readonly LatencyHistogram[]
+  /** Problems that are known from the start on. */
+  readonly notes: readonly HealthProblem[]
+  stopping(): boolean
+}
+
+const operationOfKind: Readonly<Record<RequestKind, OperationName>> = {
+  [RequestKind.Read]: 'read',
+  [RequestKind.Write]: 'write',
+  [RequestKind.Flush]: 'flush',
+  [RequestKind.Trim]: 'trim',
+  [RequestKind.WriteZeroes]: 'write_zeroes',
+  [RequestKind.BlockStatus]: 'block_status',
+  [RequestKind.Cache]: 'cache'
+}
+
+const opOfTask: Readonly<Record<TaskName, OpKind>> = {
+  scrub: OpKind.Scrub,
+  compact: OpKind.Compact,
+  checkpoint: OpKind.Checkpoint
+}
+
+export class PeerBackend implements AdminBackend {
+  readonly #parts: BackendParts
+  /** Kept from the last look, so that `gauges` stays synchronous. */
+  #volumeCount = 0
+  #promisedBytes = 0
+
+  constructor(parts: BackendParts) {
+    this.#parts = parts
+  }
+
+  ready(): Ready {
+    const reasons: string[] = []
+    if (this.#parts.stopping()) reasons.push('the peer is stopping')
+    for (const client of this.#parts.pool.clients) {
+      if (client.state === 'starting') reasons.push(`shard ${client.shard} is being recovered`)
+      if (client.state === 'failed') reasons.push(`shard ${client.shard} failed: ${client.failure}`)
+    }
+    return { ready: reasons.length === 0, reasons }
+  }
+
+  async status(): Promise<Status> {
+    const [peer, volumes] = await Promise.all([this.peer(), this.#parts.volumes.listAll()])
+    this.#noteVolumes(volumes)
+    const shards = this.shards()
+    const gauges = this.gauges()
+    const problems = healthProblems(peer, shards, this.#parts.notes)
+    return {
+      health: healthOf(problems),
+      problems,
+      peer,
+      volumeCount: volumes.length,
+      promisedBytes: this.#promisedBytes,
+      clientCount: gauges.clients,
+      arenaBytes: gauges.arenaBytes,
+      arenaFreeBytes: gauges.arenaFreeBytes,
+      requestsInFlight: gauges.requestsInFlight,
+      shards: [...shards],
+      volumes: [...this.volumeStats()]
+    }
+  }
+
+  async peer(): Promise<Peer> {
+    const { directory, bootId, startedMs, addresses } = this.#parts
+    const { superblock } = directory
+    const shards = this.shards()
+    const sum = (name: keyof ShardStats): number =>
+      shards.reduce((total, { stats }) => total + stats[name], 0)
+    return {
+      peerId: superblock.peerId,
+      clusterId: superblock.clusterId,
+      bootId,
+      bootCounter: superblock.bootCounter,
+      version,
+      nodeVersion: process.version,
+      pid: process.pid,
+      hostname: hostname(),
+      startedAt: new Date(startedMs).toISOString(),
+      dataDir: directory.path,
+      formatVersion: FORMAT_VERSION,
+      shards: superblock.shards,
+      segmentBytes: superblock.segmentBytes,
+      capacityBytes: directory.capacityBytes,
+      usedBytes: sum('usedBytes'),
+      liveBytes: sum('liveBytes'),
+      deadBytes: sum('deadBytes'),
+      filesystemFreeBytes: directory.filesystemFreeBytes(),
+      nbdAddresses: [...addresses.nbd],
+      adminAddresses: [...addresses.admin]
+    }
+  }
+
+  shards(): readonly Shard[] {
+    const { pool, syncLatency } = this.#parts
+    return pool.clients.map((client) => {
+      const stats = Object.fromEntries(
+        shardStatNames.map((name, index) => [name, client.stats[index]!])
+      ) as ShardStats
+      return {
+        shard: client.shard,
+        state: stateOf(client.state, stats),
+        reason: client.failure,
+        queueDepth: client.inFlightCount,
+        restarts: client.restarts,
+        syncLatency: syncLatency[client.shard]!.snapshot(),
+        stats
+      }
+    })
+  }
+
+  volumeStats(): readonly VolumeStats[] {
+    return this.#parts.volumes.counters().map(({ volume, inFlight, operations }) => {
+      const known: Partial<Record<OperationName, OperationStats>> = {}
+      for (const { kind, count, errors, bytes, latency } of operations) {
+        const operation = { count, errors, bytes, latency }
+        if (count > 0) known[operationOfKind[kind]] = { ...operation, latency: copyOf(latency) }
+      }
+      return { volume, inFlight, operations: known }
+    })
+  }
+
+  gauges(): PeerGauges {
+    const { directory, volumes, nbd } = this.#parts
+    const { arena } = volumes
+    const bytesPerPage = arena.bytes.length / arena.pagesTotal
+    return {
+      capacityBytes: directory.capacityBytes,
+      filesystemFreeBytes: directory.filesystemFreeBytes(),
+      arenaBytes: arena.bytes.length,
+      arenaFreeBytes: arena.pagesFree * bytesPerPage,
+      requestsInFlight: volumes.requestsInFlight,
+      clients: nbd.listClients().length,
+      volumes: this.#volumeCount,
+      promisedBytes: this.#promisedBytes,
+      connectionsRefused: nbd.snapshot().connectionsRefused
+    }
+  }
+
+  async listVolumes(): Promise<readonly Volume[]> {
+    const volumes = await this.#parts.volumes.listAll()
+    this.#noteVolumes(volumes)
+    return volumes.map(volumeOf)
+  }
+
+  async volume(name: string): Promise<Volume> {
+    return volumeOf(await this.#parts.volumes.show(name))
+  }
+
+  async createVolume(request: VolumeCreate): Promise<Volume> {
+    const volume = volumeOf(await this.#parts.volumes.create(request))
+    await this.refreshVolumes()
+    return volume
+  }
+
+  async renameVolume(name: string, newName: string): Promise<Volume> {
+    return volumeOf(await this.#parts.volumes.rename(name, newName))
+  }
+
+  async resizeVolume(name: string, request: VolumeResize): Promise<Volume> {
+    const { sizeBytes, shrink } = request
+    const volume = volumeOf(await this.#parts.volumes.resize(name, sizeBytes, { shrink }))
+    await this.refreshVolumes()
+    return volume
+  }
+
+  async deleteVolume(name: string, request: VolumeDelete): Promise<void> {
+    await this.#parts.volumes.delete(name, { force: request.force })
+    await this.refreshVolumes()
+  }
+
+  listClients(): readonly Client[] {
+    return this.#parts.nbd.listClients().map(({ connectedAtMs, ...client }) => ({
+      ...client,
+      connectedAt: new Date(connectedAtMs).toISOString()
+    }))
+  }
+
+  async disconnectClient(id: number): Promise<void> {
+    if (await this.#parts.nbd.disconnect(id)) return
+    throw new StoreError(ErrorCode.NotFound, `no client ${id} is connected`)
+  }
+
+  startTask(task: TaskName): Promise<void> {
+    return this.#broadcast(task, 0)
+  }
+
+  stopTask(task: TaskName): Promise<void> {
+    return this.#broadcast(task, OpFlag.Stop)
+  }
+
+  /** Brings the numbers of `gauges` up to date. */
+  async refreshVolumes(): Promise<void> {
+    this.#noteVolumes(await this.#parts.volumes.listAll())
+  }
+
+  #noteVolumes(volumes: readonly VolumeInfo[]): void {
+    this.#volumeCount = volumes.length
+    this.#promisedBytes = volumes.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
+  }
+
+  async #broadcast(task: TaskName, flags: number): Promise<void> {
+    const op = new ShardOp()
+    op.kind = opOfTask[task]
+    op.flags = flags
+    const error = await new Promise<number>((resolve) => {
+      this.#parts.store.broadcast(op, resolve)
+    })
+    if (error === ErrorCode.Ok) return
+    throw new StoreError(error as ErrorCode, `${task}: a shard refused it; see 'torus status'`)
+  }
+}
+
+function stateOf(state: string, stats: ShardStats): Shard['state'] {
+  if (state === 'failed') return 'failed'
+  if (state === 'closed') return 'stopped'
+  if (state === 'starting') return 'recovering'
+  return shardStates[stats.state] ?? 'failed'
+}
+
+function volumeOf(info: VolumeInfo): Volume {
+  const { name, type, sizeBytes, family, readOnly, description, createdAt, clients } = info
+  return {
+    name,
+    type,
+    sizeBytes,
+    family,
+    readOnly,
+    description,
+    createdAt,
+    clients,
+    usedBytes: null
+  }
+}
+
+const copyOf = <T extends { readonly counts: readonly number[] }>(histogram: T) => ({
+  ...histogram,
+  counts: [...histogram.counts]
+})

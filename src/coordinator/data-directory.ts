@@ -1,0 +1,208 @@
+/**
+ * A peer's data directory: made, locked and checked before anything in it is opened.
+ *
+ *   D/superblock   whose directory this is; written first, both copies durable
+ *   D/lock         held with flock while a process owns the directory
+ *   D/shard-N/     made after the superblock; a missing one is only made while the boot counter
+ *                  is 0, because afterwards its absence means lost data, not a new directory
+ *   D/metadata/    the embedded metadata store
+ */
+import { mkdirSync, readdirSync, statfsSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
+import type { Clock, Random } from '../core/clock.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import type { Config } from '../core/options.ts'
+import { formatSize } from '../core/units.ts'
+import type { Superblock } from '../format/superblock.ts'
+import { DiskFiles } from '../shard/disk-files.ts'
+import { LocalSyncTracker } from '../shard/local-sync-tracker.ts'
+import { Shard } from '../shard/shard.ts'
+import { resolveShardConfig, SEGMENT_BYTES_DEFAULT, type ShardHost } from '../shard/shard-config.ts'
+import { shardStatNames } from '../shard/stats.ts'
+import {
+  createPeerSuperblock,
+  readPeerSuperblock,
+  requireServable,
+  SUPERBLOCK_NAME,
+  updatePeerSuperblock
+} from '../shard/superblock-file.ts'
+import { DirectoryLock, LOCK_FILE } from './lock.ts'
+
+/** More shards than this only help disks that are slow at one request at a time. */
+const SHARDS_DEFAULT_MAX = 4
+/** Left on the filesystem by the default capacity: for metadata, logs and what others write. */
+const FILESYSTEM_MARGIN = 0.05
+const METADATA_DIRECTORY = 'metadata'
+/** What a filesystem's own root may hold, and what an earlier, interrupted start left. */
+const allowedInNewDirectory = new Set([LOCK_FILE, 'lost+found'])
+
+export interface DataDirectory {
+  readonly path: string
+  /** As on disk, boot counter raised for this run. */
+  readonly superblock: Superblock
+  readonly metadataPath: string
+  readonly capacityBytes: number
+  shardPath(shard: number): string
+  filesystemFreeBytes(): number
+  /** Lets other processes have the directory. */
+  release(): void
+}
+
+type DirectoryOptions = Pick<Config, 'dataDir' | 'shards' | 'segmentBytes' | 'capacityBytes'>
+
+/**
+ * Makes the directory where it is new, and raises the boot counter: one call is one start.
+ * @throws StoreError Busy (another process has it), InvalidArgument (it is something else, or has
+ * another number of shards), Corrupt, UnknownVersion, NotFound (a shard is gone), DiskFailure
+ */
+export function openDataDirectory(
+  options: DirectoryOptions,
+  clock: Clock,
+  random: Random
+): DataDirectory {
+  const path = options.dataDir
+  makeDirectory(path)
+  const lock = DirectoryLock.acquire(path)
+  try {
+    const found = readPeerSuperblock(path) ?? createDirectory(path, options, clock, random)
+    requireServable(found, options.shards ?? 0)
+    requireSegmentBytes(found, options.segmentBytes)
+    const shardPath = (shard: number): string => join(path, `shard-${shard}`)
+    prepareShards(found, shardPath, clock, random)
+    const superblock = updatePeerSuperblock(path, { ...found, bootCounter: found.bootCounter + 1 })
+    return {
+      path,
+      superblock,
+      metadataPath: join(path, METADATA_DIRECTORY),
+      capacityBytes: options.capacityBytes ?? capacityOf(path, superblock.shards, shardPath),
+      shardPath,
+      filesystemFreeBytes: () => freeBytesOf(path),
+      release: () => lock.release()
+    }
+  } catch (thrown) {
+    lock.release()
+    throw thrown
+  }
+}
+
+function makeDirectory(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 })
+  } catch (cause) {
+    const message = cause instanceof Error ? cause.message : String(cause)
+    throw new StoreError(ErrorCode.DiskFailure, `data directory ${path}: ${message}`, { cause })
+  }
+}
+
+function createDirectory(
+  path: string,
+  options: DirectoryOptions,
+  clock: Clock,
+  random: Random
+): Superblock {
+  const foreign = readdirSync(path).filter((name) => !allowedInNewDirectory.has(name))
+  if (foreign.length > 0) {
+    throw new StoreError(
+      ErrorCode.InvalidArgument,
+      `${path} is no data directory (it has no ${SUPERBLOCK_NAME}) and not empty ` +
+        `(it has ${foreign.slice(0, 3).join(', ')}): choose an empty one`
+    )
+  }
+  return createPeerSuperblock(path, {
+    clusterId: randomId128(random),
+    peerId: randomId128(random),
+    shards: options.shards ?? Math.min(SHARDS_DEFAULT_MAX, availableParallelism()),
+    segmentBytes: options.segmentBytes ?? SEGMENT_BYTES_DEFAULT,
+    createdMs: Math.floor(clock.wallMs())
+  })
+}
+
+function requireSegmentBytes(superblock: Superblock, wanted: number | null): void {
+  if (wanted === null || wanted === superblock.segmentBytes) return
+  throw new StoreError(
+    ErrorCode.InvalidArgument,
+    `the data directory was made with segments of ${formatSize(superblock.segmentBytes)}, ` +
+      `which cannot become ${formatSize(wanted)}: leave --segment-bytes out`
+  )
+}
+
+function prepareShards(
+  superblock: Superblock,
+  shardPath: (shard: number) => string,
+  clock: Clock,
+  random: Random
+): void {
+  for (let shard = 0; shard < superblock.shards; shard++) {
+    const path = shardPath(shard)
+    if (superblock.bootCounter > 0) requireShardDirectory(path)
+    else formatShard(path, shard, superblock, clock, random)
+  }
+}
+
+function requireShardDirectory(path: string): void {
+  try {
+    readdirSync(path)
+  } catch (cause) {
+    throw new StoreError(
+      ErrorCode.NotFound,
+      `${path} is gone or cannot be read, and it holds data: bring it back (is a disk missing?)`,
+      { cause }
+    )
+  }
+}
+
+/** Repeats what an interrupted first start left half done: nothing was ever written there. */
+function formatShard(
+  path: string,
+  shard: number,
+  superblock: Superblock,
+  clock: Clock,
+  random: Random
+): void {
+  makeDirectory(path)
+  const files = new DiskFiles(path)
+  for (const name of files.list()) files.remove(name)
+  const { clusterId, peerId, shards, segmentBytes } = superblock
+  const capacityBytes = Number.MAX_SAFE_INTEGER
+  const config = resolveShardConfig({
+    shard,
+    shards,
+    clusterId,
+    peerId,
+    segmentBytes,
+    capacityBytes
+  })
+  const host: ShardHost = {
+    files,
+    tracker: new LocalSyncTracker(files),
+    memory: Buffer.alloc(0),
+    stats: new Float64Array(shardStatNames.length),
+    clock,
+    random,
+    log: () => {}
+  }
+  Shard.format(config, host)
+}
+
+/** What the filesystem has for us, what we hold already included, less the margin. */
+function capacityOf(path: string, shards: number, shardPath: (shard: number) => string): number {
+  const { bsize, blocks } = statfsSync(path)
+  let usedBytes = 0
+  for (let shard = 0; shard < shards; shard++) {
+    usedBytes += new DiskFiles(shardPath(shard)).usedBytes()
+  }
+  const margin = Math.floor(blocks * bsize * FILESYSTEM_MARGIN)
+  return Math.max(usedBytes, usedBytes + freeBytesOf(path) - margin)
+}
+
+function freeBytesOf(path: string): number {
+  const { bavail, bsize } = statfsSync(path)
+  return bavail * bsize
+}
+
+/** 32 hex digits. */
+export const randomId128 = (random: Random): string =>
+  [random.u32(), random.u32(), random.u32(), random.u32()].map(hex8).join('')
+
+const hex8 = (value: number): string => value.toString(16).padStart(8, '0')

@@ -1,0 +1,91 @@
+/** What is wrong with a peer, in words, and what to do about it. Pure. */
+import type { HealthProblem, Peer, Shard } from '../admin/schemas.ts'
+import { formatSize } from '../core/units.ts'
+
+/** Compaction needs room, so writes slow down before the end and stop at it. */
+const NEAR_FULL = 0.85
+const FULL = 0.95
+/** The filesystem below may fill for reasons that are not ours. */
+const FILESYSTEM_FREE_BYTES_MIN = 1024 * 1024 * 1024
+
+/** Worst first. */
+export function healthProblems(
+  peer: Peer,
+  shards: readonly Shard[],
+  notes: readonly HealthProblem[]
+): HealthProblem[] {
+  const problems = [...notes, ...shards.flatMap(shardProblems), ...spaceProblems(peer)]
+  return problems.sort((a, b) => rank(a) - rank(b))
+}
+
+const rank = ({ level }: HealthProblem): number => (level === 'error' ? 0 : 1)
+
+export function healthOf(problems: readonly HealthProblem[]): 'ok' | 'warning' | 'error' {
+  if (problems.some(({ level }) => level === 'error')) return 'error'
+  return problems.length > 0 ? 'warning' : 'ok'
+}
+
+function shardProblems({ shard, state, reason, stats, restarts }: Shard): HealthProblem[] {
+  const problems: HealthProblem[] = []
+  const add = (level: HealthProblem['level'], code: string, message: string): void => {
+    problems.push({ level, code, message: `shard ${shard}: ${message}` })
+  }
+  if (state === 'failed') {
+    add(
+      'error',
+      'shardFailed',
+      `takes no writes: ${reason || 'see the log'}. Check the disk, then restart the peer`
+    )
+  }
+  if (state === 'recovering') add('warning', 'shardRecovering', 'is being recovered; requests wait')
+  if (stats.scrubErrors > 0) {
+    add(
+      'error',
+      'scrubErrors',
+      `scrub found ${stats.scrubErrors} damaged blocks; the log names them. Replace the disk`
+    )
+  } else if (stats.checksumErrors > 0) {
+    add(
+      'error',
+      'checksumErrors',
+      `${stats.checksumErrors} reads failed their checksum; run 'torus scrub' and see the log`
+    )
+  }
+  if (stats.damagedBatches > 0) {
+    add(
+      'error',
+      'damagedRecords',
+      `recovery skipped ${stats.damagedBatches} damaged batches; run 'torus check' offline`
+    )
+  }
+  if (restarts > 0) {
+    add('warning', 'workerRestarts', `its worker was restarted ${restarts} times; see the log`)
+  }
+  return problems
+}
+
+function spaceProblems(peer: Peer): HealthProblem[] {
+  const { capacityBytes, liveBytes, filesystemFreeBytes } = peer
+  const used = capacityBytes === 0 ? 0 : liveBytes / capacityBytes
+  const unused = Math.max(0, capacityBytes - peer.usedBytes)
+  const problems: HealthProblem[] = []
+  if (used >= NEAR_FULL) {
+    problems.push({
+      level: used >= FULL ? 'error' : 'warning',
+      code: 'nearFull',
+      message:
+        `${(used * 100).toFixed(0)} % of ${formatSize(capacityBytes)} hold live data: ` +
+        `delete or trim volumes, or raise --capacity`
+    })
+  }
+  if (filesystemFreeBytes < Math.min(FILESYSTEM_FREE_BYTES_MIN, unused)) {
+    problems.push({
+      level: 'warning',
+      code: 'filesystemFull',
+      message:
+        `the filesystem of ${peer.dataDir} has only ${formatSize(filesystemFreeBytes)} left ` +
+        `although ${formatSize(unused)} of the capacity are unused: make room there`
+    })
+  }
+  return problems
+}
