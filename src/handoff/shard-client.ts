@@ -84,6 +84,7 @@ export class ShardClient<Op extends ClientOp<Op>> {
     this.openFiles = new OpenFiles(memory.openFiles)
     this.stats = new Float64Array(memory.stats)
     this.rounds = rounds
+    rounds.onRequested = () => this.wakeWorker()
     for (let slot = 0; slot < QUEUE_SLOTS; slot++) this.freeSlots[slot] = QUEUE_SLOTS - 1 - slot
   }
 

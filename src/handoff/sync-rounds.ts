@@ -36,6 +36,12 @@ export class SyncRounds {
   private running = 0
   private inRound = false
   private held = true
+  /** A row could not be pinned in this round. */
+  private retry = false
+  /** The worker asked for this round. */
+  private requested = false
+  /** Called when a round that the worker asked for is over. */
+  onRequested: () => void = () => {}
   private whenQuiet: (() => void) | null = null
   syncs = 0
   syncFailures = 0
@@ -71,9 +77,7 @@ export class SyncRounds {
 
   /** The worker may have asked for a sync. */
   poll(): void {
-    if (Atomics.load(this.words, REQUESTED) === 0) return
-    if (this.inRound || this.held) return // asked again when it is over
-    Atomics.store(this.words, REQUESTED, 0)
+    if (this.inRound || this.held || Atomics.load(this.words, REQUESTED) === 0) return
     this.startRound()
   }
 
@@ -110,6 +114,7 @@ export class SyncRounds {
   }
 
   private readonly beginRound = (): void => {
+    if (Atomics.exchange(this.words, REQUESTED, 0) === 1) this.requested = true
     const joined = this.waiting
     this.waiting = []
     if (this.answering.length === 0) this.answering = joined
@@ -124,8 +129,6 @@ export class SyncRounds {
     }
     this.syncReturned()
   }
-
-  private retry = false
 
   private readonly syncReturned = (): void => {
     if (--this.running > 0) return
@@ -153,9 +156,13 @@ export class SyncRounds {
     if (this.held) {
       this.whenQuiet?.()
       this.whenQuiet = null
-    } else if (!this.inRound && this.waiting.length > 0) {
-      this.startRound()
+      return
     }
+    if (this.requested) this.onRequested()
+    this.requested = false
+    if (this.inRound) return
+    if (this.waiting.length > 0) this.startRound()
+    else this.poll()
   }
 
   /** Starts a sync of every unsynced file; false when one of them could not be pinned. */

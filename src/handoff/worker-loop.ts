@@ -99,9 +99,9 @@ export class WorkerLoop<Op extends HandoffOp> {
         sliceEndAt = performance.now()
       } else if (!this.spin()) {
         this.busyMs += performance.now() - awakeAt
-        this.sleep(engine.nextWakeMs())
+        // Woken without an entry: a sync that background work waits for is over.
+        more = this.sleep(engine.nextWakeMs())
         awakeAt = performance.now()
-        more = engine.nextWakeMs() <= 0
       }
     }
   }
@@ -145,16 +145,20 @@ export class WorkerLoop<Op extends HandoffOp> {
     return false
   }
 
-  private sleep(wakeMs: number): void {
+  /** Sleeps until woken, at most `wakeMs`; whether something but a new entry woke it. */
+  private sleep(wakeMs: number): boolean {
+    let woken = false
     // Store, then look again: the main thread publishes, then looks whether we sleep.
     Atomics.store(this.control, WORKER_ASLEEP, 1)
     if (
       Atomics.load(this.control, SUBMISSION_TAIL) === this.head &&
       Atomics.load(this.control, COMMAND) === Command.Run
     ) {
-      Atomics.wait(this.control, WORKER_ASLEEP, 1, Math.min(wakeMs, SLEEP_MS_MAX))
+      const timeoutMs = Math.min(wakeMs, SLEEP_MS_MAX)
+      woken = Atomics.wait(this.control, WORKER_ASLEEP, 1, timeoutMs) !== 'timed-out'
     }
     Atomics.store(this.control, WORKER_ASLEEP, 0)
+    return woken && Atomics.load(this.control, SUBMISSION_TAIL) === this.head
   }
 }
 

@@ -5,14 +5,22 @@ import { chunkHash } from '../placement/hash.ts'
 import type { ShardOp } from '../shard/op.ts'
 import { BlockOp, type BlockStore } from './block-store.ts'
 
+/** What a ShardPool is to the store. */
+interface Shards {
+  readonly clients: readonly ShardClient<BlockOp>[]
+  ring(): void
+}
+
 /** The shards of this peer as one store: each chunk lives in one shard, by its hash. */
 export class LocalStore implements BlockStore {
+  private readonly shards: Shards
   private readonly clients: readonly ShardClient<BlockOp>[]
   private readonly freeOps: BlockOp[] = []
 
-  constructor(clients: readonly ShardClient<BlockOp>[]) {
-    assert(clients.length > 0, 'a store has a shard')
-    this.clients = clients
+  constructor(shards: Shards) {
+    assert(shards.clients.length > 0, 'a store has a shard')
+    this.shards = shards
+    this.clients = shards.clients
   }
 
   acquireOp(): BlockOp {
@@ -31,7 +39,7 @@ export class LocalStore implements BlockStore {
   }
 
   ring(): void {
-    for (const client of this.clients) client.ring()
+    this.shards.ring()
   }
 
   flush(done: (error: number) => void): void {

@@ -1,0 +1,183 @@
+import { deepStrictEqual, strictEqual } from 'node:assert/strict'
+import { suite } from 'uvu'
+import { QUEUE_SLOTS } from '../../src/core/limits.ts'
+import { createChannelMemory, entryAt } from '../../src/handoff/channel.ts'
+import {
+  ENTRY_WORDS,
+  readCompletion,
+  readSubmission,
+  writeCompletion,
+  writeSubmission
+} from '../../src/handoff/entry.ts'
+import { MainBell, ringMain } from '../../src/handoff/main-bell.ts'
+import { OpenFiles } from '../../src/handoff/open-files.ts'
+import { ShardClient } from '../../src/handoff/shard-client.ts'
+import { SyncRounds } from '../../src/handoff/sync-rounds.ts'
+import { WorkerLoop } from '../../src/handoff/worker-loop.ts'
+import { BlockOp } from '../../src/replication/block-store.ts'
+import { ShardOp } from '../../src/shard/op.ts'
+
+const test = suite('queues')
+
+function extremeOp(): ShardOp {
+  const op = new ShardOp()
+  op.kind = 255
+  op.flags = 0xffffff
+  op.familyHigh = 0xffffffff
+  op.familyLow = 0x80000000
+  op.layerHigh = 0xfffffffe
+  op.layerLow = 1
+  op.chunk = 0xffffffff
+  op.firstBlock = 1023
+  op.blockCount = 1024
+  op.payload = 0xffffffff * 4096
+  op.writerEpoch = 0xffffffff
+  op.sequence = 2 ** 40 - 1
+  return op
+}
+
+test('a request has its place in the entry', () => {
+  const words = new Uint32Array(2 * ENTRY_WORDS)
+  writeSubmission(words, ENTRY_WORDS, 77, extremeOp())
+  deepStrictEqual(
+    [...words.slice(ENTRY_WORDS)],
+    [
+      0xffffffff, 77, 0xffffffff, 0x80000000, 0xfffffffe, 1, 0xffffffff, 0x040003ff, 0xffffffff,
+      0xffffffff, 0xffffffff, 0xff, 0, 0, 0, 0
+    ]
+  )
+  deepStrictEqual([...words.slice(0, ENTRY_WORDS)], new Array(ENTRY_WORDS).fill(0))
+})
+
+test('a request crosses whole, its last answer does not', () => {
+  const words = new Uint32Array(ENTRY_WORDS)
+  writeSubmission(words, 0, 1023, extremeOp())
+  const received = new ShardOp()
+  received.error = 5
+  received.resultA = 6
+  received.resultB = 7
+  strictEqual(readSubmission(words, 0, received), 1023)
+  deepStrictEqual(received, extremeOp())
+})
+
+test('an answer crosses whole', () => {
+  const words = new Uint32Array(ENTRY_WORDS)
+  const answered = extremeOp()
+  answered.error = 19
+  answered.resultA = 0xffffffff
+  answered.resultB = 1
+  writeCompletion(words, 0, 1023, answered)
+  const op = extremeOp()
+  readCompletion(words, 0, op)
+  strictEqual(words[0], 1023)
+  deepStrictEqual(op, answered)
+})
+
+test('positions wrap around the queue and around 32 bits', () => {
+  strictEqual(entryAt(QUEUE_SLOTS), 0)
+  strictEqual(entryAt(2 ** 31 - 1), (QUEUE_SLOTS - 1) * ENTRY_WORDS)
+  strictEqual(entryAt((2 ** 31) | 0), 0)
+  strictEqual(entryAt(-1), (QUEUE_SLOTS - 1) * ENTRY_WORDS)
+})
+
+/** A client and a worker loop in one thread: the loop runs until told to close. */
+function oneThread() {
+  const memory = createChannelMemory()
+  const bell = new SharedArrayBuffer(4)
+  const rounds = new SyncRounds(memory.syncBoard)
+  const client = new ShardClient<BlockOp>(0, memory, rounds)
+  client.prepareStart()
+  const loop = new WorkerLoop(memory, bell, () => new ShardOp())
+  const batches: number[] = []
+  const engine = {
+    execute(ops: readonly ShardOp[], count: number): void {
+      batches.push(count)
+      for (let at = 0; at < count; at++) ops[at]!.resultA = ops[at]!.chunk
+    },
+    background: () => false,
+    nextWakeMs: () => Number.POSITIVE_INFINITY
+  }
+  const run = (): void => {
+    client.sendClose()
+    loop.run(engine)
+  }
+  return { client, batches, run }
+}
+
+test('a full queue overflows into a list that keeps the order', () => {
+  const { client, batches, run } = oneThread()
+  const answers: number[] = []
+  const total = 3 * QUEUE_SLOTS + 5
+  for (let chunk = 0; chunk < total; chunk++) {
+    const op = new BlockOp()
+    op.chunk = chunk
+    op.onDone = (done) => answers.push(done.resultA)
+    client.submit(op)
+  }
+  while (answers.length < total) {
+    client.ring()
+    run()
+    client.poll()
+  }
+  deepStrictEqual(
+    answers,
+    answers.map((_, at) => at)
+  )
+  strictEqual(
+    batches.reduce((sum, count) => sum + count),
+    total
+  )
+  strictEqual(client.inFlightCount, 0)
+})
+
+test('entries are not seen before they are published', () => {
+  const { client, batches, run } = oneThread()
+  client.submit(new BlockOp())
+  run()
+  deepStrictEqual(batches, [])
+  client.ring()
+  run()
+  deepStrictEqual(batches, [1])
+})
+
+test('the main bell wakes once for many rings and has one wait out at most', async () => {
+  let published = 0
+  let drained = 0
+  let drains = 0
+  const bell = new MainBell(() => {
+    drains++
+    const any = published > drained
+    drained = published
+    return any
+  })
+  const word = new Int32Array(bell.shared)
+  bell.arm()
+  for (let round = 0; round < 1000; round++) {
+    const before = drains
+    for (let ring = 0; ring < 5; ring++) {
+      published++
+      ringMain(word)
+    }
+    bell.arm() // arming an armed bell changes nothing
+    while (drained < published) await new Promise((resolve) => setImmediate(resolve))
+    strictEqual(drains <= before + 3, true)
+  }
+  bell.close()
+  await new Promise((resolve) => setImmediate(resolve))
+  const before = drains
+  ringMain(word)
+  await new Promise((resolve) => setTimeout(resolve, 5))
+  strictEqual(drains, before)
+})
+
+test('open descriptors are remembered until they are closed or taken', () => {
+  const files = new OpenFiles(createChannelMemory().openFiles)
+  for (const descriptor of [0, 31, 32, 63, 1000, 1024 * 1024 - 1]) files.opened(descriptor)
+  files.closing(32)
+  const taken: number[] = []
+  files.takeAll((descriptor) => taken.push(descriptor))
+  deepStrictEqual(taken, [0, 31, 63, 1000, 1024 * 1024 - 1])
+  files.takeAll(() => strictEqual(true, false))
+})
+
+test.run()
