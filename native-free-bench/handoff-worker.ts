@@ -1,5 +1,5 @@
 /** A worker that answers every op at once, for handoff.ts. */
-import { type ShardTask, type ShardTaskEnd, shardTaskEnd } from '../src/handoff/shard-pool.ts'
+import { type ShardTask, type ShardTaskEnd, shardTaskEnd } from '../src/handoff/shard-task.ts'
 import { WorkerLoop } from '../src/handoff/worker-loop.ts'
 import { ShardOp } from '../src/shard/op.ts'
 

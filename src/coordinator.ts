@@ -26,7 +26,6 @@ import { NbdServer } from './nbd/server.ts'
 import type { BlockOp } from './replication/block-store.ts'
 import { LocalStore } from './replication/local-store.ts'
 import { resolveShardConfig } from './shard/shard-config.ts'
-import { loadPlugins } from './volume/plugins.ts'
 import { VolumeTypes } from './volume/volume-types.ts'
 import { Volumes } from './volume/volumes.ts'
 
@@ -106,12 +105,11 @@ async function start(
   undo.add(() => directory.release())
   const bootId = randomId128(systemRandom)
   const types = new VolumeTypes()
-  await loadPlugins(config.plugins, types)
 
   const { cluster, session, notes } = await openMetadata(directory, bootId, output, undo)
   const arena = new SharedArena(config.arenaBytes)
   const { pool, syncLatency } = await startShards(config, directory, arena, output, undo)
-  const store = new LocalStore(pool.clients)
+  const store = new LocalStore(pool)
 
   const volumes: Volumes = new Volumes({
     cluster,
@@ -243,9 +241,9 @@ function createNbd(config: Config, source: Volumes, { log }: LogOutput): NbdServ
       : {
           tls: {
             mode: nbdTls,
-            cert: nbdTlsCert,
-            key: nbdTlsKey,
-            ...(nbdTlsCa === null ? {} : { ca: nbdTlsCa })
+            certFile: nbdTlsCert,
+            keyFile: nbdTlsKey,
+            ...(nbdTlsCa === null ? {} : { clientCaFile: nbdTlsCa })
           }
         }),
     log: (level, message, fields) => log[level](fields, message)

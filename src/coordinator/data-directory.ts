@@ -7,7 +7,7 @@
  *                  is 0, because afterwards its absence means lost data, not a new directory
  *   D/metadata/    the embedded metadata store
  */
-import { mkdirSync, readdirSync, statfsSync } from 'node:fs'
+import { mkdirSync, readdirSync, statfsSync, statSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import type { Clock, Random } from '../core/clock.ts'
@@ -190,10 +190,17 @@ function capacityOf(path: string, shards: number, shardPath: (shard: number) => 
   const { bsize, blocks } = statfsSync(path)
   let usedBytes = 0
   for (let shard = 0; shard < shards; shard++) {
-    usedBytes += new DiskFiles(shardPath(shard)).usedBytes()
+    usedBytes += bytesIn(shardPath(shard))
   }
   const margin = Math.floor(blocks * bsize * FILESYSTEM_MARGIN)
   return Math.max(usedBytes, usedBytes + freeBytesOf(path) - margin)
+}
+
+/** Blocks that the files of `directory` really take. */
+function bytesIn(directory: string): number {
+  let bytes = 0
+  for (const name of readdirSync(directory)) bytes += statSync(join(directory, name)).blocks * 512
+  return bytes
 }
 
 function freeBytesOf(path: string): number {

@@ -50,6 +50,8 @@ export class ShardClient<Op extends ClientOp<Op>> {
   failureCode: ErrorCode = ErrorCode.Ok
   /** A worker has served this shard in this process. */
   everServed = false
+  /** Times its worker was started again after it died. */
+  restarts = 0
   /** False once the pool closes: requests in flight are finished, new ones refused. */
   private accepting = true
 

@@ -1,41 +1,14 @@
 import type { Worker } from 'node:worker_threads'
-import { Piscina } from 'piscina'
-import { AssertionError, assert } from '../core/assert.ts'
-import { ErrorCode, StoreError } from '../core/errors.ts'
+import { assert } from '../core/assert.ts'
+import { ErrorCode } from '../core/errors.ts'
 import type { SharedArena } from './arena.ts'
 import { type ChannelMemory, createChannelMemory } from './channel.ts'
 import { MainBell } from './main-bell.ts'
 import { type ClientOp, ShardClient } from './shard-client.ts'
+import type { ShardTask, ShardTaskEnd, WorkerLog } from './shard-task.ts'
+import { ShardThread } from './shard-thread.ts'
 import { type Fdatasync, SyncRounds } from './sync-rounds.ts'
 import type { LoopKnobs } from './worker-loop.ts'
-
-/** What a shard's worker is started with. */
-export interface ShardTask {
-  readonly shard: number
-  readonly memory: ChannelMemory
-  readonly bell: SharedArrayBuffer
-  readonly arena: SharedArrayBuffer
-  readonly knobs: Partial<LoopKnobs>
-  /** Whatever the engine behind the worker needs; it is cloned. */
-  readonly config: unknown
-}
-
-/**
- * How a worker's task ends. Errors become plain data, because classes and codes do not survive
- * the way between threads. `refused`: the store cannot be opened or closed; `crashed`: a bug.
- */
-export type ShardTaskEnd =
-  | { readonly kind: 'closed' }
-  | { readonly kind: 'refused'; readonly code: ErrorCode; readonly message: string }
-  | { readonly kind: 'crashed'; readonly message: string }
-
-/** A message of a worker for the log. */
-export interface WorkerLog {
-  readonly log: 'debug' | 'info' | 'warn' | 'error'
-  readonly shard: number
-  readonly message: string
-  readonly fields: Record<string, unknown>
-}
 
 export interface ShardPoolOptions {
   readonly shards: number
@@ -78,9 +51,9 @@ export class ShardPool<Op extends ClientOp<Op>> {
   restarts = 0
   private readonly options: ShardPoolOptions
   private readonly limits: RestartLimits
-  private readonly piscina: Piscina<ShardTask, ShardTaskEnd>
   private readonly bell = new MainBell(() => this.poll())
-  private readonly threadEnds = new Map<number, Promise<void>>()
+  /** The thread of each shard that has one. */
+  private readonly running: (ShardThread | null)[] = []
   private readonly tasks: Promise<void>[] = []
   private started: (() => void)[] = []
   private closing = false
@@ -88,17 +61,6 @@ export class ShardPool<Op extends ClientOp<Op>> {
   constructor(options: ShardPoolOptions) {
     this.options = options
     this.limits = { ...defaultRestarts, ...options.restarts }
-    this.piscina = new Piscina({
-      filename: options.worker.href,
-      minThreads: options.shards,
-      maxThreads: options.shards,
-      // See OpenFiles.
-      trackUnmanagedFds: false,
-      recordTiming: false
-    })
-    this.piscina.on('message', (message: WorkerLog) => options.log(message))
-    this.piscina.on('error', (error: Error) => this.logPool('a worker thread failed', error))
-    this.piscina.on('workerCreate', () => this.watchThreads())
     const clients: ShardClient<Op>[] = []
     for (let shard = 0; shard < options.shards; shard++) {
       const memory = createChannelMemory()
@@ -108,6 +70,7 @@ export class ShardPool<Op extends ClientOp<Op>> {
       })
       const client = new ShardClient<Op>(shard, memory, rounds)
       clients.push(client)
+      this.running.push(null)
       this.tasks.push(this.keepRunning(client, memory))
     }
     this.clients = clients
@@ -116,7 +79,7 @@ export class ShardPool<Op extends ClientOp<Op>> {
 
   /** The worker threads, for tests that end one. */
   get threads(): readonly Worker[] {
-    return this.piscina.threads
+    return this.running.flatMap((thread) => thread?.worker ?? [])
   }
 
   /** Resolves when every shard serves or has failed: see each client's `state` and `failure`. */
@@ -144,21 +107,23 @@ export class ShardPool<Op extends ClientOp<Op>> {
   /** Finishes what is in flight, makes it durable, and ends the workers in order. */
   async close(): Promise<void> {
     assert(!this.closing, 'a pool is closed once')
+    const timeoutMs = this.options.closeTimeoutMs ?? CLOSE_TIMEOUT_MS
+    const timer = setTimeout(() => this.endThreads(), timeoutMs)
     await Promise.all(this.clients.map((client) => this.drain(client)))
     this.closing = true
     for (const client of this.clients) client.sendClose()
-    const timeout = new AbortController()
-    const timer = setTimeout(() => timeout.abort(), this.options.closeTimeoutMs ?? CLOSE_TIMEOUT_MS)
-    const timedOut = new Promise<void>((resolve) => {
-      timeout.signal.addEventListener('abort', () => {
-        this.logPool('workers did not close in time', new Error('timeout'))
-        resolve()
-      })
-    })
-    await Promise.race([Promise.all(this.tasks), timedOut])
+    await Promise.all(this.tasks)
     clearTimeout(timer)
     this.bell.close()
-    await this.piscina.destroy()
+  }
+
+  private endThreads(): void {
+    this.closing = true
+    for (const [shard, thread] of this.running.entries()) {
+      if (thread === null) continue
+      this.log('error', shard, 'shard did not close in time', '')
+      void thread.destroy()
+    }
   }
 
   private async drain(client: ShardClient<Op>): Promise<void> {
@@ -188,12 +153,8 @@ export class ShardPool<Op extends ClientOp<Op>> {
         return
       }
       this.restarts++
-      this.options.log({
-        log: 'warn',
-        shard: client.shard,
-        message: 'shard worker ended, starting it again',
-        fields: { reason: end.message, deaths: deaths.length }
-      })
+      client.restarts++
+      this.log('warn', client.shard, 'shard worker ended, starting it again', end.message)
       if (deaths.length > 1) {
         await sleep(this.limits.backoffMs * 2 ** Math.min(deaths.length - 2, 10))
       }
@@ -202,12 +163,7 @@ export class ShardPool<Op extends ClientOp<Op>> {
 
   private giveUp(client: ShardClient<Op>, end: ShardTaskEnd): void {
     assert(end.kind !== 'closed', 'a closed shard is not given up')
-    this.options.log({
-      log: 'error',
-      shard: client.shard,
-      message: 'shard failed',
-      fields: { reason: end.message }
-    })
+    this.log('error', client.shard, 'shard failed', end.message)
     client.fail(end.message, end.kind === 'refused' ? end.code : ErrorCode.ShardFailed)
     this.tellStarted()
   }
@@ -222,25 +178,14 @@ export class ShardPool<Op extends ClientOp<Op>> {
       knobs: this.options.knobs ?? {},
       config: this.options.configOf(client.shard)
     }
-    this.watchThreads()
-    try {
-      return await this.piscina.run(task)
-    } catch (error) {
-      // The thread ended, or is about to: the error may be here before.
-      await this.threadEnds.get(client.threadId)
-      return { kind: 'crashed', message: error instanceof Error ? error.message : String(error) }
-    }
-  }
-
-  /** Remembers every thread's end by its id, which the thread forgets when it ends. */
-  private watchThreads(): void {
-    for (const worker of this.piscina.threads) {
-      const id = worker.threadId
-      if (id <= 0 || this.threadEnds.has(id)) continue
-      const ended = new Promise<void>((resolve) => worker.once('exit', () => resolve()))
-      this.threadEnds.set(id, ended)
-      void ended.then(() => this.threadEnds.delete(id))
-    }
+    const thread = new ShardThread(this.options.worker, this.options.log)
+    this.running[client.shard] = thread
+    const end = await thread.run(task)
+    this.running[client.shard] = null
+    // Piscina may just have replaced a thread that died; this needs no waiting for.
+    const destroyed = thread.destroy()
+    if (this.closing) await destroyed
+    return end
   }
 
   private tellStarted(): void {
@@ -249,24 +194,9 @@ export class ShardPool<Op extends ClientOp<Op>> {
     for (const tell of started) tell()
   }
 
-  private logPool(message: string, error: Error): void {
-    this.options.log({ log: 'error', shard: -1, message, fields: { reason: error.message } })
+  private log(log: WorkerLog['log'], shard: number, message: string, reason: string): void {
+    this.options.log({ log, shard, message, fields: { reason } })
   }
 }
 
 const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
-
-/** Runs a worker's task: an engine's failure or bug becomes a ShardTaskEnd. */
-export function shardTaskEnd(run: () => void): ShardTaskEnd {
-  try {
-    run()
-    return { kind: 'closed' }
-  } catch (error) {
-    if (error instanceof StoreError) {
-      return { kind: 'refused', code: error.code, message: error.message }
-    }
-    const name = error instanceof AssertionError ? 'assertion failed: ' : ''
-    const stack = error instanceof Error ? (error.stack ?? error.message) : String(error)
-    return { kind: 'crashed', message: name + stack }
-  }
-}

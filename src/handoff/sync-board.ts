@@ -120,11 +120,11 @@ export class SyncBoard {
 
   /**
    * Syncs one file, on the board or not.
-   * @throws StoreError DiskFailure when that fails, or a sync did before: the board stays failed
+   * @throws StoreError DiskFailure when that fails: the board is failed from then on
    */
   syncHandle(handle: number): void {
     const row = this.rowOf(handle)
-    if (row !== null) this.syncRow(row)
+    if (row !== null && this.failure() === '') this.syncRow(row)
     else this.syncOrFail(handle)
   }
 
@@ -162,6 +162,8 @@ export class SyncBoard {
     }
     try {
       this.syncOrFail(row.handle)
+      // A sync that succeeds after one that failed proves nothing.
+      if (this.failure() !== '') throw this.failed(null)
       Atomics.store(this.words, row.at + SYNCED_HERE, row.appendedLsn | 0)
     } finally {
       Atomics.store(this.words, state, Idle)
@@ -169,8 +171,6 @@ export class SyncBoard {
   }
 
   private syncOrFail(handle: number): void {
-    // A sync that succeeds after one that failed proves nothing.
-    if (this.failure() !== '') throw this.failed(null)
     try {
       this.syncFile(handle)
     } catch (error) {

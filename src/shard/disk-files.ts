@@ -13,7 +13,16 @@ const PAGE_BYTES = 4096
 export interface DiskFilesOptions {
   /** Writes of at least this many bytes bypass the page cache; Infinity turns that off. */
   readonly directBytesMin?: number
+  /** Is told of every descriptor after it was opened and before it is closed. */
+  readonly descriptors?: DescriptorWatch
 }
+
+export interface DescriptorWatch {
+  opened(descriptor: number): void
+  closing(descriptor: number): void
+}
+
+const nobodyWatches: DescriptorWatch = { opened: () => {}, closing: () => {} }
 
 /** Below this a write into the page cache and its share of a sync cost less. */
 const DIRECT_BYTES_MIN_DEFAULT = 512 * 1024
@@ -36,6 +45,7 @@ export function storeErrorOfSystem(thrown: unknown, doing: string): StoreError {
 export class DiskFiles implements Files {
   private readonly directory: string
   private readonly directBytesMin: number
+  private readonly descriptors: DescriptorWatch
   private readonly names = new Map<FileHandle, string>()
   /** Second descriptor of a file for direct writes; -1 when the filesystem takes none. */
   private readonly direct = new Map<FileHandle, number>()
@@ -45,6 +55,7 @@ export class DiskFiles implements Files {
   constructor(directory: string, options: DiskFilesOptions = {}) {
     this.directory = directory
     this.directBytesMin = options.directBytesMin ?? DIRECT_BYTES_MIN_DEFAULT
+    this.descriptors = options.descriptors ?? nobodyWatches
   }
 
   list(): string[] {
@@ -62,6 +73,7 @@ export class DiskFiles implements Files {
     try {
       const handle = fs.openSync(join(this.directory, name), flags, 0o600)
       this.names.set(handle, name)
+      this.descriptors.opened(handle)
       return handle
     } catch (thrown) {
       throw storeErrorOfSystem(thrown, `open ${name}`)
@@ -74,8 +86,8 @@ export class DiskFiles implements Files {
     const name = this.nameOf(handle)
     this.names.delete(handle)
     try {
-      if (direct !== undefined && direct >= 0) fs.closeSync(direct)
-      fs.closeSync(handle)
+      if (direct !== undefined && direct >= 0) this.closeDescriptor(direct)
+      this.closeDescriptor(handle)
     } catch (thrown) {
       throw storeErrorOfSystem(thrown, `close ${name}`)
     }
@@ -192,12 +204,18 @@ export class DiskFiles implements Files {
     if (flag !== undefined) {
       try {
         direct = fs.openSync(join(this.directory, this.nameOf(handle)), fs.constants.O_RDWR | flag)
+        this.descriptors.opened(direct)
       } catch {
         direct = -1 // tmpfs and some network filesystems refuse the flag
       }
     }
     this.direct.set(handle, direct)
     return direct
+  }
+
+  private closeDescriptor(descriptor: number): void {
+    this.descriptors.closing(descriptor)
+    fs.closeSync(descriptor)
   }
 
   private nameOf(handle: FileHandle): string {

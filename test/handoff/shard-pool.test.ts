@@ -145,8 +145,8 @@ test('a shard whose background work keeps dying is given up, with the reason', a
   await pool.start()
   faults[0] = 100 // every later open is refused, as it is when the background work spoilt the files
   await run(pool, FaultKind.BackgroundThrow)
+  while (pool.clients[0]!.state !== 'failed') await sleep(1)
   strictEqual((await run(pool, OpKind.Trim)).error, ErrorCode.ShardFailed)
-  strictEqual(pool.clients[0]!.state, 'failed')
   match(pool.clients[0]!.failure, /told not to open/)
   strictEqual((await run(pool, OpKind.Read)).error, ErrorCode.ShardFailed)
   // It served writes once: that they are durable cannot be claimed any more.
@@ -256,6 +256,16 @@ test('close finishes what is in flight, syncs it, and refuses what comes later',
     ok(syncs > 0)
     strictEqual(pool.clients[0]!.state, 'closed')
   })
+})
+
+test('a worker that does not close in time is ended, and what it had is refused', async () => {
+  const { pool } = memoryPool({ closeTimeoutMs: 50, restarts: patient })
+  await pool.start()
+  const stuck = run(pool, FaultKind.SlowThenRead, { sequence: 60_000 })
+  pool.ring()
+  await sleep(10)
+  await pool.close()
+  strictEqual((await stuck).error, ErrorCode.ShardFailed)
 })
 
 test('a worker that dies while the pool closes is replaced, and the rest is finished', async () => {

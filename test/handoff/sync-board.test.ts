@@ -153,6 +153,7 @@ test('a sync that fails in the worker fails flushes too', async () => {
   strictEqual(board.failure(), 'EIO')
   ok((await flushed(rounds)) !== 0)
   throws(() => board.syncHandle(7), /sync failed: EIO/)
+  strictEqual(board.durableLsn(), 0)
 })
 
 test('what the worker synced itself is not synced again', async () => {

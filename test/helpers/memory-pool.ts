@@ -1,7 +1,8 @@
 /** A pool of stand-in shards for tests, with what they share. */
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../../src/core/limits.ts'
 import { SharedArena } from '../../src/handoff/arena.ts'
-import { ShardPool, type ShardPoolOptions, type WorkerLog } from '../../src/handoff/shard-pool.ts'
+import { ShardPool, type ShardPoolOptions } from '../../src/handoff/shard-pool.ts'
+import type { WorkerLog } from '../../src/handoff/shard-task.ts'
 import { BlockOp } from '../../src/replication/block-store.ts'
 import { OpKind } from '../../src/shard/op.ts'
 import { type MemoryShardConfig, memoryShardUrl } from './memory-shard.ts'

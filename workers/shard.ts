@@ -1,0 +1,68 @@
+/** The thread of one shard: puts the engine behind the queues. Started by ShardPool. */
+import { parentPort } from 'node:worker_threads'
+import { assert } from '../src/core/assert.ts'
+import { systemClock, systemRandom } from '../src/core/clock.ts'
+import { OpenFiles } from '../src/handoff/open-files.ts'
+import { type ShardTask, type ShardTaskEnd, shardTaskEnd } from '../src/handoff/shard-task.ts'
+import { SyncBoard } from '../src/handoff/sync-board.ts'
+import { WorkerLoop } from '../src/handoff/worker-loop.ts'
+import { DiskFiles, type DiskFilesOptions } from '../src/shard/disk-files.ts'
+import type { FileHandle } from '../src/shard/files.ts'
+import { ShardOp } from '../src/shard/op.ts'
+import { Shard } from '../src/shard/shard.ts'
+import type { ShardConfig, ShardHost } from '../src/shard/shard-config.ts'
+import { shardStatIndex, shardStatNames } from '../src/shard/stats.ts'
+
+/** `config` of this worker's task. */
+export interface ShardWorkerConfig {
+  readonly directory: string
+  readonly shard: ShardConfig
+}
+
+/** Syncs that the engine runs itself meet those of the main thread on the board. */
+class BoardFiles extends DiskFiles {
+  private readonly board: SyncBoard
+  constructor(directory: string, board: SyncBoard, options: DiskFilesOptions) {
+    super(directory, options)
+    this.board = board
+  }
+
+  override sync(handle: FileHandle): void {
+    this.board.syncHandle(handle)
+  }
+}
+
+function hostOf(task: ShardTask, directory: string): ShardHost {
+  const board = new SyncBoard(task.memory.syncBoard, task.bell)
+  const stats = new Float64Array(task.memory.stats)
+  assert(shardStatNames.length <= stats.length, 'the channel has room for all statistics')
+  return {
+    files: new BoardFiles(directory, board, { descriptors: new OpenFiles(task.memory.openFiles) }),
+    tracker: board,
+    memory: Buffer.from(task.arena),
+    stats,
+    clock: systemClock,
+    random: systemRandom,
+    log: (level, message, fields) => {
+      parentPort?.postMessage({ log: level, shard: task.shard, message, fields })
+    }
+  }
+}
+
+export default function serveShard(task: ShardTask): ShardTaskEnd {
+  return shardTaskEnd(() => {
+    const loop = new WorkerLoop(task.memory, task.bell, () => new ShardOp(), task.knobs)
+    const { directory, shard: config } = task.config as ShardWorkerConfig
+    const host = hostOf(task, directory)
+    const shard = Shard.open(config, host)
+    loop.run({
+      execute: (ops, count) => shard.execute(ops, count),
+      background: (budgetMs) => {
+        host.stats[shardStatIndex.busyMs] = loop.busyMs
+        return shard.background(budgetMs)
+      },
+      nextWakeMs: () => shard.nextWakeMs()
+    })
+    shard.close()
+  })
+}
