@@ -7,11 +7,7 @@ import type { HealthProblem } from './admin/schemas.ts'
 import { Cluster } from './cluster/cluster.ts'
 import { Session } from './cluster/session.ts'
 import { PeerBackend } from './coordinator/backend.ts'
-import {
-  type DataDirectory,
-  openDataDirectory,
-  randomId128
-} from './coordinator/data-directory.ts'
+import { type DataDirectory, openDataDirectory, randomId128 } from './coordinator/data-directory.ts'
 import { systemClock, systemRandom } from './core/clock.ts'
 import { configEntries, formatAddress, type ResolvedConfig } from './core/config.ts'
 import { StoreError } from './core/errors.ts'
@@ -77,10 +73,7 @@ class Undo {
  * Starts a peer on its data directory, which is made if it is new. Resolves when clients are
  * served. @throws StoreError for what the operator can mend; nothing is left running then
  */
-export async function startPeer(
-  resolved: ResolvedConfig,
-  output: LogOutput
-): Promise<RunningPeer> {
+export async function startPeer(resolved: ResolvedConfig, output: LogOutput): Promise<RunningPeer> {
   const undo = new Undo()
   try {
     return await start(resolved, output, undo)
@@ -145,10 +138,7 @@ async function start(
   addresses.admin.push(...admin.addresses)
   undo.add(() => nbd.close(config.shutdownMs))
   addresses.nbd.push(...(await listenNbd(config, nbd)))
-  log.info(
-    { dataDir: directory.path, shards: pool.clients.length, nbd: addresses.nbd },
-    'serving'
-  )
+  log.info({ dataDir: directory.path, shards: pool.clients.length, nbd: addresses.nbd }, 'serving')
   let stopped: Promise<void> | null = null
   return {
     backend,

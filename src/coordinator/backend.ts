@@ -20,7 +20,7 @@ import type {
 } from '../admin/schemas.ts'
 import { shardStates } from '../admin/schemas.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import { LatencyHistogram } from '../core/histogram.ts'
+import type { LatencyHistogram } from '../core/histogram.ts'
 import { version } from '../core/version.ts'
 import { FORMAT_VERSION } from '../format/superblock.ts'
 import type { ShardPool } from '../handoff/shard-pool.ts'

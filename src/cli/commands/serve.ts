@@ -1,8 +1,8 @@
 import { existsSync } from 'node:fs'
-import { extname, relative } from 'node:path'
+import { relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Command } from 'commander'
-import type { ResolvedConfig } from '../../core/config.ts'
+import type { RunningPeer } from '../../coordinator.ts'
 import { StoreError } from '../../core/errors.ts'
 import type { LogOutput } from '../../core/log.ts'
 import type { Config } from '../../core/options.ts'
@@ -36,7 +36,7 @@ async function serve(context: Context, options: Record<string, unknown>): Promis
   const output = createLog(resolved.config)
   endOnBugs(output)
   const signals = new Signals(output)
-  const startPeer = await loadCoordinator()
+  const { startPeer } = await import('../../coordinator.ts')
   const peer = await startPeer(resolved, output)
   signals.onReload = () => reload(peer, output)
   const { dataDir, nbdAddresses, adminAddresses } = peer
@@ -49,7 +49,7 @@ async function serve(context: Context, options: Record<string, unknown>): Promis
   output.flush()
 }
 
-function greeting({ dataDir, nbdAddresses, adminAddresses }: Peer, config: Config): string {
+function greeting({ dataDir, nbdAddresses, adminAddresses }: RunningPeer, config: Config): string {
   const lines = [
     `torus serves ${dataDir}`,
     `  NBD    ${nbdAddresses.join('  ') || 'off'}`,
@@ -63,7 +63,7 @@ function greeting({ dataDir, nbdAddresses, adminAddresses }: Peer, config: Confi
   const next = [
     ...make,
     `${torus} mount ${volume} /tmp/${volume}`,
-    `qemu-img convert disk.img ${volumeUri(nbd, volume)}`,
+    `qemu-img convert -n disk.img ${volumeUri(nbd, volume)}`,
     `${torus} status`
   ]
   return [...lines, '', 'Next, in another terminal:', ...next.map((line) => `  ${line}`)].join('\n')
@@ -75,25 +75,7 @@ function programName(): string {
   return existsSync(launcher) ? relative(process.cwd(), launcher) : 'torus'
 }
 
-/** What `serve` needs of the coordinator's RunningPeer. */
-interface Peer {
-  readonly dataDir: string
-  readonly nbdAddresses: readonly string[]
-  readonly adminAddresses: readonly string[]
-  reload(): Promise<void>
-  stop(): Promise<void>
-}
-
-async function loadCoordinator(): Promise<
-  (resolved: ResolvedConfig, output: LogOutput) => Promise<Peer>
-> {
-  const module = await import(
-    new URL(`../../coordinator${extname(import.meta.url)}`, import.meta.url).href
-  )
-  return module.startPeer
-}
-
-async function reload(peer: Peer, { log }: LogOutput): Promise<void> {
+async function reload(peer: RunningPeer, { log }: LogOutput): Promise<void> {
   try {
     await peer.reload()
     log.info('certificates were read again')
