@@ -2,6 +2,7 @@
  * The one place that builds a peer and connects its parts: data directory -> metadata -> shards ->
  * volumes -> NBD and the admin API, and takes it down in the opposite order.
  */
+import { extname } from 'node:path'
 import { type AdminServer, startAdmin } from './admin/server.ts'
 import type { HealthProblem } from './admin/schemas.ts'
 import { Cluster } from './cluster/cluster.ts'
@@ -26,10 +27,7 @@ import { VolumeTypes } from './volume/volume-types.ts'
 import { Volumes } from './volume/volumes.ts'
 
 /** One line finds the worker in sources and in dist/. */
-const workerUrl = new URL(
-  `../workers/shard${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`,
-  import.meta.url
-)
+const workerUrl = new URL(`../workers/shard${extname(import.meta.url)}`, import.meta.url)
 
 export interface RunningPeer {
   readonly backend: PeerBackend

@@ -31,7 +31,7 @@ const mayImport: Record<string, string[]> = {
   // The one place that builds all of it and connects it.
   coordinator: [
     ...['core', 'format', 'placement', 'seal', 'shard', 'handoff', 'metadata', 'cluster'],
-    ...['replication', 'volume', 'backup', 'nbd', 's3', 'csi', 'admin']
+    ...['replication', 'volume', 'backup', 'nbd', 's3', 'csi', 'admin', 'workers']
   ],
   // The library's face.
   index: ['core', 'cluster', 'volume', 'backup', 'coordinator']
