@@ -32,7 +32,7 @@ export const SEQUENCE_MAX = 2 ** 40 - 1
 //       36     4  reserved
 //       40     8  lsn             number of the batch in its shard, only grows
 //       48     8  durableLsn      every batch with lsn <= this one was known durable
-//       56    16  stable version  writerEpoch u32, reserved u32, sequence u64; zero until replicated
+//       56    16  stable version  writerEpoch u32, reserved u32, sequence u64; zero for now
 //       72     8  reserved
 //       80     -  records
 export const BATCH_PREFIX_BYTES = 80

@@ -171,7 +171,7 @@ assert(AT_FOOTER_RECORD_BYTES + 4 === FOOTER_PREFIX_BYTES, 'footer prefix has no
 export const footerPagesOf = (recordBytes: number): number =>
   Math.ceil((FOOTER_PREFIX_BYTES + recordBytes) / PAGE_BYTES)
 
-/** Fills in the prefix of `bytes` (whole pages, records in place, zeroes behind) and its checksum. */
+/** Fills in prefix and checksum of `bytes`: whole pages, records in place, zeroes behind. */
 export function sealFooter(bytes: Buffer, footer: SegmentFooter): void {
   assert(
     bytes.length === footerPagesOf(footer.recordBytes) * PAGE_BYTES,
@@ -192,7 +192,7 @@ export function sealFooter(bytes: Buffer, footer: SegmentFooter): void {
   view.setUint32(AT_CHECKSUM, crc32c(bytes.subarray(AT_VERSION)))
 }
 
-/** Null unless `bytes` is a whole, valid footer. Salt and position are for the caller to compare. */
+/** Null unless `bytes` is a whole, valid footer. Salt and position are the caller's to compare. */
 export function decodeFooter(bytes: Buffer): SegmentFooter | null {
   if (bytes.length < FOOTER_PREFIX_BYTES || bytes.length % PAGE_BYTES !== 0) return null
   const view = viewOf(bytes)

@@ -45,7 +45,7 @@ export function readSuperblock(files: Files): Superblock {
   }
 }
 
-/** Replaces the older copy; durable on return. `superblock` is what `readSuperblock` gave, changed. */
+/** Replaces the older copy; durable on return. Takes what `readSuperblock` gave, changed. */
 export function updateSuperblock(files: Files, superblock: Superblock): Superblock {
   const next = { ...superblock, generation: superblock.generation + 1 }
   const handle = files.open(SUPERBLOCK_NAME, 'existing')
@@ -147,7 +147,7 @@ export function requireServable(superblock: Superblock, shardsWanted: number): v
   if (superblock.reshardPhase !== ReshardPhase.None) {
     throw new StoreError(
       ErrorCode.InvalidArgument,
-      `the data directory is half way from ${superblock.shards} to ${superblock.reshardTo} shards: ` +
+      `the data directory is between ${superblock.shards} and ${superblock.reshardTo} shards: ` +
         `finish it with 'torus reshard --shards ${superblock.reshardTo}'`
     )
   }
