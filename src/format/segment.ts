@@ -192,6 +192,16 @@ export function sealFooter(bytes: Buffer, footer: SegmentFooter): void {
   view.setUint32(AT_CHECKSUM, crc32c(bytes.subarray(AT_VERSION)))
 }
 
+/** A footer of this life begins at `start`, whole or not. */
+export const isFooterStart = (
+  view: DataView,
+  start: number,
+  life: { saltHigh: number; saltLow: number }
+): boolean =>
+  view.getUint32(start) === FOOTER_MAGIC &&
+  view.getUint32(start + AT_FOOTER_SALT) === life.saltHigh &&
+  view.getUint32(start + AT_FOOTER_SALT + 4) === life.saltLow
+
 /** Null unless `bytes` is a whole, valid footer. Salt and position are the caller's to compare. */
 export function decodeFooter(bytes: Buffer): SegmentFooter | null {
   if (bytes.length < FOOTER_PREFIX_BYTES || bytes.length % PAGE_BYTES !== 0) return null

@@ -8,7 +8,7 @@
  * one write; large ones are written from where they are.
  */
 import { assert } from '../core/assert.ts'
-import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
+import { storeErrorOf } from '../core/errors.ts'
 import {
   BATCH_HEADER_PAGES_MAX,
   BATCH_PAYLOAD_PAGES_MAX,
@@ -23,14 +23,9 @@ import {
   setRecord
 } from '../format/batch.ts'
 import { PAGE_BYTES, viewOf } from '../format/fields.ts'
-import {
-  encodeTrailer,
-  FOOTER_PREFIX_BYTES,
-  FOOTER_RECORD_PREFIX_BYTES,
-  footerPagesOf,
-  sealFooter
-} from '../format/segment.ts'
+import { FOOTER_RECORD_PREFIX_BYTES, footerPagesOf } from '../format/segment.ts'
 import type { FileHandle, Files, SyncTracker } from './files.ts'
+import { FooterBuffer, writeFooter } from './footer-buffer.ts'
 import { pageAlignedBuffer } from './memory.ts'
 import type { ShardConfig, ShardHost } from './shard-config.ts'
 import { type Segment, SegmentState, type Segments } from './segments.ts'
@@ -48,6 +43,8 @@ export class Appender {
   /** Lsn of the next batch. */
   nextLsn = 1
   active: Segment | null = null
+  /** Records appended since the start. */
+  recordsTotal = 0
   /** Everything up to this lsn was made durable by recovery, before the tracker began. */
   durableFloor = 0
   private readonly config: ShardConfig
@@ -166,6 +163,7 @@ export class Appender {
   /** Adds a record without payload. A tombstone without an origin gets this batch's lsn. */
   addMark(record: BlockRecord): void {
     if (record.originLsn === 0) record.originLsn = this.nextLsn
+    this.active!.markRecords++
     this.addPrefix(record, 0)
     this.recordAt += RECORD_PREFIX_BYTES
   }
@@ -237,7 +235,7 @@ export class Appender {
       this.footer.add(this.recordPages[i]!, lsn - segment.firstLsn, this.words, start, bytes)
     }
     segment.endPage = this.payloadPage
-    segment.payloadPages += header.payloadPages
+    this.recordsTotal += this.recordCount
     segment.lastLsn = lsn
     this.tracker.appended(handle, lsn)
     this.account(header.headerPages, header.payloadPages, lsn)
@@ -313,47 +311,6 @@ export class Appender {
 const footerBytesOf = (recordCount: number, recordBytes: number): number =>
   recordCount * FOOTER_RECORD_PREFIX_BYTES + recordBytes
 
-/** Writes footer and trailer of a segment that takes no more, and notes where they are. */
-export function writeFooter(
-  files: Files,
-  segments: Segments,
-  segment: Segment,
-  records: FooterBuffer,
-  durableLsn: number
-): void {
-  const { saltHigh, saltLow, firstLsn, lastLsn, oldestLsn, endPage } = segment
-  const trailerPage = segments.pagesPerSegment - 1
-  const footerPages = footerPagesOf(records.bytes)
-  if (endPage + footerPages > trailerPage) {
-    throw new StoreError(ErrorCode.OutOfSpace, `no room for the footer of segment ${segment.slot}`)
-  }
-  const footer = records.finish({
-    saltHigh,
-    saltLow,
-    firstLsn,
-    lastLsn,
-    durableLsn,
-    oldestLsn,
-    endPage,
-    recordCount: records.recordCount,
-    recordBytes: records.bytes
-  })
-  const trailer = encodeTrailer({
-    saltHigh,
-    saltLow,
-    footerPage: endPage,
-    footerPages,
-    lastLsn,
-    durableLsn,
-    oldestLsn
-  })
-  const handle = segments.open(segment)
-  files.write(handle, endPage * PAGE_BYTES, footer, 0, footer.length)
-  files.write(handle, trailerPage * PAGE_BYTES, trailer, 0, PAGE_BYTES)
-  segment.footerPage = endPage
-  segment.footerPages = footerPages
-}
-
 /** Pieces of memory that stand one after the other in a file; neighbours are joined. */
 class PartList {
   private readonly buffers: Buffer[] = []
@@ -385,55 +342,6 @@ class PartList {
       files.write(handle, at, this.buffers[i]!, this.starts[i]!, this.lengths[i]!)
       at += this.lengths[i]!
     }
-  }
-}
-
-/** Footer records of one segment while they are gathered. */
-export class FooterBuffer {
-  /** Bytes of the records, without the prefix. */
-  bytes = 0
-  recordCount = 0
-  private buffer = Buffer.from(new ArrayBuffer(64 * 1024))
-  private view = viewOf(this.buffer)
-  private words = new Uint32Array(this.buffer.buffer)
-
-  clear(): void {
-    this.bytes = 0
-    this.recordCount = 0
-  }
-
-  /** Copies the record that stands in `source` at byte `start`, as it is on disk. */
-  add(page: number, lsnDelta: number, source: Uint32Array, start: number, bytes: number): void {
-    const at = FOOTER_PREFIX_BYTES + this.bytes
-    const end = at + FOOTER_RECORD_PREFIX_BYTES + bytes
-    if (end > this.buffer.length) this.grow()
-    this.view.setUint32(at, page)
-    this.view.setUint32(at + 4, lsnDelta)
-    const to = (at + FOOTER_RECORD_PREFIX_BYTES) / 4
-    const from = start / 4
-    const words = bytes / 4
-    for (let i = 0; i < words; i++) this.words[to + i] = source[from + i]!
-    this.bytes = end - FOOTER_PREFIX_BYTES
-    this.recordCount++
-  }
-
-  /** The whole footer; good until the next `add` or `clear`. */
-  finish(footer: Parameters<typeof sealFooter>[1]): Buffer {
-    const length = footerPagesOf(this.bytes) * PAGE_BYTES
-    if (length > this.buffer.length) this.grow()
-    this.buffer.fill(0, 0, FOOTER_PREFIX_BYTES)
-    this.buffer.fill(0, FOOTER_PREFIX_BYTES + this.bytes, length)
-    const bytes = this.buffer.subarray(0, length)
-    sealFooter(bytes, footer)
-    return bytes
-  }
-
-  private grow(): void {
-    const larger = Buffer.from(new ArrayBuffer(this.buffer.length * 2))
-    this.buffer.copy(larger)
-    this.buffer = larger
-    this.view = viewOf(larger)
-    this.words = new Uint32Array(larger.buffer)
   }
 }
 

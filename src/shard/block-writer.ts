@@ -83,10 +83,7 @@ export class BlockWriter {
       const blockCount = op.kind === OpKind.Write ? op.blockCount : 0
       if (appender.plan(blockCount)) continue
       if (!appender.isPlanEmpty) break
-      op.error = this.rotateFor(op)
-      if (op.error === ErrorCode.Ok && !appender.plan(blockCount)) {
-        op.error = ErrorCode.InvalidArgument // larger than a segment: only with tiny test segments
-      }
+      op.error = this.rotateFor(op, blockCount)
     }
     if (!appender.isPlanEmpty) this.writeBatch(ops, start, at)
     return at
@@ -202,12 +199,15 @@ export class BlockWriter {
     return this.index.countEntries(layer, op.chunk, op.firstBlock, op.blockCount) === 0
   }
 
-  private rotateFor(op: ShardOp): ErrorCode {
+  /** Plans the op into a new segment, as the first of its batch. */
+  private rotateFor(op: ShardOp, blockCount: number): ErrorCode {
     const isData = op.kind === OpKind.Write || (op.kind === OpKind.WriteZeroes && !isHole(op))
     if (!this.gate.mayRotate(isData)) return ErrorCode.OutOfSpace
+    if (this.appender.plan(blockCount)) return ErrorCode.Ok // making room began a segment
     try {
       this.appender.rotate()
-      return ErrorCode.Ok
+      // Larger than a whole segment: only with the tiny segments of tests.
+      return this.appender.plan(blockCount) ? ErrorCode.Ok : ErrorCode.InvalidArgument
     } catch (thrown) {
       const failure = storeErrorOf(thrown)
       this.host.log('error', 'a segment could not begin', { why: failure.message })

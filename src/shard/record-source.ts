@@ -2,11 +2,20 @@
  * Reads the records of one segment, in the order in which they were appended: from its footer
  * where that verifies, else from the batch headers.
  */
-import { BATCH_PREFIX_BYTES, BlockRecord, getRecord, RecordType } from '../format/batch.ts'
+import {
+  BATCH_HEADER_PAGES_MAX,
+  BATCH_PREFIX_BYTES,
+  BatchHeader,
+  BlockRecord,
+  decodeBatchHeader,
+  getRecord,
+  RecordType
+} from '../format/batch.ts'
 import { PAGE_BYTES, viewOf } from '../format/fields.ts'
 import { decodeFooter, FOOTER_PREFIX_BYTES, FOOTER_RECORD_PREFIX_BYTES } from '../format/segment.ts'
-import type { FoundBatch } from './batch-scan.ts'
+import { type FoundBatch, PageWindow, scanBatches } from './batch-scan.ts'
 import type { Files } from './files.ts'
+import { FooterBuffer } from './footer-buffer.ts'
 import type { Segment, Segments } from './segments.ts'
 
 /** Records as they stand in one buffer, with where and when they were appended. */
@@ -115,4 +124,39 @@ export function openFooterRecords(
   if (!isOurs) return false
   cursor.openFooter(bytes, footer.firstLsn, footer.recordCount, footer.recordBytes)
   return true
+}
+
+/**
+ * Opens `cursor` on all records of a segment that takes no appends: from the footer, else from the
+ * batch headers in front of `segment.endPage`.
+ * @throws StoreError DiskFailure
+ */
+export function openRecords(
+  files: Files,
+  segments: Segments,
+  segment: Segment,
+  cursor: RecordCursor
+): void {
+  if (openFooterRecords(files, segments, segment, cursor)) return
+  const window = new PageWindow(files)
+  const scan = scanBatches(window, segments, segment, Number.POSITIVE_INFINITY)
+  const gathered = new FooterBuffer()
+  const bytes = Buffer.from(new ArrayBuffer(BATCH_HEADER_PAGES_MAX * PAGE_BYTES))
+  const words = new Uint32Array(bytes.buffer)
+  const view = viewOf(bytes)
+  const header = new BatchHeader()
+  const inBatch = new RecordCursor()
+  for (const batch of scan.batches) {
+    if (batch.page >= segment.endPage) break
+    const length = batch.headerPages * PAGE_BYTES
+    files.read(segments.open(segment), batch.page * PAGE_BYTES, bytes, 0, length)
+    if (!decodeBatchHeader(bytes, view, 0, header)) continue
+    inBatch.openBatch(bytes, header.recordCount, header.recordBytes, batch)
+    while (inBatch.advance()) {
+      const lsnDelta = batch.lsn - segment.firstLsn
+      gathered.add(inBatch.page, lsnDelta, words, inBatch.at, inBatch.recordBytes)
+    }
+  }
+  const { recordCount, bytes: recordBytes } = gathered
+  cursor.openFooter(gathered.copy(), segment.firstLsn, recordCount, recordBytes)
 }

@@ -11,7 +11,7 @@
  * Only then does the shard serve, and what it appends goes to a new segment with higher lsns.
  */
 import { crc32c } from '../core/checksum.ts'
-import { ErrorCode, StoreError } from '../core/errors.ts'
+import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
 import {
   BATCH_HEADER_PAGES_MAX,
@@ -20,24 +20,29 @@ import {
   RecordType,
   sealBatchHeader
 } from '../format/batch.ts'
-import { magicOf, PAGE_BYTES, viewOf } from '../format/fields.ts'
+import { PAGE_BYTES, viewOf } from '../format/fields.ts'
 import {
   decodeSegmentHeader,
+  isFooterStart,
   decodeTrailer,
   type SegmentHeader,
   SegmentUse
 } from '../format/segment.ts'
-import { FooterBuffer, writeFooter } from './appender.ts'
 import { type FoundBatch, PageWindow, type SegmentScan, scanBatches } from './batch-scan.ts'
-import type { ExtentIndex } from './extent-index.ts'
+import { ExtentIndex } from './extent-index.ts'
 import type { Files } from './files.ts'
-import type { Problem } from './problem.ts'
+import { FooterBuffer, writeFooter } from './footer-buffer.ts'
+import {
+  CheckpointBroken,
+  findCheckpoints,
+  loadCheckpoint,
+  setGoneAside
+} from './checkpoint-reader.ts'
+import { blockName, type Problem } from './problem.ts'
 import { openFooterRecords, RecordCursor } from './record-source.ts'
 import { LOCATION_HOLE, LOCATION_ZERO } from './run-list.ts'
-import { Segment, SegmentState, type Segments, segmentName, slotOfName } from './segments.ts'
+import { Segment, SegmentState, Segments, segmentName, slotOfName } from './segments.ts'
 import type { ShardConfig, ShardHost } from './shard-config.ts'
-
-const FOOTER_MAGIC = magicOf('TFTR')
 
 export interface RecoveryResult {
   /** Everything up to this lsn is durable now. The next batch gets a higher one. */
@@ -46,7 +51,17 @@ export interface RecoveryResult {
   records: number
   /** Batches below the mark that are lost. */
   damagedBatches: number
+  /** Blocks that the index refers to and whose segment is missing. */
+  lostBlocks: number
+  /** Highest that any checkpoint has. */
+  checkpointGeneration: number
+  /** Of the checkpoint that was used, and the one before it; 0 without. */
+  startLsn: number
+  olderStartLsn: number
 }
+
+/** More would only flood the log: the number of all is told too. */
+const LOST_RUNS_NAMED_MAX = 1000
 
 /** A segment in use, and what is known of it before its records are read. */
 interface Candidate {
@@ -58,13 +73,14 @@ interface Candidate {
   readonly adopted: boolean
 }
 
-export class Recovery {
+class Recovery {
   private readonly config: ShardConfig
   private readonly host: ShardHost
   private readonly files: Files
   private readonly segments: Segments
   private readonly index: ExtentIndex
   private readonly report: (problem: Problem) => void
+  private readonly skipped: ReadonlySet<string>
   private readonly window: PageWindow
   private readonly page = Buffer.alloc(PAGE_BYTES)
   private readonly cursor = new RecordCursor()
@@ -78,13 +94,28 @@ export class Recovery {
   private startLsn = 0
   private mark = 0
   private highestLsn = 0
-  private readonly result: RecoveryResult = { lastLsn: 0, records: 0, damagedBatches: 0 }
+  private readonly result: RecoveryResult = {
+    lastLsn: 0,
+    records: 0,
+    damagedBatches: 0,
+    lostBlocks: 0,
+    checkpointGeneration: 0,
+    startLsn: 0,
+    olderStartLsn: 0
+  }
   private readonly toSync: Segment[] = []
 
   constructor(
     config: ShardConfig,
     host: ShardHost,
-    parts: { segments: Segments; index: ExtentIndex; report: (problem: Problem) => void }
+    parts: {
+      /** Both empty, to be filled; useless after a throw. */
+      segments: Segments
+      index: ExtentIndex
+      report: (problem: Problem) => void
+      /** Checkpoints that were found broken before. */
+      skipped: ReadonlySet<string>
+    }
   ) {
     this.config = config
     this.host = host
@@ -92,25 +123,65 @@ export class Recovery {
     this.segments = parts.segments
     this.index = parts.index
     this.report = parts.report
+    this.skipped = parts.skipped
     this.window = new PageWindow(host.files)
   }
 
   /**
-   * @throws StoreError DiskFailure when a file cannot be read or synced, Corrupt when a segment
-   *   belongs to another shard
+   * @throws CheckpointBroken (start over without it); StoreError DiskFailure when a file cannot
+   *   be read or synced, Corrupt when a segment belongs to another shard
    */
   run(): RecoveryResult {
     const candidates = this.findSegments()
+    this.loadCheckpoint()
     for (const candidate of candidates) {
       if (candidate.segment.footerPages === 0) this.scan(candidate)
     }
     this.mark = this.highestMark(candidates)
     for (const candidate of candidates) this.replay(candidate)
+    this.reportLostBlocks()
     if (!this.config.readOnly) {
       for (const segment of this.toSync) this.files.sync(this.segments.open(segment))
+      this.files.syncDirectory() // the process before may have been killed when it was about to
     }
     this.result.lastLsn = Math.max(this.mark, this.highestLsn)
     return this.result
+  }
+
+  /** The newest checkpoint goes into the index; the next older one only counts for tombstones. */
+  private loadCheckpoint(): void {
+    const { result } = this
+    const found = findCheckpoints(this.files, this.config, (file, detail) =>
+      this.report({ kind: 'checkpoint', file, offset: 0, detail })
+    )
+    for (const { header } of found) {
+      result.checkpointGeneration = Math.max(result.checkpointGeneration, header.generation)
+    }
+    const [newest, older] = found.filter(({ name }) => !this.skipped.has(name))
+    if (newest === undefined) return
+    const { salts, durableLsn } = loadCheckpoint(this.files, newest, this.index)
+    setGoneAside(this.index, this.segments, salts)
+    this.startLsn = newest.header.startLsn
+    this.mark = durableLsn
+    this.highestLsn = Math.max(this.highestLsn, durableLsn)
+    this.result.startLsn = this.startLsn
+    this.result.olderStartLsn = older === undefined ? 0 : older.header.startLsn
+  }
+
+  /** What only a segment that is gone had. */
+  private reportLostBlocks(): void {
+    const { segments, index } = this
+    const lost = segments.live[segments.lostSlot]!
+    if (lost === 0) return
+    this.result.lostBlocks = lost
+    const start = segments.locationOf(segments.lostSlot, 0)
+    let named = 0
+    index.forEachWithin(start, Number.MAX_SAFE_INTEGER, (layer, chunk, first, count) => {
+      if (++named > LOST_RUNS_NAMED_MAX) return
+      const detail = `${count} blocks stood in a segment that is missing`
+      const block = blockName(index.layerKey(layer), chunk, first)
+      this.report({ kind: 'blocksLost', file: '', offset: 0, detail, block })
+    })
   }
 
   /** All segments in use, oldest first. Free ones are put into the table at once. */
@@ -143,7 +214,8 @@ export class Recovery {
   private readSegmentHeader(slot: number): Candidate | null {
     const segment = new Segment(slot)
     const got = this.files.read(this.segments.open(segment), 0, this.page, 0, PAGE_BYTES)
-    const header = got < PAGE_BYTES ? null : decodeSegmentHeader(this.page)
+    this.page.fill(0, got) // of a new file only the first sectors may have survived
+    const header = decodeSegmentHeader(this.page)
     const candidate = header === null ? this.adopt(segment) : this.takeHeader(segment, header)
     if (candidate !== null) this.readTrailer(segment)
     this.segments.tryClose(segment) // there may be more segments than descriptors
@@ -208,6 +280,7 @@ export class Recovery {
     segment.state = SegmentState.Sealed
     segment.lastLsn = segment.firstLsn - 1
     segment.oldestLsn = segment.firstLsn
+    this.segments.add(segment)
     return { segment, scan: null, voidLsn: Number.POSITIVE_INFINITY, adopted }
   }
 
@@ -257,12 +330,13 @@ export class Recovery {
     const { segment } = candidate
     const isDurable = segment.lastLsn <= this.mark
     if (candidate.scan === null && isDurable) {
+      // The footer has the next lsn: it may be in the page cache only.
+      if (segment.lastLsn === this.mark) this.toSync.push(segment)
       const wanted = segment.lastLsn >= this.startLsn
-      if (!wanted || this.replayFooter(segment)) {
-        this.segments.add(segment)
-        return
+      if (!wanted || this.replayFooter(segment)) return
+      if (segment.lastLsn < this.mark) {
+        this.problem('footer', segment, segment.footerPage, 'the footer does not verify')
       }
-      this.problem('footer', segment, segment.footerPage, 'the footer does not verify')
     }
     const scan = candidate.scan ?? this.scan(candidate)
     this.replayScan(candidate, scan)
@@ -272,7 +346,7 @@ export class Recovery {
     if (!openFooterRecords(this.files, this.segments, segment, this.cursor)) return false
     while (this.cursor.advance()) {
       if (this.cursor.lsn >= this.startLsn) this.apply(segment)
-      if (this.cursor.page > 0) segment.payloadPages += this.cursor.record.blockCount
+      if (this.cursor.page === 0) segment.markRecords++
     }
     return !this.cursor.broken
   }
@@ -297,7 +371,7 @@ export class Recovery {
       this.openCopied(batch)
       while (this.cursor.advance()) {
         if (this.cursor.lsn >= this.startLsn) this.apply(segment, true)
-        if (this.cursor.page > 0) segment.payloadPages += this.cursor.record.blockCount
+        if (this.cursor.page === 0) segment.markRecords++
         const { page, at, recordBytes } = this.cursor
         this.footer.add(page, batch.lsn - segment.firstLsn, this.headerWords, at, recordBytes)
       }
@@ -311,12 +385,8 @@ export class Recovery {
 
   /** The segment is whole now: it gets its footer, or is free when nothing was in it. */
   private settle(segment: Segment, batches: number, isAdopted: boolean): void {
-    if (this.config.readOnly) {
-      this.segments.add(segment)
-      return
-    }
+    if (this.config.readOnly) return
     this.toSync.push(segment)
-    this.segments.add(segment)
     if (batches === 0) {
       this.segments.writeHeader(segment, SegmentUse.Free)
       this.segments.setFree(segment)
@@ -331,7 +401,10 @@ export class Recovery {
   /** What should be there below the mark and is not. */
   private reportDamage(candidate: Candidate, scan: SegmentScan): void {
     const { segment } = candidate
-    if (candidate.adopted) this.problem('segmentHeader', segment, 0, 'the header does not verify')
+    // Of a new file the header may be missing, like all else that was never durable in it.
+    if (candidate.adopted && scan.batches.some(({ lsn }) => lsn <= this.mark)) {
+      this.problem('segmentHeader', segment, 0, 'the header does not verify')
+    }
     let previousLsn = segment.firstLsn - 1
     let hole = 0
     for (const batch of scan.batches) {
@@ -343,16 +416,16 @@ export class Recovery {
       hole = batch.page + batch.headerPages + batch.payloadPages
     }
     const lastExpected = Math.min(this.mark, candidate.voidLsn - 1)
-    if (lastExpected <= previousLsn) return
-    // The footer takes one lsn.
-    if (lastExpected === previousLsn + 1 && this.isFooterAt(segment, scan.endPage)) return
+    // Behind the last batch comes the footer, which has an lsn too. Segments that were born next
+    // may be gone, so the lsns of those that are left do not tell how many batches there were.
+    if (lastExpected <= previousLsn || this.isFooterAt(segment, scan.endPage)) return
     this.lost(segment, scan.endPage, previousLsn + 1, lastExpected)
   }
 
   private isFooterAt(segment: Segment, page: number): boolean {
     this.window.reset(this.segments.open(segment))
     const at = this.window.at(page, 1)
-    return at >= 0 && this.window.view.getUint32(at) === FOOTER_MAGIC
+    return at >= 0 && isFooterStart(this.window.view, at, segment)
   }
 
   private lost(segment: Segment, page: number, firstLsn: number, lastLsn: number): void {
@@ -447,5 +520,34 @@ export class Recovery {
   private problem(kind: Problem['kind'], segment: Segment, page: number, detail: string): void {
     const file = segmentName(segment.slot)
     this.report({ kind, file, offset: page * PAGE_BYTES, detail })
+  }
+}
+
+export interface RecoveredShard {
+  readonly segments: Segments
+  readonly index: ExtentIndex
+  readonly result: RecoveryResult
+}
+
+/** Recovers from the newest checkpoint that is whole, else from the segments alone. */
+export function recoverShard(
+  config: ShardConfig,
+  host: ShardHost,
+  report: (problem: Problem) => void
+): RecoveredShard {
+  const skipped = new Set<string>()
+  for (;;) {
+    const segments = new Segments(config, host)
+    const index = new ExtentIndex(segments)
+    try {
+      const result = new Recovery(config, host, { segments, index, report, skipped }).run()
+      return { segments, index, result }
+    } catch (thrown) {
+      segments.closeAll()
+      const error = storeErrorOf(thrown)
+      if (!(error instanceof CheckpointBroken)) throw error
+      report({ kind: 'checkpoint', file: error.file, offset: 0, detail: error.message })
+      skipped.add(error.file)
+    }
   }
 }

@@ -38,8 +38,8 @@ export class Segment {
   /** A footer can be read: its position. 0 when there is none. */
   footerPage = 0
   footerPages = 0
-  /** Payload blocks that were appended to it, live or not. */
-  payloadPages = 0
+  /** Tombstones and zeroes in it, live or not. */
+  markRecords = 0
   /** Holds live blocks that cannot be read: compaction leaves it alone. */
   damaged = false
   /** Freeing: becomes free when this is durable. */
@@ -164,7 +164,7 @@ export class Segments {
     segment.endPage = 1
     segment.footerPage = 0
     segment.footerPages = 0
-    segment.payloadPages = 0
+    segment.markRecords = 0
     segment.damaged = false
     segment.state = SegmentState.Active
     this.freeCount--

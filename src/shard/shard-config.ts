@@ -33,6 +33,24 @@ export const SEGMENT_BYTES_MIN = 64 * 1024
 export const SEGMENT_BYTES_MAX = 1024 * 1024 * 1024
 export const SEGMENT_BYTES_DEFAULT = 128 * 1024 * 1024
 
+/** Segments that only compaction, trims and deletes may begin, so that they always can. */
+export const RESERVE_SEGMENTS = 3
+/** Fewer, and compaction has no choice of victims. */
+const SEGMENTS_PER_SHARD_MIN = 32
+const SEGMENT_BYTES_SMALL = 1024 * 1024
+
+/** Segment size for a new data directory: the default, or less where the capacity is small. */
+export function segmentBytesFor(capacityBytes: number, shards: number): number {
+  let segmentBytes = SEGMENT_BYTES_DEFAULT
+  while (
+    segmentBytes > SEGMENT_BYTES_SMALL &&
+    capacityBytes / shards / segmentBytes < SEGMENTS_PER_SHARD_MIN
+  ) {
+    segmentBytes /= 2
+  }
+  return segmentBytes
+}
+
 export const SHARD_DEFAULTS = {
   segmentBytes: SEGMENT_BYTES_DEFAULT,
   scrubPeriodMs: 14 * 24 * 3600 * 1000, // two weeks: latent sector errors are found before a second

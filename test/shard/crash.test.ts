@@ -1,0 +1,168 @@
+/**
+ * Seeded crash points: a shard on a faulty disk does random work, the power goes at a random
+ * moment, and recovery must give back everything that was flushed, whole, and nothing older.
+ * `SEED=n` replays one, `CRASHES=n` runs more.
+ */
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { LocalSyncTracker } from '../../src/shard/local-sync-tracker.ts'
+import { OpFlag, OpKind, type ShardOp } from '../../src/shard/op.ts'
+import { BLOCK_BYTES } from '../../src/core/limits.ts'
+import { FaultyFiles } from '../helpers/faulty-files.ts'
+import { blockValue, fillBlock, seededRandom, ShardRig } from '../helpers/shard-rig.ts'
+
+const test = suite('crash')
+
+const BLOCKS = 96
+const CHUNK = 5
+
+/** What each block may hold after a crash: the flushed value, or any written since. */
+class Expectation {
+  /** Values since the last flush, oldest first; the first one is the flushed one. */
+  readonly possible: number[][] = Array.from({ length: BLOCKS }, () => [0])
+
+  written(first: number, count: number, value: number): void {
+    for (let block = first; block < first + count; block++) this.possible[block]!.push(value)
+  }
+
+  flushed(): void {
+    for (const values of this.possible) values.splice(0, values.length - 1)
+  }
+
+  /** After recovery what was read is the truth. */
+  settle(block: number, value: number): void {
+    this.possible[block] = [value]
+  }
+}
+
+class PowerLoss extends Error {}
+
+class CrashRun {
+  readonly random: ReturnType<typeof seededRandom>
+  readonly files: FaultyFiles
+  readonly rig: ShardRig
+  readonly expectation = new Expectation()
+  private nextValue = 1
+
+  constructor(seed: number) {
+    this.random = seededRandom(seed)
+    this.files = new FaultyFiles(this.random)
+    const lazy = this.random.below(2) === 0
+    this.rig = new ShardRig({
+      files: this.files,
+      random: this.random,
+      memoryBytes: BLOCKS * BLOCK_BYTES,
+      tracker: new LocalSyncTracker(this.files, { lazy }),
+      config: {
+        segmentBytes: this.random.below(2) === 0 ? 64 * 1024 : 128 * 1024,
+        capacityBytes: 4 * 1024 * 1024,
+        freeSegmentsMax: this.random.below(3),
+        openFilesMax: 4,
+        syncBytes: 256 * 1024
+      }
+    })
+  }
+
+  /** Random work until the power goes, which may be in the middle of a call. */
+  work(steps: number): void {
+    const lossAt = this.random.below(4 * steps)
+    let calls = 0
+    this.files.fault = (call) => {
+      if ((call === 'write' || call === 'sync') && ++calls === lossAt) throw new PowerLoss()
+      return ''
+    }
+    try {
+      for (let step = 0; step < steps; step++) this.step()
+    } catch (thrown) {
+      if (!(thrown instanceof PowerLoss)) throw thrown
+    }
+    this.files.fault = () => ''
+  }
+
+  step(): void {
+    const { rig, random } = this
+    const choice = random.below(20)
+    if (choice < 11) this.mutate()
+    else if (choice < 13) {
+      if (rig.flush() === 0) this.expectation.flushed()
+    } else if (choice < 18) rig.shard.background(0)
+    else if (choice === 18) rig.run(rig.op(OpKind.Compact, 0, 0, 0))
+    else rig.run(rig.op(OpKind.Checkpoint, 0, 0, 0))
+  }
+
+  private mutate(): void {
+    const { rig, random } = this
+    const count = 1 + random.below(3)
+    const ops: ShardOp[] = []
+    let memoryBlock = 0
+    for (let i = 0; i < count; i++) {
+      const first = random.below(BLOCKS)
+      const blocks = 1 + random.below(Math.min(8, BLOCKS - first))
+      const choice = random.below(6)
+      const kind = choice === 0 ? OpKind.Trim : choice === 1 ? OpKind.WriteZeroes : OpKind.Write
+      const op = rig.op(kind, CHUNK, first, blocks)
+      op.flags = random.below(2) === 0 ? OpFlag.NoHole : 0
+      const value = kind === OpKind.Write ? this.nextValue++ : 0
+      if (kind === OpKind.Write) {
+        op.payload = memoryBlock * BLOCK_BYTES
+        for (let b = 0; b < blocks; b++) fillBlock(rig.memory, BLOCK_BYTES * memoryBlock++, value)
+      }
+      ops.push(op)
+      // Before the call: the power may go inside it, with the write done.
+      this.expectation.written(first, blocks, value)
+    }
+    rig.shard.execute(ops, count)
+    for (const op of ops) assert.is(op.error, 0)
+  }
+
+  recover(): void {
+    const { rig, random } = this
+    if (random.below(4) === 0) this.files.kill()
+    else this.files.crash(random.below(4) === 0 ? 'none' : 'some')
+    rig.reopen()
+    const problems = rig.log.filter((line) => line.level === 'error')
+    assert.is(problems.length, 0, `damage after a mere power loss: ${JSON.stringify(problems)}`)
+  }
+
+  check(): void {
+    const { rig, expectation } = this
+    const op = rig.op(OpKind.Read, CHUNK, 0, BLOCKS)
+    assert.is(rig.run(op), 0, JSON.stringify(rig.log.slice(-3)))
+    for (let block = 0; block < BLOCKS; block++) {
+      const value = blockValue(rig.memory, block * BLOCK_BYTES)
+      const possible = expectation.possible[block]!
+      assert.ok(
+        possible.includes(value),
+        `block ${block} holds ${value}, not one of ${possible.join(' ')}`
+      )
+      expectation.settle(block, value)
+    }
+  }
+}
+
+function runSeed(seed: number): void {
+  const run = new CrashRun(seed)
+  const rounds = 1 + run.random.below(4)
+  for (let round = 0; round < rounds; round++) {
+    run.work(10 + run.random.below(60))
+    run.recover()
+    run.check()
+  }
+}
+
+const fixed = process.env['SEED']
+const crashes = Number(process.env['CRASHES'] ?? 1000)
+
+test(`flushed blocks survive ${crashes} power losses whole, and never an older value`, () => {
+  const first = fixed === undefined ? 1 : Number(fixed)
+  const count = fixed === undefined ? crashes : 1
+  for (let seed = first; seed < first + count; seed++) {
+    try {
+      runSeed(seed)
+    } catch (thrown) {
+      throw new Error(`SEED=${seed}: ${(thrown as Error).stack}`)
+    }
+  }
+})
+
+test.run()
