@@ -7,8 +7,8 @@ import { StoreError } from './errors.ts'
 import { BLOCK_BYTES, SHARDS_MAX, VOLUME_BYTES_MAX } from './limits.ts'
 import { formatDuration, formatSizeExact, parseDuration, parseSize } from './units.ts'
 
-/** Segments hold at least a few of the largest batches, and one compaction step stays short. */
-export const SEGMENT_BYTES_MIN = 4 * 1024 * 1024
+/** A segment holds the largest piece of a request, and one compaction step stays short. */
+export const SEGMENT_BYTES_MIN = 2 * 1024 * 1024
 export const SEGMENT_BYTES_MAX = 1024 * 1024 * 1024
 /** Below this a few large requests leave no pages for anybody else. */
 export const ARENA_BYTES_MIN = 16 * 1024 * 1024
@@ -52,6 +52,11 @@ const sizeBetween = (min: number, max: number, multipleOf: number) =>
     .refine((bytes) => bytes % multipleOf === 0, {
       error: `must be a multiple of ${formatSizeExact(multipleOf)}`
     })
+
+const powerOfTwoBetween = (min: number, max: number) =>
+  sizeBetween(min, max, 1).refine((bytes) => 2 ** Math.round(Math.log2(bytes)) === bytes, {
+    error: 'must be a power of two'
+  })
 
 const integerBetween = (min: number, max: number) =>
   z.coerce
@@ -134,7 +139,7 @@ export const optionsSchema = z.strictObject({
   dataDir: text,
   capacityBytes: sizeBetween(CAPACITY_BYTES_MIN, Number.MAX_SAFE_INTEGER, 1).nullable(),
   shards: integerBetween(1, SHARDS_MAX).nullable(),
-  segmentBytes: sizeBetween(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX, BLOCK_BYTES).nullable(),
+  segmentBytes: powerOfTwoBetween(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX).nullable(),
   arenaBytes: sizeBetween(ARENA_BYTES_MIN, ARENA_BYTES_MAX, 65_536),
   volumes: listOf(initialVolume),
   nbdListen: listenAddress.nullable(),
