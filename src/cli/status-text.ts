@@ -69,7 +69,7 @@ export const peerText = (peer: Peer, output: Output): string =>
   output.facts([
     ['peer', peer.peerId],
     ['cluster', peer.clusterId],
-    ['boot', `${peer.bootId}, the ${peer.bootCounter}. start`],
+    ['boot', `${peer.bootId}, start number ${peer.bootCounter}`],
     ['version', `${peer.version}, on Node ${peer.nodeVersion}`],
     ['process', `${peer.pid} on ${peer.hostname}, since ${peer.startedAt}`],
     ['data', `${peer.dataDir}, format ${peer.formatVersion}`],

@@ -72,7 +72,9 @@ function greeting({ dataDir, nbdAddresses, adminAddresses }: RunningPeer, config
 /** What to type here: a checkout has its own launcher. */
 function programName(): string {
   const launcher = fileURLToPath(new URL('../../../../scripts/torus', import.meta.url))
-  return existsSync(launcher) ? relative(process.cwd(), launcher) : 'torus'
+  if (!existsSync(launcher)) return 'torus'
+  const fromHere = relative(process.cwd(), launcher)
+  return fromHere.startsWith('..') ? launcher : fromHere
 }
 
 async function reload(peer: RunningPeer, { log }: LogOutput): Promise<void> {
@@ -93,6 +95,9 @@ function usageErrors<T>(make: () => T): T {
   }
 }
 
+/** npm passes Ctrl-C on to us, who get it from the terminal too: that is one signal. */
+const SAME_SIGNAL_MS = 1000
+
 /**
  * SIGINT and SIGTERM ask for an orderly end, and a second one does not wait for it. SIGHUP reads
  * certificates again.
@@ -104,14 +109,16 @@ class Signals {
   constructor({ log, flush }: LogOutput) {
     process.on('SIGHUP', () => void this.onReload())
     this.stop = new Promise((resolve) => {
-      let asked = false
+      let askedMs = 0
       const ask = (signal: NodeJS.Signals) => {
-        if (asked) {
+        const nowMs = performance.now()
+        if (askedMs > 0 && nowMs - askedMs < SAME_SIGNAL_MS) return
+        if (askedMs > 0) {
           log.warn({ signal }, 'ending at once, without the orderly stop')
           flush()
           process.exit(1)
         }
-        asked = true
+        askedMs = nowMs
         log.info({ signal }, 'stopping; the same signal again ends at once')
         resolve()
       }
