@@ -1,10 +1,10 @@
-import type { BlockVolume } from './block-volume.ts'
+import type { Edits } from './edits.ts'
 import type { VolumeRequest } from './request.ts'
 
 /** A change that holds or awaits a range of its volume, see `RangeHolds`. Pooled. */
 export class Edit {
   request: VolumeRequest | null = null
-  volume: BlockVolume | null = null
+  edits: Edits | null = null
   /** Blocks that it holds, [firstBlock, endBlock). */
   firstBlock: number = 0
   endBlock: number = 0

@@ -1,11 +1,23 @@
 import { ErrorCode } from '../core/errors.ts'
 import type { BlockDevice } from './block-device.ts'
 import type { BlockVolume } from './block-volume.ts'
-import { RequestKind, type VolumeRequest } from './request.ts'
+import type { Flushes } from './flushes.ts'
+import { RequestFlag, RequestKind, type VolumeRequest } from './request.ts'
 
 /** The end of every request: `error` and answers are set. */
 export function complete(request: VolumeRequest): void {
   ;(request.device as OpenVolume).complete(request)
+}
+
+/**
+ * One count of `pending` is given back. The last one ends the request: at once, or with the next
+ * flush when it has to be durable first.
+ */
+export function requestOpEnded(request: VolumeRequest, flushes: Flushes): void {
+  if (--request.pending > 0) return
+  const durable = (request.flags & RequestFlag.Fua) !== 0 && request.kind !== RequestKind.Read
+  if (durable && request.error === 0) flushes.add(request)
+  else complete(request)
 }
 
 /** One open of a volume. */

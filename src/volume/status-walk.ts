@@ -48,7 +48,7 @@ class StatusWalk {
   }
 
   #ask(slotsMax: number): void {
-    const { identity } = (this.#request!.device as OpenVolume).volume
+    const { identity } = (this.#request!.device as OpenVolume).volume.ops
     const { store } = this.#owner
     this.#roundBlock = this.#nextBlock
     this.#slots = 0

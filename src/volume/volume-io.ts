@@ -48,7 +48,7 @@ export class VolumeIo {
 
   releaseEdit(edit: Edit): void {
     edit.request = null
-    edit.volume = null
+    edit.edits = null
     this.#edits.push(edit)
   }
 

@@ -228,7 +228,7 @@ export class Volumes implements DeviceSource {
       }
       if (managed !== undefined) await this.#shutOpens(managed)
       const record = await this.#directory.delete(name, { force })
-      managed?.volume.fence()
+      managed?.volume.ops.fence()
       this.#managed.delete(found.id)
       return record
     })
@@ -316,7 +316,7 @@ export class Volumes implements DeviceSource {
       }
     })
     const managed: Managed = { record, volume, opens: new Set() }
-    volume.onSequenceLow = () => {
+    volume.ops.onSequenceLow = () => {
       this.#takeWriter(managed).catch((thrown: unknown) => {
         this.#trouble(`raising the writerEpoch of volume ${volume.name}`, thrown)
       })
@@ -347,7 +347,7 @@ export class Volumes implements DeviceSource {
   }
 
   async #takeWriter(managed: Managed): Promise<void> {
-    managed.volume.startEpoch(await this.#writers.acquire(managed.record))
+    managed.volume.ops.startEpoch(await this.#writers.acquire(managed.record), 1)
   }
 
   /** The lease ended, after a long pause for instance: take everything anew, or stop writing. */
@@ -355,7 +355,7 @@ export class Volumes implements DeviceSource {
     for (const managed of this.#managed.values()) {
       if (!managed.volume.writable) continue
       this.#takeWriter(managed).catch((thrown: unknown) => {
-        managed.volume.fence()
+        managed.volume.ops.fence()
         this.#trouble(`taking the writer lease of ${managed.volume.name} again`, thrown)
       })
     }
