@@ -1,5 +1,5 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import { BLOCK_BYTES, VOLUME_BYTES_MAX, VOLUME_NAME_BYTES_MAX } from '../core/limits.ts'
+import { VOLUME_BYTES_MAX, VOLUME_NAME_BYTES_MAX } from '../core/limits.ts'
 
 /**
  * A volume name is 1 to VOLUME_NAME_BYTES_MAX of the characters A–Z a–z 0–9 . _ - and starts with
@@ -26,14 +26,18 @@ export function checkVolumeName(name: string): void {
   }
 }
 
-/** @throws StoreError InvalidArgument */
-export function checkVolumeSize(sizeBytes: number): void {
-  if (Number.isSafeInteger(sizeBytes) && sizeBytes > 0 && sizeBytes % BLOCK_BYTES === 0) {
+/**
+ * Sizes are positive multiples of a block; of volumes whose type counts single bytes (`unitBytes`
+ * 1) any size, and 0. @throws StoreError InvalidArgument
+ */
+export function checkVolumeSize(sizeBytes: number, unitBytes: number): void {
+  const least = unitBytes === 1 ? 0 : unitBytes
+  if (Number.isSafeInteger(sizeBytes) && sizeBytes >= least && sizeBytes % unitBytes === 0) {
     if (sizeBytes <= VOLUME_BYTES_MAX) return
     const text = `volume size ${sizeBytes} is above the limit of ${VOLUME_BYTES_MAX} bytes`
     throw new StoreError(ErrorCode.InvalidArgument, text)
   }
-  const text = `volume size ${sizeBytes} is not a positive multiple of ${BLOCK_BYTES} bytes`
+  const text = `volume size ${sizeBytes} is not a positive multiple of ${unitBytes} bytes`
   throw new StoreError(ErrorCode.InvalidArgument, text)
 }
 

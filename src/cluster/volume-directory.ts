@@ -9,6 +9,8 @@ export interface NewVolume {
   readonly name: string
   readonly type: string
   readonly sizeBytes: number
+  /** Sizes are multiples of this. */
+  readonly unitBytes: number
   readonly labels?: Readonly<Record<string, string>>
   readonly description?: string
   readonly settings?: VolumeRecord['settings']
@@ -38,7 +40,7 @@ export class VolumeDirectory {
   async create(volume: NewVolume): Promise<VolumeRecord> {
     const { keys, store, random } = this.#cluster
     checkVolumeName(volume.name)
-    checkVolumeSize(volume.sizeBytes)
+    checkVolumeSize(volume.sizeBytes, volume.unitBytes)
     checkLabels(volume.labels ?? {})
     checkDescription(volume.description ?? '')
     const record: VolumeRecord = {

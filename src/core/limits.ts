@@ -10,8 +10,8 @@ export const CHUNK_BLOCKS = CHUNK_BYTES / BLOCK_BYTES
 export const PIECE_BLOCKS_MAX = 256
 export const PIECE_BYTES_MAX = PIECE_BLOCKS_MAX * BLOCK_BYTES
 
-/** Chunk index is a u32: 16 PiB, more than one file system of its users can address. */
-export const VOLUME_BYTES_MAX = 2 ** 32 * CHUNK_BYTES
+/** 4 PiB: chunk indexes fit a u32, and sums of byte offsets stay exact in a number (2^53). */
+export const VOLUME_BYTES_MAX = 2 ** 52
 export const VOLUME_NAME_BYTES_MAX = 128
 
 /** Shards of one peer. Each is a thread, so more than cores only helps slow disks. */
@@ -38,6 +38,11 @@ export const SUB_BLOCK_SCRATCH_PAGES = 256
 /** Block status: chunks looked at for one request, and extents after which an answer ends. */
 export const STATUS_CHUNKS_MAX = 1024
 export const STATUS_EXTENTS_MAX = 512
+/** A file's reads and writes go to its volume in pieces of this many bytes, some at a time. */
+export const FILE_PIECE_BYTES = 1024 * 1024
+export const FILE_PIECES_IN_FLIGHT = 4
+/** Appends may run so far ahead of the recorded end: one metadata write for that many bytes. */
+export const APPEND_RESERVE_BYTES = 64 * 1024 * 1024
 /** Sequence of a version: 40 bits. A new writerEpoch is taken long before its end. */
 export const SEQUENCE_MAX = 2 ** 40 - 1
 

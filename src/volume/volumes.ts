@@ -1,21 +1,27 @@
-import type { Arena } from '../core/arena.ts'
-import type { HistogramSnapshot } from '../core/histogram.ts'
-import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { Cluster } from '../cluster/cluster.ts'
-import { parseId64 } from '../cluster/ids.ts'
-import { checkVolumeSize } from '../cluster/names.ts'
 import type { DeletedRecord, VolumeRecord } from '../cluster/records.ts'
 import type { Session } from '../cluster/session.ts'
 import { VolumeDirectory } from '../cluster/volume-directory.ts'
 import { Writers } from '../cluster/writers.ts'
-import { type BlockStore, OpKind } from '../replication/block-store.ts'
+import type { Arena } from '../core/arena.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { BLOCK_BYTES } from '../core/limits.ts'
+import type { BlockStore } from '../replication/block-store.ts'
 import type { BlockDevice, DeviceSource } from './block-device.ts'
-import { BlockVolume } from './block-volume.ts'
 import { Locks } from './locks.ts'
-import { OpenVolume } from './open-volume.ts'
-import { RequestFlag, RequestKind, VolumeRequest } from './request.ts'
+import { type ManagedContext, ManagedVolume } from './managed-volume.ts'
+import type { OpenVolume } from './open-volume.ts'
+import { dropFamily } from './reclaim.ts'
+import { VolumeFile } from './volume-file.ts'
+import {
+  countersOf,
+  detailsOf,
+  infoOf,
+  type VolumeCounters,
+  type VolumeInfo
+} from './volume-info.ts'
 import { VolumeIo } from './volume-io.ts'
-import { VolumeTypes } from './volume-types.ts'
+import { type VolumeSettings, type VolumeType, VolumeTypes } from './volume-types.ts'
 
 export interface VolumesOptions {
   readonly cluster: Cluster
@@ -26,73 +32,63 @@ export interface VolumesOptions {
   /** Ends the connections of a volume's clients, when it is deleted by force. */
   readonly disconnect?: (volume: string) => void | Promise<void>
   /** Something failed that nobody waits for. */
-  readonly onTrouble?: (what: string, error: unknown) => void
+  readonly onTrouble?: (what: string, error: StoreError) => void
   readonly scratchPages?: number
 }
 
-/** A volume as it is shown. Sizes are bytes, times ISO 8601, ids hex. */
-export interface VolumeInfo {
+export interface CreateOptions {
+  /** See src/cluster/names.ts for what a name may be. */
   readonly name: string
-  readonly type: string
+  /** A positive multiple of 4096, unless the type says otherwise. Volumes are thin. */
   readonly sizeBytes: number
-  readonly family: string
-  readonly readOnly: boolean
-  readonly description: string
-  readonly labels: Readonly<Record<string, string>>
-  readonly createdAt: string
-  /** Opens by clients of this process. */
-  readonly clients: number
+  /** `block` by default. */
+  readonly type?: string
+  readonly description?: string
+  readonly labels?: Readonly<Record<string, string>>
+  /** For the type. */
+  readonly settings?: VolumeSettings
 }
 
-export interface VolumeCounters {
-  readonly volume: string
-  readonly inFlight: number
-  readonly operations: readonly {
-    readonly kind: RequestKind
-    readonly count: number
-    readonly errors: number
-    readonly bytes: number
-    readonly latency: HistogramSnapshot
-  }[]
-}
-
-/** A volume that was opened in this process, with all opens of it. */
-interface Managed {
-  record: VolumeRecord
-  readonly volume: BlockVolume
-  readonly opens: Set<OpenVolume>
+export interface OpenOptions {
+  readonly readOnly?: boolean
 }
 
 /**
- * The volumes of this process: makes, opens, changes and removes them. The writer lease of a
- * volume is taken when it is first opened for writing and kept while the process lives.
+ * The volumes of this process: makes, opens, changes and removes them. Every change of metadata is
+ * durable when its promise resolves. The writer lease of a volume is taken when it is first opened
+ * for writing and kept while the process lives.
  */
 export class Volumes implements DeviceSource {
   readonly arena: Arena
   readonly types: VolumeTypes
   readonly #cluster: Cluster
   readonly #directory: VolumeDirectory
-  readonly #writers: Writers
   readonly #store: BlockStore
-  readonly #io: VolumeIo
   readonly #options: VolumesOptions
-  readonly #managed = new Map<string, Managed>()
-  readonly #locks = new Locks()
+  readonly #context: ManagedContext
+  readonly #managed = new Map<string, ManagedVolume>()
   #closed = false
 
   constructor(options: VolumesOptions) {
-    this.#options = options
-    this.arena = options.arena
-    this.types = options.types ?? new VolumeTypes()
-    this.#cluster = options.cluster
-    this.#store = options.store
-    this.#directory = new VolumeDirectory(options.cluster)
-    this.#writers = new Writers(options.cluster, options.session)
-    const { store, arena, scratchPages } = options
-    const { clock } = options.cluster
+    const { store, arena, cluster, session, scratchPages } = options
+    const { clock } = cluster
     const base = { store, arena, clock }
-    this.#io = new VolumeIo(scratchPages === undefined ? base : { ...base, scratchPages })
-    options.session.onReplaced(() => this.#retakeWriters())
+    this.#options = options
+    this.#cluster = cluster
+    this.#store = store
+    this.arena = arena
+    this.types = options.types ?? new VolumeTypes()
+    this.#directory = new VolumeDirectory(cluster)
+    this.#context = {
+      io: new VolumeIo(scratchPages === undefined ? base : { ...base, scratchPages }),
+      directory: this.#directory,
+      writers: new Writers(cluster, session),
+      locks: new Locks(),
+      trouble: (what, thrown) => this.#trouble(what, thrown)
+    }
+    session.onReplaced(() => {
+      for (const managed of this.#managed.values()) managed.retakeWriter()
+    })
   }
 
   // ---- for protocols
@@ -100,28 +96,24 @@ export class Volumes implements DeviceSource {
   async list(): Promise<
     readonly { name: string; sizeBytes: number; readOnly: boolean; description: string }[]
   > {
-    const records = await this.#directory.list()
-    return records
-      .filter(({ type, state }) => state === 'ready' && this.types.find(type)?.attach !== undefined)
-      .map(({ name, sizeBytes, readOnly, description }) => {
-        return { name, sizeBytes, readOnly, description }
-      })
+    const all = await this.listAll()
+    return all.filter(({ type }) => this.types.find(type)?.attach !== undefined)
   }
 
   /**
+   * Opens a volume as its type serves it to protocols with a block interface.
    * @throws StoreError NotFound, Busy when another peer writes the volume, Forbidden when its type
    * has no block interface, Unavailable when its type is not loaded
    */
-  async open(name: string, options: { readOnly?: boolean }): Promise<BlockDevice> {
-    const { managed, device } = await this.openPlain(name, options.readOnly ?? false)
+  async open(name: string, options: OpenOptions): Promise<BlockDevice> {
+    const { managed, device } = await this.#open(name, options.readOnly ?? false)
     try {
-      const { record } = managed
-      const type = this.#typeOf(record)
+      const type = this.#typeOf(managed.record)
       if (type.attach === undefined) {
         const text = `volume ${name}: type ${type.name} has no block interface`
         throw new StoreError(ErrorCode.Forbidden, text)
       }
-      return await type.attach(device, record)
+      return await type.attach(device, detailsOf(managed.record))
     } catch (thrown) {
       await device.close()
       throw thrown
@@ -129,28 +121,63 @@ export class Volumes implements DeviceSource {
   }
 
   ring(): void {
-    this.#io.flushes.start()
+    this.#context.io.flushes.start()
     this.#store.ring()
   }
 
-  // ---- for operators
+  // ---- for programs
 
-  /** @throws StoreError InvalidArgument, AlreadyExists */
-  async create(volume: {
-    readonly name: string
-    readonly sizeBytes: number
-    readonly type?: string
-    readonly description?: string
-    readonly labels?: Readonly<Record<string, string>>
-  }): Promise<VolumeInfo> {
+  /** Opens the plain bytes of a volume of any type. @throws StoreError NotFound, Busy */
+  async openFile(name: string, options: OpenOptions = {}): Promise<VolumeFile> {
+    const { managed, device } = await this.#open(name, options.readOnly ?? false)
+    return new VolumeFile(managed, device)
+  }
+
+  /**
+   * Opens a volume as its type offers it to programs. The caller knows what that is.
+   * @throws StoreError NotFound, Busy, Forbidden when its type offers nothing, Unavailable when
+   * its type is not loaded, and what the type throws
+   */
+  async openTyped<T>(name: string, options: OpenOptions = {}): Promise<T> {
+    const { managed, device } = await this.#open(name, options.readOnly ?? false)
+    const file = new VolumeFile(managed, device)
+    try {
+      const type = this.#typeOf(managed.record)
+      if (type.open === undefined) {
+        const text = `volume ${name}: type ${type.name} is only served to clients`
+        throw new StoreError(ErrorCode.Forbidden, text)
+      }
+      return (await type.open(file, detailsOf(managed.record))) as T
+    } catch (thrown) {
+      await file.close()
+      throw thrown
+    }
+  }
+
+  /** @throws StoreError InvalidArgument, AlreadyExists, and what the type throws */
+  async create(options: CreateOptions): Promise<VolumeInfo> {
     this.#checkOpen()
-    const type = this.types.get(volume.type ?? 'block').name
-    return this.#info(await this.#directory.create({ ...volume, type }))
+    const type = this.types.get(options.type ?? 'block')
+    const { name, sizeBytes, description = '', labels = {}, settings = {} } = options
+    const asked = { name, sizeBytes, description, labels, settings }
+    if (type.prepare === undefined && Object.keys(settings).length > 0) {
+      const text = `volume type ${type.name} takes no settings`
+      throw new StoreError(ErrorCode.InvalidArgument, text)
+    }
+    const prepared = { ...asked, settings: type.prepare?.(asked) ?? {} }
+    const unitBytes = unitOf(type)
+    if (type.format === undefined) {
+      const spec = { ...prepared, type: type.name, unitBytes }
+      return this.#info(await this.#directory.create(spec))
+    }
+    const spec = { ...prepared, type: type.name, unitBytes, state: 'creating' as const }
+    return this.#format(type, await this.#directory.create(spec))
   }
 
   /** Sorted by name. */
   async listAll(): Promise<VolumeInfo[]> {
-    return (await this.#directory.list()).map((record) => this.#info(record))
+    const records = await this.#directory.list()
+    return records.filter(({ state }) => state === 'ready').map((record) => this.#info(record))
   }
 
   /** @throws StoreError NotFound */
@@ -160,8 +187,8 @@ export class Volumes implements DeviceSource {
 
   /** The sum of all sizes: what was promised, however little of it is written. */
   async promisedBytes(): Promise<number> {
-    const records = await this.#directory.list()
-    return records.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
+    const all = await this.listAll()
+    return all.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
   }
 
   /** Clients keep their opens. @throws StoreError NotFound, AlreadyExists, InvalidArgument */
@@ -178,8 +205,8 @@ export class Volumes implements DeviceSource {
   }
 
   /**
-   * A shrink takes effect at once for clients; it resolves when what was behind the new end is
-   * gone durably.
+   * Sets the size, also while clients have the volume open. A shrink takes effect at once for
+   * them; it resolves when what was behind the new end is gone durably.
    * @throws StoreError NotFound, InvalidArgument (a bad size, or smaller and not `shrink`)
    */
   resize(
@@ -187,66 +214,29 @@ export class Volumes implements DeviceSource {
     sizeBytes: number,
     options: { readonly shrink?: boolean } = {}
   ): Promise<VolumeInfo> {
-    checkVolumeSize(sizeBytes)
     return this.#exclusively(name, async (found) => {
-      const smaller = sizeBytes < found.sizeBytes
-      if (smaller && options.shrink !== true) {
-        const loss = `shrinking it to ${sizeBytes} loses its end`
-        const text = `volume ${name} has ${found.sizeBytes} bytes: ${loss}`
-        throw new StoreError(ErrorCode.InvalidArgument, text)
-      }
       const managed = this.#manage(found)
-      if (smaller || managed.record.touchedBytes > managed.record.sizeBytes) {
-        await this.#ensureWriter(managed)
-      }
-      await this.#update(managed, (record) => ({
-        sizeBytes,
-        touchedBytes: Math.max(record.touchedBytes, sizeBytes)
-      }))
-      managed.volume.sizeBytes = sizeBytes
-      if (smaller) {
-        // Requests that were let in under the old size may still get versions above the trim's.
-        await managed.volume.drain()
-        await this.#trimLeftovers(managed)
-      }
+      await managed.resizeAlone(sizeBytes, options.shrink ?? false)
       return this.#info(managed.record)
     })
   }
 
   /**
-   * From its return on the volume is gone for ever; its blocks follow at once, or at the next
-   * start. @throws StoreError NotFound, Busy when it is open and not `force`
+   * Removes a volume. From its return on the volume is gone for ever; its blocks follow at once,
+   * or at the next start. With `force` its clients are disconnected first.
+   * @throws StoreError NotFound, Busy when it is open and not `force`
    */
   async delete(name: string, options: { readonly force?: boolean } = {}): Promise<void> {
     const force = options.force ?? false
-    const deleted = await this.#exclusively(name, async (found) => {
-      const managed = this.#managed.get(found.id)
-      const clients = managed?.opens.size ?? 0
-      if (clients > 0 && !force) {
-        const text = `volume ${name} is in use by ${clients} client${clients > 1 ? 's' : ''}`
-        throw new StoreError(ErrorCode.Busy, text)
-      }
-      if (managed !== undefined) await this.#shutOpens(managed)
-      const record = await this.#directory.delete(name, { force })
-      managed?.volume.ops.fence()
-      this.#managed.delete(found.id)
-      return record
-    })
+    const deleted = await this.#exclusively(name, (found) => this.#deleteAlone(found, force))
     await this.#reclaim(deleted).catch((thrown: unknown) => {
       this.#trouble(`reclaiming the space of deleted volume ${name}`, thrown)
     })
   }
 
-  /** Counters of the volumes that were opened. Cheap. */
+  /** Counters of the volumes that were opened since start. Cheap. */
   counters(): VolumeCounters[] {
-    return [...this.#managed.values()].map(({ volume }) => ({
-      volume: volume.name,
-      inFlight: volume.inFlight,
-      operations: Object.values(RequestKind).map((kind) => ({
-        kind,
-        ...volume.stats.snapshot(kind)
-      }))
-    }))
+    return [...this.#managed.values()].map(countersOf)
   }
 
   get requestsInFlight(): number {
@@ -255,72 +245,122 @@ export class Volumes implements DeviceSource {
     return count
   }
 
-  /** Finishes what an earlier run left undone: deletions and trims behind a new end. */
+  // ---- start and end
+
+  /**
+   * Finishes what an earlier run left undone: deletions, half-made volumes, trims behind a new
+   * end. What fails is told to `onTrouble` and tried again at the next start.
+   */
   async resume(): Promise<void> {
-    for (const record of await this.#directory.listDeleted()) await this.#reclaim(record)
-    for (const record of await this.#directory.list()) {
-      if (record.touchedBytes <= record.sizeBytes) continue
-      await this.#exclusively(record.name, (found) => this.#ensureWriter(this.#manage(found)))
+    for (const record of await this.#directory.listDeleted()) {
+      await this.#attempt(`reclaiming deleted volume ${record.name}`, () => this.#reclaim(record))
+    }
+    for (const { name, state, sizeBytes, touchedBytes } of await this.#directory.list()) {
+      if (state === 'creating') {
+        await this.#attempt(`removing half-made volume ${name}`, () => this.#removeHalfMade(name))
+      } else if (touchedBytes > sizeBytes) {
+        await this.#attempt(`trimming behind the end of volume ${name}`, () =>
+          this.#exclusively(name, (found) => this.#manage(found).ensureWriter())
+        )
+      }
     }
   }
 
   /** Ends all opens once their requests are done. The session, and its leases, are the owner's. */
   async close(): Promise<void> {
     this.#closed = true
-    await Promise.all([...this.#managed.values()].map((managed) => this.#closeOpens(managed)))
+    const all = [...this.#managed.values()]
+    await Promise.all(
+      all.map(async (managed) => {
+        await managed.closeOpens()
+        await this.#attempt(`closing volume ${managed.volume.name}`, () =>
+          managed.recordSizeAtClose()
+        )
+      })
+    )
   }
 
-  // ---- opening
-
-  /** The plain bytes of a volume, without its type. */
-  async openPlain(
+  async #open(
     name: string,
     readOnly: boolean
-  ): Promise<{ managed: Managed; device: OpenVolume }> {
+  ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
     this.#checkOpen()
     return this.#exclusively(name, async (found) => {
+      if (found.state !== 'ready') {
+        throw new StoreError(ErrorCode.Busy, `volume ${name} is still being made`)
+      }
       const managed = this.#manage(found)
-      const reads = readOnly || found.readOnly
-      if (!reads) await this.#ensureWriter(managed)
+      const device = await managed.openAlone(readOnly)
+      if (this.#closed) await device.close()
       this.#checkOpen()
-      const device: OpenVolume = new OpenVolume(managed.volume, {
-        readOnly: reads,
-        onClosed: () => managed.opens.delete(device)
-      })
-      managed.opens.add(device)
       return { managed, device }
     })
   }
 
-  #typeOf(record: VolumeRecord) {
+  async #format(type: VolumeType, record: VolumeRecord): Promise<VolumeInfo> {
+    try {
+      const file = await this.#exclusively(record.name, async (found) => {
+        const managed = this.#manage(found)
+        return new VolumeFile(managed, await managed.openAlone(false))
+      })
+      await type.format?.(file, detailsOf(record))
+      await file.flush()
+      await file.close()
+      await this.#directory.update(record.id, () => ({ state: 'ready' }))
+      return await this.show(record.name)
+    } catch (thrown) {
+      await this.#attempt(`removing half-made volume ${record.name}`, () =>
+        this.#removeHalfMade(record.name)
+      )
+      throw thrown
+    }
+  }
+
+  async #removeHalfMade(name: string): Promise<void> {
+    const deleted = await this.#exclusively(name, (found) => this.#deleteAlone(found, true))
+    await this.#reclaim(deleted)
+  }
+
+  async #deleteAlone(found: VolumeRecord, force: boolean): Promise<DeletedRecord> {
+    const { name } = found
+    const managed = this.#managed.get(found.id)
+    const clients = managed?.opens.size ?? 0
+    if (clients > 0 && !force) {
+      const text = `volume ${name} is in use by ${clients} client${clients > 1 ? 's' : ''}`
+      throw new StoreError(ErrorCode.Busy, text)
+    }
+    if (managed !== undefined && clients > 0) {
+      managed.shutOpens()
+      await this.#options.disconnect?.(name)
+      await managed.closeOpens()
+    }
+    const record = await this.#directory.delete(name, { force })
+    managed?.abandon()
+    this.#managed.delete(found.id)
+    return record
+  }
+
+  /** Drops the blocks of a deleted volume on this peer, and says so once that is durable. */
+  async #reclaim(deleted: DeletedRecord): Promise<void> {
+    const { peerId } = this.#cluster.self
+    if (!deleted.pendingPeers.includes(peerId)) return
+    await dropFamily(this.#store, deleted)
+    await this.#directory.confirmDeleted(deleted.family, peerId)
+  }
+
+  #typeOf(record: VolumeRecord): VolumeType {
     const type = this.types.find(record.type)
     if (type !== null) return type
     const missing = `type ${record.type}, which is not loaded: see --plugin`
-    const text = `volume ${record.name} is of ${missing}`
-    throw new StoreError(ErrorCode.Unavailable, text)
+    throw new StoreError(ErrorCode.Unavailable, `volume ${record.name} is of ${missing}`)
   }
 
-  #manage(record: VolumeRecord): Managed {
+  #manage(record: VolumeRecord): ManagedVolume {
     const known = this.#managed.get(record.id)
     if (known !== undefined) return known
-    const family = parseId64(record.family)
-    const layer = parseId64(record.headLayer)
-    const volume = new BlockVolume(this.#io, {
-      name: record.name,
-      sizeBytes: record.sizeBytes,
-      identity: {
-        familyHigh: family.high,
-        familyLow: family.low,
-        layerHigh: layer.high,
-        layerLow: layer.low
-      }
-    })
-    const managed: Managed = { record, volume, opens: new Set() }
-    volume.ops.onSequenceLow = () => {
-      this.#takeWriter(managed).catch((thrown: unknown) => {
-        this.#trouble(`raising the writerEpoch of volume ${volume.name}`, thrown)
-      })
-    }
+    const type = this.types.find(record.type)
+    const unitBytes = type === null ? BLOCK_BYTES : unitOf(type)
+    const managed = new ManagedVolume(this.#context, record, unitBytes)
     this.#managed.set(record.id, managed)
     return managed
   }
@@ -328,7 +368,7 @@ export class Volumes implements DeviceSource {
   /** Runs `work` alone among all that change or open the volume, with its record as it is then. */
   async #exclusively<T>(name: string, work: (record: VolumeRecord) => Promise<T>): Promise<T> {
     const { id } = await this.#directory.get(name)
-    return this.#locks.run(id, async () => {
+    return this.#context.locks.run(id, async () => {
       const record = await this.#directory.get(name)
       if (record.id !== id) {
         throw new StoreError(ErrorCode.Conflict, `volume ${name} was replaced meanwhile`)
@@ -339,103 +379,20 @@ export class Volumes implements DeviceSource {
     })
   }
 
-  // ---- writing
-
-  async #ensureWriter(managed: Managed): Promise<void> {
-    if (!managed.volume.writable) await this.#takeWriter(managed)
-    if (managed.record.touchedBytes > managed.record.sizeBytes) await this.#trimLeftovers(managed)
-  }
-
-  async #takeWriter(managed: Managed): Promise<void> {
-    managed.volume.ops.startEpoch(await this.#writers.acquire(managed.record), 1)
-  }
-
-  /** The lease ended, after a long pause for instance: take everything anew, or stop writing. */
-  #retakeWriters(): void {
-    for (const managed of this.#managed.values()) {
-      if (!managed.volume.writable) continue
-      this.#takeWriter(managed).catch((thrown: unknown) => {
-        managed.volume.ops.fence()
-        this.#trouble(`taking the writer lease of ${managed.volume.name} again`, thrown)
-      })
-    }
-  }
-
-  /** What lies behind the end goes durably, so that it never shows when the volume grows again. */
-  async #trimLeftovers(managed: Managed): Promise<void> {
-    const { sizeBytes, touchedBytes } = managed.record
-    const device = new OpenVolume(managed.volume, { readOnly: false, onClosed: () => {} })
-    const error = await new Promise<number>((resolve) => {
-      const request = new VolumeRequest()
-      request.kind = RequestKind.Trim
-      request.flags = RequestFlag.Fua
-      request.offset = sizeBytes
-      request.length = touchedBytes - sizeBytes
-      request.onDone = () => resolve(request.error)
-      device.submitBeyondEnd(request)
-      this.ring()
-    })
-    if (error !== 0) {
-      const text = `volume ${managed.volume.name}: what lies behind its end could not be trimmed`
-      throw new StoreError(error as ErrorCode, text)
-    }
-    await this.#update(managed, (record) => ({ touchedBytes: record.sizeBytes }))
-  }
-
-  async #update(managed: Managed, change: Parameters<VolumeDirectory['update']>[1]): Promise<void> {
-    managed.record = await this.#directory.update(managed.record.id, change)
-  }
-
-  // ---- ending
-
-  async #shutOpens(managed: Managed): Promise<void> {
-    for (const open of managed.opens) open.shut()
-    if (managed.opens.size > 0) await this.#options.disconnect?.(managed.volume.name)
-    await this.#closeOpens(managed)
-  }
-
-  async #closeOpens(managed: Managed): Promise<void> {
-    await Promise.all([...managed.opens].map((open) => open.close()))
-  }
-
-  /** Drops the blocks of a deleted volume on this peer, and says so once that is durable. */
-  async #reclaim(deleted: DeletedRecord): Promise<void> {
-    const { peerId } = this.#cluster.self
-    if (!deleted.pendingPeers.includes(peerId)) return
-    const family = parseId64(deleted.family)
-    for (const id of deleted.layers) {
-      const layer = parseId64(id)
-      const op = this.#store.acquireOp()
-      op.kind = OpKind.DeleteLayer
-      op.familyHigh = family.high
-      op.familyLow = family.low
-      op.layerHigh = layer.high
-      op.layerLow = layer.low
-      await this.#answer(deleted.name, (done) => this.#store.broadcast(op, done))
-      this.#store.releaseOp(op)
-    }
-    await this.#answer(deleted.name, (done) => this.#store.flush(done))
-    await this.#directory.confirmDeleted(deleted.family, peerId)
-  }
-
-  async #answer(name: string, ask: (done: (error: number) => void) => void): Promise<void> {
-    const error = await new Promise<number>((resolve) => {
-      ask(resolve)
-      this.#store.ring()
-    })
-    if (error === 0) return
-    const text = `deleted volume ${name}: a shard could not drop its blocks`
-    throw new StoreError(error as ErrorCode, text)
-  }
-
   #info(record: VolumeRecord): VolumeInfo {
-    const { name, type, sizeBytes, family, readOnly, description, labels, createdAt } = record
-    const clients = this.#managed.get(record.id)?.opens.size ?? 0
-    return { name, type, sizeBytes, family, readOnly, description, labels, createdAt, clients }
+    return infoOf(record, this.#managed.get(record.id) ?? null)
   }
 
   #checkOpen(): void {
     if (this.#closed) throw new StoreError(ErrorCode.Closed, 'the peer is shutting down')
+  }
+
+  async #attempt(what: string, work: () => Promise<unknown>): Promise<void> {
+    try {
+      await work()
+    } catch (thrown) {
+      this.#trouble(what, thrown)
+    }
   }
 
   #trouble(what: string, thrown: unknown): void {
@@ -443,3 +400,5 @@ export class Volumes implements DeviceSource {
     this.#options.onTrouble?.(what, thrown)
   }
 }
+
+const unitOf = (type: VolumeType): number => type.sizeUnitBytes ?? BLOCK_BYTES

@@ -1,0 +1,250 @@
+import { parseId64 } from '../cluster/ids.ts'
+import { checkVolumeSize } from '../cluster/names.ts'
+import type { VolumeRecord } from '../cluster/records.ts'
+import type { VolumeChange, VolumeDirectory } from '../cluster/volume-directory.ts'
+import type { Writers } from '../cluster/writers.ts'
+import type { Arena } from '../core/arena.ts'
+import { ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
+import { APPEND_RESERVE_BYTES, BLOCK_BYTES, VOLUME_BYTES_MAX } from '../core/limits.ts'
+import { BlockVolume } from './block-volume.ts'
+import type { Locks } from './locks.ts'
+import { OpenVolume } from './open-volume.ts'
+import { RequestFlag, RequestKind, VolumeRequest } from './request.ts'
+import type { VolumeIo } from './volume-io.ts'
+
+/** What volumes share beside the request path. */
+export interface ManagedContext {
+  readonly io: VolumeIo
+  readonly directory: VolumeDirectory
+  readonly writers: Writers
+  /** By volume id: whatever changes a volume, or opens it, does so alone. */
+  readonly locks: Locks
+  readonly trouble: (what: string, thrown: unknown) => void
+}
+
+/**
+ * A volume that was opened in this process: its record, its request path, all opens of it, and
+ * what needs both metadata and bytes. Methods that say *alone* are called under its lock.
+ *
+ * The size that clients see is `volume.sizeBytes`. `record.sizeBytes` may lag behind it by appends
+ * that no flush recorded yet; nothing was ever written from `record.touchedBytes` on.
+ */
+export class ManagedVolume {
+  record: VolumeRecord
+  readonly volume: BlockVolume
+  readonly opens: Set<OpenVolume> = new Set()
+  readonly #context: ManagedContext
+  readonly #unitBytes: number
+  #gone = false
+
+  constructor(context: ManagedContext, record: VolumeRecord, unitBytes: number) {
+    const family = parseId64(record.family)
+    const layer = parseId64(record.headLayer)
+    this.#context = context
+    this.record = record
+    this.#unitBytes = unitBytes
+    this.volume = new BlockVolume(context.io, {
+      name: record.name,
+      sizeBytes: record.sizeBytes,
+      identity: {
+        familyHigh: family.high,
+        familyLow: family.low,
+        layerHigh: layer.high,
+        layerLow: layer.low
+      }
+    })
+    this.volume.ops.onSequenceLow = () => {
+      this.#takeWriter().catch((thrown: unknown) => {
+        context.trouble(`raising the writerEpoch of volume ${this.volume.name}`, thrown)
+      })
+    }
+  }
+
+  get arena(): Arena {
+    return this.#context.io.arena
+  }
+
+  exclusively<T>(work: () => Promise<T>): Promise<T> {
+    return this.#context.locks.run(this.record.id, work)
+  }
+
+  /** Opens it for one client, alone; for writing unless it or the client says otherwise. */
+  async openAlone(readOnly: boolean): Promise<OpenVolume> {
+    const reads = readOnly || this.record.readOnly
+    if (!reads) await this.ensureWriter()
+    const device: OpenVolume = new OpenVolume(this.volume, {
+      readOnly: reads,
+      onClosed: () => this.opens.delete(device)
+    })
+    this.opens.add(device)
+    return device
+  }
+
+  /** Carries `request` out; resolves when it is over. Its `error` tells how. */
+  run(device: OpenVolume, request: VolumeRequest, beyondEnd: boolean): Promise<void> {
+    const { io } = this.#context
+    return new Promise((resolve) => {
+      request.onDone = () => resolve()
+      if (beyondEnd) device.submitBeyondEnd(request)
+      else device.submit(request)
+      io.ringSoon()
+    })
+  }
+
+  // ---- the right to write
+
+  /** Alone. The first time in this process, what lies behind the end is removed. */
+  async ensureWriter(): Promise<void> {
+    if (this.volume.writable) return
+    await this.#takeWriter()
+    await this.#trimLeftovers()
+  }
+
+  /** The lease ended, after a long pause for instance: it is taken anew, or writing stops. */
+  retakeWriter(): void {
+    if (!this.volume.writable) return
+    this.#takeWriter().catch((thrown: unknown) => {
+      this.volume.ops.fence()
+      this.#context.trouble(`taking the writer lease of ${this.volume.name} again`, thrown)
+    })
+  }
+
+  async #takeWriter(): Promise<void> {
+    this.volume.ops.startEpoch(await this.#context.writers.acquire(this.record), 1)
+  }
+
+  // ---- size
+
+  resize(sizeBytes: number, shrink: boolean): Promise<void> {
+    return this.exclusively(() => this.resizeAlone(sizeBytes, shrink))
+  }
+
+  /**
+   * A shrink takes effect at once for clients; it resolves when what was behind the new end is
+   * gone durably. @throws StoreError InvalidArgument
+   */
+  async resizeAlone(sizeBytes: number, shrink: boolean): Promise<void> {
+    this.#checkThere()
+    checkVolumeSize(sizeBytes, this.#unitBytes)
+    const current = this.volume.sizeBytes
+    const smaller = sizeBytes < current
+    if (smaller && !shrink) {
+      const loss = `shrinking it to ${sizeBytes} loses its end`
+      const text = `volume ${this.volume.name} has ${current} bytes: ${loss}`
+      throw new StoreError(ErrorCode.InvalidArgument, text)
+    }
+    if (smaller || this.record.touchedBytes > current) {
+      await this.ensureWriter()
+      if (sizeBytes > current) await this.#trimLeftovers()
+    }
+    await this.#update((record) => ({
+      sizeBytes,
+      touchedBytes: Math.max(record.touchedBytes, sizeBytes)
+    }))
+    this.volume.sizeBytes = sizeBytes
+    if (!smaller) return
+    // Requests that were let in under the old size may still get versions above the trim's.
+    await this.volume.drain()
+    await this.#trimLeftovers()
+  }
+
+  /** Runs `write` for `length` bytes at the end, and moves the end when they are written. */
+  append(length: number, write: (offset: number) => Promise<void>): Promise<number> {
+    return this.exclusively(async () => {
+      this.#checkThere()
+      const offset = this.volume.sizeBytes
+      const end = offset + length
+      if (length % this.#unitBytes !== 0) {
+        const text = `volume ${this.volume.name} grows by multiples of ${this.#unitBytes} bytes`
+        throw new StoreError(ErrorCode.InvalidArgument, text)
+      }
+      if (end > VOLUME_BYTES_MAX) {
+        const text = `volume ${this.volume.name} ends at the limit of ${VOLUME_BYTES_MAX} bytes`
+        throw new StoreError(ErrorCode.LimitReached, text)
+      }
+      if (length === 0) return offset
+      if (end > this.record.touchedBytes) {
+        const touchedBytes = Math.min(end + APPEND_RESERVE_BYTES, VOLUME_BYTES_MAX)
+        await this.#update(() => ({ touchedBytes }))
+      }
+      await write(offset)
+      this.volume.sizeBytes = end
+      return offset
+    })
+  }
+
+  /** The bytes before `sizeBytes` are durable: so may the size be. */
+  recordSize(sizeBytes: number): Promise<void> {
+    if (this.record.sizeBytes >= sizeBytes) return Promise.resolve()
+    return this.exclusively(async () => {
+      const now = Math.min(sizeBytes, this.volume.sizeBytes)
+      if (this.#gone || this.record.sizeBytes >= now) return
+      await this.#update(() => ({ sizeBytes: now }))
+    })
+  }
+
+  /** Makes appends durable that no flush followed. */
+  async recordSizeAtClose(): Promise<void> {
+    const { sizeBytes } = this.volume
+    if (this.#gone || this.record.sizeBytes >= sizeBytes) return
+    const error = await new Promise<number>((resolve) => {
+      this.#context.io.store.flush(resolve)
+      this.#context.io.ringSoon()
+    })
+    if (error === 0) return this.recordSize(sizeBytes)
+    const text = `volume ${this.volume.name}: flush at close failed: ${errorCodeName(error)}`
+    throw new StoreError(error as ErrorCode, text)
+  }
+
+  /** What lies behind the end goes durably, so that it never shows when the volume grows again. */
+  async #trimLeftovers(): Promise<void> {
+    const { sizeBytes } = this.volume
+    const { touchedBytes } = this.record
+    if (touchedBytes <= sizeBytes) return
+    const blockEnd = Math.min(Math.ceil(sizeBytes / BLOCK_BYTES) * BLOCK_BYTES, touchedBytes)
+    const trimEnd = Math.ceil(touchedBytes / BLOCK_BYTES) * BLOCK_BYTES
+    if (blockEnd > sizeBytes) await this.#clear(RequestKind.WriteZeroes, sizeBytes, blockEnd)
+    if (trimEnd > blockEnd) await this.#clear(RequestKind.Trim, blockEnd, trimEnd)
+    await this.#update(() => ({ touchedBytes: sizeBytes }))
+  }
+
+  async #clear(kind: number, start: number, end: number): Promise<void> {
+    const device = new OpenVolume(this.volume, { readOnly: false, onClosed: () => {} })
+    const request = new VolumeRequest()
+    request.kind = kind
+    request.flags = RequestFlag.Fua
+    request.offset = start
+    request.length = end - start
+    await this.run(device, request, true)
+    if (request.error === 0) return
+    const reason = errorCodeName(request.error)
+    const text = `volume ${this.volume.name}: bytes behind its end could not be trimmed: ${reason}`
+    throw new StoreError(request.error as ErrorCode, text)
+  }
+
+  async #update(change: (record: VolumeRecord) => VolumeChange): Promise<void> {
+    this.record = await this.#context.directory.update(this.record.id, change)
+  }
+
+  // ---- the end
+
+  /** Refuses requests from now on, and resolves when those in flight are over. */
+  async closeOpens(): Promise<void> {
+    await Promise.all([...this.opens].map((open) => open.close()))
+  }
+
+  shutOpens(): void {
+    for (const open of this.opens) open.shut()
+  }
+
+  /** The volume was deleted. */
+  abandon(): void {
+    this.#gone = true
+    this.volume.ops.fence()
+  }
+
+  #checkThere(): void {
+    if (!this.#gone) return
+    throw new StoreError(ErrorCode.NotFound, `volume ${this.volume.name} was deleted`)
+  }
+}

@@ -1,0 +1,50 @@
+import type { VolumeRecord } from '../cluster/records.ts'
+import type { HistogramSnapshot } from '../core/histogram.ts'
+import type { ManagedVolume } from './managed-volume.ts'
+import { RequestKind } from './request.ts'
+import type { VolumeDetails } from './volume-types.ts'
+
+/** A volume as it is shown. Sizes are bytes, times ISO 8601, ids hex. */
+export interface VolumeInfo {
+  readonly name: string
+  readonly type: string
+  readonly sizeBytes: number
+  readonly family: string
+  readonly readOnly: boolean
+  readonly description: string
+  readonly labels: Readonly<Record<string, string>>
+  readonly createdAt: string
+  /** Opens in this process: clients of protocols, files of programs. */
+  readonly clients: number
+}
+
+export interface VolumeCounters {
+  readonly volume: string
+  readonly inFlight: number
+  readonly operations: readonly {
+    readonly kind: RequestKind
+    readonly count: number
+    readonly errors: number
+    readonly bytes: number
+    readonly latency: HistogramSnapshot
+  }[]
+}
+
+/** `managed` is the volume if it was opened in this process: it knows better than its record. */
+export function infoOf(record: VolumeRecord, managed: ManagedVolume | null): VolumeInfo {
+  const { name, type, family, readOnly, description, labels, createdAt } = record
+  const sizeBytes = managed?.volume.sizeBytes ?? record.sizeBytes
+  const clients = managed?.opens.size ?? 0
+  return { name, type, sizeBytes, family, readOnly, description, labels, createdAt, clients }
+}
+
+export const countersOf = ({ volume }: ManagedVolume): VolumeCounters => ({
+  volume: volume.name,
+  inFlight: volume.inFlight,
+  operations: Object.values(RequestKind).map((kind) => ({ kind, ...volume.stats.snapshot(kind) }))
+})
+
+export function detailsOf(record: VolumeRecord): VolumeDetails {
+  const { name, sizeBytes, description, labels, settings } = record
+  return { name, sizeBytes, description, labels, settings }
+}
