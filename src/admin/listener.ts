@@ -5,7 +5,7 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { Address } from '../core/options.ts'
 
 /** Programs that watch keep one connection each; more than this is a leak in one of them. */
-export const ADMIN_CONNECTIONS_MAX = 256
+const ADMIN_CONNECTIONS_MAX = 256
 const HEADERS_TIMEOUT_MS = 10_000
 const REQUEST_TIMEOUT_MS = 30_000
 const KEEP_ALIVE_MS = 5_000

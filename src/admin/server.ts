@@ -90,8 +90,8 @@ const guarded =
     response.end(JSON.stringify(body))
   }
 
-/** The API without listeners; tests may call `inject` on it. */
-export async function buildApp(options: AdminOptions): Promise<FastifyInstance> {
+/** The API without listeners. */
+async function buildApp(options: AdminOptions): Promise<FastifyInstance> {
   const { backend, log } = options
   const app = Fastify({
     logger: false,

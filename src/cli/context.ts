@@ -18,7 +18,7 @@ interface GlobalOptions {
   readonly yes?: boolean
 }
 
-export function contextOf(options: GlobalOptions): Context {
+function contextOf(options: GlobalOptions): Context {
   const output = new Output({ json: options.json === true })
   let api: ApiClient | null = null
   return {

@@ -9,7 +9,7 @@ export interface KernelPaths {
   readonly proc: string
 }
 
-export const realPaths: KernelPaths = { dev: '/dev', sys: '/sys', proc: '/proc' }
+const realPaths: KernelPaths = { dev: '/dev', sys: '/sys', proc: '/proc' }
 
 export class NbdKernel {
   readonly #paths: KernelPaths

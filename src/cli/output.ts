@@ -75,7 +75,7 @@ const trimLines = (text: string): string =>
     .map((line) => line.trimEnd())
     .join('\n')
 
-export class Progress {
+class Progress {
   readonly #label: string
   readonly #format: (value: number) => string
   readonly #shown: boolean

@@ -3,7 +3,7 @@ import { formatDuration, formatSize } from '../core/units.ts'
 import type { Peer, Shard, Status } from './api-client.ts'
 import type { Output } from './output.ts'
 
-export const percent = (part: number, whole: number): string =>
+const percent = (part: number, whole: number): string =>
   whole > 0 ? `${Math.round((part / whole) * 100)} %` : '-'
 
 export function statusText(status: Status, output: Output): string {
@@ -44,7 +44,7 @@ const volumesText = ({ volumeCount, promisedBytes, peer }: Status): string =>
 const arenaText = ({ arenaBytes, arenaFreeBytes }: Status): string =>
   `${formatSize(arenaBytes)}, ${percent(arenaBytes - arenaFreeBytes, arenaBytes)} in use`
 
-export const shardTable = (shards: readonly Shard[], output: Output): string =>
+const shardTable = (shards: readonly Shard[], output: Output): string =>
   output.table(
     ['SHARD', 'STATE', 'USED', 'LIVE', 'DEAD', 'SEGMENTS', 'INDEX', 'QUEUE', 'COMPACTION', 'SCRUB'],
     shards.map(({ shard, state, stats, queueDepth, reason }) => [

@@ -8,17 +8,17 @@ import { BLOCK_BYTES, SHARDS_MAX, VOLUME_BYTES_MAX } from './limits.ts'
 import { formatDuration, formatSizeExact, parseDuration, parseSize } from './units.ts'
 
 /** A segment holds the largest piece of a request, and one compaction step stays short. */
-export const SEGMENT_BYTES_MIN = 2 * 1024 * 1024
-export const SEGMENT_BYTES_MAX = 1024 * 1024 * 1024
+const SEGMENT_BYTES_MIN = 2 * 1024 * 1024
+const SEGMENT_BYTES_MAX = 1024 * 1024 * 1024
 /** Below this a few large requests leave no pages for anybody else. */
-export const ARENA_BYTES_MIN = 16 * 1024 * 1024
+const ARENA_BYTES_MIN = 16 * 1024 * 1024
 /** The arena is a WebAssembly memory: pages of 64 KiB, 32-bit addresses. */
-export const ARENA_BYTES_MAX = 4 * 1024 * 1024 * 1024 - 65_536
+const ARENA_BYTES_MAX = 4 * 1024 * 1024 * 1024 - 65_536
 /** A peer smaller than this could not hold the reserve for compaction. */
-export const CAPACITY_BYTES_MIN = 64 * 1024 * 1024
-export const SHUTDOWN_MS_MAX = 10 * 60_000
-export const SCRUB_PERIOD_MS_MIN = 60_000
-export const LOG_LINES_MAX = 100_000
+const CAPACITY_BYTES_MIN = 64 * 1024 * 1024
+const SHUTDOWN_MS_MAX = 10 * 60_000
+const SCRUB_PERIOD_MS_MIN = 60_000
+const LOG_LINES_MAX = 100_000
 
 export interface Address {
   readonly host: string
@@ -131,7 +131,7 @@ const listOf = <T extends z.ZodType>(item: T) =>
     z.array(item).readonly()
   )
 
-export const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
+const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
 
 const DAY_MS = 24 * 3600 * 1000
 

@@ -61,8 +61,9 @@ export interface HttpOptions {
 export function http(target: string, options: HttpOptions = {}): Promise<HttpAnswer> {
   const [, socketPath, path] = /^unix:([^:]+):(.*)$/.exec(target) ?? []
   const body = options.body === undefined ? undefined : JSON.stringify(options.body)
+  const length = String(Buffer.byteLength(body ?? ''))
   const headers = {
-    ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+    ...(body === undefined ? {} : { 'content-type': 'application/json', 'content-length': length }),
     ...options.headers
   }
   return new Promise((resolve, reject) => {
