@@ -140,6 +140,7 @@ test('every alert has a severity, and says what to do', () => {
 test('what an operator must hear of has an alert', () => {
   const all = rules.map(({ expr }) => expr).join('\n')
   for (const metric of [
+    'torus_shard_live_bytes',
     'torus_shard_used_bytes',
     'torus_shard_scrub_errors_total',
     'torus_shard_sync_failures_total',
