@@ -23,6 +23,7 @@ import { NbdServer } from './nbd/server.ts'
 import type { BlockOp } from './replication/block-store.ts'
 import { LocalStore } from './replication/local-store.ts'
 import { resolveShardConfig } from './shard/shard-config.ts'
+import { loadPlugin } from './volume/plugins.ts'
 import { VolumeTypes } from './volume/volume-types.ts'
 import { Volumes } from './volume/volumes.ts'
 
@@ -71,10 +72,14 @@ class Undo {
  * Starts a peer on its data directory, which is made if it is new. Resolves when clients are
  * served. @throws StoreError for what the operator can mend; nothing is left running then
  */
-export async function startPeer(resolved: ResolvedConfig, output: LogOutput): Promise<RunningPeer> {
+export async function startPeer(
+  resolved: ResolvedConfig,
+  output: LogOutput,
+  types: VolumeTypes = new VolumeTypes()
+): Promise<RunningPeer> {
   const undo = new Undo()
   try {
-    return await start(resolved, output, undo)
+    return await start(resolved, output, types, undo)
   } catch (thrown) {
     await undo.run().catch((later: unknown) => {
       output.log.error({ err: later }, 'stopping after a failed start failed too')
@@ -86,6 +91,7 @@ export async function startPeer(resolved: ResolvedConfig, output: LogOutput): Pr
 async function start(
   resolved: ResolvedConfig,
   output: LogOutput,
+  types: VolumeTypes,
   undo: Undo
 ): Promise<RunningPeer> {
   const { config } = resolved
@@ -95,7 +101,10 @@ async function start(
   const directory = openDataDirectory(config, systemClock, systemRandom)
   undo.add(() => directory.release())
   const bootId = randomId128(systemRandom)
-  const types = new VolumeTypes()
+  for (const plugin of config.plugins) {
+    const { name, volumeTypes } = await loadPlugin(plugin, types)
+    log.info({ plugin: name, volumeTypes: volumeTypes.map((type) => type.name) }, 'plugin loaded')
+  }
 
   const { cluster, session, notes } = await openMetadata(directory, bootId, output, undo)
   const arena = new SharedArena(config.arenaBytes)

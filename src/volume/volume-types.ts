@@ -109,7 +109,8 @@ export class VolumeTypes {
   get(name: string): VolumeType {
     const type = this.#types.get(name)
     if (type !== undefined) return type
-    const text = `volume type ${JSON.stringify(name)} is not known here (known: ${this.names.join(', ')})`
+    const known = this.names.join(', ')
+    const text = `volume type ${JSON.stringify(name)} is not known here (known: ${known})`
     throw new StoreError(ErrorCode.InvalidArgument, text)
   }
 

@@ -113,7 +113,8 @@ export class Volumes implements DeviceSource {
         const text = `volume ${name}: type ${type.name} has no block interface`
         throw new StoreError(ErrorCode.Forbidden, text)
       }
-      return await type.attach(device, detailsOf(managed.record))
+      const attach = type.attach.bind(type)
+      return await ofType(type, () => attach(device, detailsOf(managed.record)))
     } catch (thrown) {
       await device.close()
       throw thrown
@@ -147,7 +148,8 @@ export class Volumes implements DeviceSource {
         const text = `volume ${name}: type ${type.name} is only served to clients`
         throw new StoreError(ErrorCode.Forbidden, text)
       }
-      return (await type.open(file, detailsOf(managed.record))) as T
+      const open = type.open.bind(type)
+      return (await ofType(type, () => open(file, detailsOf(managed.record)))) as T
     } catch (thrown) {
       await file.close()
       throw thrown
@@ -164,7 +166,10 @@ export class Volumes implements DeviceSource {
       const text = `volume type ${type.name} takes no settings`
       throw new StoreError(ErrorCode.InvalidArgument, text)
     }
-    const prepared = { ...asked, settings: type.prepare?.(asked) ?? {} }
+    const prepared = {
+      ...asked,
+      settings: (await ofType(type, () => type.prepare?.(asked))) ?? {}
+    }
     const unitBytes = unitOf(type)
     if (type.format === undefined) {
       const spec = { ...prepared, type: type.name, unitBytes }
@@ -303,7 +308,7 @@ export class Volumes implements DeviceSource {
         const managed = this.#manage(found)
         return new VolumeFile(managed, await managed.openAlone(false))
       })
-      await type.format?.(file, detailsOf(record))
+      await ofType(type, () => type.format?.(file, detailsOf(record)))
       await file.flush()
       await file.close()
       await this.#directory.update(record.id, () => ({ state: 'ready' }))
@@ -398,6 +403,18 @@ export class Volumes implements DeviceSource {
   #trouble(what: string, thrown: unknown): void {
     if (!(thrown instanceof StoreError)) throw thrown
     this.#options.onTrouble?.(what, thrown)
+  }
+}
+
+/** What a type from outside throws is a failure of it, not a bug of ours. */
+async function ofType<T>(type: VolumeType, work: () => T | Promise<T>): Promise<T> {
+  try {
+    return await work()
+  } catch (cause) {
+    if (cause instanceof StoreError) throw cause
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    const text = `volume type ${type.name} failed: ${reason}`
+    throw new StoreError(ErrorCode.Unavailable, text, { cause })
   }
 }
 

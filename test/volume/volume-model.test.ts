@@ -194,7 +194,7 @@ const batches = fc.array(
   { minLength: 1, maxLength: 4 }
 )
 
-test('a volume answers as an array of bytes does, with concurrent requests and errors', async () => {
+test('a volume answers as an array of bytes does, with errors and many requests', async () => {
   await fc.assert(
     fc.asyncProperty(batches, fc.nat(1_000_000), async (rounds, seed) => {
       const arena = new TestArena(1024)
