@@ -55,6 +55,12 @@ function threadProfile(file: string, startUs: number, endUs: number): ThreadProf
   return { file: basename(file), sampledUs, functions }
 }
 
+/** Node calls the file CPU.date.time.process.thread.number, the main thread being 0. */
+function threadName(file: string): string {
+  const thread = Number(file.split('.')[4])
+  return thread === 0 ? 'main thread' : `worker ${thread}`
+}
+
 function nameOf({ callFrame }: ProfileNode): string {
   const { functionName, url, lineNumber } = callFrame
   const name = functionName === '' ? '(anonymous)' : functionName
@@ -67,5 +73,5 @@ export function topFunctions(profile: ThreadProfile, count: number, operations: 
     const share = ((us / profile.sampledUs) * 100).toFixed(1).padStart(5)
     return `  ${share} %  ${(us / Math.max(1, operations)).toFixed(2).padStart(7)} µs/op  ${name}`
   })
-  return `${profile.file}\n${lines.join('\n')}`
+  return `${threadName(profile.file)}\n${lines.join('\n')}`
 }
