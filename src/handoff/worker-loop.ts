@@ -84,23 +84,29 @@ export class WorkerLoop<Op extends HandoffOp> {
     let more = true
     let awakeAt = performance.now()
     let sliceEndAt = awakeAt
+    // When background work wants to be looked at, busy or not.
+    let wakeAt = awakeAt
     for (;;) {
       const count = this.drain()
       if (count > 0) {
         this.executeBatch(engine, count)
-        if (!more && engine.nextWakeMs() > 0) continue
-        if (performance.now() - sliceEndAt < this.knobs.busyGapMs) continue
+        const now = performance.now()
+        if (!more && now < wakeAt && engine.nextWakeMs() > 0) continue
+        if (now - sliceEndAt < this.knobs.busyGapMs) continue
         more = engine.background(this.knobs.busySliceMs)
         sliceEndAt = performance.now()
+        wakeAt = sliceEndAt + engine.nextWakeMs()
       } else if (Atomics.load(this.control, COMMAND) === Command.Close) {
         return
-      } else if (more || engine.nextWakeMs() <= 0) {
+      } else if (more || performance.now() >= wakeAt || engine.nextWakeMs() <= 0) {
         more = engine.background(this.knobs.idleSliceMs)
         sliceEndAt = performance.now()
+        wakeAt = sliceEndAt + engine.nextWakeMs()
       } else if (!this.spin()) {
-        this.busyMs += performance.now() - awakeAt
+        const now = performance.now()
+        this.busyMs += now - awakeAt
         // Woken without an entry: a sync that background work waits for is over.
-        more = this.sleep(engine.nextWakeMs())
+        more = this.sleep(wakeAt - now)
         awakeAt = performance.now()
       }
     }
@@ -154,7 +160,7 @@ export class WorkerLoop<Op extends HandoffOp> {
       Atomics.load(this.control, SUBMISSION_TAIL) === this.head &&
       Atomics.load(this.control, COMMAND) === Command.Run
     ) {
-      const timeoutMs = Math.min(wakeMs, SLEEP_MS_MAX)
+      const timeoutMs = Math.min(Math.max(wakeMs, 0), SLEEP_MS_MAX)
       woken = Atomics.wait(this.control, WORKER_ASLEEP, 1, timeoutMs) !== 'timed-out'
     }
     Atomics.store(this.control, WORKER_ASLEEP, 0)

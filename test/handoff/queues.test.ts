@@ -140,6 +140,23 @@ test('entries are not seen before they are published', () => {
   deepStrictEqual(batches, [1])
 })
 
+test('an idle worker does background work whenever the engine wants to be looked at', () => {
+  const memory = createChannelMemory()
+  const client = new ShardClient<BlockOp>(0, memory, new SyncRounds(memory.syncBoard))
+  client.prepareStart()
+  const loop = new WorkerLoop(memory, new SharedArrayBuffer(4), () => new ShardOp())
+  let slices = 0
+  loop.run({
+    execute: () => {},
+    background: () => {
+      if (++slices === 3) client.sendClose()
+      return false
+    },
+    nextWakeMs: () => 2
+  })
+  strictEqual(slices, 3)
+})
+
 test('the main bell wakes once for many rings and has one wait out at most', async () => {
   let published = 0
   let drained = 0
