@@ -209,7 +209,7 @@ export class TorusBenchServer implements BenchServer {
   }
 
   async dropFresh(): Promise<void> {
-    await this.process.json('volume', 'delete', 'fresh', '--yes')
+    await this.process.json('volume', 'delete', 'fresh', '--force', '--yes')
   }
 
   pause(): void {
