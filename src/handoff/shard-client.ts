@@ -179,6 +179,7 @@ export class ShardClient<Op extends ClientOp<Op>> {
    * have died of, and answers the one that did so too often. `closed` is called when its files are.
    */
   afterDeath(closed: () => void): void {
+    Atomics.store(this.control, STATE, WorkerState.Starting)
     this.state = 'starting'
     this.poll()
     const executing = Atomics.load(this.control, EXECUTING)
@@ -225,7 +226,6 @@ export class ShardClient<Op extends ClientOp<Op>> {
   /** The worker ended as it was asked to: everything is on disk. */
   afterClose(): void {
     this.state = 'closed'
-    this.openFiles.takeAll(closeQuietly)
   }
 
   private enqueue(op: Op): void {

@@ -1,4 +1,5 @@
 import { fdatasync } from 'node:fs'
+import { assert } from '../core/assert.ts'
 import { ErrorCode } from '../core/errors.ts'
 import {
   APPENDED,
@@ -90,12 +91,14 @@ export class SyncRounds {
 
   /** Forgets all files, for the next worker; only while held and quiet. Failures stay. */
   clear(): void {
+    assert(this.held && !this.inRound, 'no sync of the last worker is running')
     Atomics.store(this.words, REQUESTED, 0)
     for (let word = ROWS; word < SYNC_BOARD_WORDS; word++) Atomics.store(this.words, word, 0)
   }
 
   /** A worker serves: recovery has synced what earlier ones appended. */
   resume(): void {
+    assert(this.held && !this.inRound, 'rounds resume once they are held and quiet')
     this.held = false
     if (this.waiting.length > 0) this.startRound()
   }
@@ -114,6 +117,7 @@ export class SyncRounds {
   }
 
   private readonly beginRound = (): void => {
+    assert(this.inRound && this.running === 0, 'one round runs at a time')
     if (Atomics.exchange(this.words, REQUESTED, 0) === 1) this.requested = true
     const joined = this.waiting
     this.waiting = []

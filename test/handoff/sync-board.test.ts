@@ -140,6 +140,7 @@ test('a sync that fails is for ever, on both sides', async () => {
   board.syncNow()
   strictEqual(board.durableLsn(), 0)
   ok(!board.isIdle(5))
+  await new Promise<void>((resolve) => rounds.hold(resolve))
   rounds.clear()
   strictEqual(rounds.failure, 'EIO')
 })
@@ -218,7 +219,7 @@ test(`no flush is answered before its appends are synced (SEED=${seed})`, async 
   await fc.assert(
     fc.asyncProperty(fc.array(step, { maxLength: 60 }), async (steps) => {
       const { board, rounds, syncing } = sides()
-      // The disk: what each file has, and what of it is durable. A sync takes what is there when it starts.
+      // What each file has, and what of it is durable. A sync takes what is there when it starts.
       const appended = new Map<number, number>()
       const durable = new Map<number, number>()
       const started: { descriptor: number; covers: number; done: () => void }[] = []

@@ -32,6 +32,7 @@ class MemoryShard {
   private readonly memory: Buffer
   private readonly faults: Int32Array
   private readonly file: number
+  private readonly openFiles: OpenFiles
   private readonly board: SyncBoard
   private lsn = 0
   private dieInBackground = false
@@ -48,9 +49,10 @@ class MemoryShard {
       throw new StoreError(ErrorCode.Corrupt, 'shard 0: told not to open')
     }
     this.file = -1
+    this.openFiles = new OpenFiles(task.memory.openFiles)
     if (config.directory !== '') {
       this.file = openSync(join(config.directory, `memory-shard-${task.shard}`), 'a')
-      new OpenFiles(task.memory.openFiles).opened(this.file)
+      this.openFiles.opened(this.file)
     }
   }
 
@@ -69,7 +71,9 @@ class MemoryShard {
   }
 
   close(): void {
-    if (this.file >= 0) closeSync(this.file)
+    if (this.file < 0) return
+    this.openFiles.closing(this.file)
+    closeSync(this.file)
   }
 
   private executeOne(op: ShardOp): void {
