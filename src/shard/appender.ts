@@ -43,6 +43,9 @@ export class Appender {
   /** Lsn of the next batch. */
   nextLsn = 1
   active: Segment | null = null
+  /** Last batch that has records, and what the last header says is durable. */
+  recordsLsn = 0
+  notedLsn = 0
   /** Records appended since the start. */
   recordsTotal = 0
   /** Everything up to this lsn was made durable by recovery, before the tracker began. */
@@ -236,6 +239,8 @@ export class Appender {
     }
     segment.endPage = this.payloadPage
     this.recordsTotal += this.recordCount
+    this.notedLsn = header.durableLsn
+    if (this.recordCount > 0) this.recordsLsn = lsn
     segment.lastLsn = lsn
     this.tracker.appended(handle, lsn)
     this.account(header.headerPages, header.payloadPages, lsn)
@@ -271,6 +276,10 @@ export class Appender {
     const segment = this.active
     if (segment === null) return
     this.active = null
+    if (segment.lastLsn < segment.firstLsn) {
+      this.segments.setFree(segment) // nothing was appended to it
+      return
+    }
     segment.state = SegmentState.Sealed
     try {
       writeFooter(this.files, this.segments, segment, this.footer, this.durableLsn())

@@ -3,7 +3,7 @@
  * one gathered write; the index is changed once a batch was written, never before.
  */
 import { crc32c } from '../core/checksum.ts'
-import { ErrorCode, storeErrorOf } from '../core/errors.ts'
+import { ErrorCode, type StoreError, storeErrorOf } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS, PIECE_BLOCKS_MAX } from '../core/limits.ts'
 import { BATCH_PAYLOAD_PAGES_MAX, BlockRecord, RecordType, SEQUENCE_MAX } from '../format/batch.ts'
 import type { Appender } from './appender.ts'
@@ -21,6 +21,8 @@ export interface WriteGate {
   refusal(): ErrorCode
   /** May another segment begin, for data (or for what gives space back). May make room first. */
   mayRotate(forData: boolean): boolean
+  /** A batch could not be written. */
+  writeFailed(error: StoreError): void
 }
 
 export class BlockWriter {
@@ -113,6 +115,7 @@ export class BlockWriter {
     } catch (thrown) {
       const failure = storeErrorOf(thrown)
       error = failure.code
+      this.gate.writeFailed(failure)
       this.host.log('error', 'a batch could not be written', { why: failure.message })
     }
     this.applyBatch(ops, start, end, error)
@@ -210,6 +213,7 @@ export class BlockWriter {
       return this.appender.plan(blockCount) ? ErrorCode.Ok : ErrorCode.InvalidArgument
     } catch (thrown) {
       const failure = storeErrorOf(thrown)
+      this.gate.writeFailed(failure)
       this.host.log('error', 'a segment could not begin', { why: failure.message })
       return failure.code
     }

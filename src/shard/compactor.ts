@@ -129,18 +129,40 @@ export class Compactor {
   /** A slice. `pressed`: space is short, so that any gain is welcome. Returns: more to do now. */
   step(pressed: boolean): boolean {
     this.drain()
-    if (this.victim === null && !this.choose(pressed)) {
-      this.host.stats[shardStatIndex.compactionActive] = this.isWaiting ? 1 : 0
-      return false
-    }
-    this.host.stats[shardStatIndex.compactionActive] = 1
     try {
+      if (this.victim === null && !this.choose(pressed)) {
+        this.host.stats[shardStatIndex.compactionActive] = this.isWaiting ? 1 : 0
+        return false
+      }
+      this.host.stats[shardStatIndex.compactionActive] = 1
       this.copySlice()
     } catch (thrown) {
       this.leaveVictim(storeErrorOf(thrown))
       return false
     }
     return true
+  }
+
+  /**
+   * Copies everything out of the segments that hold a lsn above `durableLsn`, and removes their
+   * files. For a start after a failed sync: on return the copies are durable.
+   * @throws StoreError when a write or a sync fails; the segments stay then
+   */
+  evacuate(durableLsn: number): void {
+    const { tracker } = this.host
+    const victims = this.segments.used().filter(({ lastLsn }) => lastLsn > durableLsn)
+    for (const victim of victims) {
+      this.begin(victim)
+      while (this.victim !== null) this.copySlice()
+    }
+    for (let round = 0; round < 2; round++) {
+      tracker.syncNow()
+      if (tracker.failure() !== '') throw new StoreError(ErrorCode.ShardFailed, tracker.failure())
+      this.drain()
+    }
+    for (const segment of victims) {
+      if (segment.state === SegmentState.Free) this.segments.remove(segment)
+    }
   }
 
   /** Segments are emptied and wait for a sync. */
@@ -215,7 +237,8 @@ export class Compactor {
       this.stop()
       return false
     }
-    return this.begin(best)
+    this.begin(best)
+    return true
   }
 
   private isWasteful(): boolean {
@@ -225,17 +248,10 @@ export class Compactor {
     return this.running
   }
 
-  private begin(victim: Segment): boolean {
-    try {
-      openRecords(this.files, this.segments, victim, this.cursor)
-    } catch (thrown) {
-      this.victim = victim
-      this.leaveVictim(storeErrorOf(thrown))
-      return false
-    }
+  private begin(victim: Segment): void {
     this.victim = victim
     this.pendingRecord = false
-    return true
+    openRecords(this.files, this.segments, victim, this.cursor)
   }
 
   private copySlice(): void {

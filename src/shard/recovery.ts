@@ -14,7 +14,9 @@ import { crc32c } from '../core/checksum.ts'
 import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
 import {
+  AT_HEADER_PAGES,
   BATCH_HEADER_PAGES_MAX,
+  BATCH_MAGIC,
   BatchHeader,
   decodeBatchHeader,
   RecordType,
@@ -31,6 +33,7 @@ import {
 import { type FoundBatch, PageWindow, type SegmentScan, scanBatches } from './batch-scan.ts'
 import { ExtentIndex } from './extent-index.ts'
 import type { Files } from './files.ts'
+import type { FailureMarker } from './failure-marker.ts'
 import { FooterBuffer, writeFooter } from './footer-buffer.ts'
 import {
   CheckpointBroken,
@@ -81,6 +84,7 @@ class Recovery {
   private readonly index: ExtentIndex
   private readonly report: (problem: Problem) => void
   private readonly skipped: ReadonlySet<string>
+  private readonly marker: FailureMarker | null
   private readonly window: PageWindow
   private readonly page = Buffer.alloc(PAGE_BYTES)
   private readonly cursor = new RecordCursor()
@@ -115,6 +119,8 @@ class Recovery {
       report: (problem: Problem) => void
       /** Checkpoints that were found broken before. */
       skipped: ReadonlySet<string>
+      /** Of a sync that failed: nothing above it is taken for durable. */
+      marker: FailureMarker | null
     }
   ) {
     this.config = config
@@ -124,6 +130,7 @@ class Recovery {
     this.index = parts.index
     this.report = parts.report
     this.skipped = parts.skipped
+    this.marker = parts.marker
     this.window = new PageWindow(host.files)
   }
 
@@ -137,7 +144,9 @@ class Recovery {
     for (const candidate of candidates) {
       if (candidate.segment.footerPages === 0) this.scan(candidate)
     }
-    this.mark = this.highestMark(candidates)
+    const mark = this.highestMark(candidates)
+    this.highestLsn = Math.max(this.highestLsn, mark)
+    this.mark = this.marker === null ? mark : Math.min(mark, this.marker.durableLsn)
     for (const candidate of candidates) this.replay(candidate)
     this.reportLostBlocks()
     if (!this.config.readOnly) {
@@ -241,6 +250,8 @@ class Recovery {
     segment.birth = header.birth
     if (header.use === SegmentUse.Free) {
       this.segments.add(segment)
+      // Before a new life overwrites it: it may be in the page cache only.
+      this.toSync.push(segment)
       return null
     }
     segment.saltHigh = header.saltHigh
@@ -256,16 +267,9 @@ class Recovery {
   private adopt(segment: Segment): Candidate | null {
     const isBlank = this.page.every((byte) => byte === 0)
     this.window.reset(segment.handle)
-    const at = this.window.at(1, 1)
     const { header } = this
-    const pages = at < 0 ? 0 : this.window.view.getUint16(at + 10)
-    const start = pages < 1 || pages > BATCH_HEADER_PAGES_MAX ? -1 : this.window.at(1, pages)
-    const found =
-      start >= 0 &&
-      decodeBatchHeader(this.window.buffer, this.window.view, start, header) &&
-      header.page === 1
-    if (!found) {
-      if (!isBlank) this.problem('segmentHeader', segment, 0, 'header and first batch damaged')
+    if (!this.findAnyBatch()) {
+      if (!isBlank) this.problem('segmentHeader', segment, 0, 'no header and no batch verifies')
       this.segments.add(segment)
       return null
     }
@@ -274,6 +278,21 @@ class Recovery {
     segment.firstLsn = header.lsn
     segment.birth = 0 // unknown; its lsn says where in the order it belongs
     return this.candidateOf(segment, true)
+  }
+
+  /** Brings the first batch header of the window's file that verifies into `header`. */
+  private findAnyBatch(): boolean {
+    const { window, header } = this
+    for (let page = 1; page < this.segments.pagesPerSegment; page++) {
+      const at = window.at(page, 1)
+      if (at < 0) return false
+      if (window.view.getUint32(at) !== BATCH_MAGIC) continue
+      const pages = window.view.getUint16(at + AT_HEADER_PAGES)
+      const start = pages < 1 || pages > BATCH_HEADER_PAGES_MAX ? -1 : window.at(page, pages)
+      if (start < 0 || !decodeBatchHeader(window.buffer, window.view, start, header)) continue
+      if (header.page === page) return true
+    }
+    return false
   }
 
   private candidateOf(segment: Segment, adopted: boolean): Candidate {
@@ -533,14 +552,17 @@ export interface RecoveredShard {
 export function recoverShard(
   config: ShardConfig,
   host: ShardHost,
-  report: (problem: Problem) => void
+  parts: { report: (problem: Problem) => void; marker: FailureMarker | null }
 ): RecoveredShard {
+  const { report, marker } = parts
   const skipped = new Set<string>()
   for (;;) {
     const segments = new Segments(config, host)
     const index = new ExtentIndex(segments)
     try {
-      const result = new Recovery(config, host, { segments, index, report, skipped }).run()
+      const result = new Recovery(config, host, {
+        ...{ segments, index, report, skipped, marker }
+      }).run()
       return { segments, index, result }
     } catch (thrown) {
       segments.closeAll()

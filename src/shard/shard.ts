@@ -17,12 +17,25 @@ import { CheckpointWriter } from './checkpoint-writer.ts'
 import { Compactor } from './compactor.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import { BlockViews } from './memory.ts'
+import {
+  type FailureMarker,
+  readFailureMarker,
+  removeFailureMarker,
+  writeFailureMarker
+} from './failure-marker.ts'
 import { OpFlag, OpKind, type ShardOp } from './op.ts'
+import type { Problem } from './problem.ts'
 import { type RecoveredShard, type RecoveryResult, recoverShard } from './recovery.ts'
 import type { Segments } from './segments.ts'
-import { RESERVE_SEGMENTS, type ShardConfig, type ShardHost } from './shard-config.ts'
+import { Scrubber } from './scrubber.ts'
+import type { ShardConfig, ShardHost } from './shard-config.ts'
+import { Space } from './space.ts'
 import { shardStatIndex } from './stats.ts'
-import { formatShardSuperblock, requireShardSuperblock } from './superblock-file.ts'
+import {
+  formatShardSuperblock,
+  requireShardSuperblock,
+  SUPERBLOCK_NAME
+} from './superblock-file.ts'
 
 const ShardState = { Recovering: 0, Serving: 1, Failed: 2, Stopped: 3 } as const
 type ShardState = (typeof ShardState)[keyof typeof ShardState]
@@ -32,10 +45,11 @@ const WAKE_MS = 250
 const IDLE_WAKE_MS = 10_000
 /** Chunks of dropped layers whose memory is given back in one slice. */
 const RECLAIM_CHUNKS = 64
-/** One compaction slice for each of these written while space is short: copies run twice ahead. */
-const PACE_BLOCKS = 128
-/** Fewer records are replayed faster than a checkpoint is written. */
+/** Fewer records are replayed faster than a checkpoint of a large index is written. */
 const CLOSE_RECORDS_MIN = 10_000
+const SMALL_INDEX = 1_000_000
+/** Without appends for this long, what became durable is noted in a batch of its own. */
+const NOTE_DURABLE_MS = 1000
 
 export class Shard {
   private readonly config: ShardConfig
@@ -47,25 +61,28 @@ export class Shard {
   private readonly writer: BlockWriter
   private readonly checkpoint: CheckpointWriter
   private readonly compactor: Compactor
+  private readonly space: Space
+  private readonly scrubber: Scrubber
   private state: ShardState = ShardState.Recovering
-  private makingRoom = false
-  /** Blocks written while space was short and compaction did not yet answer for. */
-  private debtBlocks = 0
+  /** Lsn at the last look, and since when it is that. */
+  private idleLsn = 0
+  private idleSinceMs = 0
   /** Why the shard takes no writes; '' while it does. */
   private failure = ''
 
   /**
-   * Makes an empty shard in an empty directory.
-   * @throws StoreError AlreadyExists when something is in it
+   * Makes an empty shard in an empty directory, or in one where that was begun and not finished.
+   * @throws StoreError AlreadyExists when something else is in it
    */
   static format(config: ShardConfig, host: ShardHost): void {
-    const names = host.files.list()
-    if (names.length > 0) {
+    for (const name of host.files.list()) {
+      if (name === SUPERBLOCK_NAME) continue
       throw new StoreError(
         ErrorCode.AlreadyExists,
-        `directory of shard ${config.shard} is not empty: it holds ${names[0]}`
+        `directory of shard ${config.shard} is not empty: it holds ${name}`
       )
     }
+    if (host.files.list().includes(SUPERBLOCK_NAME)) host.files.remove(SUPERBLOCK_NAME)
     formatShardSuperblock(config, host)
   }
 
@@ -77,12 +94,27 @@ export class Shard {
     requireShardSuperblock(config, host)
     host.stats[shardStatIndex.state] = ShardState.Recovering
     const startMs = host.clock.monotonicMs()
-    const recovered = recoverShard(config, host, (problem) =>
-      host.log('error', 'damage found', { ...problem })
-    )
-    const shard = new Shard(config, host, recovered)
+    const shard = Shard.recover(config, host)
     host.stats[shardStatIndex.recoveryMs] = host.clock.monotonicMs() - startMs
     return shard
+  }
+
+  private static recover(config: ShardConfig, host: ShardHost): Shard {
+    const report = (problem: Problem): void => host.log('error', 'damage found', { ...problem })
+    const marker = readFailureMarker(host.files)
+    try {
+      const recovered = recoverShard(config, host, { report, marker })
+      const shard = new Shard(config, host, recovered)
+      if (marker !== null) shard.moveUnsynced(marker)
+      return shard
+    } catch (thrown) {
+      const error = storeErrorOf(thrown)
+      if (config.readOnly || !isReadOnlyError(error)) throw error
+      const readOnly = { ...config, readOnly: true }
+      const shard = new Shard(readOnly, host, recoverShard(readOnly, host, { report, marker }))
+      shard.fail(error.message)
+      return shard
+    }
   }
 
   private constructor(config: ShardConfig, host: ShardHost, recovered: RecoveredShard) {
@@ -96,8 +128,10 @@ export class Shard {
     this.compactor = new Compactor(config, host, {
       ...parts,
       checkpoint: this.checkpoint,
-      mayRotate: () => this.hasRoom(false)
+      mayRotate: () => this.space.hasRoom(false)
     })
+    this.space = new Space(config, host, this.segments, this.compactor)
+    this.scrubber = new Scrubber(config, host, parts)
     const views = new BlockViews(host.memory)
     this.reader = new BlockReader(host, this.segments, this.index, views)
     this.writer = new BlockWriter(host, {
@@ -126,7 +160,7 @@ export class Shard {
     }
     if (mutations > 0) {
       this.writer.execute(ops, count)
-      this.pace(ops, count)
+      this.space.pace(ops, count)
     }
     if (mutations === count) return
     for (let i = 0; i < count; i++) {
@@ -162,79 +196,36 @@ export class Shard {
       this.appender.seal()
       this.host.tracker.syncNow()
       this.noteFailure()
-      if (this.failure === '' && this.checkpoint.recordsSince > CLOSE_RECORDS_MIN) {
-        this.checkpoint.writeNow()
-      }
+      if (this.failure === '' && this.isCheckpointWorthClosing) this.checkpoint.writeNow()
     }
     this.refreshStats()
     this.segments.closeAll()
     this.setState(ShardState.Stopped)
   }
 
+  /** It saves replay, and it tells for certain how far the segments reached. */
+  private get isCheckpointWorthClosing(): boolean {
+    const { recordsSince } = this.checkpoint
+    return (
+      recordsSince > CLOSE_RECORDS_MIN || (recordsSince > 0 && this.index.entries < SMALL_INDEX)
+    )
+  }
+
   // WriteGate
   refusal(): ErrorCode {
-    if (this.state === ShardState.Serving && this.host.tracker.failure() === '') return ErrorCode.Ok
+    if (this.failure === '' && this.state === ShardState.Serving && !this.config.readOnly) {
+      if (this.host.tracker.failure() === '') return ErrorCode.Ok
+    }
     this.noteFailure()
     return this.state === ShardState.Stopped ? ErrorCode.Closed : ErrorCode.ShardFailed
   }
 
   mayRotate(forData: boolean): boolean {
-    if (this.hasRoom(forData)) return true
-    if (this.makingRoom) return false
-    this.makingRoom = true
-    try {
-      return this.makeRoom(forData)
-    } finally {
-      this.makingRoom = false
-    }
+    return this.space.mayRotate(forData)
   }
 
-  /** Compacts until another segment may begin, or nothing more is to be had. */
-  private makeRoom(forData: boolean): boolean {
-    for (;;) {
-      if (!this.compactor.step(true)) {
-        if (!this.compactor.isWaiting) return this.hasRoom(forData)
-        const freed = this.segments.usedCount
-        this.host.tracker.syncNow()
-        this.compactor.drain() // copies durable: free headers written
-        this.host.tracker.syncNow()
-        this.compactor.drain() // free headers durable
-        if (this.segments.usedCount >= freed && !this.compactor.step(true)) return false
-      }
-      if (this.hasRoom(forData)) return true
-    }
-  }
-
-  private hasRoom(forData: boolean): boolean {
-    const { segmentBytes, capacityBytes } = this.config
-    const reserve = forData ? RESERVE_SEGMENTS : 0
-    const segmentsMax = Math.floor(capacityBytes / segmentBytes)
-    if (this.segments.usedCount + 1 + reserve > segmentsMax) return false
-    if (this.segments.freeCount > reserve) return true
-    try {
-      return this.host.files.freeBytes() >= (1 + reserve) * segmentBytes
-    } catch (thrown) {
-      storeErrorOf(thrown)
-      return true // the write itself will tell
-    }
-  }
-
-  /** Space is short: compaction takes its share of every call, however busy the shard is. */
-  private get isPressed(): boolean {
-    const segmentsMax = Math.floor(this.config.capacityBytes / this.config.segmentBytes)
-    const soft = Math.max(2, Math.floor(segmentsMax / 16))
-    return this.segments.usedCount + RESERVE_SEGMENTS + soft >= segmentsMax
-  }
-
-  private pace(ops: readonly ShardOp[], count: number): void {
-    if (!this.isPressed) return
-    for (let i = 0; i < count; i++) {
-      if (ops[i]!.kind === OpKind.Write) this.debtBlocks += ops[i]!.blockCount
-    }
-    while (this.debtBlocks >= PACE_BLOCKS && this.compactor.step(true)) {
-      this.debtBlocks -= PACE_BLOCKS
-    }
-    this.debtBlocks = Math.min(this.debtBlocks, PACE_BLOCKS)
+  writeFailed(error: StoreError): void {
+    if (isReadOnlyError(error)) this.fail(error.message)
   }
 
   /** One slice of whatever is most wanted. */
@@ -247,7 +238,33 @@ export class Shard {
       this.checkpoint.start()
       return true
     }
-    return this.compactor.step(this.isPressed)
+    if (this.compactor.step(this.space.isPressed)) return true
+    this.noteDurable()
+    if (!this.scrubber.isDue) return false
+    this.scrubber.step()
+    return true
+  }
+
+  /**
+   * A batch's header tells what was durable before it. When none follows, recovery could not tell
+   * damage in the last ones from a torn tail: an empty one follows then.
+   */
+  private noteDurable(): void {
+    const { appender, host } = this
+    if (appender.nextLsn - 1 !== this.idleLsn) {
+      this.idleLsn = appender.nextLsn - 1
+      this.idleSinceMs = host.clock.monotonicMs()
+      return
+    }
+    if (appender.notedLsn >= appender.recordsLsn) return
+    if (appender.durableLsn() < appender.recordsLsn) return
+    if (host.clock.monotonicMs() - this.idleSinceMs < NOTE_DURABLE_MS) return
+    if (!this.space.hasRoom(false)) return
+    try {
+      appender.appendEmpty()
+    } catch (thrown) {
+      this.writeFailed(storeErrorOf(thrown))
+    }
   }
 
   private control(op: ShardOp): void {
@@ -269,6 +286,8 @@ export class Shard {
         this.checkpoint.start()
         return
       case OpKind.Scrub:
+        if ((op.flags & OpFlag.Stop) !== 0) this.scrubber.stop()
+        else this.scrubber.force()
         return
       default:
         op.error = ErrorCode.InvalidArgument
@@ -293,13 +312,47 @@ export class Shard {
     this.refreshStats()
   }
 
+  /**
+   * The process before saw a sync fail. What may be in the page cache only is written again, to
+   * segments that begin now, and the files it came from are removed.
+   */
+  private moveUnsynced(marker: FailureMarker): void {
+    if (this.config.readOnly || this.failure !== '') return
+    this.appender.durableFloor = Math.min(this.appender.durableFloor, marker.durableLsn)
+    try {
+      this.compactor.evacuate(marker.durableLsn)
+      removeFailureMarker(this.host.files)
+    } catch (thrown) {
+      this.noteFailure()
+      this.fail(storeErrorOf(thrown).message)
+      return
+    }
+    this.appender.durableFloor = this.appender.nextLsn - 1
+    this.host.log('warn', 'a sync had failed: what was not durable was written again', {
+      why: marker.why
+    })
+  }
+
   private noteFailure(): void {
     const failure = this.host.tracker.failure()
     if (failure === '' || this.failure !== '') return
-    this.failure = failure
     this.host.stats[shardStatIndex.syncFailures]!++
-    this.host.log('error', 'a sync failed: the shard takes no more writes', { why: failure })
-    if (this.state === ShardState.Serving) this.setState(ShardState.Failed)
+    this.fail(`a sync failed: ${failure}`)
+    try {
+      const durableLsn = this.appender.durableLsn()
+      writeFailureMarker(this.host.files, { durableLsn, why: failure })
+    } catch (thrown) {
+      const why = storeErrorOf(thrown).message
+      this.host.log('error', 'the failure could not be recorded', { why })
+    }
+  }
+
+  /** No more writes; reads go on. */
+  private fail(why: string): void {
+    if (this.failure !== '') return
+    this.failure = why
+    this.host.log('error', 'the shard takes no more writes', { why })
+    if (this.state !== ShardState.Stopped) this.setState(ShardState.Failed)
   }
 
   private setState(state: ShardState): void {
@@ -323,3 +376,5 @@ export class Shard {
     stats[shardStatIndex.durableLsn] = this.appender.durableLsn()
   }
 }
+
+const isReadOnlyError = (error: StoreError): boolean => error.message.endsWith('EROFS')

@@ -135,6 +135,13 @@ export function readPeerSuperblock(dataDirectory: string): Superblock | null {
   )
 }
 
+/** The superblock of a directory that must be a data directory. */
+export function requirePeerSuperblock(dataDirectory: string): Superblock {
+  const superblock = readPeerSuperblock(dataDirectory)
+  if (superblock !== null) return superblock
+  throw new StoreError(ErrorCode.NotFound, `${dataDirectory} is not a data directory of torus`)
+}
+
 export const updatePeerSuperblock = (dataDirectory: string, superblock: Superblock): Superblock =>
   updateSuperblock(new DiskFiles(dataDirectory), superblock)
 

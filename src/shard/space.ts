@@ -1,0 +1,95 @@
+/** Whether a shard may grow: capacity, the reserve, and compaction when either is near. */
+import { storeErrorOf } from '../core/errors.ts'
+import type { Compactor } from './compactor.ts'
+import { OpKind, type ShardOp } from './op.ts'
+import type { Segments } from './segments.ts'
+import { RESERVE_SEGMENTS, type ShardConfig, type ShardHost } from './shard-config.ts'
+
+/** One compaction slice for each of these written while space is short: copies run twice ahead. */
+const PACE_BLOCKS = 128
+
+export class Space {
+  private readonly config: ShardConfig
+  private readonly host: ShardHost
+  private readonly segments: Segments
+  private readonly compactor: Compactor
+  private readonly segmentsMax: number
+  private makingRoom = false
+  /** Blocks written while space was short and compaction did not yet answer for. */
+  private debtBlocks = 0
+
+  constructor(config: ShardConfig, host: ShardHost, segments: Segments, compactor: Compactor) {
+    this.config = config
+    this.host = host
+    this.segments = segments
+    this.compactor = compactor
+    this.segmentsMax = Math.floor(config.capacityBytes / config.segmentBytes)
+  }
+
+  /**
+   * May another segment begin: for data, or with the reserve for what gives space back. Compacts
+   * first where that helps, which may take as long as a client has to wait then anyway.
+   */
+  mayRotate(forData: boolean): boolean {
+    if (this.hasRoom(forData)) return true
+    if (this.makingRoom) return false
+    this.makingRoom = true
+    try {
+      return this.makeRoom(forData)
+    } finally {
+      this.makingRoom = false
+    }
+  }
+
+  hasRoom(forData: boolean): boolean {
+    const { segments } = this
+    const reserve = forData ? RESERVE_SEGMENTS : 0
+    if (segments.usedCount + 1 + reserve > this.segmentsMax) return false
+    if (segments.freeCount > reserve) return true
+    try {
+      return this.host.files.freeBytes() >= (1 + reserve) * this.config.segmentBytes
+    } catch (thrown) {
+      storeErrorOf(thrown)
+      return true // the write itself will tell
+    }
+  }
+
+  /** Space is short: compaction takes its share of every call, however busy the shard is. */
+  get isPressed(): boolean {
+    const soft = Math.max(2, Math.floor(this.segmentsMax / 16))
+    return this.segments.usedCount + RESERVE_SEGMENTS + soft >= this.segmentsMax
+  }
+
+  /** Lets compaction keep step with what was just written. */
+  pace(ops: readonly ShardOp[], count: number): void {
+    if (!this.isPressed) return
+    for (let i = 0; i < count; i++) {
+      if (ops[i]!.kind === OpKind.Write) this.debtBlocks += ops[i]!.blockCount
+    }
+    while (this.debtBlocks >= PACE_BLOCKS && this.compactor.step(true)) {
+      this.debtBlocks -= PACE_BLOCKS
+    }
+    this.debtBlocks = Math.min(this.debtBlocks, PACE_BLOCKS)
+  }
+
+  private makeRoom(forData: boolean): boolean {
+    for (;;) {
+      if (!this.compactor.step(true)) {
+        if (!this.compactor.isWaiting) return this.hasRoom(forData)
+        const before = this.segments.usedCount
+        this.settle()
+        if (this.segments.usedCount >= before && !this.compactor.step(true)) return false
+      }
+      if (this.hasRoom(forData)) return true
+    }
+  }
+
+  /** Waits for what compaction waits for. */
+  private settle(): void {
+    const { tracker } = this.host
+    tracker.syncNow() // copies become durable,
+    this.compactor.drain() // free headers are written,
+    tracker.syncNow() // become durable,
+    this.compactor.drain() // and the segments are free
+  }
+}

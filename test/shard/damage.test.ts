@@ -1,0 +1,300 @@
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { ErrorCode } from '../../src/core/errors.ts'
+import { OpKind } from '../../src/shard/op.ts'
+import { FaultyFiles } from '../helpers/faulty-files.ts'
+import { seededRandom, ShardRig } from '../helpers/shard-rig.ts'
+
+const test = suite('damage')
+
+const PAGE_BITS = 4096 * 8
+
+/** A shard on a faulty disk, with three flushed writes in one segment: chunk 0, blocks 0, 1, 2. */
+function rigWithBlocks(): { rig: ShardRig; files: FaultyFiles } {
+  const files = new FaultyFiles(seededRandom(7))
+  const rig = new ShardRig({ files })
+  for (let block = 0; block < 3; block++) rig.write(0, block, 1, 10 + block)
+  rig.flush()
+  // A later header, by which recovery knows that the ones before are durable.
+  rig.write(0, 9, 1, 19)
+  return { rig, files }
+}
+
+const problems = (rig: ShardRig): unknown[] =>
+  rig.log.filter((line) => line.message === 'damage found').map((line) => line.fields['kind'])
+
+/** Page of batch n (0..): a header and one payload page each, behind the segment header. */
+const headerPage = (batch: number): number => 1 + 2 * batch
+
+test('a flipped bit in a payload is an error for that block, and for no other', () => {
+  const { rig, files } = rigWithBlocks()
+  files.flipBit('seg-000000', (headerPage(1) + 1) * PAGE_BITS + 77)
+  assert.equal(rig.read(0, 0, 1), [10])
+  assert.throws(() => rig.read(0, 1, 1), /ChecksumMismatch/)
+  assert.equal(rig.read(0, 2, 1), [12])
+  const op = rig.op(OpKind.Read, 0, 0, 3)
+  assert.is(rig.run(op), ErrorCode.ChecksumMismatch)
+  assert.is(op.resultA, 1)
+  rig.restart()
+  assert.throws(() => rig.read(0, 1, 1), /ChecksumMismatch/)
+  assert.equal(rig.read(0, 2, 1), [12])
+  // A new write of the block heals it.
+  rig.write(0, 1, 1, 99)
+  assert.equal(rig.read(0, 0, 3), [10, 99, 12])
+})
+
+test('a flipped bit in a durable batch header loses that batch by name, and none behind it', () => {
+  const { rig, files } = rigWithBlocks()
+  files.flipBit('seg-000000', headerPage(1) * PAGE_BITS + 8 * 100)
+  files.kill()
+  rig.reopen()
+  assert.equal(problems(rig), ['batchLost'])
+  assert.is(rig.stat('damagedBatches'), 1)
+  assert.equal(rig.read(0, 0, 1), [10])
+  assert.equal(rig.read(0, 2, 1), [12])
+  assert.equal(rig.read(0, 9, 1), [19])
+})
+
+test('a flipped bit in the header of a segment is repaired from its batches', () => {
+  const { rig, files } = rigWithBlocks()
+  files.flipBit('seg-000000', 8 * 70)
+  files.kill()
+  rig.reopen()
+  assert.equal(problems(rig), ['segmentHeader'])
+  assert.equal(rig.read(0, 0, 3), [10, 11, 12])
+  rig.log.length = 0
+  rig.reopen()
+  assert.equal(problems(rig), [])
+  assert.equal(rig.read(0, 0, 3), [10, 11, 12])
+})
+
+test('a flipped bit in a footer or trailer only costs time', () => {
+  for (const where of ['footer', 'trailer']) {
+    const { rig, files } = rigWithBlocks()
+    rig.shard.close()
+    const last = files.bytesOf('seg-000000').length / 4096 - 1
+    const page = where === 'trailer' ? last : headerPage(4)
+    files.flipBit('seg-000000', page * PAGE_BITS + 8 * 30)
+    rig.reopen()
+    assert.equal(rig.read(0, 0, 3), [10, 11, 12], where)
+    assert.equal(rig.read(0, 9, 1), [19], where)
+  }
+})
+
+/** Enough records, and a checkpoint of them, then some more. */
+function rigWithCheckpoint(): { rig: ShardRig; files: FaultyFiles } {
+  const { rig, files } = rigWithBlocks()
+  rig.run(rig.op(OpKind.Checkpoint, 0, 0, 0))
+  while (rig.shard.background(0));
+  rig.flush()
+  rig.shard.background(10)
+  assert.is(rig.stat('checkpoints'), 1)
+  rig.write(0, 2, 1, 22)
+  rig.flush()
+  return { rig, files }
+}
+
+test('recovery starts from a checkpoint and replays only what came after', () => {
+  const { rig } = rigWithCheckpoint()
+  rig.reopen()
+  assert.is(rig.stat('recoveryRecords'), 1)
+  assert.equal(rig.read(0, 0, 3), [10, 11, 22])
+  assert.equal(rig.read(0, 9, 1), [19])
+})
+
+test('a damaged checkpoint is named, and everything comes from the segments', () => {
+  for (const bit of [8 * 20, PAGE_BITS + 8 * 3, PAGE_BITS + 8 * 90]) {
+    const { rig, files } = rigWithCheckpoint()
+    files.flipBit('checkpoint-1', bit)
+    rig.reopen()
+    assert.equal(problems(rig), ['checkpoint'])
+    assert.is(rig.stat('recoveryRecords'), 5)
+    assert.equal(rig.read(0, 0, 3), [10, 11, 22])
+  }
+})
+
+test('a missing segment is named, and its blocks are errors rather than zeroes', () => {
+  const { rig, files } = rigWithCheckpoint()
+  rig.shard.close()
+  files.remove('seg-000000')
+  rig.reopen()
+  assert.ok(problems(rig).includes('blocksLost'))
+  assert.throws(() => rig.read(0, 0, 1), /ChecksumMismatch/)
+  assert.throws(() => rig.read(0, 9, 1), /ChecksumMismatch/)
+  assert.equal(rig.read(0, 500, 1), [0])
+  rig.write(0, 0, 1, 5)
+  assert.equal(rig.read(0, 0, 1), [5])
+})
+
+test('a truncated segment is named, and what is left of it is served', () => {
+  const { rig, files } = rigWithBlocks()
+  rig.shard.close()
+  const handle = files.open('seg-000000', 'existing')
+  files.truncate(handle, (headerPage(2) + 1) * 4096)
+  rig.reopen()
+  assert.ok(problems(rig).includes('batchLost'))
+  assert.equal(rig.read(0, 0, 2), [10, 11])
+})
+
+test('both copies of the superblock guard each other', () => {
+  const { rig, files } = rigWithBlocks()
+  files.flipBit('superblock', PAGE_BITS + 100)
+  rig.reopen()
+  assert.equal(rig.read(0, 0, 3), [10, 11, 12])
+  files.flipBit('superblock', 100)
+  assert.throws(() => rig.reopen(), /no valid superblock/)
+})
+
+test('a flipped bit anywhere in any file never makes a read answer with wrong bytes', () => {
+  const random = seededRandom(11)
+  for (let round = 0; round < 150; round++) {
+    const { rig, files } = rigWithCheckpoint()
+    rig.trim(0, 9, 1)
+    rig.write(0, 3, 2, 13)
+    rig.flush()
+    rig.write(1, 0, 1, 1) // tells recovery what was durable
+    if (round % 2 === 0) rig.shard.close()
+    const names = files.list().filter((name) => name !== 'superblock')
+    const name = names[random.below(names.length)]!
+    // Where something is: the rest of a file is empty.
+    const pages = Math.min(16, files.bytesOf(name).length / 4096)
+    files.flipBit(name, random.below(pages * PAGE_BITS))
+    rig.reopen()
+    const isNamed = problems(rig).length > 0
+    const expected = [10, 11, 22, 13, 13, 0, 0, 0, 0, 0]
+    const older = [0, 0, 12, 0, 0, 0, 0, 0, 0, 19]
+    for (let block = 0; block < 10; block++) {
+      let value = -2
+      try {
+        value = rig.read(0, block, 1)[0]!
+      } catch {
+        continue
+      }
+      if (value === expected[block]) continue
+      // A header that was lost may show what was there before: then it was reported.
+      assert.ok(isNamed && value === older[block], `round ${round} ${name}: ${block} is ${value}`)
+    }
+  }
+})
+
+test('a read error of the disk is an error for the read, and the next one is served', () => {
+  const { rig, files } = rigWithBlocks()
+  files.fault = (call) => (call === 'read' ? 'EIO' : '')
+  const op = rig.op(OpKind.Read, 0, 0, 1)
+  assert.is(rig.run(op), ErrorCode.DiskFailure)
+  files.fault = () => ''
+  assert.equal(rig.read(0, 0, 1), [10])
+})
+
+test('a failed write fails its ops only, and is never brought back by recovery', () => {
+  for (const errno of ['EIO', 'ENOSPC'] as const) {
+    const { rig, files } = rigWithBlocks()
+    let failing = true
+    files.fault = (call) => (call === 'write' && failing ? errno : '')
+    const code = errno === 'EIO' ? ErrorCode.DiskFailure : ErrorCode.OutOfSpace
+    assert.is(rig.write(0, 0, 2, 66), code)
+    assert.is(rig.trim(0, 2, 1), code)
+    assert.equal(rig.read(0, 0, 3), [10, 11, 12])
+    failing = false
+    assert.is(rig.write(0, 2, 1, 32), 0)
+    rig.flush()
+    assert.equal(rig.read(0, 0, 3), [10, 11, 32])
+    files.kill()
+    rig.reopen()
+    assert.equal(rig.read(0, 0, 3), [10, 11, 32])
+    assert.equal(problems(rig), [])
+  }
+})
+
+test('many failed writes in a row leave no trail of segments', () => {
+  const { rig, files } = rigWithBlocks()
+  files.fault = (call) => (call === 'write' ? 'EIO' : '')
+  for (let i = 0; i < 100; i++) assert.is.not(rig.write(0, 0, 1, 66), 0)
+  files.fault = () => ''
+  assert.is(rig.write(0, 0, 1, 20), 0)
+  rig.shard.background(1)
+  assert.ok(rig.stat('segments') + rig.stat('segmentsFree') < 6)
+})
+
+test('a read-only filesystem is served for reading', () => {
+  const { rig, files } = rigWithBlocks()
+  files.fault = (call) => (call === 'read' ? '' : 'EROFS')
+  files.kill()
+  rig.reopen()
+  assert.equal(rig.read(0, 0, 3), [10, 11, 12])
+  assert.is(rig.write(0, 0, 1, 1), ErrorCode.ShardFailed)
+  assert.is(rig.flush(), ErrorCode.ShardFailed)
+  assert.is(rig.stat('state'), 2)
+  rig.shard.close()
+})
+
+test('a filesystem that becomes read-only stops the writes, not the reads', () => {
+  const { rig, files } = rigWithBlocks()
+  files.fault = (call) => (call === 'read' ? '' : 'EROFS')
+  assert.is.not(rig.write(0, 0, 1, 1), 0)
+  assert.is(rig.write(0, 0, 1, 1), ErrorCode.ShardFailed)
+  assert.equal(rig.read(0, 0, 3), [10, 11, 12])
+})
+
+test('a failed sync stops the writes, outlives the process, and loses nothing flushed', () => {
+  const { rig, files } = rigWithBlocks()
+  rig.flush()
+  rig.write(0, 1, 1, 41)
+  files.fault = (call, name) => (call === 'sync' && name.startsWith('seg-') ? 'EIO' : '')
+  assert.is(rig.flush(), ErrorCode.ShardFailed)
+  files.fault = () => ''
+  assert.is(rig.flush(), ErrorCode.ShardFailed, 'a later success proves nothing')
+  assert.is(rig.write(0, 0, 1, 1), ErrorCode.ShardFailed)
+  assert.equal(rig.read(0, 0, 3), [10, 41, 12])
+  assert.ok(files.list().includes('failed'))
+  // The process starts again; what the system had dropped is written anew.
+  files.kill()
+  rig.reopen()
+  assert.equal(rig.read(0, 0, 3), [10, 41, 12])
+  assert.not(files.list().includes('failed'))
+  assert.is(rig.write(0, 2, 1, 52), 0)
+  assert.is(rig.flush(), 0)
+  files.crash('none')
+  rig.log.length = 0
+  rig.reopen()
+  assert.equal(rig.read(0, 0, 3), [10, 41, 52])
+  assert.equal(problems(rig), [])
+})
+
+test('a sync that fails again at the next start keeps the shard from taking writes', () => {
+  const { rig, files } = rigWithBlocks()
+  files.fault = (call, name) => (call === 'sync' && name.startsWith('seg-') ? 'EIO' : '')
+  assert.is(rig.flush(), ErrorCode.ShardFailed)
+  files.kill()
+  let syncs = 0
+  files.fault = (call, name) =>
+    call === 'sync' && name.startsWith('seg-') && ++syncs > 1 ? 'EIO' : ''
+  rig.reopen()
+  assert.equal(rig.read(0, 0, 3), [10, 11, 12])
+  assert.is(rig.write(0, 0, 1, 1), ErrorCode.ShardFailed)
+  assert.ok(files.list().includes('failed'))
+  files.fault = () => ''
+  files.crash('none')
+  rig.reopen()
+  assert.equal(rig.read(0, 0, 3), [10, 11, 12])
+  assert.is(rig.write(0, 0, 1, 1), 0)
+})
+
+test('scrub finds a damaged block and names it', () => {
+  const { rig, files } = rigWithBlocks()
+  rig.restart()
+  rig.run(rig.op(OpKind.Scrub, 0, 0, 0))
+  while (rig.shard.background(5));
+  assert.is(rig.stat('scrubRounds'), 1)
+  assert.is(rig.stat('scrubErrors'), 0)
+  assert.is(rig.stat('scrubbedBytes'), 4 * 4096)
+  files.flipBit('seg-000000', (headerPage(1) + 1) * PAGE_BITS)
+  rig.run(rig.op(OpKind.Scrub, 0, 0, 0))
+  while (rig.shard.background(5));
+  assert.is(rig.stat('scrubErrors'), 1)
+  const line = rig.log.find((one) => one.message === 'scrub found damage')
+  assert.is(line?.fields['chunk'], 0)
+  assert.is(line?.fields['block'], 1)
+})
+
+test.run()
