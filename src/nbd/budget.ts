@@ -1,109 +1,90 @@
 /**
- * The memory all clients share: arena pages, requests, reply buffers, status walks. Each is
- * bounded; who finds one used up waits in line. There are two lines, because of what they wait
- * for: `output` (reply buffers) moves when sockets take bytes, `input` (pages, requests, walks)
- * when the volume answers and when output moves. So neither can wait for itself.
- *
- * Whoever comes while a line is not empty stands behind it, and its head keeps its place until it
- * has made a step; then it goes to the end. That is what makes sharing fair.
+ * The memory all clients share: arena pages, requests and reply buffers, all of them bounded.
+ * Pages and requests are divided by `Shares`; who can get neither its part nor a loan waits in
+ * line. Whoever wants to borrow while others wait stands behind them, and the head of the line
+ * keeps its place until it has made a step; then it goes to the end.
  */
 import type { Arena } from '../core/arena.ts'
 import { assert } from '../core/assert.ts'
-import { ARENA_SHARE, type NbdLimits, REPLY_BUFFER_BYTES, TRANSFER_BYTES_MIN } from './limits.ts'
+import { type NbdLimits, PAGES_EACH_MAX, REPLY_BUFFER_BYTES, REQUESTS_EACH_MAX } from './limits.ts'
 import { ReplyBuffer } from './reply-buffer.ts'
 import { type NbdRequest, RequestPool } from './request.ts'
-import { BLOCK_BYTES } from '../core/limits.ts'
+import { type Share, Shares } from './shares.ts'
+import { type Waiter, WaitLine } from './wait-line.ts'
 
-export interface Waiter {
-  /** Tries again what had to wait. Returns false when it could not make a single step. */
-  proceed(): boolean
-}
-
-/** A line of waiters, first come, first served. */
-export class WaitLine {
-  private readonly waiters: Waiter[] = []
-  /** Whose turn it is now: it alone may take although others wait. */
-  private turn: Waiter | null = null
-  private again = false
-
-  get length(): number {
-    return this.waiters.length
-  }
-
-  mayTake(waiter: Waiter): boolean {
-    return this.waiters.length === 0 || this.turn === waiter
-  }
-
-  join(waiter: Waiter): void {
-    if (waiter === this.turn) this.again = true
-    else if (!this.waiters.includes(waiter)) this.waiters.push(waiter)
-  }
-
-  leave(waiter: Waiter): void {
-    const at = this.waiters.indexOf(waiter)
-    if (at >= 0) this.waiters.splice(at, 1)
-  }
-
-  /** Lets those in line go on until one cannot. */
-  serve(): void {
-    for (let left = this.waiters.length; left > 0; left--) {
-      const head = this.waiters[0]
-      if (head === undefined) return
-      this.turn = head
-      this.again = false
-      const stepped = head.proceed()
-      this.turn = null
-      if (this.again && !stepped) return
-      this.leave(head)
-      if (this.again) this.waiters.push(head)
-    }
-  }
-}
-
-/** Answers of `acquirePages` that are no offset. */
+/** Answers of `acquirePages` that are no offset, and where there is no request either. */
 export const NO_SHARE = -1
 export const NO_PAGES = -2
 export const NO_REQUEST = -3
 
+/** A client, as the budget sees it. */
+export interface Spender extends Waiter {
+  readonly pageShare: Share
+  readonly requestShare: Share
+}
+
 export class Budget {
   readonly arena: Arena
   readonly limits: NbdLimits
-  readonly requests: RequestPool
-  readonly input: WaitLine = new WaitLine()
-  readonly output: WaitLine = new WaitLine()
+  readonly line: WaitLine = new WaitLine()
+  readonly pageShares: Shares
+  readonly requestShares: Shares
+  /** How often a client got less memory than it asked for, or none. */
+  waits = 0
+  private readonly requests: RequestPool
   /** Called when something was given back while somebody waits. */
   private readonly onFreed: () => void
   private readonly freeBuffers: ReplyBuffer[] = []
   private buffersMade = 0
-  private walks = 0
   private armed = false
-  /** How often a client had to wait for memory. */
-  waits = 0
+  private denied = false
 
   constructor(arena: Arena, limits: NbdLimits, onFreed: () => void) {
+    // A write of several pieces holds one request while it waits for those of its pieces.
+    assert(limits.requests > limits.connections, 'clients cannot use up requests by waiting')
+    assert(limits.replyBuffers >= limits.connections, 'there is a reply buffer for every client')
     this.arena = arena
     this.limits = limits
     this.onFreed = onFreed
     this.requests = new RequestPool(limits.requests)
+    this.pageShares = new Shares(arena.pagesTotal, PAGES_EACH_MAX)
+    this.requestShares = new Shares(limits.requests, REQUESTS_EACH_MAX)
   }
 
-  /** Somebody cannot go on for want of memory. */
-  get short(): boolean {
-    return this.input.length > 0 || this.output.length > 0
+  /** Whether anybody got less than it asked for since the last call, for want of memory. */
+  wasShort(): boolean {
+    const was = this.denied || this.line.length > 0
+    this.denied = false
+    return was
+  }
+
+  get requestsInUse(): number {
+    return this.requests.inUse
   }
 
   get replyBuffersInUse(): number {
     return this.buffersMade - this.freeBuffers.length
   }
 
-  get walksInUse(): number {
-    return this.walks
+  /** `spender` goes on, by `proceed`, when something was given back. */
+  wait(spender: Spender): void {
+    this.deny()
+    this.line.join(spender)
+    this.arm()
   }
 
-  /** `waiter` goes on, by `proceed`, when something was given back. */
-  waitForInput(waiter: Waiter): void {
+  private deny(): void {
     this.waits++
-    this.input.join(waiter)
+    this.denied = true
+  }
+
+  /** Lets those in line go on. Called at the end of a tick in which something was given back. */
+  serve(): void {
+    this.line.serve()
+    if (this.line.length > 0) this.arm()
+  }
+
+  private arm(): void {
     if (this.armed) return
     this.armed = true
     this.arena.onFree(this.freed)
@@ -111,58 +92,68 @@ export class Budget {
 
   private readonly freed = (): void => {
     this.armed = false
-    if (this.input.length > 0) this.onFreed()
+    if (this.line.length > 0) this.onFreed()
   }
 
-  /** Serves both lines. Called at the end of a tick in which something was given back. */
-  serve(): void {
-    this.output.serve()
-    this.input.serve()
-    if (this.input.length > 0 && !this.armed) {
-      this.armed = true
-      this.arena.onFree(this.freed)
+  acquireRequest(spender: Spender): NbdRequest | null {
+    const { requestShares, requests } = this
+    const share = spender.requestShare
+    if (!requestShares.isOwn(share, 1)) {
+      if (!this.line.mayTake(spender)) return null
+      if (!requestShares.mayTake(share, 1, requests.available)) return null
     }
+    const request = requests.acquire()
+    if (request !== null) requestShares.take(share, 1)
+    return request
   }
 
-  acquireRequest(waiter: Waiter): NbdRequest | null {
-    return this.input.mayTake(waiter) ? this.requests.acquire() : null
-  }
-
-  releaseRequest(request: NbdRequest): void {
-    this.putBackRequest(request)
-    if (this.input.length > 0) this.onFreed()
+  releaseRequest(spender: Spender, request: NbdRequest): void {
+    this.putBackRequest(spender, request)
+    if (this.line.length > 0) this.onFreed()
   }
 
   /** Of a request that was not put to use: nobody gains by it, so nobody is told. */
-  putBackRequest(request: NbdRequest): void {
+  putBackRequest(spender: Spender, request: NbdRequest): void {
     assert(request.pageCount === 0, 'a request is released without pages')
+    this.requestShares.give(spender.requestShare, 1)
     this.requests.release(request)
   }
 
   /**
-   * `pages` contiguous pages for a client that holds `held` already, as byte offset into the
-   * arena. NO_SHARE: it has its part, and goes on when its own requests finish. NO_PAGES: wait.
+   * `pages` contiguous pages as byte offset into the arena. NO_SHARE: the client holds what it
+   * may, and goes on when its own requests finish. NO_PAGES: fewer may do, else wait.
    */
-  acquirePages(waiter: Waiter, pages: number, held: number): number {
-    if (!this.input.mayTake(waiter)) return NO_PAGES
-    if (held > 0 && held + pages > (this.arena.pagesFree - pages) * ARENA_SHARE) return NO_SHARE
-    const offset = this.arena.acquire(pages)
-    return offset < 0 ? NO_PAGES : offset
+  acquirePages(spender: Spender, pages: number): number {
+    const { arena, pageShares } = this
+    const share = spender.pageShare
+    if (!pageShares.isOwn(share, pages)) {
+      const mayTake =
+        this.line.mayTake(spender) && pageShares.mayTake(share, pages, arena.pagesFree)
+      if (!mayTake) {
+        // A client that has its part of an arena that is mostly free is not kept short by others.
+        if (arena.pagesFree < arena.pagesTotal / 2) this.deny()
+        return share.held > 0 ? NO_SHARE : NO_PAGES
+      }
+    }
+    const offset = arena.acquire(pages)
+    if (offset < 0) {
+      this.deny()
+      return NO_PAGES
+    }
+    pageShares.take(share, pages)
+    return offset
   }
 
-  acquireWalk(waiter: Waiter): boolean {
-    if (this.walks === this.limits.statusWalks || !this.input.mayTake(waiter)) return false
-    this.walks++
-    return true
+  releasePages(spender: Spender, request: NbdRequest): void {
+    this.arena.release(request.pages)
+    this.pageShares.give(spender.pageShare, request.pageCount)
+    request.pageCount = 0
   }
 
-  releaseWalk(): void {
-    this.walks--
-    if (this.input.length > 0) this.onFreed()
-  }
-
-  acquireBuffer(waiter: Waiter): ReplyBuffer | null {
-    if (!this.output.mayTake(waiter)) return null
+  /** One for every client; a second one of `second` when there are enough. */
+  acquireBuffer(second: boolean): ReplyBuffer | null {
+    const spare = this.limits.replyBuffers - this.limits.connections
+    if (second && this.replyBuffersInUse >= spare) return null
     const buffer = this.freeBuffers.pop()
     if (buffer !== undefined) return buffer
     if (this.buffersMade === this.limits.replyBuffers) return null
@@ -170,16 +161,8 @@ export class Budget {
     return new ReplyBuffer(REPLY_BUFFER_BYTES)
   }
 
-  waitForOutput(waiter: Waiter): void {
-    this.waits++
-    this.output.join(waiter)
-  }
-
   releaseBuffer(buffer: ReplyBuffer): void {
     buffer.reset()
     this.freeBuffers.push(buffer)
-    if (this.output.length > 0) this.onFreed()
   }
 }
-
-assert(TRANSFER_BYTES_MIN % BLOCK_BYTES === 0, 'a cut transfer still ends between blocks')

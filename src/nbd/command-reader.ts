@@ -3,6 +3,7 @@
  * What cannot be started now leaves its bytes where they are, so that it is simply taken again.
  */
 import { RequestFlag } from '../volume/request.ts'
+import { NO_PAGES } from './budget.ts'
 import { checkCommand, kindOfCommand, type Refusal, refusals } from './commands.ts'
 import { PAYLOAD_BYTES_MAX, SMALL_PAYLOAD_BYTES_MAX } from './limits.ts'
 import {
@@ -117,13 +118,14 @@ export class CommandReader {
       ? (flags & NBD_CMD_FLAG_PAYLOAD_LEN) !== 0
       : command === NBD_CMD_WRITE
     const taken = this.start(request, hasPayload ? length : 0)
-    if (!taken) budget.putBackRequest(request)
+    if (!taken) budget.putBackRequest(transmission, request)
     return taken
   }
 
   /** False: nothing was taken, and the request is not in use. */
   private start(request: NbdRequest, payloadBytes: number): boolean {
     const { transmission } = this
+    const { receiver } = transmission
     const { command } = request
     if (payloadBytes > PAYLOAD_BYTES_MAX) {
       transmission.broken('a payload is longer than the maximum')
@@ -149,7 +151,14 @@ export class CommandReader {
       transmission.payload.begin(request)
       return this.accept(0)
     }
-    return transmission.payload.takeSmall(request, this.requestSize) && this.accept(payloadBytes)
+    const { payload } = transmission
+    if (receiver.available < this.requestSize + payloadBytes) return false
+    const answer = payload.takeSmall(request, this.requestSize)
+    if (answer >= 0) return this.accept(payloadBytes)
+    if (answer !== NO_PAGES) return transmission.blockForPages(answer)
+    // Not in one piece: perhaps in several.
+    payload.begin(request)
+    return this.accept(0)
   }
 
   /** Block status with a payload that says which contexts are wanted. */
@@ -201,7 +210,7 @@ export class CommandReader {
     answers.note(request, true)
     receiver.start += this.requestSize
     this.skip = payloadBytes
-    budget.putBackRequest(request)
+    budget.putBackRequest(transmission, request)
     return true
   }
 }

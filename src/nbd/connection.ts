@@ -181,7 +181,8 @@ export class Connection implements Consumer {
   private follow(outcome: Outcome): void {
     if (outcome.kind === 'transmit') this.device = outcome.device
     if (this.closed || this.phase !== 'waiting') return
-    this.deadlineMs = this.host.clock.monotonicMs() + this.host.limits.handshakeMs
+    const { clock, limits, closing } = this.host
+    this.deadlineMs = clock.monotonicMs() + (closing ? limits.lingerMs : limits.handshakeMs)
     switch (outcome.kind) {
       case 'close':
         this.end()
@@ -330,30 +331,32 @@ export class Connection implements Consumer {
 
   /** Called every now and then: ends what takes too long. */
   checkDeadlines(nowMs: number): void {
-    if (this.phase !== 'transmission') {
-      if (nowMs <= this.deadlineMs) return
-      if (this.phase === 'lingering') this.destroy()
-      else this.fail('the handshake took too long')
-      return
-    }
-    this.checkStall(nowMs)
+    if (this.phase === 'transmission' || nowMs <= this.deadlineMs) return
+    if (this.phase === 'lingering') this.destroy()
+    else this.fail('the handshake took too long')
   }
 
-  /** A client that holds memory while others wait for some must take its bytes, or send them. */
-  private checkStall(nowMs: number): void {
+  /**
+   * Arena pages held by a client that neither takes its bytes nor sends what it began to, and has
+   * not for a while; 0 for any other. Called regularly: the while is measured from call to call.
+   */
+  stalledPages(nowMs: number): number {
     const { transmission, host } = this
-    if (transmission === null) return
     const handle = (this.rawSocket as unknown as { _handle: RawHandle | null })._handle
-    if (handle === null) return
-    const stuck = transmission.payload.active || handle.writeQueueSize > 0
+    if (transmission === null || handle === null) return 0
+    const waits = transmission.payload.receiving || handle.writeQueueSize > 0
     const moved = this.receiver.receivedBytes + handle.bytesWritten - handle.writeQueueSize
-    if (!host.budget.short || !stuck || moved - this.progressMark >= host.limits.stallBytes) {
+    if (!waits || moved - this.progressMark >= host.limits.stallBytes) {
       this.progressMark = moved
       this.progressMs = nowMs
-      return
+      return 0
     }
-    if (nowMs - this.progressMs <= host.limits.stallMs) return
-    host.metrics.stalledDisconnects++
+    return nowMs - this.progressMs > host.limits.stallMs ? transmission.pageShare.held : 0
+  }
+
+  /** Others wait for the memory it holds. */
+  evict(): void {
+    this.host.metrics.stalledDisconnects++
     this.fail('it held memory that others wait for and did not move')
   }
 

@@ -15,18 +15,15 @@ export interface NbdLimits {
   readonly requests: number
   /** The same of one client: what more it sends waits in its socket. */
   readonly requestsPerConnection: number
-  /** Block status walks of all clients: each keeps extents until its reply is sent. */
-  readonly statusWalks: number
-  readonly statusWalksPerConnection: number
-  /** Reply buffers of all clients. */
+  /** Reply buffers of all clients, at least one for each. */
   readonly replyBuffers: number
   /** Time for a client to send its flags, each next option, or its side of the TLS handshake. */
   readonly handshakeMs: number
   /** Options of one handshake: a list of exports costs a client one or two each. */
   readonly handshakeOptions: number
   /**
-   * While other clients wait for memory, one that holds some of it must move `stallBytes` in
-   * every `stallMs`, or finish; else it is disconnected.
+   * A client that holds memory must move `stallBytes` in every `stallMs`, or finish; else it may
+   * be disconnected when other clients wait for memory.
    */
   readonly stallMs: number
   readonly stallBytes: number
@@ -38,9 +35,7 @@ export const defaultLimits: NbdLimits = Object.freeze({
   connections: NBD_CONNECTIONS_MAX,
   requests: REQUESTS_IN_FLIGHT_MAX,
   requestsPerConnection: 256,
-  statusWalks: 64,
-  statusWalksPerConnection: 4,
-  replyBuffers: 512, // 64 MiB of REPLY_BUFFER_BYTES
+  replyBuffers: NBD_CONNECTIONS_MAX + 256, // 160 MiB if no client takes its replies
   handshakeMs: 30_000,
   handshakeOptions: 16_384,
   stallMs: 5_000,
@@ -68,11 +63,15 @@ export const COPY_REPLY_BYTES_MAX = 16 * 1024
 /** Reads and writes are cut at multiples of this, which is where the volume cuts them too. */
 export const TRANSFER_BYTES_MAX = PIECE_BYTES_MAX
 /** When the arena is short, a transfer may be cut down to this. */
-export const TRANSFER_BYTES_MIN = 64 * 1024
+export const TRANSFER_BYTES_MIN = BLOCK_BYTES
 /** Pieces of one large read that are fetched or being sent at a time. */
 export const READ_PIECES_MAX = 4
-/** A client that holds pages may add more until it holds this part of what is free. */
-export const ARENA_SHARE = 1 / 4
+/** What a client may hold whatever others do: 64 KiB of data at any alignment, … */
+export const PAGES_EACH_MAX = 17
+/** … and a few commands, or the pieces of a large one. */
+export const REQUESTS_EACH_MAX = 8
+/** Clients that hold memory and do not move: so many are cut off at a time, then twice as many. */
+export const EVICTIONS_MIN = 4
 
 /** Zeroes inside a read are found in units of this. */
 export const HOLE_CELL_BYTES = 64 * 1024
@@ -89,8 +88,10 @@ export const STATUS_EXTENTS_MAX = 2_048
 /** Range a single block status reply covers at most; clients ask on from there. */
 export const STATUS_BYTES_MAX = 4 * 1024 * 1024 * 1024
 /** A status walk asks the volume for this much first and doubles up to the maximum. */
-export const STATUS_WINDOW_BYTES_MIN = 16 * 1024 * 1024
-export const STATUS_WINDOW_BYTES_MAX = 128 * 1024 * 1024
+export const STATUS_WINDOW_BYTES_MIN = 8 * 1024 * 1024
+export const STATUS_WINDOW_BYTES_MAX = 32 * 1024 * 1024
+/** Walks of one client at a time: each keeps its extents until its reply has room. */
+export const STATUS_WALKS_PER_CONNECTION = 1
 
 /** Advertised in NBD_INFO_BLOCK_SIZE. */
 export const BLOCK_SIZE_MIN = 1

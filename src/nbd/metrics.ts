@@ -33,7 +33,7 @@ export interface NbdSnapshot {
   /** Commands read and not answered, now. */
   readonly requestsInFlight: number
   readonly replyBuffersInUse: number
-  /** How often a client had to wait for arena pages, a request or a reply buffer. */
+  /** How often a client got less memory than it asked for, or had to wait for it. */
   readonly memoryWaits: number
 }
 

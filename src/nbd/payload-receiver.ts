@@ -26,17 +26,24 @@ export class PayloadReceiver {
     return this.command !== null
   }
 
-  /** Copies a payload that stands behind its header in the receive buffer, once it is whole. */
-  takeSmall(request: NbdRequest, headerBytes: number): boolean {
+  /** Pages are held for bytes that the client has yet to send. */
+  get receiving(): boolean {
+    return this.piece !== null
+  }
+
+  /**
+   * Copies a payload that stands whole behind its header in the receive buffer. Returns the
+   * answer of the budget: below 0 there are no pages for it.
+   */
+  takeSmall(request: NbdRequest, headerBytes: number): number {
     const { receiver, budget } = this.transmission
     const length = request.length
-    if (receiver.available < headerBytes + length) return false
     const answer = acquireFor(this.transmission, request, request.offset, request.offset + length)
-    if (answer < 0) return this.transmission.blockForPages(answer)
+    if (answer < 0) return answer
     const from = receiver.start + headerBytes
     receiver.bytes.copy(budget.arena.bytes, firstByteOf(request), from, from + length)
     this.transmission.submit(request)
-    return true
+    return answer
   }
 
   /** The payload of `request` follows. */
@@ -88,7 +95,7 @@ export class PayloadReceiver {
     }
     command.pieces.splice(command.pieces.indexOf(piece), 1)
     transmission.releasePages(piece)
-    transmission.budget.releaseRequest(piece)
+    transmission.budget.releaseRequest(transmission, piece)
     this.finishCommand(command)
   }
 
@@ -109,7 +116,7 @@ export class PayloadReceiver {
     if (piece !== null) {
       command.pieces.splice(command.pieces.indexOf(piece), 1)
       this.transmission.releasePages(piece)
-      this.transmission.budget.releaseRequest(piece)
+      this.transmission.budget.releaseRequest(this.transmission, piece)
     }
     // Never answered: its client did not finish it.
     command.nextOffset = -1
@@ -135,7 +142,7 @@ export class PayloadReceiver {
     if (piece === null) return transmission.block(true)
     const answer = acquirePiece(transmission, piece, command.nextOffset, end)
     if (answer < 0) {
-      transmission.budget.putBackRequest(piece)
+      transmission.budget.putBackRequest(transmission, piece)
       return transmission.blockForPages(answer)
     }
     piece.transmission = transmission

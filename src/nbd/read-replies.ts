@@ -77,7 +77,7 @@ export class ReadReplies {
     const end = parent.commandOffset + parent.commandLength
     const answer = acquirePiece(transmission, piece, parent.nextOffset, end)
     if (answer < 0) {
-      transmission.budget.putBackRequest(piece)
+      transmission.budget.putBackRequest(transmission, piece)
       return answer
     }
     piece.transmission = transmission
@@ -219,7 +219,7 @@ export class ReadReplies {
     const parent = piece.parent!
     parent.pieces.splice(parent.pieces.indexOf(piece), 1)
     transmission.releasePages(piece)
-    transmission.budget.releaseRequest(piece)
+    transmission.budget.releaseRequest(transmission, piece)
     transmission.batch.add(transmission)
     if (parent.pieces.length === 0 && parent !== this.owner) transmission.retire(parent)
   }

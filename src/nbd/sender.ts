@@ -7,12 +7,12 @@
  * says no, and the answers wait where they are.
  */
 import type net from 'node:net'
-import type { Budget, Waiter } from './budget.ts'
+import type { Budget } from './budget.ts'
 import { REPLY_BUFFERS_PER_CONNECTION } from './limits.ts'
 import type { ReplyBuffer } from './reply-buffer.ts'
 import type { NbdRequest } from './request.ts'
 
-export class Sender implements Waiter {
+export class Sender {
   /** Where `reserve` found room. */
   view: DataView
   private readonly socket: net.Socket
@@ -46,11 +46,9 @@ export class Sender implements Waiter {
       this.current = null
     }
     if (this.buffers === REPLY_BUFFERS_PER_CONNECTION) return false
-    const buffer = this.budget.acquireBuffer(this)
-    if (buffer === null) {
-      this.budget.waitForOutput(this)
-      return false
-    }
+    // Without a second one it goes on when the first is out.
+    const buffer = this.budget.acquireBuffer(this.buffers > 0)
+    if (buffer === null) return false
     this.buffers++
     buffer.owner = this
     this.current = buffer
@@ -106,17 +104,8 @@ export class Sender implements Waiter {
     this.onMoved()
   }
 
-  /** A reply buffer may be free now. */
-  proceed(): boolean {
-    const had = this.buffers
-    this.onMoved()
-    if (!this.room(1)) return this.buffers !== had
-    return true
-  }
-
   /** The connection is over: nothing more is appended; what is in the socket comes back. */
   close(): void {
-    this.budget.output.leave(this)
     const buffer = this.current
     if (buffer === null) return
     // Bytes that were never given to the socket are dropped.

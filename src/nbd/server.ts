@@ -2,7 +2,7 @@
  * The NBD server: listens on TCP and unix sockets and serves the volumes of a DeviceSource.
  * All on one thread; the volume layer behind the source does the bytes.
  */
-import { unlink } from 'node:fs/promises'
+import { lstat, unlink } from 'node:fs/promises'
 import net from 'node:net'
 import { type Clock, systemClock } from '../core/clock.ts'
 import type { ClientInfo, DeviceSource } from '../volume/block-device.ts'
@@ -10,7 +10,7 @@ import { Batch } from './batch.ts'
 import { Budget } from './budget.ts'
 import { Connection, type ConnectionHost } from './connection.ts'
 import { Exports } from './exports.ts'
-import { defaultLimits, type NbdLimits } from './limits.ts'
+import { defaultLimits, EVICTIONS_MIN, type NbdLimits } from './limits.ts'
 import { NbdMetrics, type NbdSnapshot } from './metrics.ts'
 import { TlsContext, type TlsFiles } from './tls-context.ts'
 
@@ -44,6 +44,7 @@ export class NbdServer implements ConnectionHost {
   private readonly connections = new Map<number, Connection>()
   private readonly listeners: net.Server[] = []
   private nextId = 1
+  private evictions = EVICTIONS_MIN
   private onEmpty: (() => void) | null = null
   private sweeper: NodeJS.Timeout | null = null
 
@@ -104,6 +105,15 @@ export class NbdServer implements ConnectionHost {
     this.log('info', 'client is being disconnected', { client: id })
     connection.drain()
     return true
+  }
+
+  /** The same for all clients of a volume; returns how many there were. */
+  disconnectVolume(name: string): number {
+    let count = 0
+    for (const connection of this.connections.values()) {
+      if (connection.info.volume === name && this.disconnect(connection.info.id)) count++
+    }
+    return count
   }
 
   snapshot(): NbdSnapshot {
@@ -168,12 +178,28 @@ export class NbdServer implements ConnectionHost {
 
   private sweep(): void {
     const nowMs = this.clock.monotonicMs()
-    for (const connection of this.connections.values()) connection.checkDeadlines(nowMs)
+    const stalled: { connection: Connection; pages: number }[] = []
+    for (const connection of this.connections.values()) {
+      connection.checkDeadlines(nowMs)
+      const pages = connection.stalledPages(nowMs)
+      if (pages > 0) stalled.push({ connection, pages })
+    }
+    if (!this.budget.wasShort()) {
+      this.evictions = EVICTIONS_MIN
+      return
+    }
+    // Those first that hold most, and more of them each time as long as that was not enough.
+    stalled.sort((a, b) => b.pages - a.pages)
+    for (const { connection } of stalled.slice(0, this.evictions)) connection.evict()
+    this.evictions *= 2
   }
 }
 
 /** A socket file that nobody listens on any more is in the way of a new one. */
 async function removeStaleSocket(path: string): Promise<void> {
+  // Connecting to a file of any other kind is refused too.
+  const status = await lstat(path).catch(() => null)
+  if (status === null || !status.isSocket()) return
   const refused = await new Promise<boolean>((resolve) => {
     const probe = net.connect({ path })
     probe.once('connect', () => {

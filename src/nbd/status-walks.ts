@@ -8,6 +8,7 @@ import {
   STATUS_BYTES_MAX,
   STATUS_EXTENTS_MAX,
   STATUS_FILTER_IDS_MAX,
+  STATUS_WALKS_PER_CONNECTION,
   STATUS_WINDOW_BYTES_MAX,
   STATUS_WINDOW_BYTES_MIN
 } from './limits.ts'
@@ -61,10 +62,7 @@ export class StatusWalks {
 
   /** Starts a walk; false: too many are under way. `filter` null: all selected contexts. */
   begin(request: NbdRequest, filter: readonly MetaContext[] | null): boolean {
-    const { transmission } = this
-    const { budget } = transmission
-    if (this.walks >= budget.limits.statusWalksPerConnection) return transmission.block(false)
-    if (!budget.acquireWalk(transmission)) return transmission.block(true)
+    if (this.walks === STATUS_WALKS_PER_CONNECTION) return this.transmission.block(false)
     this.walks++
     const walk: Walk = {
       contexts: filter ?? this.contexts,
@@ -125,7 +123,6 @@ export class StatusWalks {
 
   abandon(request: NbdRequest): void {
     this.walks--
-    this.transmission.budget.releaseWalk()
     this.transmission.retire(request)
   }
 

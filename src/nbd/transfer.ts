@@ -31,7 +31,6 @@ export function acquirePiece(
     const stop = pieceEnd(offset, end, limit)
     const answer = acquireFor(transmission, request, offset, stop)
     if (answer !== NO_PAGES || limit === TRANSFER_BYTES_MIN) return answer
-    if (!transmission.budget.input.mayTake(transmission)) return answer
   }
 }
 

@@ -12,7 +12,7 @@ import type { Clock } from '../core/clock.ts'
 import type { BlockDevice, ClientInfo } from '../volume/block-device.ts'
 import { Answers, ReadyList } from './answers.ts'
 import type { Batch, BatchMember } from './batch.ts'
-import { type Budget, NO_SHARE, type Waiter } from './budget.ts'
+import { type Budget, NO_SHARE, type Spender } from './budget.ts'
 import { CommandReader } from './command-reader.ts'
 import type { MetaContext } from './meta-contexts.ts'
 import type { NbdMetrics } from './metrics.ts'
@@ -23,6 +23,7 @@ import type { Consumer, Receiver } from './receiver.ts'
 import type { ReplyMode } from './replies.ts'
 import type { NbdRequest } from './request.ts'
 import type { Sender } from './sender.ts'
+import type { Share } from './shares.ts'
 import { StatusWalks } from './status-walks.ts'
 
 export interface TransmissionParts {
@@ -42,7 +43,7 @@ export interface TransmissionParts {
   readonly onBroken: (reason: string) => void
 }
 
-export class Transmission implements Consumer, Waiter, BatchMember {
+export class Transmission implements Consumer, Spender, BatchMember {
   inBatch = false
   readonly device: BlockDevice
   readonly mode: ReplyMode
@@ -54,6 +55,8 @@ export class Transmission implements Consumer, Waiter, BatchMember {
   readonly reads: ReadReplies
   readonly walks: StatusWalks
   readonly answers: Answers
+  readonly pageShare: Share
+  readonly requestShare: Share
   /** Commands accepted and not finished. */
   inFlight = 0
   /** open: commands are taken. draining: answers are finished. closed: the socket is gone. */
@@ -61,8 +64,6 @@ export class Transmission implements Consumer, Waiter, BatchMember {
   private readonly parts: TransmissionParts
   private readonly commands: CommandReader
   private readonly ready = new ReadyList()
-  /** Arena pages held for this client. */
-  private heldPages = 0
   private blocked = false
   private inLine = false
   private steps = 0
@@ -76,6 +77,8 @@ export class Transmission implements Consumer, Waiter, BatchMember {
     this.batch = parts.batch
     this.sender = parts.sender
     this.receiver = parts.receiver
+    this.pageShare = parts.budget.pageShares.join()
+    this.requestShare = parts.budget.requestShares.join()
     this.payload = new PayloadReceiver(this)
     this.reads = new ReadReplies(this)
     this.walks = new StatusWalks(this, parts.contexts)
@@ -116,7 +119,7 @@ export class Transmission implements Consumer, Waiter, BatchMember {
     this.blocked = true
     if (shared && !this.inLine) {
       this.inLine = true
-      this.budget.waitForInput(this)
+      this.budget.wait(this)
     }
     return false
   }
@@ -134,16 +137,11 @@ export class Transmission implements Consumer, Waiter, BatchMember {
   // Memory and the volume
 
   acquirePages(pages: number): number {
-    const offset = this.budget.acquirePages(this, pages, this.heldPages)
-    if (offset >= 0) this.heldPages += pages
-    return offset
+    return this.budget.acquirePages(this, pages)
   }
 
   releasePages(request: NbdRequest): void {
-    if (request.pageCount === 0) return
-    this.budget.arena.release(request.pages)
-    this.heldPages -= request.pageCount
-    request.pageCount = 0
+    if (request.pageCount > 0) this.budget.releasePages(this, request)
   }
 
   submit(request: NbdRequest): void {
@@ -154,11 +152,11 @@ export class Transmission implements Consumer, Waiter, BatchMember {
   /** The command is over: answered, or nobody is there to be answered. */
   retire(request: NbdRequest): void {
     this.releasePages(request)
-    this.budget.releaseRequest(request)
+    this.budget.releaseRequest(this, request)
     this.inFlight--
     this.parts.info.inFlight = this.inFlight
     this.batch.add(this)
-    if (this.inFlight === 0 && this.onQuiet !== null) this.onQuiet()
+    if (this.inFlight === 0 && this.onQuiet !== null) this.leave(this.onQuiet)
   }
 
   // Answering
@@ -238,9 +236,9 @@ export class Transmission implements Consumer, Waiter, BatchMember {
     this.sender.close()
     while (this.ready.shift(this.abandon)) {}
     this.reads.abandonOwner()
-    if (this.inFlight === 0) return Promise.resolve()
     return new Promise((resolve) => {
-      this.onQuiet = resolve
+      if (this.inFlight === 0) this.leave(resolve)
+      else this.onQuiet = resolve
     })
   }
 
@@ -253,7 +251,13 @@ export class Transmission implements Consumer, Waiter, BatchMember {
 
   private leaveLine(): void {
     this.inLine = false
-    this.budget.input.leave(this)
+    this.budget.line.leave(this)
+  }
+
+  private leave(resolve: () => void): void {
+    this.budget.pageShares.leave(this.pageShare)
+    this.budget.requestShares.leave(this.requestShare)
+    resolve()
   }
 
   private checkDrained(): void {

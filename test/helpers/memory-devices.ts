@@ -91,6 +91,8 @@ export class MemoryVolume {
   record = false
   /** Answers a request with this code: 0 carries it out. */
   fail: (request: VolumeRequest) => number = () => ErrorCode.Ok
+  /** Instead of `states`: the extents of [offset, end). */
+  answerStatus: ((offset: number, end: number) => number[]) | null = null
   /** Requests are kept back until `release`. */
   holding = false
   readonly held: VolumeRequest[] = []
@@ -257,6 +259,10 @@ function carryOut(arena: MemoryArena, volume: MemoryVolume, request: VolumeReque
 
 function status(volume: MemoryVolume, offset: number, end: number, extents: number[]): void {
   extents.length = 0
+  if (volume.answerStatus !== null) {
+    extents.push(...volume.answerStatus(offset, end))
+    return
+  }
   for (let at = offset; at < end; ) {
     const state = volume.states[Math.floor(at / BLOCK_BYTES)]!
     let block = Math.floor(at / BLOCK_BYTES) + 1

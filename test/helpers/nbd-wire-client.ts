@@ -107,8 +107,8 @@ export class NbdWireClient {
     })
   }
 
-  /** Continues over TLS. */
-  async startTls(options: tls.ConnectionOptions): Promise<void> {
+  /** Continues over TLS; returns the common name of the server's certificate. */
+  async startTls(options: tls.ConnectionOptions): Promise<string> {
     this.socket.removeAllListeners('data')
     this.socket.removeAllListeners('close')
     const secure = tls.connect({ ...options, socket: this.socket })
@@ -118,6 +118,7 @@ export class NbdWireClient {
     })
     this.socket = secure
     this.follow(secure)
+    return String(secure.getPeerCertificate().subject.CN)
   }
 
   write(bytes: Buffer): void {
