@@ -73,6 +73,7 @@ function charts(series: ScaleSeries): LineChart[] {
       title: `IOPS by ${series.title}`,
       xLabel,
       yLabel: countText,
+      yBase: 10,
       series: [
         { name: '4 KiB writes', points: line(({ writeIops }) => writeIops) },
         { name: '4 KiB reads', points: line(({ readIops }) => readIops) }
@@ -82,6 +83,7 @@ function charts(series: ScaleSeries): LineChart[] {
       title: `memory by ${series.title}`,
       xLabel,
       yLabel: bytesText,
+      yBase: 2,
       series: [
         { name: 'process', points: line(({ residentBytes }) => residentBytes) },
         { name: 'index', points: line(({ indexBytes }) => indexBytes) }
@@ -90,7 +92,8 @@ function charts(series: ScaleSeries): LineChart[] {
     {
       title: `start by ${series.title}`,
       xLabel,
-      yLabel: (ms) => `${countText(ms)} ms`,
+      yLabel: (ms) => (ms >= 1000 ? `${countText(ms / 1000)} s` : `${countText(ms)} ms`),
+      yBase: 10,
       series: [
         { name: 'after stop', points: line(({ restartMs }) => restartMs) },
         { name: 'after kill -9', points: line(({ recoveryMs }) => recoveryMs) }

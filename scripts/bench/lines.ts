@@ -11,6 +11,8 @@ export interface LineChart {
   readonly title: string
   readonly xLabel: (value: number) => string
   readonly yLabel: (value: number) => string
+  /** Between two powers of this stands one line: 10, or 2 for bytes. */
+  readonly yBase: number
   readonly series: readonly Series[]
 }
 
@@ -76,7 +78,7 @@ function drawChart(chart: LineChart, left: number, top: number): string[] {
   )
   const yAxis = new Axis(
     all.map(([, y]) => y),
-    10
+    chart.yBase
   )
   const x = (value: number): number => left + LEFT + xAxis.at(value) * PLOT_WIDTH
   const y = (value: number): number => top + TOP + (1 - yAxis.at(value)) * PLOT_HEIGHT

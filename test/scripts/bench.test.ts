@@ -101,7 +101,7 @@ test('a table and a chart are made of what ran, even when torus or the reference
 })
 
 test('growth is drawn on logarithmic axes, and what is zero is left out', () => {
-  const labels = { xLabel: String, yLabel: String }
+  const labels = { xLabel: String, yLabel: String, yBase: 10 }
   const points = [[1, 10] as const, [1024, 0] as const, [2048, 90_000] as const]
   const chart = { title: 'growth', ...labels, series: [{ name: 'a', points }] }
   const empty = { title: 'none', ...labels, series: [] }
