@@ -19,6 +19,7 @@ import {
   runsWords
 } from './chunk-layout.ts'
 import { IndexPages, slabOf, UNIT_WORDS, wordOf } from './index-pages.ts'
+import type { ReplayItems } from './index-replay.ts'
 import { IndexTable, keyHash, type Slots } from './index-table.ts'
 import { type Change, type LiveCounter, PackedChunks } from './packed-chunks.ts'
 import { LOCATION_END } from './run-list.ts'
@@ -105,6 +106,38 @@ export class ChunkStore {
       this.entries += growth
     }
     return this.packed.apply(home, change, palette, growth)
+  }
+
+  /** Makes a chunk of new blocks: items in block order, each block once. */
+  build(
+    layer: number,
+    chunk: number,
+    items: ReplayItems,
+    picked: Uint32Array,
+    count: number
+  ): void {
+    const image = this.image
+    image.clear()
+    for (let i = 0; i < count; i++) {
+      const item = picked[i]!
+      const block = items.blocks[item]!
+      const location = items.locations[item]!
+      const palette = image.paletteIndex(items.epochs[item]!, items.highs[item]!)
+      image.add(block, 1, location, items.lows[item]!, palette)
+      image.crcs[block] = items.crcs[item]!
+      this.counter.onLive(location, 1)
+    }
+    this.create(layer, chunk)
+    this.entries += count
+  }
+
+  /** Puts many blocks into a packed chunk: see `PackedChunks.merge`. */
+  merge(address: number, items: ReplayItems, picked: Uint32Array, count: number): void {
+    const growth = this.packed.growthBy(address, items, picked, count)
+    const words = this.packed.wordsWith(address, growth)
+    const home = words > this.pages.wordsAt(address) ? this.resettle(address, words) : address
+    this.entries += growth
+    this.packed.merge(home, items, picked, count, growth)
   }
 
   isPacked(address: number): boolean {

@@ -29,6 +29,7 @@ import { ChunkStore } from './chunk-store.ts'
 import { IndexLoad, IndexSave } from './extent-index-save.ts'
 import { IndexLayers, type LayerKey } from './index-layers.ts'
 import { slabOf, wordOf } from './index-pages.ts'
+import { IndexReplay, REPLAY_BLOCKS_MAX } from './index-replay.ts'
 import { StatusExtent } from './op.ts'
 import { Change, type LiveCounter } from './packed-chunks.ts'
 import {
@@ -64,6 +65,7 @@ export class ExtentIndex {
   private readonly layers = new IndexLayers()
   private readonly change = new Change()
   private loading: IndexLoad | null = null
+  private replay: IndexReplay | null = null
   /** Where `reclaim` stands, as hash; what it has to do is done when nothing was dropped since. */
   private reclaimAt = 0
   private dropped = 0
@@ -127,6 +129,7 @@ export class ExtentIndex {
     crcAt: number
   ): number {
     assert(location + count <= LOCATION_END, 'data stands below the marks')
+    this.replay?.flush()
     const change = this.changeOf(first, count, writerEpoch, sequence)
     change.location = location
     change.stride = 1
@@ -134,6 +137,39 @@ export class ExtentIndex {
     change.crcAt = crcAt
     change.insert = true
     return this.store.apply(layer, chunk, change)
+  }
+
+  /**
+   * As `put`, but small puts may wait, to go in together with others of their chunk: three times
+   * as fast for random blocks. For recovery: until `endReplay` nothing may be asked.
+   */
+  replayPut(
+    layer: number,
+    chunk: number,
+    first: number,
+    count: number,
+    writerEpoch: number,
+    sequence: number,
+    location: number,
+    crcs: Uint32Array,
+    crcAt: number
+  ): void {
+    if (count > REPLAY_BLOCKS_MAX) {
+      this.put(layer, chunk, first, count, writerEpoch, sequence, location, crcs, crcAt)
+      return
+    }
+    this.replay ??= new IndexReplay(this.store, new Change())
+    const change = this.changeOf(first, count, writerEpoch, sequence)
+    change.location = location
+    change.crcs = crcs
+    change.crcAt = crcAt
+    this.replay.add(layer, chunk, change)
+  }
+
+  /** Everything that `replayPut` was given is in the index when this returns. */
+  endReplay(): void {
+    this.replay?.flush()
+    this.replay = null // 8 MiB
   }
 
   /**
@@ -150,6 +186,7 @@ export class ExtentIndex {
     mark: typeof LOCATION_HOLE | typeof LOCATION_ZERO,
     keepHole: boolean
   ): number {
+    this.replay?.flush()
     const change = this.changeOf(first, count, writerEpoch, sequence)
     change.location = mark
     change.stride = 0
@@ -340,6 +377,7 @@ export class ExtentIndex {
    */
   dropLayer(layer: number): void {
     if (layer < 0 || this.layers.isDropped(layer)) return
+    this.replay?.flush()
     this.layers.drop(layer)
     this.dropped++
   }

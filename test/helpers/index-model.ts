@@ -83,6 +83,17 @@ export class IndexPair {
     strictEqual(index.put(layer, chunk, first, count, epoch, sequence, location, crcs, 0), expected)
   }
 
+  /** As `put`, together with others; ends with `endReplay`. */
+  replay(at: Place, epoch: number, sequence: number): void {
+    const location = this.allocate(at.count)
+    for (let i = 0; i < at.count; i++) this.crcs[i] = Math.imul(location + i, 0x9e3779b1)
+    const { crcs, index } = this
+    this.set(at, epoch, sequence, location, 1, true)
+    const { chunk, first, count } = at
+    const layer = this.numbers[at.layer]!
+    index.replayPut(layer, chunk, first, count, epoch, sequence, location, crcs, 0)
+  }
+
   putMark(at: Place, epoch: number, sequence: number, isHole: boolean, keepHole: boolean): void {
     const mark = isHole ? LOCATION_HOLE : LOCATION_ZERO
     const expected = this.set(at, epoch, sequence, mark, 0, keepHole || !isHole)

@@ -60,6 +60,27 @@ const scatter: fc.Arbitrary<Step> = fc
     pair.check({ ...place, first: 0, count: CHUNK_BLOCKS })
   })
 
+/** Puts that wait and go in together. */
+const replays: fc.Arbitrary<Step> = fc
+  .record({
+    place: somePlace,
+    epoch: fc.integer({ min: 1, max: 3 }),
+    sequence: fc.integer({ min: 2 ** 20 - 300, max: 2 ** 20 }),
+    writes: fc.integer({ min: 1, max: 600 }),
+    step: fc.integer({ min: 1, max: 1023 }),
+    often: fc.integer({ min: 3, max: 50 })
+  })
+  .map(({ place, epoch: main, sequence, writes, step, often }) => (pair: IndexPair) => {
+    for (let i = 0; i < writes; i++) {
+      const first = (place.first + i * step) % CHUNK_BLOCKS
+      const count = Math.min(i % often === 0 ? 1 + (i % 18) : 1, CHUNK_BLOCKS - first)
+      const chunk = i % 3 === 0 ? (place.chunk + i) % MODEL_CHUNKS : place.chunk
+      pair.replay({ ...place, chunk, first, count }, i % 7 === 0 ? 2 : main, sequence + (i >> 1))
+    }
+    pair.index.endReplay()
+    pair.check({ ...place, first: 0, count: CHUNK_BLOCKS })
+  })
+
 const someStep: fc.Arbitrary<Step> = fc.oneof(
   {
     weight: 12,
@@ -80,6 +101,7 @@ const someStep: fc.Arbitrary<Step> = fc.oneof(
       })
   },
   { weight: 4, arbitrary: scatter },
+  { weight: 3, arbitrary: replays },
   { weight: 6, arbitrary: placed((pair, place) => pair.move(place)) },
   { weight: 4, arbitrary: placed((pair, place) => pair.dropHoles(place)) },
   { weight: 2, arbitrary: placed((pair, place) => pair.loseSegment(place)) },
@@ -114,6 +136,24 @@ test('a newer version wins, an older one loses, an equal one gives way', () => {
     [...out.locations.subarray(0, out.length)],
     [LOCATION_ABSENT, 300, 101, 202, LOCATION_ABSENT]
   )
+})
+
+test('more puts may wait than there is room for', () => {
+  const index = new ExtentIndex(quiet)
+  const layer = index.layerIndex(1, 2, 3, 4, true)
+  const puts = 600_000
+  for (let i = 0; i < puts; i++) {
+    const place = (i * 40_503) % 2 ** 19
+    index.replayPut(layer, place >>> 10, place & 1023, 1, 1, i, i, crcs, 0)
+  }
+  index.endReplay()
+  strictEqual(index.entries, 2 ** 19)
+  const out = new RunList()
+  for (let i = puts - 2 ** 19; i < puts; i += 97) {
+    const place = (i * 40_503) % 2 ** 19
+    index.lookup(layer, place >>> 10, place & 1023, 1, out)
+    strictEqual(out.locations[0], i)
+  }
 })
 
 test('every writer epoch of a chunk may be another one', () => {
