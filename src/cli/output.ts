@@ -94,7 +94,8 @@ class Progress {
       this.#bar = new SingleBar({
         format: `${this.#label} {bar} {percentage}%  {done} of {all}  {eta_formatted} left`,
         stream: process.stderr,
-        hideCursor: true,
+        // Its handler for Ctrl-C would have to wait for an offline check, which never pauses.
+        gracefulExit: false,
         clearOnComplete: true,
         barsize: 30
       })

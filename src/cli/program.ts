@@ -7,6 +7,7 @@ import { addCompletionCommand } from './commands/completion.ts'
 import { addConfigCommands } from './commands/config.ts'
 import { addDebugCommands } from './commands/debug.ts'
 import { addMountCommands } from './commands/mount.ts'
+import { addOfflineCommands } from './commands/offline.ts'
 import { addServeCommand } from './commands/serve.ts'
 import { addStatusCommands } from './commands/status.ts'
 import { addTaskCommands } from './commands/task.ts'
@@ -52,6 +53,7 @@ export function buildProgram(): Command {
   addStatusCommands(program)
   addTopCommand(program)
   addTaskCommands(program)
+  addOfflineCommands(program)
   addConfigCommands(program)
   addDebugCommands(program)
   addCompletionCommand(program)

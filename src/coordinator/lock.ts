@@ -23,19 +23,8 @@ export class DirectoryLock {
    */
   static acquire(directory: string): DirectoryLock {
     const path = join(directory, LOCK_FILE)
-    const fd = openLockFile(path)
-    try {
-      flockSync(fd, 'exnb')
-    } catch (cause) {
-      closeSync(fd)
-      if (!isHeld(cause)) throw lockFailed(path, cause)
-      const holder = holderOf(path)
-      throw new StoreError(
-        ErrorCode.Busy,
-        `data directory ${directory} is in use by another process${holder}; stop it first`,
-        { cause }
-      )
-    }
+    const fd = openLockFile(path, 'a+')
+    takeLock(fd, 'exnb', directory)
     const lock = new DirectoryLock(fd)
     try {
       ftruncateSync(fd, 0)
@@ -48,6 +37,17 @@ export class DirectoryLock {
     return lock
   }
 
+  /**
+   * Keeps owners out while somebody only reads. Writes nothing, so a read-only filesystem will do.
+   * `directory` must have a lock file, which every data directory has.
+   * @throws StoreError Busy when another process owns it
+   */
+  static acquireShared(directory: string): DirectoryLock {
+    const fd = openLockFile(join(directory, LOCK_FILE), 'r')
+    takeLock(fd, 'shnb', directory)
+    return new DirectoryLock(fd)
+  }
+
   release(): void {
     if (!this.#held) return
     this.#held = false
@@ -55,9 +55,24 @@ export class DirectoryLock {
   }
 }
 
-function openLockFile(path: string): number {
+function takeLock(fd: number, kind: 'exnb' | 'shnb', directory: string): void {
   try {
-    return openSync(path, 'a+')
+    flockSync(fd, kind)
+  } catch (cause) {
+    closeSync(fd)
+    const path = join(directory, LOCK_FILE)
+    if (!isHeld(cause)) throw lockFailed(path, cause)
+    throw new StoreError(
+      ErrorCode.Busy,
+      `data directory ${directory} is in use by another process${holderOf(path)}; stop it first`,
+      { cause }
+    )
+  }
+}
+
+function openLockFile(path: string, flags: 'a+' | 'r'): number {
+  try {
+    return openSync(path, flags)
   } catch (cause) {
     throw lockFailed(path, cause)
   }

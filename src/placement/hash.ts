@@ -16,3 +16,11 @@ export function chunkHash(familyHigh: number, familyLow: number, chunk: number):
   const family = mix(mix(familyHigh | 0) ^ familyLow)
   return mix(family ^ Math.imul(chunk + 1, 0x9e3779b1)) >>> 0
 }
+
+/** Which of a peer's shards has the chunk. Fixed for ever: data on disk lies by it. */
+export const shardOfChunk = (
+  familyHigh: number,
+  familyLow: number,
+  chunk: number,
+  shards: number
+): number => chunkHash(familyHigh, familyLow, chunk) % shards

@@ -1,7 +1,7 @@
 import { assert } from '../core/assert.ts'
 import { ErrorCode } from '../core/errors.ts'
 import type { ShardClient } from '../handoff/shard-client.ts'
-import { chunkHash } from '../placement/hash.ts'
+import { shardOfChunk } from '../placement/hash.ts'
 import type { ShardOp } from '../shard/op.ts'
 import { BlockOp, type BlockStore } from './block-store.ts'
 
@@ -34,8 +34,9 @@ export class LocalStore implements BlockStore {
   }
 
   submit(op: BlockOp): void {
-    const hash = chunkHash(op.familyHigh, op.familyLow, op.chunk)
-    this.clients[hash % this.clients.length]!.submit(op)
+    const { clients } = this
+    const shard = shardOfChunk(op.familyHigh, op.familyLow, op.chunk, clients.length)
+    clients[shard]!.submit(op)
   }
 
   ring(): void {
