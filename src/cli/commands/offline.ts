@@ -86,11 +86,10 @@ async function runCheck({ output }: Context, { dataDir }: OfflineOptions): Promi
 
 function problemText(shard: number, { kind, file, offset, detail, block }: Problem): string {
   const place = file === '' ? '' : ` ${file} at ${offset}`
-  const name =
-    block === undefined
-      ? ''
-      : ` (family ${block.family}, layer ${block.layer}, chunk ${block.chunk}, block ${block.block})`
-  return `shard ${shard} ${kind}${place}: ${detail}${name}`
+  if (block === undefined) return `shard ${shard} ${kind}${place}: ${detail}`
+  const { family, layer, chunk } = block
+  const name = `family ${family}, layer ${layer}, chunk ${chunk}, block ${block.block}`
+  return `shard ${shard} ${kind}${place}: ${detail} (${name})`
 }
 
 async function runReshard(context: Context, options: ReshardOptions): Promise<void> {
