@@ -1,0 +1,14 @@
+import type { Random } from '../../src/core/clock.ts'
+
+/** The same numbers for the same seed (mulberry32). */
+export function seededRandom(seed: number): Random {
+  let state = seed >>> 0
+  return {
+    u32: () => {
+      state = (state + 0x6d2b79f5) >>> 0
+      let mixed = Math.imul(state ^ (state >>> 15), state | 1)
+      mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
+      return (mixed ^ (mixed >>> 14)) >>> 0
+    }
+  }
+}
