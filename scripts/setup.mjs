@@ -22,6 +22,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   writeFileSync
 } from 'node:fs'
 import { delimiter, dirname, join } from 'node:path'
@@ -29,6 +30,8 @@ import { fileURLToPath } from 'node:url'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const NODE_MIN = [20, 17]
+/** Left behind by each step: what it was done for. */
+const STAMP = '.torus-setup'
 
 const say = (text) => process.stderr.write(`set-up: ${text}\n`)
 
@@ -147,7 +150,7 @@ function dependencyStamp() {
 
 function installPackages() {
   const folder = join(root, 'node_modules')
-  const stampFile = join(folder, '.torus-setup')
+  const stampFile = join(folder, STAMP)
   // A linked node_modules belongs to another checkout, which looks after it.
   if (lstatSync(folder, { throwIfNoEntry: false })?.isSymbolicLink()) return
   const stamp = dependencyStamp()
@@ -182,7 +185,7 @@ function fsExtLoads() {
 
 /** Builds fs-ext, on the first run and whenever a Node with another ABI runs. */
 function buildFsExt() {
-  const stampFile = join(root, 'node_modules/fs-ext/build/.torus-abi')
+  const stampFile = join(root, 'node_modules/fs-ext/build', STAMP)
   const stamp = `${process.platform} ${process.arch} ${process.versions.modules}`
   if (existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp) return
   if (!fsExtLoads()) {
@@ -220,10 +223,28 @@ function removeStale(folder, sourceFolder) {
   }
 }
 
+/** What dist/ was compiled from: a change of any source calls for a new build. */
+function sourceStamp(folders) {
+  const hash = createHash('sha256').update(dependencyStamp())
+  for (const folder of folders.filter((each) => existsSync(join(root, each)))) {
+    const names = readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+    for (const name of names.filter((each) => each.endsWith('.ts')).sort()) {
+      const { size, mtimeMs } = statSync(join(root, folder, name))
+      hash.update(`${folder}/${name} ${size} ${mtimeMs}\n`)
+    }
+  }
+  return hash.digest('hex')
+}
+
 function build() {
   const dist = join(root, 'dist')
+  const stampFile = join(dist, STAMP)
+  const config = readFileSync(join(root, 'tsconfig.json'), 'utf8')
+  const stamp = sourceStamp(JSON.parse(config).include) + config
+  if (existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp) return
   if (existsSync(dist)) removeStale(dist, root)
   run(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', 'tsconfig.json'])
+  writeFileSync(stampFile, stamp)
 }
 
 function ensureListed(list) {
