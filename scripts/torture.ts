@@ -32,7 +32,7 @@ async function main(): Promise<void> {
   })
   const volumeBytes = Number(values['volume-mib']) * MIB
   console.log(`seed ${values.seed}, ${values.minutes} minutes, ${volumeBytes / MIB} MiB`)
-  const args = ['--volume', `${TORTURE_VOLUME}=${volumeBytes}`, '--segment-bytes', '4MiB']
+  const args = ['--volume', `${TORTURE_VOLUME}=${volumeBytes}`, '--segment-size', '4MiB']
   const server = await TorusServer.start({ args: [...args, ...positionals] })
   const until = performance.now() + Number(values.minutes) * 60_000
   let lastLineMs = performance.now()

@@ -39,7 +39,7 @@ function freePort(): Promise<number> {
 
 async function startPeer(dataDir: string, ports: Ports): Promise<ChildProcess> {
   const listen = (port: number): string => `127.0.0.1:${port}`
-  const args = ['serve', '--data-dir', dataDir, '--volume', `${VOLUME}=1GiB`]
+  const args = ['serve', '--data-dir', dataDir, '--volume', `${VOLUME}=1GiB`, '--log-level', 'warn']
   args.push('--nbd-listen', listen(ports.nbd), '--admin-listen', listen(ports.admin))
   const program = join(repositoryRoot, 'dist/src/cli/main.js')
   const peer = spawn(process.execPath, [program, ...args], {
@@ -63,7 +63,7 @@ function startMachine(image: Image, ports: Ports): ChildProcess {
   args.push('-nodefaults', '-serial', 'stdio', '-cpu', 'max')
   args.push('-kernel', image.kernel, '-initrd', image.initramfs, '-append', parameters.join(' '))
   // User networking: what the guest sends to 10.0.2.2 reaches this machine's loopback.
-  args.push('-nic', 'user,model=virtio-net-pci,romfile=')
+  args.push('-netdev', 'user,id=net', '-device', 'virtio-net-pci,netdev=net,romfile=')
   return spawn('qemu-system-x86_64', args, { stdio: ['ignore', 'pipe', 'inherit'] })
 }
 

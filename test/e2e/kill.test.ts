@@ -4,12 +4,12 @@ import { killRounds, TORTURE_VOLUME } from '../../scripts/torture/kill-rounds.ts
 import { seededRandom } from '../../scripts/torture/seeded-random.ts'
 import { TorusServer } from '../helpers/server.ts'
 
-const ROUNDS = 6
+const ROUNDS = 5
 const VOLUME_BYTES = 32 * 1024 * 1024
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 
 test(`after kill -9 under load, flushed data is whole and nothing is torn (SEED=${seed})`, async () => {
-  const args = ['--volume', `${TORTURE_VOLUME}=${VOLUME_BYTES}`, '--segment-bytes', '1MiB']
+  const args = ['--volume', `${TORTURE_VOLUME}=${VOLUME_BYTES}`, '--segment-size', '4MiB']
   const server = await TorusServer.start({ args })
   try {
     const report = await killRounds({
