@@ -169,7 +169,11 @@ async function openMetadata(
   undo: Undo
 ): Promise<{ cluster: Cluster; session: Session; notes: HealthProblem[] }> {
   const environment = { clock: systemClock, random: systemRandom }
-  const metadata = await EmbeddedStore.open(new LmdbTables(directory.metadataPath), environment)
+  // Made by the first start, or by the second where the first did not come that far. Later its
+  // absence means lost metadata, not a new directory.
+  const create = directory.superblock.bootCounter <= 2
+  const tables = await LmdbTables.open(directory.metadataPath, { create })
+  const metadata = await EmbeddedStore.open(tables, environment)
   undo.add(() => metadata.close())
   const { clusterId, peerId, bootCounter } = directory.superblock
   const { capacityBytes } = directory

@@ -9,6 +9,7 @@
  *   'a' leaseId '\0' key              empty: the key ends with the lease
  */
 import { assert } from '../core/assert.ts'
+import { crc32c } from '../core/checksum.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { Entry, WatchEvent } from './store.ts'
 import { byteStringOf, textOfByteString } from './tables.ts'
@@ -34,7 +35,7 @@ export const revisionOfHistoryKey = (key: string): number =>
 //
 //   offset  size  field
 //        0     4  formatVersion    1
-//        4     4  reserved         0
+//        4     4  checksum         CRC-32C of bytes 8..32
 //        8     8  revision         of the last change; 1 in an empty store, as in etcd
 //       16     8  compactRevision  history up to and with this revision is forgotten
 //       24     8  historyBytes     of keys and values below 'h'
@@ -52,6 +53,7 @@ export function encodeState(state: State): Buffer {
   putNumber(bytes, 8, state.revision)
   putNumber(bytes, 16, state.compactRevision)
   putNumber(bytes, 24, state.historyBytes)
+  bytes.writeUInt32BE(crc32c(bytes.subarray(8)), 4)
   return bytes
 }
 
@@ -65,6 +67,9 @@ export function decodeState(bytes: Buffer): State {
   if (bytes.length !== STATE_BYTES) {
     throw new StoreError(ErrorCode.Corrupt, `metadata: state has ${bytes.length} bytes, not 32`)
   }
+  if (bytes.readUInt32BE(4) !== crc32c(bytes.subarray(8))) {
+    throw new StoreError(ErrorCode.Corrupt, 'metadata: state fails its checksum')
+  }
   return {
     revision: getNumber(bytes, 8),
     compactRevision: getNumber(bytes, 16),
@@ -72,42 +77,51 @@ export function decodeState(bytes: Buffer): State {
   }
 }
 
-// RECORD, 26 bytes, then lease id, then value
+// RECORD, 32 bytes, then lease id, then value
 //
 //   offset  size  field
-//        0     8  createRevision
-//        8     8  modRevision
-//       16     8  version
-//       24     2  leaseBytes      length of the lease id, 0 for none
-const RECORD_BYTES = 26
+//        0     4  checksum        CRC-32C of the key in UTF-8, then of all that follows here
+//        4     2  leaseBytes      length of the lease id, 0 for none
+//        6     2  reserved        0
+//        8     8  createRevision
+//       16     8  modRevision
+//       24     8  version
+const RECORD_BYTES = 32
 
 export function encodeRecord(entry: Entry): Buffer {
   const lease = Buffer.from(entry.lease, 'latin1')
   const bytes = Buffer.alloc(RECORD_BYTES + lease.length + entry.value.length)
-  putNumber(bytes, 0, entry.createRevision)
-  putNumber(bytes, 8, entry.modRevision)
-  putNumber(bytes, 16, entry.version)
-  bytes.writeUInt16BE(lease.length, 24)
+  bytes.writeUInt16BE(lease.length, 4)
+  putNumber(bytes, 8, entry.createRevision)
+  putNumber(bytes, 16, entry.modRevision)
+  putNumber(bytes, 24, entry.version)
   lease.copy(bytes, RECORD_BYTES)
   entry.value.copy(bytes, RECORD_BYTES + lease.length)
+  bytes.writeUInt32BE(checksumOf(entry.key, bytes), 0)
   return bytes
 }
 
 export function decodeRecord(key: string, bytes: Buffer): Entry {
-  const leaseBytes = bytes.length >= RECORD_BYTES ? bytes.readUInt16BE(24) : 0
+  const leaseBytes = bytes.length >= RECORD_BYTES ? bytes.readUInt16BE(4) : 0
   if (bytes.length < RECORD_BYTES + leaseBytes) {
     throw new StoreError(ErrorCode.Corrupt, `metadata: record of ${key} is cut short`)
+  }
+  if (bytes.readUInt32BE(0) !== checksumOf(key, bytes)) {
+    throw new StoreError(ErrorCode.Corrupt, `metadata: record of ${key} fails its checksum`)
   }
   const valueAt = RECORD_BYTES + leaseBytes
   return {
     key,
     value: Buffer.from(bytes.subarray(valueAt)),
-    createRevision: getNumber(bytes, 0),
-    modRevision: getNumber(bytes, 8),
-    version: getNumber(bytes, 16),
+    createRevision: getNumber(bytes, 8),
+    modRevision: getNumber(bytes, 16),
+    version: getNumber(bytes, 24),
     lease: bytes.toString('latin1', RECORD_BYTES, valueAt)
   }
 }
+
+const checksumOf = (key: string, record: Buffer): number =>
+  crc32c(record.subarray(4), crc32c(Buffer.from(key, 'utf8')))
 
 /** Key of a record from its table key. */
 export const textOfKey = (tableKey: string): string => textOfByteString(tableKey.slice(1))

@@ -1,47 +1,41 @@
-import { closeSync, fsyncSync, mkdirSync, openSync } from 'node:fs'
-import { dirname } from 'node:path'
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  renameSync,
+  rmSync
+} from 'node:fs'
+import { dirname, join } from 'node:path'
 import { open, type RootDatabase } from 'lmdb'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { ReadTables, Tables, WriteTables } from './tables.ts'
 
-const toBytes = (key: string): Buffer => Buffer.from(key, 'latin1')
+type Database = RootDatabase<Buffer, Buffer>
 
 /**
- * Tables in an LMDB environment. Writes are committed on LMDB's own thread, several transactions
+ * Tables in an LMDB environment, a directory. Writes are committed on LMDB's own thread, several
  * at a time, so a sync does not stall the main thread.
  */
 export class LmdbTables implements Tables {
   readonly #path: string
-  readonly #database: RootDatabase<Buffer, Buffer>
+  readonly #database: Database
   readonly #tables: WriteTables
+  #failure: StoreError | null = null
+  /** Resolves when every write so far is over. */
+  #written: Promise<unknown> = Promise.resolve()
 
-  /** Opens, or creates, the environment in the directory `path`. One process at a time. */
-  constructor(path: string) {
+  private constructor(path: string, database: Database) {
     this.#path = path
-    const existed = mkdirSync(path, { recursive: true }) === undefined
-    this.#database = this.#try('opening', () =>
-      open<Buffer, Buffer>({
-        path,
-        noSubdir: false,
-        encoding: 'binary',
-        keyEncoding: 'binary',
-        // A write resolves when it is on disk, not when it is only visible.
-        overlappingSync: false
-      })
-    )
-    if (!existed) {
-      syncDirectory(path)
-      syncDirectory(dirname(path))
-    }
-    const database = this.#database
+    this.#database = database
     this.#tables = {
       get: (key) => database.getBinary(toBytes(key)) ?? null,
       range: (start, end, limit) => {
         const found: [string, Buffer][] = []
-        for (const { key, value } of database.getRange({
-          start: toBytes(start),
-          end: toBytes(end)
-        })) {
+        const options = { start: toBytes(start), end: toBytes(end) }
+        for (const { key, value } of database.getRange(options)) {
           if (found.length >= limit) break
           found.push([key.toString('latin1'), Buffer.from(value)])
         }
@@ -52,47 +46,88 @@ export class LmdbTables implements Tables {
     }
   }
 
-  read<T>(work: (tables: ReadTables) => T): T {
-    this.#database.resetReadTxn()
-    return this.#try('reading', () => work(this.#tables))
+  /**
+   * Opens the environment `path`; with `create` it is made if it is not there. It appears there
+   * complete or not at all. One process may have it open at a time; who calls sees to that.
+   * @throws StoreError NotFound, Corrupt, UnknownVersion, DiskFailure, OutOfSpace
+   */
+  static async open(path: string, options: { readonly create: boolean }): Promise<LmdbTables> {
+    if (!existsSync(path)) {
+      if (!options.create) {
+        throw new StoreError(ErrorCode.NotFound, `metadata ${path} is not there`)
+      }
+      try {
+        await make(path)
+      } catch (thrown) {
+        throw errorOf(`making metadata in ${path}`, thrown)
+      }
+    }
+    return attempt(`opening metadata in ${path}`, () => {
+      checkHeads(join(path, DATA_FILE))
+      return new LmdbTables(path, openEnvironment(path))
+    })
   }
 
-  async write<T>(work: (tables: WriteTables) => T): Promise<T> {
-    try {
-      return await this.#database.transaction(() => work(this.#tables))
-    } catch (thrown) {
-      throw this.#error('writing', thrown)
-    }
+  read<T>(work: (tables: ReadTables) => T): T {
+    return attempt(`reading metadata in ${this.#path}`, () => {
+      this.#database.resetReadTxn()
+      return work(this.#tables)
+    })
+  }
+
+  write<T>(work: (tables: WriteTables) => T): Promise<T> {
+    const writing = this.#write(work)
+    this.#written = writing.catch(() => {})
+    return writing
   }
 
   async close(): Promise<void> {
+    await this.#written
     await this.#database.close()
   }
 
-  #try<T>(doing: string, work: () => T): T {
+  async #write<T>(work: (tables: WriteTables) => T): Promise<T> {
+    if (this.#failure !== null) throw this.#failure
     try {
-      return work()
+      return await this.#database.childTransaction(() => work(this.#tables))
     } catch (thrown) {
-      throw this.#error(doing, thrown)
+      const error = errorOf(`writing metadata in ${this.#path}`, await causeOf(thrown))
+      // What the disk took and what not is unknown now. A later sync that succeeds proves nothing.
+      if (error instanceof StoreError && error.code === ErrorCode.DiskFailure) {
+        const text = `${error.message}; restart the peer once the disk is well`
+        this.#failure = new StoreError(error.code, text, { cause: error.cause })
+      }
+      throw error
     }
-  }
-
-  #error(doing: string, thrown: unknown): unknown {
-    if (thrown instanceof StoreError || !(thrown instanceof Error)) return thrown
-    if (thrown.name === 'AssertionError' || thrown instanceof TypeError) return thrown
-    const message = `${doing} metadata in ${this.#path}: ${thrown.message}`
-    return new StoreError(codeOf(thrown), message, { cause: thrown })
   }
 }
 
-function codeOf(error: Error): ErrorCode {
-  const text = error.message
-  if (/MDB_MAP_FULL|No space left|ENOSPC|Disk quota/i.test(text)) return ErrorCode.OutOfSpace
-  if (/MDB_VERSION_MISMATCH/.test(text)) return ErrorCode.UnknownVersion
-  if (/MDB_(INVALID|CORRUPTED|PAGE_NOTFOUND|PANIC)|not an LMDB/i.test(text)) {
-    return ErrorCode.Corrupt
-  }
-  return ErrorCode.DiskFailure
+const toBytes = (key: string): Buffer => Buffer.from(key, 'latin1')
+
+function openEnvironment(path: string): Database {
+  return open<Buffer, Buffer>({
+    path,
+    noSubdir: false,
+    encoding: 'binary',
+    keyEncoding: 'binary',
+    // A write resolves when it is on disk, not when it is only visible.
+    overlappingSync: false,
+    // Otherwise a failed commit also rejects a promise of the library's own, which nobody has.
+    eventTurnBatching: false
+  })
+}
+
+/** Makes an empty environment beside its place, and moves it there when it is durable. */
+async function make(path: string): Promise<void> {
+  const draft = `${path}.new`
+  rmSync(draft, { recursive: true, force: true })
+  mkdirSync(draft, { recursive: true })
+  const database = openEnvironment(draft)
+  await database.put(toBytes('\0'), Buffer.alloc(0))
+  await database.close()
+  syncDirectory(draft)
+  renameSync(draft, path)
+  syncDirectory(dirname(path))
 }
 
 function syncDirectory(path: string): void {
@@ -102,4 +137,63 @@ function syncDirectory(path: string): void {
   } finally {
     closeSync(handle)
   }
+}
+
+// Head of a page of LMDB's data file, of which the first two are its roots; numbers in the order
+// of the machine.
+//
+//   offset  size  field
+//       24     4  magic    0xbeefc0de
+const DATA_FILE = 'data.mdb'
+const HEAD_BYTES = 4096
+const AT_MAGIC = 24
+const MAGICS = [0xbeefc0de, 0xdec0efbe]
+
+/** LMDB trusts its file, and ends the process on one that is not its own: look before. */
+function checkHeads(file: string): void {
+  const heads = Buffer.alloc(2 * HEAD_BYTES)
+  const handle = openSync(file, 'r')
+  try {
+    const bytes = readSync(handle, heads, 0, heads.length, 0)
+    for (const page of [0, HEAD_BYTES]) {
+      const whole = bytes >= page + HEAD_BYTES
+      if (whole && MAGICS.includes(heads.readUInt32BE(page + AT_MAGIC))) continue
+      throw new StoreError(ErrorCode.Corrupt, `${file} is damaged: it is no LMDB data file`)
+    }
+  } finally {
+    closeSync(handle)
+  }
+}
+
+function attempt<T>(doing: string, work: () => T): T {
+  try {
+    return work()
+  } catch (thrown) {
+    throw errorOf(doing, thrown)
+  }
+}
+
+/** The library tells the reason of a failed commit by another promise, which must be taken. */
+async function causeOf(thrown: unknown): Promise<unknown> {
+  const reason = thrown instanceof Error && 'commitError' in thrown ? thrown.commitError : null
+  if (!(reason instanceof Promise)) return thrown
+  return reason.then(
+    () => thrown,
+    (cause: unknown) => cause
+  )
+}
+
+/** What LMDB and the system throw, as a StoreError; bugs stay what they are. */
+function errorOf(doing: string, thrown: unknown): unknown {
+  if (thrown instanceof StoreError || !(thrown instanceof Error)) return thrown
+  if (thrown.name === 'AssertionError' || thrown instanceof TypeError) return thrown
+  return new StoreError(codeOf(thrown), `${doing}: ${thrown.message}`, { cause: thrown })
+}
+
+function codeOf(error: Error): ErrorCode {
+  const text = error.message
+  if (/MDB_MAP_FULL|No space left|ENOSPC|Disk quota/i.test(text)) return ErrorCode.OutOfSpace
+  if (/MDB_VERSION_MISMATCH/.test(text)) return ErrorCode.UnknownVersion
+  if (/MDB_(INVALID|CORRUPTED|PAGE_NOTFOUND|PANIC)|ENOENT/.test(text)) return ErrorCode.Corrupt
+  return ErrorCode.DiskFailure
 }

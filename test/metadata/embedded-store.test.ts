@@ -25,8 +25,8 @@ async function openOn(tables: Tables, cleanUp: () => void): Promise<StoreUnderTe
 
 contract('memory', () => openOn(new MemoryTables(), () => {}))
 
-contract('lmdb', () => {
+contract('lmdb', async () => {
   const directory = mkdtempSync(join(tmpdir(), 'torus-metadata-'))
-  const tables = new LmdbTables(join(directory, 'metadata'))
+  const tables = await LmdbTables.open(join(directory, 'metadata'), { create: true })
   return openOn(tables, () => rmSync(directory, { recursive: true, force: true }))
 })
