@@ -64,7 +64,8 @@ export class Writers {
     const key = keys.writer(volume.family)
     const entry = await store.get(key)
     if (entry === null) return
-    if (decodeRecord('writer', key, entry.value).bootId !== self.bootId) return
+    const { gateway, bootId } = decodeRecord('writer', key, entry.value)
+    if (gateway !== self.peerId || bootId !== self.bootId) return
     await store.transact({
       compare: [{ key, modRevision: entry.modRevision }],
       success: [{ delete: key }]

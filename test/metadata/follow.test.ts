@@ -6,6 +6,7 @@ import { follow } from '../../src/metadata/follow.ts'
 import { MemoryTables } from '../../src/metadata/memory-tables.ts'
 import type { MetadataStore, WatchChange } from '../../src/metadata/store.ts'
 import { ManualClock, SeededRandom } from '../helpers/manual-clock.ts'
+import { delegateTo } from '../helpers/store-delegate.ts'
 
 const openStore = () =>
   EmbeddedStore.open(new MemoryTables(), { clock: new ManualClock(), random: new SeededRandom(1) })
@@ -51,18 +52,12 @@ test('a follower is told what is there and then every change', async () => {
 function interruptible(store: MetadataStore) {
   const listeners = new Set<(change: WatchChange) => void>()
   let deaf = false
-  const wrapped: MetadataStore = {
-    get: (key) => store.get(key),
-    range: (prefix, options) => store.range(prefix, options),
-    transact: (transaction) => store.transact(transaction),
+  const wrapped = delegateTo(store, {
     watch: (prefix, listener, options) => {
-      const inner = store.watch(
-        prefix,
-        (change) => {
-          if (!deaf) listener(change)
-        },
-        options
-      )
+      const hears = (change: WatchChange): void => {
+        if (!deaf) listener(change)
+      }
+      const inner = store.watch(prefix, hears, options)
       listeners.add(listener)
       return {
         cancel: () => {
@@ -70,13 +65,8 @@ function interruptible(store: MetadataStore) {
           inner.cancel()
         }
       }
-    },
-    grantLease: (ttlMs) => store.grantLease(ttlMs),
-    keepAlive: (lease) => store.keepAlive(lease),
-    revokeLease: (lease) => store.revokeLease(lease),
-    compact: (revision) => store.compact(revision),
-    close: () => store.close()
-  }
+    }
+  })
   return {
     wrapped,
     silence: () => {
@@ -146,11 +136,9 @@ test('a follower of many pages ends up with the truth while keys change', async 
 test('a follower whose store fails is told, and tries again', async () => {
   const store = await openStore()
   const troubles: StoreError[] = []
-  const broken: MetadataStore = Object.create(store, {
-    range: {
-      value: async () => {
-        throw new StoreError(ErrorCode.Unavailable, 'no answer')
-      }
+  const broken = delegateTo(store, {
+    range: async () => {
+      throw new StoreError(ErrorCode.Unavailable, 'no answer')
     }
   })
   const following = follow(broken, '', {

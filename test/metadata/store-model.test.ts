@@ -1,6 +1,6 @@
 /**
  * Random transactions, leases and time against the plainest store there is, on memory and on LMDB.
- * After every step all keys agree; at the end a watch from the start, replayed, gives the same keys.
+ * After every step all keys agree; at the end a watch from the start gives the same keys.
  */
 import { deepStrictEqual, strictEqual } from 'node:assert'
 import { mkdtempSync, rmSync } from 'node:fs'
