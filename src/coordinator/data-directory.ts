@@ -18,7 +18,7 @@ import type { Superblock } from '../format/superblock.ts'
 import { DiskFiles } from '../shard/disk-files.ts'
 import { LocalSyncTracker } from '../shard/local-sync-tracker.ts'
 import { Shard } from '../shard/shard.ts'
-import { resolveShardConfig, SEGMENT_BYTES_DEFAULT, type ShardHost } from '../shard/shard-config.ts'
+import { resolveShardConfig, segmentBytesFor, type ShardHost } from '../shard/shard-config.ts'
 import { shardStatNames } from '../shard/stats.ts'
 import {
   createPeerSuperblock,
@@ -109,11 +109,13 @@ function createDirectory(
         `(it has ${foreign.slice(0, 3).join(', ')}): choose an empty one`
     )
   }
+  const shards = options.shards ?? Math.min(SHARDS_DEFAULT_MAX, availableParallelism())
+  const capacityBytes = options.capacityBytes ?? freeBytesOf(path)
   return createPeerSuperblock(path, {
     clusterId: randomId128(random),
     peerId: randomId128(random),
-    shards: options.shards ?? Math.min(SHARDS_DEFAULT_MAX, availableParallelism()),
-    segmentBytes: options.segmentBytes ?? SEGMENT_BYTES_DEFAULT,
+    shards,
+    segmentBytes: options.segmentBytes ?? segmentBytesFor(capacityBytes, shards),
     createdMs: Math.floor(clock.wallMs())
   })
 }
@@ -123,7 +125,7 @@ function requireSegmentBytes(superblock: Superblock, wanted: number | null): voi
   throw new StoreError(
     ErrorCode.InvalidArgument,
     `the data directory was made with segments of ${formatSize(superblock.segmentBytes)}, ` +
-      `which cannot become ${formatSize(wanted)}: leave --segment-bytes out`
+      `which cannot become ${formatSize(wanted)}: leave --segment-size out`
   )
 }
 

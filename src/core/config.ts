@@ -17,7 +17,7 @@ const DAY_MS = 24 * 3600 * 1000
 const defaults: Omit<Config, 'dataDir'> = {
   capacityBytes: null, // what the filesystem has, less a margin
   shards: null, // what the data directory was made with; for a new one, by the number of cores
-  segmentBytes: null, // likewise; 128 MiB for a new one
+  segmentBytes: null, // likewise; 128 MiB for a new one, less where the capacity is small
   arenaBytes: ARENA_BYTES_DEFAULT,
   volumes: [],
   nbdListen: { host: '127.0.0.1', port: 10_809 }, // IANA: nbd. Loopback: nobody logs in yet
@@ -40,6 +40,9 @@ const defaults: Omit<Config, 'dataDir'> = {
 
 /** Bytes of `sockaddr_un.sun_path` on Linux, less the final zero. */
 const SOCKET_PATH_BYTES_MAX = 107
+
+/** Three of them are kept for compaction; with a few more it has a choice of victims. */
+const SEGMENTS_PER_SHARD_MIN = 8
 
 export interface Source {
   readonly kind: 'flag' | 'environment' | 'file' | 'default'
@@ -217,6 +220,16 @@ function completeConfig(
         `can be reached from other machines and nobody has to log in: listen on 127.0.0.1 or a ` +
         `unix socket, or accept that with --insecure`
     )
+  }
+  const { capacityBytes, segmentBytes, shards } = values
+  if (capacityBytes !== null && segmentBytes !== null) {
+    const segments = Math.floor(capacityBytes / (shards ?? 1) / segmentBytes)
+    if (segments < SEGMENTS_PER_SHARD_MIN) {
+      throw invalid(
+        `capacity ${formatSizeExact(capacityBytes)} gives a shard ${segments} segments of ` +
+          `segment-size ${formatSizeExact(segmentBytes)}; it needs ${SEGMENTS_PER_SHARD_MIN}`
+      )
+    }
   }
   if (values.nbdTls !== 'off' && (values.nbdTlsCert === null || values.nbdTlsKey === null)) {
     throw invalid(`nbd-tls ${values.nbdTls} needs nbd-tls-cert and nbd-tls-key`)

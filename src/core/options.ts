@@ -7,8 +7,8 @@ import { StoreError } from './errors.ts'
 import { BLOCK_BYTES, SHARDS_MAX, VOLUME_BYTES_MAX } from './limits.ts'
 import { formatDuration, formatSizeExact, parseDuration, parseSize } from './units.ts'
 
-/** A segment holds the largest piece of a request, and one compaction step stays short. */
-const SEGMENT_BYTES_MIN = 2 * 1024 * 1024
+/** Smaller ones are only files to open; larger ones make a compaction step long. */
+const SEGMENT_BYTES_MIN = 1024 * 1024
 const SEGMENT_BYTES_MAX = 1024 * 1024 * 1024
 /** Below this a few large requests leave no pages for anybody else. */
 const ARENA_BYTES_MIN = 16 * 1024 * 1024

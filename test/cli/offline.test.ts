@@ -1,6 +1,8 @@
 import { deepEqual, equal, match, ok } from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import {
+  cpSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -57,25 +59,35 @@ const listing = (folder: string): string[] =>
       return `${name} ${size} ${mtimeMs}`
     })
 
-async function withData(use: (dataDir: string) => Promise<void>): Promise<void> {
-  const folder = mkdtempSync(join(tmpdir(), 'torus-offline-'))
-  const dataDir = join(folder, 'data')
-  let served: Served | null = null
+const folder = mkdtempSync(join(tmpdir(), 'torus-offline-'))
+const filled = join(folder, 'filled')
+test.after(() => rmSync(folder, { recursive: true, force: true }))
+
+/** Made once; the tests work on copies. */
+async function fill(): Promise<void> {
+  if (existsSync(filled)) return
+  const served = await serve(filled, '--shards', '2')
   try {
-    served = await serve(dataDir, '--shards', '2')
     writeFileSync(join(folder, 'content'), content)
     await runOk('nbdcopy', ['--flush', join(folder, 'content'), served.uri])
     await stop(served)
-    await use(dataDir)
   } finally {
-    if (served !== null) await end(served.child)
-    rmSync(folder, { recursive: true, force: true })
+    await end(served.child)
   }
+}
+
+let copies = 0
+
+async function withData(use: (dataDir: string) => Promise<void>): Promise<void> {
+  await fill()
+  const dataDir = join(folder, `copy-${copies++}`)
+  cpSync(filled, dataDir, { recursive: true })
+  await use(dataDir)
 }
 
 async function readBack(dataDir: string): Promise<Buffer> {
   const served = await serve(dataDir)
-  const file = join(dataDir, '..', 'read-back')
+  const file = join(folder, 'read-back')
   try {
     await runOk('nbdcopy', [served.uri, file])
     return readFileSync(file).subarray(0, content.length)
@@ -132,7 +144,6 @@ testNeeding({ programs: ['nbdcopy'] }, 'reshard keeps every byte, and an end in 
 )
 
 test('what is no data directory is refused in words', async () => {
-  const folder = mkdtempSync(join(tmpdir(), 'torus-offline-'))
   mkdirSync(join(folder, 'empty'))
   const missing = await torus(['check', '--data-dir', join(folder, 'none')])
   equal(missing.code, 1)
@@ -142,12 +153,11 @@ test('what is no data directory is refused in words', async () => {
   deepEqual(readdirSync(join(folder, 'empty')), [])
   equal((await torus(['check'])).code, 2)
   equal((await torus(['reshard', '--data-dir', folder])).code, 2)
-  const loss = ['reshard', '--data-dir', folder, '--shards', '2', '--accept-loss']
-  writeFileSync(join(folder, 'superblock'), '')
+  const loss = ['reshard', '--data-dir', join(folder, 'empty'), '--shards', '2', '--accept-loss']
+  writeFileSync(join(folder, 'empty', 'superblock'), '')
   const unsure = await run(process.execPath, [cliProgram, ...loss])
   equal(unsure.code, 2)
   match(unsure.stderr, /--yes/)
-  rmSync(folder, { recursive: true })
 })
 
 test.run()

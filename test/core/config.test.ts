@@ -140,6 +140,13 @@ test('a bad value is named with its option, source and limit', () => {
   refused({ file: fileWith('capacity: [1, 2]\n') }, /^capacity \[1,2\]: /)
 })
 
+test('a capacity of too few segments is refused', () => {
+  const flags = { dataDir: '/d', capacityBytes: '256MiB', segmentBytes: '64MiB' }
+  refused({ flags }, /capacity 256MiB gives a shard 4 segments .* it needs 8/)
+  refused({ flags: { ...flags, segmentBytes: '32MiB', shards: 2 } }, /4 segments/)
+  resolve({ flags: { ...flags, segmentBytes: '32MiB' } })
+})
+
 test('a data directory must be given', () => {
   throws(() => resolveConfig({ flags: {}, env: {}, file: null }), /data-dir is not set/)
 })
