@@ -139,7 +139,7 @@ export class CommandReader {
     request.kind = kindOfCommand[command]!
     if (command === NBD_CMD_READ) return transmission.reads.begin(request) && this.accept(0)
     if (command === NBD_CMD_BLOCK_STATUS) {
-      return transmission.walks.begin(request, null) && this.accept(0)
+      return transmission.status.begin(request, null) && this.accept(0)
     }
     if ((request.commandFlags & NBD_CMD_FLAG_FUA) !== 0) request.flags |= RequestFlag.Fua
     if ((request.commandFlags & NBD_CMD_FLAG_NO_HOLE) !== 0) request.flags |= RequestFlag.NoHole
@@ -163,19 +163,19 @@ export class CommandReader {
 
   /** Block status with a payload that says which contexts are wanted. */
   private startFilteredStatus(request: NbdRequest, payloadBytes: number): boolean {
-    const { receiver, walks } = this.transmission
-    if (payloadBytes > walks.filterBytesMax) {
+    const { receiver, status } = this.transmission
+    if (payloadBytes > status.filterBytesMax) {
       return this.refuse(request, refusals.contextFilter, payloadBytes)
     }
     if (receiver.available < this.requestSize + payloadBytes) return false
     const at = receiver.start + this.requestSize
-    const filter = walks.parseFilter(receiver.view, at, payloadBytes)
+    const filter = status.parseFilter(receiver.view, at, payloadBytes)
     if (filter === null) return this.refuse(request, refusals.contextFilter, payloadBytes)
     request.length = getU64(receiver.view, at)
     request.commandLength = request.length
     const refused = this.check(request)
     if (refused !== null) return this.refuse(request, refused, payloadBytes)
-    return walks.begin(request, filter) && this.accept(payloadBytes)
+    return status.begin(request, filter) && this.accept(payloadBytes)
   }
 
   private check(request: NbdRequest): Refusal | null {

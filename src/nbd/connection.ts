@@ -57,7 +57,7 @@ export class Connection implements Consumer {
   /** The answer to the last option. */
   private answering: Promise<void> = Promise.resolve()
   private closed = false
-  /** When the phase must be over, monotonic milliseconds. */
+  /** When the phase must be over, monotonic milliseconds; moves along while commands are taken. */
   private deadlineMs: number
   private options = 0
   private skip = 0
@@ -250,6 +250,7 @@ export class Connection implements Consumer {
   private startTransmission(device: BlockDevice, volume: string): void {
     const { host } = this
     this.phase = 'transmission'
+    this.deadlineMs = host.clock.monotonicMs() + host.limits.drainMs
     this.info.volume = volume
     const sender: Sender = new Sender(this.socket, host.budget, () => {
       if (this.transmission !== null) host.batch.add(this.transmission)
@@ -331,9 +332,13 @@ export class Connection implements Consumer {
 
   /** Called every now and then: ends what takes too long. */
   checkDeadlines(nowMs: number): void {
-    if (this.phase === 'transmission' || nowMs <= this.deadlineMs) return
-    if (this.phase === 'lingering') this.destroy()
-    else this.fail('the handshake took too long')
+    if (this.phase === 'transmission') {
+      if (this.transmission?.state === 'open') this.deadlineMs = nowMs + this.host.limits.drainMs
+      else if (nowMs > this.deadlineMs) this.fail('it did not take its last replies')
+    } else if (nowMs > this.deadlineMs) {
+      if (this.phase === 'lingering') this.destroy()
+      else this.fail('the handshake took too long')
+    }
   }
 
   /**

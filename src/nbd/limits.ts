@@ -27,6 +27,8 @@ export interface NbdLimits {
    */
   readonly stallMs: number
   readonly stallBytes: number
+  /** Once it is being disconnected, how long a client may take to accept its last replies. */
+  readonly drainMs: number
   /** After the last reply, how long a client may take to close its side. */
   readonly lingerMs: number
 }
@@ -40,6 +42,7 @@ export const defaultLimits: NbdLimits = Object.freeze({
   handshakeOptions: 16_384,
   stallMs: 5_000,
   stallBytes: 64 * 1024,
+  drainMs: 10_000,
   lingerMs: 1_000
 })
 
@@ -83,15 +86,10 @@ export const OPTION_SKIP_BYTES_MAX = 1024 * 1024
 /** Metadata contexts a client may filter block status by; we serve fewer. */
 export const STATUS_FILTER_IDS_MAX = 16
 
-/** Extents in one block status reply: 32 KiB with extended headers. */
-export const STATUS_EXTENTS_MAX = 2_048
-/** Range a single block status reply covers at most; clients ask on from there. */
-export const STATUS_BYTES_MAX = 4 * 1024 * 1024 * 1024
-/** A status walk asks the volume for this much first and doubles up to the maximum. */
-export const STATUS_WINDOW_BYTES_MIN = 8 * 1024 * 1024
-export const STATUS_WINDOW_BYTES_MAX = 32 * 1024 * 1024
-/** Walks of one client at a time: each keeps its extents until its reply has room. */
-export const STATUS_WALKS_PER_CONNECTION = 1
+/** Extents in one block status chunk: 32 KiB with extended headers. */
+export const STATUS_REPLY_EXTENTS_MAX = 2_048
+/** Block status commands of one client at a time: each keeps its extents until there is room. */
+export const STATUS_REPLIES_PER_CONNECTION = 1
 
 /** Advertised in NBD_INFO_BLOCK_SIZE. */
 export const BLOCK_SIZE_MIN = 1
@@ -101,5 +99,8 @@ export const PAYLOAD_BYTES_MAX = NBD_REQUEST_BYTES_MAX
 assert(SMALL_PAYLOAD_BYTES_MAX + 64 <= RECEIVE_BUFFER_BYTES, 'a small write fits the buffer')
 assert(OPTION_BYTES_MAX + 64 <= RECEIVE_BUFFER_BYTES, 'an option fits the buffer')
 assert(COPY_REPLY_BYTES_MAX + 64 <= REPLY_BUFFER_BYTES, 'a copied read fits a reply buffer')
-assert(STATUS_EXTENTS_MAX * 16 + 64 <= REPLY_BUFFER_BYTES, 'a block status fits a reply buffer')
+assert(
+  STATUS_REPLY_EXTENTS_MAX * 16 + 64 <= REPLY_BUFFER_BYTES,
+  'a block status fits a reply buffer'
+)
 assert(TRANSFER_BYTES_MAX % BLOCK_BYTES === 0, 'transfers are cut between blocks')

@@ -3,21 +3,26 @@
  * the volume and how the extents of the answer read on the wire; another one is one more entry
  * in `metaContexts`.
  */
-import { RequestKind } from '../volume/request.ts'
+import { RequestKind, StatusExtent } from '../volume/request.ts'
 import { NBD_STATE_HOLE, NBD_STATE_ZERO } from './protocol.ts'
 
 export interface MetaContext {
   readonly name: string
   /** RequestKind of the request whose `extents` are reported. */
   readonly requestKind: number
-  /** Extent kind (0 data, 1 hole, 2 zero: see VolumeRequest.extents) -> status flags. */
+  /** StatusExtent kind -> status flags. */
   readonly stateOf: readonly number[]
 }
+
+const allocationStates: number[] = []
+allocationStates[StatusExtent.Data] = 0
+allocationStates[StatusExtent.Hole] = NBD_STATE_HOLE | NBD_STATE_ZERO
+allocationStates[StatusExtent.Zero] = NBD_STATE_ZERO
 
 export const baseAllocation: MetaContext = {
   name: 'base:allocation',
   requestKind: RequestKind.BlockStatus,
-  stateOf: [0, NBD_STATE_HOLE | NBD_STATE_ZERO, NBD_STATE_ZERO]
+  stateOf: allocationStates
 }
 
 /** All of them. The id of a context in a connection is its index here plus one. */

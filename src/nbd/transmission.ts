@@ -24,7 +24,7 @@ import type { ReplyMode } from './replies.ts'
 import type { NbdRequest } from './request.ts'
 import type { Sender } from './sender.ts'
 import type { Share } from './shares.ts'
-import { StatusWalks } from './status-walks.ts'
+import { StatusReplies } from './status-replies.ts'
 
 export interface TransmissionParts {
   readonly device: BlockDevice
@@ -53,7 +53,7 @@ export class Transmission implements Consumer, Spender, BatchMember {
   readonly receiver: Receiver
   readonly payload: PayloadReceiver
   readonly reads: ReadReplies
-  readonly walks: StatusWalks
+  readonly status: StatusReplies
   readonly answers: Answers
   readonly pageShare: Share
   readonly requestShare: Share
@@ -81,7 +81,7 @@ export class Transmission implements Consumer, Spender, BatchMember {
     this.requestShare = parts.budget.requestShares.join()
     this.payload = new PayloadReceiver(this)
     this.reads = new ReadReplies(this)
-    this.walks = new StatusWalks(this, parts.contexts)
+    this.status = new StatusReplies(this, parts.contexts)
     this.answers = new Answers(parts.mode, parts)
     this.commands = new CommandReader(this, parts.contexts.length > 0)
   }
@@ -165,7 +165,7 @@ export class Transmission implements Consumer, Spender, BatchMember {
   finished(request: NbdRequest): void {
     this.batch.add(this)
     if (request.command === NBD_CMD_READ) this.reads.finished(request)
-    else if (request.owner !== null) this.walks.finished(request)
+    else if (request.owner !== null) this.status.finished(request)
     else if (request.parent !== null) this.payload.finished(request)
     else this.answer(request)
   }
@@ -187,7 +187,7 @@ export class Transmission implements Consumer, Spender, BatchMember {
   private readonly deliver = (request: NbdRequest): boolean => {
     if (this.reads.outputOwned) return false
     if (request.command === NBD_CMD_READ) return this.reads.deliver(request)
-    if (request.owner !== null) return this.walks.deliver(request)
+    if (request.owner !== null) return this.status.deliver(request)
     if (!this.answers.plain(request)) return false
     this.retire(request)
     return true
@@ -195,7 +195,7 @@ export class Transmission implements Consumer, Spender, BatchMember {
 
   private readonly abandon = (request: NbdRequest): true => {
     if (request.command === NBD_CMD_READ) this.reads.abandon(request)
-    else if (request.owner !== null) this.walks.abandon(request)
+    else if (request.owner !== null) this.status.abandon(request)
     else this.retire(request)
     return true
   }

@@ -167,6 +167,20 @@ test('a client can be disconnected in the middle of a payload', () =>
     strictEqual(source.arena.pagesFree, source.arena.pagesTotal)
   }))
 
+test('a client that is disconnected and does not take its replies is cut off', () =>
+  serving(
+    async ({ connect, server }) => {
+      const client = await connect()
+      await client.attach('demo')
+      client.pause()
+      client.command({ type: p.NBD_CMD_READ, length: 32 * MIB })
+      await until(() => server.listClients()[0]!.inFlight === 1)
+      server.disconnect(server.listClients()[0]!.id)
+      await until(() => server.listClients().length === 0)
+    },
+    { limits: { drainMs: 200 } }
+  ))
+
 test('clients of one export can be disconnected together', () =>
   serving(async ({ connect, server, source }) => {
     source.add('other', MIB)
