@@ -233,6 +233,7 @@ export function decodeBatchHeader(
   start: number,
   header: BatchHeader
 ): boolean {
+  if (view.getUint32(start) !== BATCH_MAGIC) return false
   const headerPages = view.getUint16(start + AT_HEADER_PAGES)
   const end = start + headerPages * PAGE_BYTES
   if (headerPages < 1 || headerPages > BATCH_HEADER_PAGES_MAX || end > bytes.length) return false

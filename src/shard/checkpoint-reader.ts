@@ -22,7 +22,7 @@ import type { FileHandle, Files } from './files.ts'
 import type { Segments } from './segments.ts'
 import type { ShardConfig } from './shard-config.ts'
 
-const BUFFER_BYTES = 4 * 1024 * 1024
+const BUFFER_BYTES = 2 * 1024 * 1024
 
 /** A checkpoint that must not be used: recovery starts over without it. */
 export class CheckpointBroken extends StoreError {

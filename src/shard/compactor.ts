@@ -36,12 +36,14 @@ const WASTE_SHARE_STOP = 0.2
 const GARBAGE_SHARE_MIN = 0.1
 /** … or this one when space is short or an operator asked. */
 const GARBAGE_SHARE_MIN_PRESSED = 0.05
+/** In the small segments of tests headers alone are more than that. */
+const GARBAGE_PAGES_MIN = 3
 /** Header and footer pages that a live block needs when it is packed well. */
 const OVERHEAD_SHARE = 0.03
 /** Pause after a failure: its cause may go away. */
 const RETRY_MS = 1000
 /** Blocks copied by one slice: 1 MiB read, 1 MiB written. */
-const SLICE_BLOCKS = 256
+export const SLICE_BLOCKS = 256
 /** Records looked at by one slice, live or not. */
 const SLICE_RECORDS = 2000
 /** Victims that wait for their copies to become durable at once. */
@@ -218,7 +220,7 @@ export class Compactor {
     const hurry = pressed || this.isForced
     if (!hurry && !this.isWasteful()) return false
     const share = hurry ? GARBAGE_SHARE_MIN_PRESSED : GARBAGE_SHARE_MIN
-    const garbageMin = share * this.segments.pagesPerSegment
+    const garbageMin = Math.max(GARBAGE_PAGES_MIN, share * this.segments.pagesPerSegment)
     const durable = this.appender.durableLsn()
     const used = this.segments.used()
     let best: Segment | null = null
@@ -299,28 +301,33 @@ export class Compactor {
       false
     )
     if (record.type === RecordType.Data) return this.takeData(victim, layer)
-    if (this.isMarkNeeded(layer)) this.addItem(layer, 0)
+    if (record.type === RecordType.DeleteLayer) {
+      if (record.originLsn >= this.tombstoneFloor) this.addItem(layer, 0)
+    } else {
+      this.takeMarks(layer)
+    }
     return true
   }
 
-  private isMarkNeeded(layer: number): boolean {
+  /**
+   * Only the blocks that still have the mark are copied. What else the record covered may have a
+   * newer tombstone that goes when this segment does, and would come back.
+   */
+  private takeMarks(layer: number): void {
     const { record } = this.cursor
-    const { chunk, firstBlock, blockCount, writerEpoch, sequence } = record
+    const { chunk, firstBlock: first, blockCount: count, writerEpoch, sequence } = record
+    const { runs } = this
+    if (this.index.markRuns(layer, chunk, first, count, writerEpoch, sequence, runs) === 0) return
     const hidesNothing = record.originLsn < this.tombstoneFloor
-    if (record.type === RecordType.DeleteLayer) return !hidesNothing
-    const live = this.index.markRuns(
-      layer,
-      chunk,
-      firstBlock,
-      blockCount,
-      writerEpoch,
-      sequence,
-      this.runs
-    )
-    if (live === 0) return false
-    if (record.type === RecordType.WriteZeroes || !hidesNothing) return true
-    this.index.dropHoles(layer, chunk, firstBlock, blockCount, writerEpoch, sequence)
-    return false
+    if (record.type === RecordType.Trim && hidesNothing) {
+      this.index.dropHoles(layer, chunk, first, count, writerEpoch, sequence)
+      return
+    }
+    for (let run = 0; run < runs.length; run++) {
+      const item = this.addItem(layer, 0)
+      item.record.firstBlock = runs.firsts[run]!
+      item.record.blockCount = runs.counts[run]!
+    }
   }
 
   private takeData(victim: Segment, layer: number): boolean {

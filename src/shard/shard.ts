@@ -130,7 +130,11 @@ export class Shard {
       checkpoint: this.checkpoint,
       mayRotate: () => this.space.hasRoom(false)
     })
-    this.space = new Space(config, host, this.segments, this.compactor)
+    this.space = new Space(config, host, {
+      segments: this.segments,
+      compactor: this.compactor,
+      reclaim: () => this.index.reclaim(RECLAIM_CHUNKS)
+    })
     this.scrubber = new Scrubber(config, host, parts)
     const views = new BlockViews(host.memory)
     this.reader = new BlockReader(host, this.segments, this.index, views)

@@ -1,6 +1,6 @@
 /** Whether a shard may grow: capacity, the reserve, and compaction when either is near. */
 import { storeErrorOf } from '../core/errors.ts'
-import type { Compactor } from './compactor.ts'
+import { type Compactor, SLICE_BLOCKS } from './compactor.ts'
 import { OpKind, type ShardOp } from './op.ts'
 import type { Segments } from './segments.ts'
 import { RESERVE_SEGMENTS, type ShardConfig, type ShardHost } from './shard-config.ts'
@@ -13,16 +13,23 @@ export class Space {
   private readonly host: ShardHost
   private readonly segments: Segments
   private readonly compactor: Compactor
+  /** Counts blocks of deleted layers dead; whether there are more. */
+  private readonly reclaim: () => boolean
   private readonly segmentsMax: number
   private makingRoom = false
   /** Blocks written while space was short and compaction did not yet answer for. */
   private debtBlocks = 0
 
-  constructor(config: ShardConfig, host: ShardHost, segments: Segments, compactor: Compactor) {
+  constructor(
+    config: ShardConfig,
+    host: ShardHost,
+    parts: { segments: Segments; compactor: Compactor; reclaim: () => boolean }
+  ) {
     this.config = config
     this.host = host
-    this.segments = segments
-    this.compactor = compactor
+    this.segments = parts.segments
+    this.compactor = parts.compactor
+    this.reclaim = parts.reclaim
     this.segmentsMax = Math.floor(config.capacityBytes / config.segmentBytes)
   }
 
@@ -73,7 +80,10 @@ export class Space {
   }
 
   private makeRoom(forData: boolean): boolean {
-    for (;;) {
+    while (this.reclaim());
+    // Each segment once, with a margin: what that does not gain, another round would not.
+    const slices = Math.ceil(this.segments.pagesPerSegment / SLICE_BLOCKS) + 2
+    for (let left = 2 * this.segments.usedCount * slices; left > 0; left--) {
       if (!this.compactor.step(true)) {
         if (!this.compactor.isWaiting) return this.hasRoom(forData)
         const before = this.segments.usedCount
@@ -82,6 +92,7 @@ export class Space {
       }
       if (this.hasRoom(forData)) return true
     }
+    return false
   }
 
   /** Waits for what compaction waits for. */

@@ -158,14 +158,18 @@ export class ShardRig {
 
 /** A block that tells its value in every 512-byte sector, so that a torn one shows. */
 export function fillBlock(memory: Buffer, offset: number, value: number): void {
-  for (let at = offset; at < offset + BLOCK_BYTES; at += 4) memory.writeUInt32LE(value, at)
+  for (let at = offset; at < offset + 512; at += 4) memory.writeUInt32LE(value, at)
+  for (let at = offset + 512; at < offset + BLOCK_BYTES; at += 512) {
+    memory.copyWithin(at, offset, offset + 512)
+  }
 }
 
 /** The value of a block; -1 when it is torn. */
 export function blockValue(memory: Buffer, offset: number): number {
   const value = memory.readUInt32LE(offset)
-  for (let at = offset; at < offset + BLOCK_BYTES; at += 4) {
-    if (memory.readUInt32LE(at) !== value) return -1
+  // A sector is written whole or not at all: two words of each tell.
+  for (let at = offset; at < offset + BLOCK_BYTES; at += 512) {
+    if (memory.readUInt32LE(at) !== value || memory.readUInt32LE(at + 508) !== value) return -1
   }
   return value
 }

@@ -151,7 +151,7 @@ function runSeed(seed: number): void {
 }
 
 const fixed = process.env['SEED']
-const crashes = Number(process.env['CRASHES'] ?? 1000)
+const crashes = Number(process.env['CRASHES'] ?? 300)
 
 test(`flushed blocks survive ${crashes} power losses whole, and never an older value`, () => {
   const first = fixed === undefined ? 1 : Number(fixed)
