@@ -129,6 +129,8 @@ function make(directory: string, blocks: number, batch: number): void {
 
 interface Opened {
   readonly openMs: number
+  /** Of this process alone: what others on the machine take from it does not count. */
+  readonly cpuMs: number
   readonly stats: Record<ShardStatName, number>
   readonly residentBytes: number
 }
@@ -136,9 +138,12 @@ interface Opened {
 function open(directory: string): Opened {
   const host = hostOf(new SparseFiles(directory), MiB)
   const startMs = performance.now()
+  const startCpu = process.cpuUsage()
   Shard.open(config, host)
+  const cpu = process.cpuUsage(startCpu)
   return {
     openMs: performance.now() - startMs,
+    cpuMs: (cpu.user + cpu.system) / 1000,
     stats: Object.fromEntries(
       shardStatNames.map((name) => [name, host.stats[shardStatIndex[name]]])
     ) as Record<ShardStatName, number>,
@@ -178,9 +183,10 @@ function removeTrailers(directory: string): void {
 }
 
 function report(what: string, directory: string): void {
-  const { openMs, stats, residentBytes } = JSON.parse(inChild('open', directory)) as Opened
+  const { openMs, cpuMs, stats, residentBytes } = JSON.parse(inChild('open', directory)) as Opened
   console.log(
     `${what.padEnd(18)} ${(openMs / 1000).toFixed(2).padStart(7)} s` +
+      `${(cpuMs / 1000).toFixed(2).padStart(7)} s CPU` +
       `${stats.recoveryRecords.toString().padStart(12)} records replayed` +
       `${stats.indexEntries.toString().padStart(12)} entries` +
       `${(stats.indexBytes / stats.indexEntries).toFixed(2).padStart(7)} B each` +

@@ -30,8 +30,11 @@ export interface SegmentScan {
 }
 
 const WINDOW_PAGES = 256
+/** Whoever skips more pages than this goes from header to header, and wants no payload. */
+const SKIP_PAGES = 8
+const HEADER_WINDOW_PAGES = 4
 
-/** Reads a file through a window of 1 MiB. */
+/** Reads a file through a window: of 1 MiB, or a few pages where most of the file is skipped. */
 export class PageWindow {
   readonly buffer = Buffer.alloc(WINDOW_PAGES * PAGE_BYTES)
   readonly view = viewOf(this.buffer)
@@ -39,6 +42,7 @@ export class PageWindow {
   private handle = -1
   private startPage = 0
   private pages = 0
+  private lastPage = 0
 
   constructor(files: Files) {
     this.files = files
@@ -48,18 +52,17 @@ export class PageWindow {
     this.handle = handle
     this.startPage = 0
     this.pages = 0
+    this.lastPage = 0
   }
 
   /** Byte position in `buffer` of pages [page, page + count), or -1 when the file has fewer. */
   at(page: number, count: number): number {
+    const isSkip = page - this.lastPage > SKIP_PAGES
+    this.lastPage = page
     if (page < this.startPage || page + count > this.startPage + this.pages) {
-      const bytes = this.files.read(
-        this.handle,
-        page * PAGE_BYTES,
-        this.buffer,
-        0,
-        this.buffer.length
-      )
+      const pages = isSkip ? Math.max(count, HEADER_WINDOW_PAGES) : WINDOW_PAGES
+      const length = pages * PAGE_BYTES
+      const bytes = this.files.read(this.handle, page * PAGE_BYTES, this.buffer, 0, length)
       this.startPage = page
       this.pages = Math.floor(bytes / PAGE_BYTES)
       if (count > this.pages) return -1

@@ -198,24 +198,15 @@ class PieceReader {
  * is damage, and reads of it must fail rather than answer with other bytes.
  */
 export function setGoneAside(index: ExtentIndex, segments: Segments, salts: SlotSalts): number {
-  const isGone = (slot: number): boolean => {
+  const isGone = new Uint8Array(segments.lostSlot + 1).fill(1)
+  for (const [slot, [saltHigh, saltLow]] of salts) {
     const now = segments.get(slot)
-    const then = salts.get(slot)
-    if (now === null || then === undefined) return true
-    return now.saltHigh !== then[0] || now.saltLow !== then[1]
+    if (now !== null && now.saltHigh === saltHigh && now.saltLow === saltLow) isGone[slot] = 0
   }
-  const gone: number[] = []
-  index.forEachWithin(0, Number.MAX_SAFE_INTEGER, (layer, chunk, first, count, location) => {
-    if (isGone(location >>> segments.pageShift)) gone.push(layer, chunk, first, count, location)
+  return index.relocate((location) => {
+    if (isGone[location >>> segments.pageShift] === 0) return location
+    return segments.locationOf(segments.lostSlot, segments.pageOf(location))
   })
-  for (let i = 0; i < gone.length; i += 5) {
-    const [layer, chunk, first, count, from] = gone.slice(i, i + 5) as GoneRun
-    const to = segments.locationOf(segments.lostSlot, segments.pageOf(from))
-    index.move(layer, chunk, first, count, from, to)
-  }
-  return gone.length / 5
 }
-
-type GoneRun = [number, number, number, number, number]
 
 assert(pieceBytesOf(PIECE_BODY_BYTES_MAX) <= BUFFER_BYTES, 'a whole piece fits the buffer')

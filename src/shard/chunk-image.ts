@@ -34,6 +34,7 @@ const RUNS_MAX = CHUNK_BLOCKS
  * made once. Runs are added in block order; neighbours that go on become one.
  */
 export class ChunkImage {
+  readonly bytes: number
   /** Runs in use. */
   length = 0
   readonly firsts = new Uint16Array(RUNS_MAX)
@@ -52,10 +53,10 @@ export class ChunkImage {
   private form = FORM_RUNS
   private readonly paletteUse = new Uint16Array(PALETTE_MAX)
 
-  get bytes(): number {
+  constructor() {
     const runs = [this.firsts, this.counts, this.locations, this.lows, this.palettes, this.crcs]
     const palette = [this.epochs, this.highs, this.paletteUse]
-    return [...runs, ...palette].reduce((bytes, array) => bytes + array.byteLength, 0)
+    this.bytes = [...runs, ...palette].reduce((bytes, array) => bytes + array.byteLength, 0)
   }
 
   clear(): void {

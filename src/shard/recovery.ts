@@ -148,6 +148,7 @@ class Recovery {
     this.highestLsn = Math.max(this.highestLsn, mark)
     this.mark = this.marker === null ? mark : Math.min(mark, this.marker.durableLsn)
     for (const candidate of candidates) this.replay(candidate)
+    this.index.endReplay()
     this.reportLostBlocks()
     if (!this.config.readOnly) {
       for (const segment of this.toSync) this.files.sync(this.segments.open(segment))
@@ -517,7 +518,22 @@ class Recovery {
     if (record.type === RecordType.Data) {
       this.cursor.checksums(this.crcs)
       const location = this.segments.locationOf(segment.slot, page)
-      const taken = this.index.put(
+      const { crcs, index } = this
+      if (!isScanned) {
+        index.replayPut(
+          layer,
+          chunk,
+          firstBlock,
+          blockCount,
+          writerEpoch,
+          sequence,
+          location,
+          crcs,
+          0
+        )
+        return
+      }
+      const taken = index.put(
         layer,
         chunk,
         firstBlock,
@@ -525,10 +541,10 @@ class Recovery {
         writerEpoch,
         sequence,
         location,
-        this.crcs,
+        crcs,
         0
       )
-      if (isScanned && taken < blockCount) segment.oldestLsn = 0
+      if (taken < blockCount) segment.oldestLsn = 0
       return
     }
     const mark = record.type === RecordType.Trim ? LOCATION_HOLE : LOCATION_ZERO
