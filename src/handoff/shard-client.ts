@@ -109,26 +109,29 @@ export class ShardClient<Op extends ClientOp<Op>> {
     }
   }
 
-  /** Publishes everything submitted so far and wakes the worker if it sleeps. */
-  ring(): void {
-    if (this.tail === this.published) return
+  /** Publishes everything submitted so far and wakes the worker if it sleeps; false if nothing. */
+  ring(): boolean {
+    if (this.tail === this.published) return false
     this.published = this.tail
     Atomics.store(this.control, SUBMISSION_TAIL, this.tail)
     this.wakeWorker()
+    return true
   }
 
-  /** Answers what the worker completed; returns how many. */
+  /**
+   * Answers what the worker has completed by now; returns how many. What it completes meanwhile is
+   * for the next call, so that sockets have their turn however quick the worker is.
+   */
   poll(): number {
     let answered = 0
-    let tail = Atomics.load(this.control, COMPLETION_TAIL)
-    while (this.completionHead !== tail) {
+    const tail = Atomics.load(this.control, COMPLETION_TAIL)
+    while (((tail - this.completionHead) | 0) > 0) {
       const at = entryAt(this.completionHead)
       this.completionHead = (this.completionHead + 1) | 0
       const op = this.takeSlot(this.completions[at]!)
       readCompletion(this.completions, at, op)
       op.onDone(op)
       answered++
-      if (this.completionHead === tail) tail = Atomics.load(this.control, COMPLETION_TAIL)
     }
     if (answered > 0) this.afterAnswers()
     this.rounds.poll()
@@ -190,7 +193,7 @@ export class ShardClient<Op extends ClientOp<Op>> {
       if (distance < 0 || distance >= executing) continue
       if (this.deaths[slot]! === 0) this.suspects++
       this.deaths[slot]!++
-      if (executing === 1 && this.deaths[slot]! >= OP_DEATHS_MAX) {
+      if (this.deaths[slot]! >= OP_DEATHS_MAX) {
         this.refuse(this.takeSlot(slot), ErrorCode.ShardFailed)
       }
     }

@@ -3,7 +3,7 @@ import { assert } from '../core/assert.ts'
 import { ErrorCode } from '../core/errors.ts'
 import type { SharedArena } from './arena.ts'
 import { type ChannelMemory, createChannelMemory } from './channel.ts'
-import { MainBell } from './main-bell.ts'
+import { type BellKnobs, MainBell } from './main-bell.ts'
 import { type ClientOp, ShardClient } from './shard-client.ts'
 import type { ShardTask, ShardTaskEnd, WorkerLog } from './shard-task.ts'
 import { ShardThread } from './shard-thread.ts'
@@ -18,6 +18,7 @@ export interface ShardPoolOptions {
   readonly configOf: (shard: number) => unknown
   readonly log: (entry: WorkerLog) => void
   readonly knobs?: Partial<LoopKnobs>
+  readonly bell?: Partial<BellKnobs>
   readonly restarts?: Partial<RestartLimits>
   readonly closeTimeoutMs?: number
   /** For tests: the system call behind flushes. */
@@ -51,7 +52,7 @@ export class ShardPool<Op extends ClientOp<Op>> {
   restarts = 0
   private readonly options: ShardPoolOptions
   private readonly limits: RestartLimits
-  private readonly bell = new MainBell(() => this.poll())
+  private readonly bell: MainBell
   /** The thread of each shard that has one. */
   private readonly running: (ShardThread | null)[] = []
   private readonly tasks: Promise<void>[] = []
@@ -61,6 +62,7 @@ export class ShardPool<Op extends ClientOp<Op>> {
   constructor(options: ShardPoolOptions) {
     this.options = options
     this.limits = { ...defaultRestarts, ...options.restarts }
+    this.bell = new MainBell(this.poll, options.bell)
     const clients: ShardClient<Op>[] = []
     for (let shard = 0; shard < options.shards; shard++) {
       const memory = createChannelMemory()
@@ -101,7 +103,9 @@ export class ShardPool<Op extends ClientOp<Op>> {
 
   /** Publishes everything submitted so far. */
   ring(): void {
-    for (const client of this.clients) client.ring()
+    let rung = false
+    for (const client of this.clients) if (client.ring()) rung = true
+    if (rung) this.bell.expect()
   }
 
   /** Finishes what is in flight, makes it durable, and ends the workers in order. */

@@ -1,7 +1,7 @@
 import { deepStrictEqual, strictEqual } from 'node:assert/strict'
 import { suite } from 'uvu'
 import { QUEUE_SLOTS } from '../../src/core/limits.ts'
-import { createChannelMemory, entryAt } from '../../src/handoff/channel.ts'
+import { type ChannelMemory, createChannelMemory, entryAt } from '../../src/handoff/channel.ts'
 import {
   ENTRY_WORDS,
   readCompletion,
@@ -83,11 +83,14 @@ test('positions wrap around the queue and around 32 bits', () => {
 /** A client and a worker loop in one thread: the loop runs until told to close. */
 function oneThread() {
   const memory = createChannelMemory()
-  const bell = new SharedArrayBuffer(4)
   const rounds = new SyncRounds(memory.syncBoard)
   const client = new ShardClient<BlockOp>(0, memory, rounds)
   client.prepareStart()
-  const loop = new WorkerLoop(memory, bell, () => new ShardOp())
+  return { client, memory, ...oneThreadOn(client, memory) }
+}
+
+function oneThreadOn(client: ShardClient<BlockOp>, memory: ChannelMemory) {
+  const loop = new WorkerLoop(memory, new SharedArrayBuffer(4), () => new ShardOp())
   const batches: number[] = []
   const engine = {
     execute(ops: readonly ShardOp[], count: number): void {
@@ -101,7 +104,7 @@ function oneThread() {
     client.sendClose()
     loop.run(engine)
   }
-  return { client, batches, run }
+  return { batches, run }
 }
 
 test('a full queue overflows into a list that keeps the order', () => {
@@ -128,6 +131,93 @@ test('a full queue overflows into a list that keeps the order', () => {
     total
   )
   strictEqual(client.inFlightCount, 0)
+})
+
+test('a request from inside an answer waits behind those that overflowed', () => {
+  const { client, run } = oneThread()
+  const answers: number[] = []
+  let submitted = 0
+  const submit = (): void => {
+    const op = new BlockOp()
+    op.chunk = submitted++
+    op.onDone = (done) => {
+      answers.push(done.resultA)
+      if (submitted < 4 * QUEUE_SLOTS) submit()
+    }
+    client.submit(op)
+  }
+  while (submitted < 2 * QUEUE_SLOTS) submit()
+  while (client.inFlightCount > 0) {
+    client.ring()
+    run()
+    client.poll()
+  }
+  strictEqual(answers.length, 4 * QUEUE_SLOTS)
+  deepStrictEqual(
+    answers,
+    answers.map((_, at) => at)
+  )
+})
+
+test('after a death what was completed is answered, the rest queued in its order', async () => {
+  const { client, memory, batches, run } = oneThread()
+  const answers: number[] = []
+  const submit = (chunk: number): void => {
+    const op = new BlockOp()
+    op.chunk = chunk
+    op.onDone = (done) => answers.push(done.resultA)
+    client.submit(op)
+  }
+  // Frees slots in an order of its own, so that slots and submissions differ in order.
+  for (let chunk = 0; chunk < 50; chunk++) submit(chunk)
+  client.ring()
+  run()
+  client.poll()
+  for (let chunk = 50; chunk < 80; chunk++) submit(chunk)
+  client.ring()
+  run()
+  for (let chunk = 80; chunk < 100; chunk++) submit(chunk)
+  client.ring() // the worker dies before it sees these, and before the last answers were polled
+  await new Promise<void>((resolve) => client.afterDeath(resolve))
+  strictEqual(answers.length, 80)
+  client.prepareStart()
+  const next = oneThreadOn(client, memory)
+  next.run()
+  client.poll()
+  deepStrictEqual(
+    answers,
+    Array.from({ length: 100 }, (_, at) => at)
+  )
+  deepStrictEqual([batches, next.batches], [[50, 30], [20]])
+})
+
+test('an entry that comes while the worker falls asleep keeps it awake', () => {
+  const { client, memory } = oneThread()
+  const loop = new WorkerLoop(memory, new SharedArrayBuffer(4), () => new ShardOp())
+  let executed = 0
+  let asked = 0
+  const { wait } = Atomics
+  Atomics.wait = () => {
+    throw new Error('the worker slept')
+  }
+  try {
+    loop.run({
+      execute: () => {
+        executed++
+        client.sendClose()
+      },
+      background: () => false,
+      // Asked after the first background slice, and as the last thing before the loop sleeps.
+      nextWakeMs: () => {
+        if (++asked === 2) client.submit(new BlockOp())
+        client.ring()
+        return Number.POSITIVE_INFINITY
+      }
+    })
+  } finally {
+    Atomics.wait = wait
+  }
+  strictEqual(executed, 1)
 })
 
 test('entries are not seen before they are published', () => {

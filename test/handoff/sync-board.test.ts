@@ -2,7 +2,14 @@ import { deepStrictEqual, ok, strictEqual, throws } from 'node:assert/strict'
 import fc from 'fast-check'
 import { suite } from 'uvu'
 import { UNSYNCED_FILES_MAX } from '../../src/core/limits.ts'
-import { SYNC_BOARD_WORDS, SyncBoard } from '../../src/handoff/sync-board.ts'
+import {
+  ROWS,
+  RowState,
+  STATE,
+  SYNC_BOARD_WORDS,
+  SYNCED,
+  SyncBoard
+} from '../../src/handoff/sync-board.ts'
 import { type Fdatasync, SyncRounds } from '../../src/handoff/sync-rounds.ts'
 
 const test = suite('sync board')
@@ -169,6 +176,43 @@ test('what the worker synced itself is not synced again', async () => {
   strictEqual(board.durableLsn(), 2)
   strictEqual(await flushed(rounds), 0)
   strictEqual(syncing.length, 0)
+})
+
+test('a flush waits for a sync that the worker runs itself', async () => {
+  const { shared, board, rounds, syncing } = sides()
+  board.appended(5, 1)
+  board.appended(6, 2)
+  const state = ROWS + STATE
+  const words = new Int32Array(shared)
+  Atomics.store(words, state, RowState.SyncingHere) // as in the worker's thread, just now
+  const answered: string[] = []
+  const first = flushed(rounds).then((error) => answered.push(`first ${error}`))
+  await turn()
+  deepStrictEqual(
+    syncing.map((sync) => sync.descriptor),
+    [6]
+  )
+  const second = flushed(rounds).then((error) => answered.push(`second ${error}`))
+  syncing[0]!.done(null)
+  await new Promise((resolve) => setTimeout(resolve, 5))
+  deepStrictEqual(answered, [])
+  Atomics.store(words, state, RowState.Idle) // it ended without having covered the append
+  while (syncing.length < 2) await turn()
+  strictEqual(syncing[1]!.descriptor, 5)
+  syncing[1]!.done(null)
+  await Promise.all([first, second])
+  deepStrictEqual(answered, ['first 0', 'second 0'])
+})
+
+test('a row whose sync has not quite returned is not given away', () => {
+  const { shared, board } = sides()
+  board.appended(5, 1)
+  const words = new Int32Array(shared)
+  Atomics.store(words, ROWS + STATE, RowState.Syncing)
+  Atomics.store(words, ROWS + SYNCED, 1)
+  ok(!board.isIdle(5))
+  Atomics.store(words, ROWS + STATE, RowState.Idle)
+  ok(board.isIdle(5))
 })
 
 test('a full board makes room by syncing, and drops what is durable', () => {
