@@ -287,7 +287,8 @@ class ShardCopy {
     if (bavail * bsize >= needed) return
     throw new StoreError(
       ErrorCode.OutOfSpace,
-      `the filesystem has ${bavail * bsize} bytes free, the copy of shard ${this.number} needs ${needed}`
+      `the filesystem has ${bavail * bsize} bytes free, ` +
+        `the copy of shard ${this.number} needs ${needed}`
     )
   }
 

@@ -3,8 +3,13 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { Command } from 'commander'
 import { test } from 'uvu'
 import { repositoryRoot } from '../../scripts/repository.ts'
+import { buildProgram } from '../../src/cli/program.ts'
+import { addServeOptions, flagsOf } from '../../src/cli/serve-options.ts'
+import { resolveConfig } from '../../src/core/config.ts'
+import type { Config } from '../../src/core/options.ts'
 import { testNeeding } from '../helpers/environment.ts'
 
 const read = (name: string): string => readFileSync(join(repositoryRoot, name), 'utf8')
@@ -38,6 +43,14 @@ function parseDockerfile(text: string): { name: string; value: string }[] {
     })
 }
 
+/** What the options of `torus serve …` add up to. @throws when it would refuse to start */
+function configOf(words: readonly string[]): Config {
+  strictEqual(words[0], 'serve')
+  const command = addServeOptions(new Command()).exitOverride()
+  command.parse(words.slice(1), { from: 'user' })
+  return resolveConfig({ ...flagsOf(command.opts()), env: {} }).config
+}
+
 test('both units forbid core files and run the torus command', () => {
   for (const name of services) {
     const unit = parseUnit(read(`deploy/${name}`))
@@ -45,6 +58,19 @@ test('both units forbid core files and run the torus command', () => {
     deepStrictEqual(unit.get('Service.NoNewPrivileges'), ['yes'], name)
     match(unit.get('Service.ExecStart')?.[0] ?? '', /^torus (serve|attach) /)
     ok(unit.has('Install.WantedBy'), name)
+  }
+})
+
+test('the commands that the units run exist, with these options', () => {
+  const unit = parseUnit(read('deploy/torus.service'))
+  const words = unit.get('Service.ExecStart')?.[0]?.split(' ').slice(1) ?? []
+  strictEqual(configOf(words).dataDir, '/var/lib/torus')
+  const attach = parseUnit(read('deploy/torus-attach@.service'))
+  const commands = buildProgram().commands.map((command) => command.name())
+  for (const key of ['Service.ExecStart', 'Service.ExecStop']) {
+    const [, name = '', volume, ...options] = attach.get(key)?.[0]?.split(' ') ?? []
+    ok(commands.includes(name), `there is torus ${name}`)
+    deepStrictEqual([volume, ...options], ['%I'])
   }
 })
 
@@ -108,8 +134,7 @@ test('the image runs slim bookworm, as nobody special, with lists for commands',
   ok(all('FROM').length === 2 && all('FROM').every((image) => /bookworm-slim/.test(image)))
   deepStrictEqual(all('USER'), ['node'])
   deepStrictEqual(JSON.parse(all('ENTRYPOINT')[0] ?? ''), ['torus'])
-  const command: string[] = JSON.parse(all('CMD')[0] ?? '')
-  strictEqual(command[0], 'serve')
+  ok(configOf(JSON.parse(all('CMD')[0] ?? '')).nbdListen?.host === '0.0.0.0')
   const health: string[] = JSON.parse(all('HEALTHCHECK')[0]?.replace(/^.* CMD /, '') ?? '')
   strictEqual(spawnSync(process.execPath, ['--check', '-'], { input: health[2] ?? '' }).status, 0)
 })
