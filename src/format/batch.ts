@@ -122,7 +122,7 @@ export const dataRecordBytes = (blockCount: number): number => RECORD_PREFIX_BYT
 export const headerPagesOf = (recordBytes: number): number =>
   Math.ceil((BATCH_PREFIX_BYTES + recordBytes) / PAGE_BYTES)
 
-/** Writes the prefix of a record. Checksums are set by `setRecordChecksum`. */
+/** Writes the prefix of a record. The checksums of its blocks follow it, u32 each. */
 export function setRecord(view: DataView, at: number, record: BlockRecord): void {
   view.setUint8(at + AT_TYPE, record.type)
   view.setUint8(at + AT_FLAGS, record.flags)
@@ -137,10 +137,6 @@ export function setRecord(view: DataView, at: number, record: BlockRecord): void
   view.setUint32(at + AT_WRITER_EPOCH, record.writerEpoch)
   setU64(view, at + AT_SEQUENCE, record.sequence)
   setU64(view, at + AT_ORIGIN_LSN, record.originLsn)
-}
-
-export function setRecordChecksum(view: DataView, at: number, block: number, crc: number): void {
-  view.setUint32(at + RECORD_PREFIX_BYTES + 4 * block, crc)
 }
 
 /**

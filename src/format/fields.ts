@@ -25,7 +25,7 @@ export function magicOf(letters: string): number {
   return Buffer.from(letters, 'latin1').readUInt32BE(0)
 }
 
-export const ID_BYTES = 16
+const ID_BYTES = 16
 const ID_PATTERN = /^[0-9a-f]{32}$/
 
 export function getId(bytes: Buffer, at: number): string {

@@ -243,6 +243,7 @@ export class Appender {
     if (this.recordCount > 0) this.recordsLsn = lsn
     segment.lastLsn = lsn
     this.tracker.appended(handle, lsn)
+    this.segments.trackNames(lsn)
     this.account(header.headerPages, header.payloadPages, lsn)
     return lsn
   }

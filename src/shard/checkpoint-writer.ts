@@ -28,7 +28,7 @@ import type { Segments } from './segments.ts'
 import type { ShardConfig, ShardHost } from './shard-config.ts'
 import { shardStatIndex } from './stats.ts'
 
-export const CHECKPOINT_TEMPORARY = 'checkpoint.tmp'
+const CHECKPOINT_TEMPORARY = 'checkpoint.tmp'
 export const checkpointName = (generation: number): string => `checkpoint-${generation % 2}`
 
 /** One write of the file, and about what one slice costs. */

@@ -80,6 +80,16 @@ export class DiskFiles implements Files {
     }
   }
 
+  openDirectory(): FileHandle {
+    try {
+      const handle = fs.openSync(this.directory, fs.constants.O_RDONLY)
+      this.names.set(handle, this.directory)
+      return handle
+    } catch (thrown) {
+      throw storeErrorOfSystem(thrown, `open ${this.directory}`)
+    }
+  }
+
   close(handle: FileHandle): void {
     const direct = this.direct.get(handle)
     this.direct.delete(handle)

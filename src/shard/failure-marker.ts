@@ -7,7 +7,7 @@
 import { ErrorCode, storeErrorOf } from '../core/errors.ts'
 import type { Files } from './files.ts'
 
-export const FAILED_NAME = 'failed'
+const FAILED_NAME = 'failed'
 const PATTERN = /^durable (\d{1,15})\n/
 const MARKER_BYTES_MAX = 4096
 

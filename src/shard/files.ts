@@ -16,6 +16,8 @@ export interface Files {
   list(): string[]
   /** Opens for reading and writing. With `create` the file must not exist yet. */
   open(name: string, mode: 'existing' | 'create' | 'readOnly'): FileHandle
+  /** The directory itself: `sync` of this handle does what `syncDirectory` does. */
+  openDirectory(): FileHandle
   /** Closes now. Only for a handle that no sync elsewhere uses: see `SyncTracker.isIdle`. */
   close(handle: FileHandle): void
   size(handle: FileHandle): number

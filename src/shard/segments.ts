@@ -84,6 +84,9 @@ export class Segments {
   private readonly files: Files
   private readonly tracker: SyncTracker
   private readonly host: ShardHost
+  /** Names were created since the directory was entered in the tracker. */
+  private hasNewNames = false
+  private directory: FileHandle = -1
   private openCount = 0
   private tick = 0
 
@@ -226,7 +229,24 @@ export class Segments {
     return true
   }
 
+  /**
+   * To be called with each append: a file whose name is not durable could be gone after a power
+   * loss, whatever was synced in it. So the directory counts as one of the files that the batch
+   * stands in, and nobody waits for its sync but who waits for the batch's.
+   */
+  trackNames(lsn: number): void {
+    if (!this.hasNewNames) return
+    if (this.directory < 0) this.directory = this.files.openDirectory()
+    this.tracker.appended(this.directory, lsn)
+    this.hasNewNames = false
+  }
+
   closeAll(): void {
+    if (this.directory >= 0 && this.tracker.isIdle(this.directory)) {
+      this.tracker.untrack(this.directory)
+      this.files.close(this.directory)
+      this.directory = -1
+    }
     for (const segment of this.bySlot) if (segment !== null) this.tryClose(segment)
   }
 
@@ -250,8 +270,7 @@ export class Segments {
     this.openCount++
     segment.usedTick = ++this.tick
     this.add(segment)
-    // Without this the file could be gone after a power loss, whatever was synced in it.
-    this.files.syncDirectory()
+    this.hasNewNames = true
     return segment
   }
 

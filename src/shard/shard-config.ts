@@ -28,10 +28,10 @@ export interface ShardConfig {
 }
 
 /** 64 KiB holds a header, a batch, a footer and a trailer, so that tests can be small. */
-export const SEGMENT_BYTES_MIN = 64 * 1024
+const SEGMENT_BYTES_MIN = 64 * 1024
 /** Page numbers inside a segment stay small, and one compaction step bounded. */
-export const SEGMENT_BYTES_MAX = 1024 * 1024 * 1024
-export const SEGMENT_BYTES_DEFAULT = 128 * 1024 * 1024
+const SEGMENT_BYTES_MAX = 1024 * 1024 * 1024
+const SEGMENT_BYTES_DEFAULT = 128 * 1024 * 1024
 
 /** Segments that only compaction, trims and deletes may begin, so that they always can. */
 export const RESERVE_SEGMENTS = 3
@@ -51,7 +51,7 @@ export function segmentBytesFor(capacityBytes: number, shards: number): number {
   return segmentBytes
 }
 
-export const SHARD_DEFAULTS = {
+const SHARD_DEFAULTS = {
   segmentBytes: SEGMENT_BYTES_DEFAULT,
   scrubPeriodMs: 14 * 24 * 3600 * 1000, // two weeks: latent sector errors are found before a second
   openFilesMax: 256, // with 4 shards below the usual limit of 1,024 descriptors a process

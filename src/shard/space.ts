@@ -1,7 +1,8 @@
 /** Whether a shard may grow: capacity, the reserve, and compaction when either is near. */
 import { storeErrorOf } from '../core/errors.ts'
-import { type Compactor, SLICE_BLOCKS } from './compactor.ts'
+import type { Compactor } from './compactor.ts'
 import { OpKind, type ShardOp } from './op.ts'
+import { SLICE_BLOCKS } from './segment-copy.ts'
 import type { Segments } from './segments.ts'
 import { RESERVE_SEGMENTS, type ShardConfig, type ShardHost } from './shard-config.ts'
 

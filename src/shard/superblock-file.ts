@@ -17,7 +17,7 @@ import type { ShardConfig, ShardHost } from './shard-config.ts'
 export const SUPERBLOCK_NAME = 'superblock'
 
 /** Writes the first superblock of a directory, both copies; durable on return. */
-export function createSuperblock(files: Files, superblock: Superblock): void {
+function createSuperblock(files: Files, superblock: Superblock): void {
   const handle = files.open(SUPERBLOCK_NAME, 'create')
   try {
     for (let generation = 1; generation <= 2; generation++) {
@@ -34,7 +34,7 @@ export function createSuperblock(files: Files, superblock: Superblock): void {
 /**
  * @throws StoreError NotFound when there is none, Corrupt, UnknownVersion
  */
-export function readSuperblock(files: Files): Superblock {
+function readSuperblock(files: Files): Superblock {
   const handle = files.open(SUPERBLOCK_NAME, 'readOnly')
   try {
     const bytes = Buffer.alloc(SUPERBLOCK_BYTES)
@@ -46,7 +46,7 @@ export function readSuperblock(files: Files): Superblock {
 }
 
 /** Replaces the older copy; durable on return. Takes what `readSuperblock` gave, changed. */
-export function updateSuperblock(files: Files, superblock: Superblock): Superblock {
+function updateSuperblock(files: Files, superblock: Superblock): Superblock {
   const next = { ...superblock, generation: superblock.generation + 1 }
   const handle = files.open(SUPERBLOCK_NAME, 'existing')
   try {

@@ -19,6 +19,14 @@ interface FileData {
   readonly dirty: Set<number>
 }
 
+const DIRECTORY = '.'
+
+const emptyFile = (): FileData => ({
+  content: Buffer.alloc(0),
+  durable: Buffer.alloc(0),
+  dirty: new Set()
+})
+
 type NameChange = { readonly name: string; readonly file: FileData | null }
 
 export type FaultyCall = 'open' | 'read' | 'write' | 'sync' | 'remove' | 'rename' | 'truncate'
@@ -93,12 +101,18 @@ export class FaultyFiles implements Files {
     let file = this.names.get(name)
     if (mode === 'create') {
       if (file !== undefined) throw new StoreError(ErrorCode.AlreadyExists, `open ${name}: EEXIST`)
-      file = { content: Buffer.alloc(0), durable: Buffer.alloc(0), dirty: new Set() }
+      file = emptyFile()
       this.setName(name, file)
     }
     if (file === undefined) throw new StoreError(ErrorCode.NotFound, `open ${name}: ENOENT`)
     const handle = this.nextHandle++
     this.handles.set(handle, { name, file })
+    return handle
+  }
+
+  openDirectory(): FileHandle {
+    const handle = this.nextHandle++
+    this.handles.set(handle, { name: DIRECTORY, file: emptyFile() })
     return handle
   }
 
@@ -146,6 +160,10 @@ export class FaultyFiles implements Files {
   sync(handle: FileHandle): void {
     const { file, name } = this.opened(handle)
     this.syncs++
+    if (name === DIRECTORY) {
+      this.syncDirectory()
+      return
+    }
     try {
       this.check('sync', name)
     } catch (error) {

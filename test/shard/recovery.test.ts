@@ -11,7 +11,7 @@ const test = suite('recovery')
 const DEPTH = 64
 const CHUNKS = 64
 
-test('a killed shard of 200,000 random blocks comes back, from records in line with its writes', () => {
+test('200,000 random blocks come back after a kill, from records in line with writes', () => {
   const directory = temporaryDirectory()
   try {
     const random = seededRandom(17)
