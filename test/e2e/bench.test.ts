@@ -1,0 +1,48 @@
+/** The benchmark runs; what it measures is nobody's business here. */
+import { ok, strictEqual } from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'uvu'
+import { repositoryRoot } from '../../scripts/repository.ts'
+import { testNeeding } from '../helpers/environment.ts'
+import { Scratch } from '../helpers/images.ts'
+import { run } from '../helpers/process.ts'
+
+interface Result {
+  readonly rows: readonly {
+    readonly id: string
+    readonly servers: readonly { readonly server: string; readonly value: { median: number } }[]
+  }[]
+}
+
+testNeeding(
+  { programs: ['fio', 'nbdkit'] },
+  'a short benchmark compares torus with another server and draws the result',
+  async () => {
+    const scratch = await Scratch.create()
+    try {
+      const small = ['--seconds', '1', '--rounds', '1', '--size', '64MiB']
+      const choice = ['--rows', 'randread,newdata', '--servers', 'torus,nbdkit']
+      const places = ['--dir', scratch.path('data'), '--out', scratch.path('out')]
+      const program = join(repositoryRoot, 'dist/scripts/bench.js')
+      const { code, stdout, stderr } = await run(
+        process.execPath,
+        [program, ...small, ...choice, ...places],
+        { timeoutMs: 120_000 }
+      )
+      strictEqual(code, 0, stdout + stderr)
+      ok(stdout.includes('random read 4 KiB, depth 32'))
+      const { rows } = JSON.parse(readFileSync(scratch.path('out/bench.json'), 'utf8')) as Result
+      strictEqual(rows.map(({ id }) => id).join(), 'randread,newdata')
+      const measured = rows.flatMap(({ servers }) => servers)
+      const names = new Set(measured.map(({ server }) => server))
+      for (const name of ['torus', 'nbdkit', 'append-direct']) ok(names.has(name), name)
+      for (const { server, value } of measured) ok(value.median > 0, server)
+      ok(readFileSync(scratch.path('out/bench.svg'), 'utf8').startsWith('<svg '))
+    } finally {
+      await scratch.remove()
+    }
+  }
+)
+
+test.run()
