@@ -1,8 +1,10 @@
 import { deepStrictEqual, ok, rejects, strictEqual } from 'node:assert'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, extname, join } from 'node:path'
 import { test } from 'uvu'
+import { repositoryRoot } from '../scripts/repository.ts'
 import * as library from '../src/index.ts'
 import { openPeer } from '../src/index.ts'
 
@@ -19,18 +21,34 @@ async function inDirectory(body: (dataDir: string) => Promise<void>): Promise<vo
 
 const small = { shards: 1, capacityBytes: 2 ** 31, arenaBytes: 16 * 1024 * 1024 }
 
-test('the example of the README writes, flushes and reads', async () => {
-  await inDirectory(async (dataDir) => {
-    const peer = await openPeer({ dataDir, ...small })
-    await peer.volumes.create({ name: 'notes', sizeBytes: 64 * 1024 * 1024 })
-    const file = await peer.volumes.openFile('notes')
-    await file.writeAt(0, Buffer.from('hello'))
-    await file.flush()
-    strictEqual((await file.readAt(0, 5)).toString(), 'hello')
-    await file.close()
-    await peer.stop()
+/** Programs that the documentation shows: the comment at the head of the library, the README. */
+function examples(): string[] {
+  const head = readFileSync(join(repositoryRoot, 'src', 'index.ts'), 'utf8').split('*/')[0]!
+  const lines = head.split('\n').filter((line) => line.startsWith(' *   '))
+  const blocks = readFileSync(join(repositoryRoot, 'README.md'), 'utf8')
+    .split(/^```/m)
+    .filter((block, index) => index % 2 === 1 && /import .*openPeer/.test(block))
+  const fromReadme = blocks.map((block) => block.slice(block.indexOf('\n') + 1))
+  return [lines.map((line) => line.slice(5)).join('\n'), ...fromReadme]
+}
+
+for (const [index, example] of examples().entries()) {
+  test(`example ${index + 1} of the documentation runs as it stands there`, async () => {
+    await inDirectory(async (dataDir) => {
+      const library = new URL(`../src/index${extname(import.meta.url)}`, import.meta.url).href
+      const program = example.replace("'torus'", `'${library}'`)
+      ok(program !== example && program.includes('./data'), 'it imports torus and opens ./data')
+      const file = join(dirname(dataDir), 'example.mjs')
+      writeFileSync(file, program)
+      const { stdout, stderr, status } = spawnSync(process.execPath, [file], {
+        cwd: dirname(dataDir),
+        encoding: 'utf8',
+        timeout: 60_000
+      })
+      deepStrictEqual({ stdout, status }, { stdout: 'hello\n', status: 0 }, stderr)
+    })
   })
-})
+}
 
 test('a data directory keeps its volumes, and only one process has it', async () => {
   await inDirectory(async (dataDir) => {
