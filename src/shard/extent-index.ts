@@ -169,7 +169,7 @@ export class ExtentIndex {
   /** Everything that `replayPut` was given is in the index when this returns. */
   endReplay(): void {
     this.replay?.flush()
-    this.replay = null // 8 MiB
+    this.replay = null // gives its scratch memory back
   }
 
   /**
@@ -415,38 +415,6 @@ export class ExtentIndex {
       return true
     }
     return false
-  }
-
-  /**
-   * Forgets all data for whose location `isGone` holds (it is asked per run, and answers for the
-   * run's whole segment). Walks the whole index. Returns how many blocks.
-   */
-  dropWhere(isGone: (location: number) => boolean): number {
-    const { store, counter } = this
-    const found = store.found
-    let dropped = 0
-    store.pages.forEach((address) => {
-      store.look(address, 0, CHUNK_BLOCKS)
-      let gone = false
-      for (let run = 0; run < found.length && !gone; run++) {
-        const location = found.locations[run]!
-        gone = location < LOCATION_END && isGone(location)
-      }
-      if (!gone) return
-      store.take(address, 0, CHUNK_BLOCKS)
-      for (let run = 0; run < found.length; run++) {
-        const location = found.locations[run]!
-        if (location >= LOCATION_END || !isGone(location)) store.keep(run)
-        else {
-          const count = found.counts[run]!
-          counter.onDead(location, count)
-          store.entries -= count
-          dropped += count
-        }
-      }
-      store.give(address, CHUNK_BLOCKS)
-    })
-    return dropped
   }
 
   /**

@@ -138,13 +138,9 @@ export class IndexPages {
     for (let i = 0; i < words; i++) target[targetAt + i] = source[sourceAt + i]!
   }
 
-  /**
-   * Calls `visit` with the address of every object. It may release the object it is shown or
-   * replace it by a smaller one, nothing else.
-   */
+  /** Calls `visit` with the address of every object. It may neither acquire nor release. */
   forEach(visit: (address: number) => void): void {
     for (const size of this.classes) {
-      // From the top of the stack down: what moves into a hole has been seen.
       for (let slab = size.slabs.length - 1; slab >= 0; slab--) {
         const objects = slab === size.slabs.length - 1 ? size.used : size.perSlab
         const base = size.slabs[slab]! * SLAB_UNITS

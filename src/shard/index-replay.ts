@@ -3,7 +3,7 @@ import type { ChunkStore } from './chunk-store.ts'
 import { keyHash } from './index-table.ts'
 import type { Change } from './packed-chunks.ts'
 
-/** Blocks gathered before they go into the index: 8 MiB of scratch memory. */
+/** Blocks gathered before they go into the index: 15 MiB of scratch memory. */
 const ITEMS_MAX = 1 << 18
 /** Larger puts are cheap for each block as they are. */
 export const REPLAY_BLOCKS_MAX = 16
