@@ -5,8 +5,10 @@
  * Arming and publishing both store, then load what the other stores, with sequentially consistent
  * atomics: at least one of them sees the other, so no wake-up is lost.
  */
-const BELL_WORDS = 1
+const BELL_WORDS = 2
 const ARMED = 0
+/** 1 while a worker spins: a second one sleeps instead. */
+export const SPINNER = 1
 
 /** Worker side: call after publishing. */
 export function ringMain(bell: Int32Array): void {

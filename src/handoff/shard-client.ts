@@ -118,6 +118,11 @@ export class ShardClient<Op extends ClientOp<Op>> {
     return true
   }
 
+  /** Whether `poll` would find something. */
+  get hasAnswers(): boolean {
+    return Atomics.load(this.control, COMPLETION_TAIL) !== this.completionHead
+  }
+
   /**
    * Answers what the worker has completed by now; returns how many. What it completes meanwhile is
    * for the next call, so that sockets have their turn however quick the worker is.

@@ -7,6 +7,7 @@ import { type BellKnobs, MainBell } from './main-bell.ts'
 import { type ClientOp, ShardClient } from './shard-client.ts'
 import type { ShardTask, ShardTaskEnd, WorkerLog } from './shard-task.ts'
 import { ShardThread } from './shard-thread.ts'
+import { Spin } from './spin.ts'
 import { type Fdatasync, SyncRounds } from './sync-rounds.ts'
 import type { LoopKnobs } from './worker-loop.ts'
 
@@ -21,6 +22,8 @@ export interface ShardPoolOptions {
   readonly bell?: Partial<BellKnobs>
   readonly restarts?: Partial<RestartLimits>
   readonly closeTimeoutMs?: number
+  /** How long the main thread looks for answers when few requests are out, microseconds. */
+  readonly spinMicros?: number
   /** For tests: the system call behind flushes. */
   readonly fdatasync?: Fdatasync
   readonly onSync?: (shard: number, durationMs: number, failed: boolean) => void
@@ -39,6 +42,10 @@ const defaultRestarts: RestartLimits = {
   windowMs: 60_000,
   backoffMs: 20
 }
+/** A read from the page cache takes 10 microseconds, a small append 20. */
+const SPIN_MICROS_DEFAULT = Number(process.env['SPIN_M'] ?? 50)
+/** Deeper queues keep everybody busy anyway, and then a core that spins is missed. */
+const SPIN_DEPTH_MAX = 2
 /** A checkpoint of a large index takes seconds; after this the files alone must do. */
 const CLOSE_TIMEOUT_MS = 60_000
 
@@ -53,6 +60,8 @@ export class ShardPool<Op extends ClientOp<Op>> {
   private readonly options: ShardPoolOptions
   private readonly limits: RestartLimits
   private readonly bell: MainBell
+  private polling = false
+  private readonly spin: Spin
   /** The thread of each shard that has one. */
   private readonly running: (ShardThread | null)[] = []
   private readonly tasks: Promise<void>[] = []
@@ -63,6 +72,7 @@ export class ShardPool<Op extends ClientOp<Op>> {
     this.options = options
     this.limits = { ...defaultRestarts, ...options.restarts }
     this.bell = new MainBell(this.poll, options.bell)
+    this.spin = new Spin(options.spinMicros ?? SPIN_MICROS_DEFAULT, this.hasAnswers)
     const clients: ShardClient<Op>[] = []
     for (let shard = 0; shard < options.shards; shard++) {
       const memory = createChannelMemory()
@@ -93,19 +103,41 @@ export class ShardPool<Op extends ClientOp<Op>> {
 
   /** Answers everything that workers completed; true when there was anything. */
   readonly poll = (): boolean => {
+    if (this.polling) return false
+    this.polling = true
     let answered = 0
     for (const client of this.clients) answered += client.poll()
+    this.polling = false
     // Answers may have led to new requests.
-    if (answered > 0) this.ring()
+    if (answered > 0) this.publish()
     if (this.started.length > 0) this.tellStarted()
     return answered > 0
   }
 
   /** Publishes everything submitted so far. */
   ring(): void {
+    const rung = this.publish()
+    if (this.polling) return
+    if (this.isShallow() && this.spin.run()) this.poll()
+    else if (rung) this.bell.expect()
+  }
+
+  private publish(): boolean {
     let rung = false
     for (const client of this.clients) if (client.ring()) rung = true
-    if (rung) this.bell.expect()
+    return rung
+  }
+
+  /** So few requests are out that their answers are worth waiting for, awake. */
+  private isShallow(): boolean {
+    let inFlight = 0
+    for (const client of this.clients) inFlight += client.inFlightCount
+    return inFlight > 0 && inFlight <= SPIN_DEPTH_MAX
+  }
+
+  private readonly hasAnswers = (): boolean => {
+    for (const client of this.clients) if (client.hasAnswers) return true
+    return false
   }
 
   /** Finishes what is in flight, makes it durable, and ends the workers in order. */

@@ -16,7 +16,8 @@ import {
   WorkerState
 } from './channel.ts'
 import { type HandoffOp, readSubmission, writeCompletion } from './entry.ts'
-import { ringMain } from './main-bell.ts'
+import { ringMain, SPINNER } from './main-bell.ts'
+import { Spin } from './spin.ts'
 
 /** A shard's engine as its worker drives it. */
 interface WorkerEngine<Op extends HandoffOp> {
@@ -39,7 +40,7 @@ export interface LoopKnobs {
 }
 
 const defaultKnobs: LoopKnobs = {
-  spinMicros: 0,
+  spinMicros: Number(process.env['SPIN_W'] ?? 50),
   busySliceMs: 1, // what a request may wait for it
   idleSliceMs: 2,
   busyGapMs: 4 // a fifth of a busy worker's time goes to compaction
@@ -57,6 +58,7 @@ export class WorkerLoop<Op extends HandoffOp> {
   private readonly ops: Op[] = []
   private readonly slots = new Uint32Array(BATCH_OPS_MAX)
   private readonly knobs: LoopKnobs
+  private readonly spinner: Spin
   private head = 0
   private completed = 0
   /** Milliseconds not asleep since the loop began. */
@@ -73,6 +75,7 @@ export class WorkerLoop<Op extends HandoffOp> {
     this.completions = new Uint32Array(memory.completions)
     this.bell = new Int32Array(bell)
     this.knobs = { ...defaultKnobs, ...knobs }
+    this.spinner = new Spin(this.knobs.spinMicros, this.hasEntries)
     for (let at = 0; at < BATCH_OPS_MAX; at++) this.ops.push(createOp())
     Atomics.store(this.control, THREAD, threadId)
   }
@@ -141,15 +144,16 @@ export class WorkerLoop<Op extends HandoffOp> {
 
   /** Looks for new entries for a while; true when there are some. */
   private spin(): boolean {
-    if (this.knobs.spinMicros === 0) return false
-    const until = performance.now() + this.knobs.spinMicros / 1000
-    do {
-      for (let look = 0; look < LOOKS_PER_CLOCK; look++) {
-        if (Atomics.load(this.control, SUBMISSION_TAIL) !== this.head) return true
-      }
-    } while (performance.now() < until)
-    return false
+    // One spinning worker at a time leaves the other cores to the clients and the main thread.
+    if (Atomics.compareExchange(this.bell, SPINNER, 0, 1) !== 0) return false
+    const found = this.spinner.run()
+    Atomics.store(this.bell, SPINNER, 0)
+    return found
   }
+
+  private readonly hasEntries = (): boolean =>
+    Atomics.load(this.control, SUBMISSION_TAIL) !== this.head ||
+    Atomics.load(this.control, COMMAND) !== Command.Run
 
   /** Sleeps until woken, at most `wakeMs`; whether something but a new entry woke it. */
   private sleep(wakeMs: number): boolean {
@@ -167,6 +171,3 @@ export class WorkerLoop<Op extends HandoffOp> {
     return woken && Atomics.load(this.control, SUBMISSION_TAIL) === this.head
   }
 }
-
-/** Reading the clock costs as much as a few looks. */
-const LOOKS_PER_CLOCK = 50
