@@ -35,6 +35,12 @@ import { shardStatIndex } from './stats.ts'
 const UNSTAGED_PAGES_MIN = 16
 /** Payload pages copied behind the header of one batch. */
 const STAGED_PAGES_MAX = 256
+/** Zeroes are written this far ahead, as soon as fewer than AHEAD_PAGES_MIN are left: 1 MiB. */
+const AHEAD_PAGES = 256
+const AHEAD_PAGES_MIN = 16
+/** Syncs are frequent when at most so many batches are not durable. */
+const AHEAD_UNSYNCED_LSNS_MAX = 4
+const zeroes = pageAlignedBuffer(AHEAD_PAGES * PAGE_BYTES)
 const HEADER_BYTES_MAX = BATCH_HEADER_PAGES_MAX * PAGE_BYTES
 const HEADER_RECORD_BYTES_MAX = HEADER_BYTES_MAX - BATCH_PREFIX_BYTES
 const RECORDS_MAX = Math.floor(HEADER_RECORD_BYTES_MAX / RECORD_PREFIX_BYTES)
@@ -245,7 +251,32 @@ export class Appender {
     this.tracker.appended(handle, lsn)
     this.segments.trackNames(lsn)
     this.account(header.headerPages, header.payloadPages, lsn)
+    this.allocateAhead(segment, lsn)
     return lsn
+  }
+
+  /**
+   * While small batches are synced one by one, zeroes are written ahead of them: a sync of
+   * overwritten blocks takes two thirds of one that must also record where new blocks are.
+   */
+  private allocateAhead(segment: Segment, lsn: number): void {
+    if (segment.endPage + AHEAD_PAGES_MIN <= segment.allocatedPages) return
+    if (this.tracker.durableLsn() + AHEAD_UNSYNCED_LSNS_MAX < lsn) return
+    const from = Math.max(segment.allocatedPages, segment.endPage)
+    const to = Math.min(from + AHEAD_PAGES, this.segments.pagesPerSegment - 1)
+    if (from >= to) return
+    segment.allocatedPages = to
+    try {
+      this.files.write(
+        this.segments.open(segment),
+        from * PAGE_BYTES,
+        zeroes,
+        0,
+        (to - from) * PAGE_BYTES
+      )
+    } catch (thrown) {
+      storeErrorOf(thrown) // only slower without
+    }
   }
 
   /** Forgets a plan that will not be written. */

@@ -35,6 +35,8 @@ export class Segment {
   oldestLsn = 0
   /** Pages in use from the start of the file: where the next batch or the footer goes. */
   endPage = 1
+  /** Pages from the start of the file that are on disk as blocks: writing there only overwrites. */
+  allocatedPages = 0
   /** A footer can be read: its position. 0 when there is none. */
   footerPage = 0
   footerPages = 0
@@ -165,6 +167,7 @@ export class Segments {
     segment.lastLsn = firstLsn - 1
     segment.oldestLsn = firstLsn
     segment.endPage = 1
+    segment.allocatedPages = Math.floor(this.files.size(segment.handle) / PAGE_BYTES)
     segment.footerPage = 0
     segment.footerPages = 0
     segment.markRecords = 0
