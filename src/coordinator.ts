@@ -108,7 +108,7 @@ async function start(
 
   const { cluster, session, notes } = await openMetadata(directory, bootId, output, undo)
   const arena = new SharedArena(config.arenaBytes)
-  const { pool, syncLatency } = await startShards(config, directory, arena, output, undo)
+  const { pool, syncLatency } = startShards(config, directory, arena, output, undo)
   const store = new LocalStore(pool)
 
   const volumes: Volumes = new Volumes({
@@ -137,12 +137,15 @@ async function start(
     notes,
     stopping: () => stopping
   })
+  await backend.refreshVolumes()
+  // Before the shards are there: a long recovery is watched through /readyz and `torus status`.
+  const admin = await startAdminServer(resolved, output, backend, undo)
+  addresses.admin.push(...admin.addresses)
+
+  await shardsServe(pool)
   await volumes.resume()
   await createInitialVolumes(config, volumes, output)
   await backend.refreshVolumes()
-
-  const admin = await startAdminServer(resolved, output, backend, undo)
-  addresses.admin.push(...admin.addresses)
   undo.add(() => nbd.close(config.shutdownMs))
   addresses.nbd.push(...(await listenNbd(config, nbd)))
   log.info({ dataDir: directory.path, shards: pool.clients.length, nbd: addresses.nbd }, 'serving')
@@ -194,13 +197,13 @@ async function openMetadata(
   return { cluster, session, notes }
 }
 
-async function startShards(
+function startShards(
   config: Config,
   directory: DataDirectory,
   arena: SharedArena,
   { log }: LogOutput,
   undo: Undo
-): Promise<{ pool: ShardPool<BlockOp>; syncLatency: readonly LatencyHistogram[] }> {
+): { pool: ShardPool<BlockOp>; syncLatency: readonly LatencyHistogram[] } {
   const { clusterId, peerId, shards, segmentBytes } = directory.superblock
   const syncLatency = Array.from({ length: shards }, () => new LatencyHistogram())
   const pool = new ShardPool<BlockOp>({
@@ -224,12 +227,16 @@ async function startShards(
     onSync: (shard, durationMs) => syncLatency[shard]!.recordMs(durationMs)
   })
   undo.add(() => pool.close())
+  return { pool, syncLatency }
+}
+
+/** @throws StoreError when no shard can be served; with some of them the peer goes on */
+async function shardsServe(pool: ShardPool<BlockOp>): Promise<void> {
   await pool.start()
   const failed = pool.clients.find((client) => client.state === 'failed')
   if (failed !== undefined && pool.clients.every((client) => client.state === 'failed')) {
     throw new StoreError(failed.failureCode, `shard ${failed.shard}: ${failed.failure}`)
   }
-  return { pool, syncLatency }
 }
 
 function createNbd(config: Config, source: Volumes, { log }: LogOutput): NbdServer {
@@ -260,7 +267,7 @@ async function listenNbd(config: Config, nbd: NbdServer): Promise<string[]> {
   }
   if (config.nbdSocket !== null) {
     await nbd.listen({ path: config.nbdSocket })
-    addresses.push(`${scheme}+unix://?socket=${config.nbdSocket}`)
+    addresses.push(`${scheme}+unix://?socket=${encodeURI(config.nbdSocket)}`)
   }
   return addresses
 }
