@@ -234,7 +234,7 @@ test('an idle worker does background work whenever the engine wants to be looked
   const memory = createChannelMemory()
   const client = new ShardClient<BlockOp>(0, memory, new SyncRounds(memory.syncBoard))
   client.prepareStart()
-  const loop = new WorkerLoop(memory, new SharedArrayBuffer(4), () => new ShardOp())
+  const loop = new WorkerLoop(memory, new MainBell(() => false).shared, () => new ShardOp())
   let slices = 0
   loop.run({
     execute: () => {},
