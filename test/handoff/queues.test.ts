@@ -90,7 +90,7 @@ function oneThread() {
 }
 
 function oneThreadOn(client: ShardClient<BlockOp>, memory: ChannelMemory) {
-  const loop = new WorkerLoop(memory, new SharedArrayBuffer(4), () => new ShardOp())
+  const loop = new WorkerLoop(memory, new MainBell(() => false).shared, () => new ShardOp())
   const batches: number[] = []
   const engine = {
     execute(ops: readonly ShardOp[], count: number): void {
@@ -193,7 +193,7 @@ test('after a death what was completed is answered, the rest queued in its order
 
 test('an entry that comes while the worker falls asleep keeps it awake', () => {
   const { client, memory } = oneThread()
-  const loop = new WorkerLoop(memory, new SharedArrayBuffer(4), () => new ShardOp())
+  const loop = new WorkerLoop(memory, new MainBell(() => false).shared, () => new ShardOp())
   let executed = 0
   let asked = 0
   const { wait } = Atomics
