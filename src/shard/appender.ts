@@ -24,9 +24,10 @@ import {
 } from '../format/batch.ts'
 import { PAGE_BYTES, viewOf } from '../format/fields.ts'
 import { FOOTER_RECORD_PREFIX_BYTES, footerPagesOf } from '../format/segment.ts'
-import type { FileHandle, Files, SyncTracker } from './files.ts'
+import type { Files, SyncTracker } from './files.ts'
 import { FooterBuffer, writeFooter } from './footer-buffer.ts'
 import { pageAlignedBuffer } from './memory.ts'
+import { PartList } from './part-list.ts'
 import type { ShardConfig, ShardHost } from './shard-config.ts'
 import { type Segment, SegmentState, type Segments } from './segments.ts'
 import { shardStatIndex } from './stats.ts'
@@ -231,7 +232,7 @@ export class Appender {
     this.dropPlan()
     const handle = this.segments.open(segment)
     try {
-      this.parts.write(this.files, handle, segment.endPage * PAGE_BYTES)
+      this.files.writeGathered(handle, segment.endPage * PAGE_BYTES, this.parts)
     } catch (thrown) {
       this.abandon()
       throw storeErrorOf(thrown)
@@ -351,40 +352,6 @@ export class Appender {
 
 const footerBytesOf = (recordCount: number, recordBytes: number): number =>
   recordCount * FOOTER_RECORD_PREFIX_BYTES + recordBytes
-
-/** Pieces of memory that stand one after the other in a file; neighbours are joined. */
-class PartList {
-  private readonly buffers: Buffer[] = []
-  private readonly starts: number[] = []
-  private readonly lengths: number[] = []
-  private length = 0
-
-  clear(): void {
-    this.length = 0
-  }
-
-  add(buffer: Buffer, start: number, bytes: number): void {
-    const last = this.length - 1
-    if (last >= 0 && this.buffers[last] === buffer) {
-      if (this.starts[last]! + this.lengths[last]! === start) {
-        this.lengths[last]! += bytes
-        return
-      }
-    }
-    this.buffers[this.length] = buffer
-    this.starts[this.length] = start
-    this.lengths[this.length] = bytes
-    this.length++
-  }
-
-  write(files: Files, handle: FileHandle, offset: number): void {
-    let at = offset
-    for (let i = 0; i < this.length; i++) {
-      files.write(handle, at, this.buffers[i]!, this.starts[i]!, this.lengths[i]!)
-      at += this.lengths[i]!
-    }
-  }
-}
 
 assert(BATCH_PREFIX_BYTES % 4 === 0 && RECORD_PREFIX_BYTES % 4 === 0, 'records are whole words')
 assert(RecordType.Data === 1, 'a record without a type is none')

@@ -8,6 +8,8 @@
  * `SyncTracker` reports. Names created, renamed or removed become durable by `syncDirectory`.
  */
 
+import type { PartList } from './part-list.ts'
+
 /** With `DiskFiles` the file descriptor, so that another thread of the process can sync it. */
 export type FileHandle = number
 
@@ -27,6 +29,8 @@ export interface Files {
   read(handle: FileHandle, offset: number, into: Buffer, start: number, length: number): number
   /** Writes `from[start, start + length)`, all of it. Aligned and large ones may bypass caches. */
   write(handle: FileHandle, offset: number, from: Buffer, start: number, length: number): void
+  /** Writes all of `parts` one after the other from `offset`, as one gathered write. */
+  writeGathered(handle: FileHandle, offset: number, parts: PartList): void
   /** Returns once every earlier write to the file survives power loss. */
   sync(handle: FileHandle): void
   remove(name: string): void

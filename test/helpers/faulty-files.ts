@@ -6,6 +6,7 @@
  */
 import type { Random } from '../../src/core/clock.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
+import type { PartList } from '../../src/shard/part-list.ts'
 import type { FileHandle, Files } from '../../src/shard/files.ts'
 
 const SECTOR_BYTES = 512
@@ -155,6 +156,14 @@ export class FaultyFiles implements Files {
     const growth = Math.max(0, offset + length - file.content.length)
     if (growth > this.freeBytes()) throw new StoreError(ErrorCode.OutOfSpace, `${name}: ENOSPC`)
     this.put(file, offset, from, start, length)
+  }
+
+  writeGathered(handle: FileHandle, offset: number, parts: PartList): void {
+    let at = offset
+    for (let i = 0; i < parts.length; i++) {
+      this.write(handle, at, parts.buffers[i]!, parts.starts[i]!, parts.lengths[i]!)
+      at += parts.lengths[i]!
+    }
   }
 
   sync(handle: FileHandle): void {
