@@ -25,7 +25,7 @@ export interface BellKnobs {
   readonly lookMicros: number
 }
 
-const defaultKnobs: BellKnobs = { lookMicros: Number(process.env['SPIN_L'] ?? 0) }
+const defaultKnobs: BellKnobs = { lookMicros: 0 }
 
 export class MainBell {
   readonly shared = new SharedArrayBuffer(BELL_WORDS * 4)

@@ -43,7 +43,7 @@ const defaultRestarts: RestartLimits = {
   backoffMs: 20
 }
 /** A read from the page cache takes 10 microseconds, a small append 20. */
-const SPIN_MICROS_DEFAULT = Number(process.env['SPIN_M'] ?? 50)
+const SPIN_MICROS_DEFAULT = 50
 /** Deeper queues keep everybody busy anyway, and then a core that spins is missed. */
 const SPIN_DEPTH_MAX = 2
 /** A checkpoint of a large index takes seconds; after this the files alone must do. */

@@ -40,7 +40,7 @@ export interface LoopKnobs {
 }
 
 const defaultKnobs: LoopKnobs = {
-  spinMicros: Number(process.env['SPIN_W'] ?? 50),
+  spinMicros: 50, // what a client at queue depth 1 takes for its next request
   busySliceMs: 1, // what a request may wait for it
   idleSliceMs: 2,
   busyGapMs: 4 // a fifth of a busy worker's time goes to compaction
