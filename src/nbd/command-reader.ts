@@ -5,7 +5,7 @@
 import { RequestFlag } from '../volume/request.ts'
 import { NO_PAGES } from './budget.ts'
 import { checkCommand, kindOfCommand, type Refusal, refusals } from './commands.ts'
-import { PAYLOAD_BYTES_MAX, SMALL_PAYLOAD_BYTES_MAX } from './limits.ts'
+import { PAYLOAD_BYTES_MAX, RECEIVE_BUFFER_BYTES, SMALL_PAYLOAD_BYTES_MAX } from './limits.ts'
 import {
   NBD_CMD_BLOCK_STATUS,
   NBD_CMD_DISC,
@@ -42,6 +42,11 @@ const EXTENDED_REQUEST_SIZE = 32
 export class CommandReader {
   /** The server shuts down: commands are answered with NBD_ESHUTDOWN. */
   refusing = false
+  /**
+   * What the next read should bring. After a large write likely comes another: reading only its
+   * header leaves the payload for a read straight into arena pages.
+   */
+  bytesWanted = RECEIVE_BUFFER_BYTES
   private readonly transmission: Transmission
   private readonly rules: { mode: ReplyMode; readOnly: boolean; statusContexts: boolean }
   private readonly extended: boolean
@@ -85,6 +90,7 @@ export class CommandReader {
   private takeCommand(): boolean {
     const { transmission } = this
     const { view, start: at } = transmission.receiver
+    this.bytesWanted = RECEIVE_BUFFER_BYTES
     if (view.getUint32(at) !== this.magic) {
       transmission.broken('bad request magic')
       return false
@@ -148,6 +154,7 @@ export class CommandReader {
       return this.accept(0)
     }
     if (payloadBytes > SMALL_PAYLOAD_BYTES_MAX) {
+      this.bytesWanted = this.requestSize
       transmission.payload.begin(request)
       return this.accept(0)
     }

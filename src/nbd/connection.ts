@@ -11,7 +11,12 @@ import type { Batch } from './batch.ts'
 import type { Budget } from './budget.ts'
 import type { Exports } from './exports.ts'
 import { greeting, Handshake, type Outcome } from './handshake.ts'
-import { type NbdLimits, OPTION_BYTES_MAX, OPTION_SKIP_BYTES_MAX } from './limits.ts'
+import {
+  type NbdLimits,
+  OPTION_BYTES_MAX,
+  OPTION_SKIP_BYTES_MAX,
+  RECEIVE_BUFFER_BYTES
+} from './limits.ts'
 import type { NbdMetrics } from './metrics.ts'
 import { IHAVEOPT_HIGH, IHAVEOPT_LOW } from './protocol.ts'
 import { type Consumer, Receiver } from './receiver.ts'
@@ -111,12 +116,16 @@ export class Connection implements Consumer {
     return this.phase !== 'waiting'
   }
 
+  bytesWanted(): number {
+    return this.transmission === null ? RECEIVE_BUFFER_BYTES : this.transmission.bytesWanted()
+  }
+
   directTarget(): Buffer | null {
     return this.transmission === null ? null : this.transmission.directTarget()
   }
 
-  directArrived(count: number): void {
-    this.transmission?.directArrived(count)
+  directArrived(count: number): boolean {
+    return this.transmission?.directArrived(count) ?? true
   }
 
   private step(): boolean {
@@ -253,7 +262,7 @@ export class Connection implements Consumer {
     this.deadlineMs = host.clock.monotonicMs() + host.limits.drainMs
     this.info.volume = volume
     const sender: Sender = new Sender(this.socket, host.budget, () => {
-      if (this.transmission !== null) host.batch.add(this.transmission)
+      this.transmission?.outputMoved()
     })
     this.transmission = new Transmission({
       device,

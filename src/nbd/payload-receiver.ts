@@ -80,9 +80,10 @@ export class PayloadReceiver {
     return this.transmission.budget.arena.bytes.subarray(at + this.got, at + piece.length)
   }
 
-  /** Bytes arrived in the last target. */
-  arrived(count: number): void {
+  /** Bytes arrived in the last target. Returns whether that was all of the piece. */
+  arrived(count: number): boolean {
     this.got += count
+    return this.piece === null || this.got >= this.piece.length
   }
 
   /** A piece of a command is done. */

@@ -19,10 +19,12 @@ import { RECEIVE_BUFFER_BYTES, RECEIVE_SPARE_BYTES } from './limits.ts'
 export interface Consumer {
   /** Takes what is in the buffer. Returns whether reading should go on. */
   consume(): boolean
+  /** How many bytes the empty buffer should take: what follows them has a target of its own. */
+  bytesWanted(): number
   /** Where the next bytes belong when not into the buffer: never empty. */
   directTarget(): Buffer | null
-  /** `count` bytes were put into the last direct target. */
-  directArrived(count: number): void
+  /** `count` bytes were put into the last direct target. Returns whether it is full. */
+  directArrived(count: number): boolean
 }
 
 export class Receiver {
@@ -34,6 +36,7 @@ export class Receiver {
   receivedBytes = 0
   private readonly consumer: Consumer
   private readonly empty: Buffer = this.bytes.subarray(0, RECEIVE_BUFFER_BYTES)
+  private header: Buffer = this.empty
   private direct = false
   private reading = true
   private socket: net.Socket | null = null
@@ -115,8 +118,8 @@ export class Receiver {
 
   private arrived(count: number): boolean {
     this.receivedBytes += count
-    if (this.direct) this.consumer.directArrived(count)
-    else this.end += count
+    if (!this.direct) this.end += count
+    else if (!this.consumer.directArrived(count)) return true
     return this.consumer.consume()
   }
 
@@ -127,7 +130,10 @@ export class Receiver {
     if (this.start === this.end) {
       this.start = 0
       this.end = 0
-      return this.empty
+      const wanted = this.consumer.bytesWanted()
+      if (wanted >= RECEIVE_BUFFER_BYTES) return this.empty
+      if (this.header.length !== wanted) this.header = this.bytes.subarray(0, wanted)
+      return this.header
     }
     if (this.start > 0) {
       this.bytes.copyWithin(0, this.start, this.end)

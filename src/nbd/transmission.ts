@@ -99,12 +99,16 @@ export class Transmission implements Consumer, Spender, BatchMember {
     return !this.blocked
   }
 
+  bytesWanted(): number {
+    return this.commands.bytesWanted
+  }
+
   directTarget(): Buffer | null {
     return this.state === 'open' ? this.payload.target() : null
   }
 
-  directArrived(count: number): void {
-    this.payload.arrived(count)
+  directArrived(count: number): boolean {
+    return this.payload.arrived(count)
   }
 
   proceed(): boolean {
@@ -198,6 +202,12 @@ export class Transmission implements Consumer, Spender, BatchMember {
     else if (request.owner !== null) this.status.abandon(request)
     else this.retire(request)
     return true
+  }
+
+  /** Bytes left the socket. */
+  outputMoved(): void {
+    const waits = this.blocked || !this.ready.empty || this.reads.outputOwned
+    if (waits || this.state !== 'open') this.batch.add(this)
   }
 
   endOfBatch(): void {

@@ -9,7 +9,7 @@ import { BLOCK_BYTES } from '../../src/core/limits.ts'
 import type { BlockDevice, DeviceSource } from '../../src/volume/block-device.ts'
 import { RequestFlag, RequestKind, type VolumeRequest } from '../../src/volume/request.ts'
 
-/** First fit over a page map, with a stack of single pages for the common case. */
+/** First fit over a page map: pages just given back are taken again first, while cached. */
 export class MemoryArena implements Arena {
   readonly bytes: Buffer
   readonly pagesTotal: number
@@ -18,7 +18,8 @@ export class MemoryArena implements Arena {
   private readonly holds: Int32Array
   private readonly used: Uint8Array
   private wakes: (() => void)[] = []
-  private hint = 0
+  /** No page below it is free. */
+  private lowestFree = 0
 
   constructor(pages: number) {
     this.bytes = Buffer.from(new SharedArrayBuffer(pages * BLOCK_BYTES))
@@ -32,13 +33,11 @@ export class MemoryArena implements Arena {
   acquire(pages: number): number {
     assert(pages > 0, 'a run has a page')
     if (pages > this.pagesFree) return -1
-    for (let round = 0; round < 2; round++) {
-      for (let first = round === 0 ? this.hint : 0; first + pages <= this.pagesTotal; ) {
-        let length = 0
-        while (length < pages && this.used[first + length] === 0) length++
-        if (length === pages) return this.take(first, pages)
-        first += length + 1
-      }
+    for (let first = this.lowestFree; first + pages <= this.pagesTotal; ) {
+      let length = 0
+      while (length < pages && this.used[first + length] === 0) length++
+      if (length === pages) return this.take(first, pages)
+      first += length + 1
     }
     return -1
   }
@@ -48,7 +47,7 @@ export class MemoryArena implements Arena {
     this.lengths[first] = pages
     this.holds[first] = 1
     this.pagesFree -= pages
-    this.hint = first + pages
+    if (first === this.lowestFree) this.lowestFree = first + pages
     return first * BLOCK_BYTES
   }
 
@@ -64,7 +63,7 @@ export class MemoryArena implements Arena {
     const pages = this.lengths[first]!
     this.used.fill(0, first, first + pages)
     this.pagesFree += pages
-    if (this.hint === first + pages) this.hint = first
+    this.lowestFree = Math.min(this.lowestFree, first)
     const wakes = this.wakes
     this.wakes = []
     for (const wake of wakes) wake()

@@ -9,22 +9,26 @@ const test = suite('nbd under pressure')
 const PAGES_PER_MIB = 256
 
 /** Reads and writes every 64 KiB of a client's own range at once, then checks what is there. */
-async function exercise(client: NbdWireClient, first: number, seed: number): Promise<void> {
-  const length = MIB + 5_000
+async function exercise(
+  client: NbdWireClient,
+  first: number,
+  seed: number,
+  length = MIB + 5_000
+): Promise<void> {
   const payload = pattern(length, seed)
   const step = 192 * 1024
   for (let at = 0; at < length; at += step) {
-    const part = payload.subarray(at, at + step)
+    const part = payload.subarray(at, Math.min(length, at + step))
     client.command({ type: p.NBD_CMD_WRITE, offset: first + at, payload: part })
   }
   for (let at = 0; at < length; at += step) strictEqual((await client.simpleReply()).error, 0)
   ok((await client.readRange(first, length)).equals(payload), `client ${seed}`)
 }
 
-for (const [arenaPages, what] of [
-  [17, 'one smallest piece'],
-  [64, 'a quarter of a MiB'],
-  [2 * PAGES_PER_MIB, 'two pieces']
+for (const [arenaPages, what, length] of [
+  [17, 'a page for each', 300_000],
+  [64, 'a quarter of a MiB', 600_000],
+  [2 * PAGES_PER_MIB, 'two MiB', 3 * MIB]
 ] as const) {
   test(`16 clients share an arena of ${what} and none is starved`, () =>
     serving(
@@ -37,7 +41,7 @@ for (const [arenaPages, what] of [
           })
         )
         await Promise.all(
-          clients.map((client, index) => exercise(client, index * 4 * MIB + index, index))
+          clients.map((client, index) => exercise(client, index * 4 * MIB + index, index, length))
         )
         ok(server.snapshot().memoryWaits > 0)
         strictEqual(server.snapshot().stalledDisconnects, 0)
