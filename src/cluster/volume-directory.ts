@@ -17,6 +17,11 @@ export interface NewVolume {
   readonly state?: VolumeRecord['state']
 }
 
+interface Decoded {
+  readonly modRevision: number
+  readonly record: VolumeRecord
+}
+
 /** What may change about a volume besides its name. */
 export type VolumeChange = Partial<
   Pick<
@@ -31,6 +36,8 @@ const notFound = (name: string): StoreError =>
 /** The volumes of a cluster: their records, names and deletions. Each change is one transaction. */
 export class VolumeDirectory {
   readonly #cluster: Cluster
+  /** By key, from the last `list`: checking thousands of records each second costs too much. */
+  #decoded = new Map<string, Decoded>()
 
   constructor(cluster: Cluster) {
     this.#cluster = cluster
@@ -86,7 +93,15 @@ export class VolumeDirectory {
   /** Sorted by name. */
   async list(): Promise<VolumeRecord[]> {
     const entries = await this.#cluster.readAll(this.#cluster.keys.volumes)
-    const records = entries.map(({ key, value }) => decodeRecord('volume', key, value))
+    const decoded = new Map<string, Decoded>()
+    for (const { key, value, modRevision } of entries) {
+      const known = this.#decoded.get(key)
+      const same = known?.modRevision === modRevision
+      const record = same ? known.record : decodeRecord('volume', key, value)
+      decoded.set(key, { modRevision, record })
+    }
+    this.#decoded = decoded
+    const records = [...decoded.values()].map(({ record }) => record)
     return records.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0))
   }
 

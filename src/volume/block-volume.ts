@@ -84,7 +84,8 @@ export class BlockVolume {
   /** Accounts for a request that is over. */
   count(request: VolumeRequest): void {
     const ms = this.io.clock.monotonicMs() - request.startedMs
-    this.stats.record(request.kind, request.length, request.error !== 0, ms)
+    const bytes = request.kind === RequestKind.Flush ? 0 : request.length
+    this.stats.record(request.kind, bytes, request.error !== 0, ms)
     const left = --this.#inFlight[request.generation]!
     if (this.#drained !== null && left === 0 && request.generation !== this.#generation) {
       this.#drained()

@@ -12,6 +12,9 @@ import { OpenVolume } from './open-volume.ts'
 import { RequestFlag, RequestKind, VolumeRequest } from './request.ts'
 import type { VolumeIo } from './volume-io.ts'
 
+/** Between attempts to take a writer lease anew. */
+const RETRY_MS = 1000
+
 /** What volumes share beside the request path. */
 export interface ManagedContext {
   readonly io: VolumeIo
@@ -53,11 +56,7 @@ export class ManagedVolume {
         layerLow: layer.low
       }
     })
-    this.volume.ops.onSequenceLow = () => {
-      this.#takeWriter().catch((thrown: unknown) => {
-        context.trouble(`raising the writerEpoch of volume ${this.volume.name}`, thrown)
-      })
-    }
+    this.volume.ops.onSequenceLow = () => this.retakeWriter()
   }
 
   get arena(): Arena {
@@ -100,17 +99,25 @@ export class ManagedVolume {
     await this.#trimLeftovers()
   }
 
-  /** The lease ended, after a long pause for instance: it is taken anew, or writing stops. */
+  /**
+   * Takes the writer lease anew, under a higher writerEpoch: the lease ended, after a long pause
+   * for instance, or the sequence numbers run low. If another writer has it, writing stops.
+   */
   retakeWriter(): void {
-    if (!this.volume.writable) return
+    if (this.#gone || !this.volume.writable) return
     this.#takeWriter().catch((thrown: unknown) => {
-      this.volume.ops.fence()
+      const lost =
+        thrown instanceof StoreError &&
+        (thrown.code === ErrorCode.Busy || thrown.code === ErrorCode.NotFound)
+      if (lost) this.volume.ops.fence()
+      else setTimeout(() => this.retakeWriter(), RETRY_MS).unref()
       this.#context.trouble(`taking the writer lease of ${this.volume.name} again`, thrown)
     })
   }
 
   async #takeWriter(): Promise<void> {
-    this.volume.ops.startEpoch(await this.#context.writers.acquire(this.record), 1)
+    const writerEpoch = await this.#context.writers.acquire(this.record)
+    if (!this.#gone) this.volume.ops.startEpoch(writerEpoch)
   }
 
   // ---- size

@@ -43,8 +43,10 @@ export class VolumeOps {
     return this.#sequence > SEQUENCE_MAX - SEQUENCE_RESERVE
   }
 
-  startEpoch(writerEpoch: number, firstSequence: number): void {
-    assert(writerEpoch > this.#highestEpoch, 'a writerEpoch only grows')
+  /** Of two that were taken at once the higher one counts. */
+  startEpoch(writerEpoch: number, firstSequence: number = 1): void {
+    assert(writerEpoch > 0 && firstSequence > 0, 'versions start at (1, 1)')
+    if (writerEpoch <= this.#highestEpoch) return
     this.#highestEpoch = writerEpoch
     this.#writerEpoch = writerEpoch
     this.#sequence = firstSequence - 1

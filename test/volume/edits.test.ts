@@ -30,7 +30,7 @@ const write = (bench: Bench, device: BlockDevice, offset: number, data: Buffer, 
 const read = async (bench: Bench, device: BlockDevice, offset: number, length: number) =>
   (await ask(bench, device, { kind: Read, offset, length })).data
 
-test('thousands of writes into one block all take effect, however few pages there are', async () => {
+test('thousands of writes into one block all take effect with two scratch pages', async () => {
   await withVolume({ arenaPages: 4096, scratchPages: 2 }, async (bench, device) => {
     const writes = Array.from({ length: 3000 }, (_, index) =>
       index % 10 === 9
@@ -174,7 +174,7 @@ test('zeroes that keep their space are told apart, also at the edges', async () 
   })
 })
 
-test('flushed bytes survive a power cut, and a flush covers what was answered before it', async () => {
+test('flushed bytes survive a power cut: all that was answered before the flush', async () => {
   for (let seed = 1; seed <= 30; seed++) {
     const bench = await openBench({ seed })
     await bench.volumes.create({ name: 'v', sizeBytes: MIB })
