@@ -19,7 +19,7 @@ import type { Job } from './bench/rows.ts'
 
 const MIB = 1024 * 1024
 const SIZE_BYTES = 256 * MIB
-/** A little less than the default arena of a peer. */
+/** As the default arena of a peer. */
 const ARENA_PAGES = 16_384
 /** /proc counts processor time in these. */
 const TICK_US = 10_000
@@ -66,11 +66,12 @@ function line(
     .toFixed(0)
     .padStart(8)} IOPS`
   const bytes = `${(of((each) => each.bytesPerSecond) / 1e9).toFixed(2).padStart(6)} GB/s`
-  const latency = `p50 ${of((each) => each.p50Us).toFixed(0)} us, p99 ${of((each) => each.p99Us).toFixed(0)} us`
+  const p50 = of((each) => each.p50Us).toFixed(0)
+  const p99 = of((each) => each.p99Us).toFixed(0)
   const cpu = `${of((each) => each.cpuUs / each.operations)
     .toFixed(1)
     .padStart(7)} us CPU each`
-  return `${what} ${target.name.padEnd(7)} ${speed} ${bytes} ${cpu}  ${latency}`
+  return `${what} ${target.name.padEnd(7)} ${speed} ${bytes} ${cpu}  p50 ${p50} us, p99 ${p99} us`
 }
 
 async function measure(targets: readonly Target[], seconds: number, rounds: number): Promise<void> {

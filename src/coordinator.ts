@@ -19,6 +19,7 @@ import { SharedArena } from './handoff/arena.ts'
 import { ShardPool } from './handoff/shard-pool.ts'
 import { EmbeddedStore } from './metadata/embedded-store.ts'
 import { LmdbTables } from './metadata/lmdb-tables.ts'
+import { registerNbdMetrics } from './nbd/register-metrics.ts'
 import { NbdServer } from './nbd/server.ts'
 import type { BlockOp } from './replication/block-store.ts'
 import { LocalStore } from './replication/local-store.ts'
@@ -139,7 +140,7 @@ async function start(
   })
   await backend.refreshVolumes()
   // Before the shards are there: a long recovery is watched through /readyz and `torus status`.
-  const admin = await startAdminServer(resolved, output, backend, undo)
+  const admin = await startAdminServer(resolved, output, backend, nbd, undo)
   addresses.admin.push(...admin.addresses)
 
   await shardsServe(pool)
@@ -296,6 +297,7 @@ async function startAdminServer(
   resolved: ResolvedConfig,
   output: LogOutput,
   backend: PeerBackend,
+  nbd: NbdServer,
   undo: Undo
 ): Promise<AdminServer> {
   const { adminListen, adminSocket } = resolved.config
@@ -305,7 +307,8 @@ async function startAdminServer(
     ring: output.ring,
     configEntries: configEntries(resolved),
     listen: adminListen,
-    socket: adminSocket
+    socket: adminSocket,
+    registerMetrics: (registry) => registerNbdMetrics(registry, () => nbd.snapshot())
   })
   undo.add(() => admin.stop())
   return admin

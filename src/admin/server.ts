@@ -39,6 +39,8 @@ export interface AdminOptions {
   /** Path of the unix socket; null for none. */
   readonly socket: string | null
   readonly processMetrics?: boolean
+  /** Adds metrics of parts that the admin layer does not know. */
+  readonly registerMetrics?: (registry: MetricsRegistry) => void
 }
 
 export interface AdminServer {
@@ -106,6 +108,7 @@ async function buildApp(options: AdminOptions): Promise<FastifyInstance> {
     { version, nodeVersion: process.version },
     { processMetrics: options.processMetrics ?? true }
   )
+  options.registerMetrics?.(registry)
   const countRequest = requestCounter(registry)
   const configEntries = () => options.configEntries
   let openApi: unknown = null

@@ -6,6 +6,7 @@
 import type net from 'node:net'
 import tls from 'node:tls'
 import type { Clock } from '../core/clock.ts'
+import { storeErrorOf } from '../core/errors.ts'
 import type { BlockDevice, ClientInfo } from '../volume/block-device.ts'
 import type { Batch } from './batch.ts'
 import type { Budget } from './budget.ts'
@@ -335,7 +336,12 @@ export class Connection implements Consumer {
   private async settle(): Promise<void> {
     await this.transmission?.close()
     await this.answering
-    await this.device?.close()
+    try {
+      await this.device?.close()
+    } catch (thrown) {
+      const { message } = storeErrorOf(thrown)
+      this.host.log('warn', `closing the volume failed: ${message}`, this.fields())
+    }
     this.host.forget(this)
   }
 

@@ -19,7 +19,7 @@ allocationStates[StatusExtent.Data] = 0
 allocationStates[StatusExtent.Hole] = NBD_STATE_HOLE | NBD_STATE_ZERO
 allocationStates[StatusExtent.Zero] = NBD_STATE_ZERO
 
-export const baseAllocation: MetaContext = {
+const baseAllocation: MetaContext = {
   name: 'base:allocation',
   requestKind: RequestKind.BlockStatus,
   stateOf: allocationStates

@@ -2,7 +2,7 @@
 import { type HistogramSnapshot, LatencyHistogram } from '../core/histogram.ts'
 
 /** Index is the NBD_CMD_ number; DISC has no reply and is not counted. */
-export const operationNames = [
+const operationNames = [
   'read',
   'write',
   'disconnect',

@@ -13,7 +13,6 @@
  * target is given out.
  */
 import net from 'node:net'
-import type { TLSSocket } from 'node:tls'
 import { RECEIVE_BUFFER_BYTES, RECEIVE_SPARE_BYTES } from './limits.ts'
 
 export interface Consumer {
@@ -52,10 +51,15 @@ export class Receiver {
     return this.end - this.start
   }
 
-  /** Takes the handle of `accepted` over and reads from it. */
+  /** Takes the handle of `accepted` over and reads from it; where it has none, its chunks. */
   attach(accepted: net.Socket): net.Socket {
-    const holder = accepted as unknown as { _handle: unknown }
-    const handle = holder._handle
+    const holder = accepted as unknown as { _handle?: unknown }
+    const handle = holder._handle ?? null
+    if (handle === null) {
+      this.attachStream(accepted)
+      accepted.resume()
+      return accepted
+    }
     holder._handle = null
     // Ends the accounting of the listening server for it; the handle lives on in the new socket.
     accepted.destroy()
@@ -72,7 +76,7 @@ export class Receiver {
   }
 
   /** From now on bytes come from `socket`, which has no handle to read from (TLS). */
-  attachStream(socket: TLSSocket): void {
+  attachStream(socket: net.Socket): void {
     this.socket = socket
     this.start = 0
     this.end = 0

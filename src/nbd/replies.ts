@@ -28,14 +28,14 @@ export const ReplyMode = { Simple: 0, Structured: 1, Extended: 2 } as const
 export type ReplyMode = (typeof ReplyMode)[keyof typeof ReplyMode]
 
 export const SIMPLE_REPLY_SIZE = 16
-export const STRUCTURED_CHUNK_SIZE = 20
+const STRUCTURED_CHUNK_SIZE = 20
 export const EXTENDED_CHUNK_SIZE = 32
 /** Header of a chunk and the fixed part of its payload, in any mode. */
 export const CHUNK_ROOM = EXTENDED_CHUNK_SIZE + 16
 
 const TWO_32 = 2 ** 32
 
-export function putU64(view: DataView, at: number, value: number): void {
+function putU64(view: DataView, at: number, value: number): void {
   view.setUint32(at, Math.floor(value / TWO_32))
   view.setUint32(at + 4, value >>> 0)
 }

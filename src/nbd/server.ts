@@ -69,7 +69,7 @@ export class NbdServer implements ConnectionHost {
    */
   async listen(at: NbdListen): Promise<NbdListen> {
     if (this.listeners.length === 0) await this.tls.load()
-    const listener = net.createServer({ pauseOnConnect: true })
+    const listener = net.createServer({ pauseOnConnect: true, allowHalfOpen: true })
     if ('path' in at) await removeStaleSocket(at.path)
     await new Promise<void>((resolve, reject) => {
       listener.once('error', reject)

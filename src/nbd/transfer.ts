@@ -6,7 +6,7 @@ import type { NbdRequest } from './request.ts'
 import type { Transmission } from './transmission.ts'
 
 /** Pages of the arena that hold the blocks of [offset, end). */
-export const pageCountOf = (offset: number, end: number): number =>
+const pageCountOf = (offset: number, end: number): number =>
   Math.ceil(end / BLOCK_BYTES) - Math.floor(offset / BLOCK_BYTES)
 
 /** Where the byte at `request.offset` stands in the arena. */
