@@ -9,15 +9,16 @@
 import { parseArgs } from 'node:util'
 import { TorusServer } from '../test/helpers/server.ts'
 import { seededRandom } from './torture/seeded-random.ts'
-import { type KillReport, killRounds, TORTURE_VOLUME } from './torture/kill-rounds.ts'
+import { type KillReport, killRounds, READY_MS_MAX, TORTURE_VOLUME } from './torture/kill-rounds.ts'
 
 const MIB = 1024 * 1024
 
-function lineOf({ rounds, early, orderly, counts }: KillReport): string {
+function lineOf({ rounds, early, orderly, slowestStartMs, counts }: KillReport): string {
   const { reads, writes, zeroes, flushes } = counts
   return (
     `${rounds} rounds, ${early} kills while starting, ${orderly} orderly ends; ` +
-    `${writes} writes, ${zeroes} trims and zeroes, ${reads} reads, ${flushes} flushes`
+    `${writes} writes, ${zeroes} trims and zeroes, ${reads} reads, ${flushes} flushes; ` +
+    `slowest start ${(slowestStartMs / 1000).toFixed(1)} s`
   )
 }
 
@@ -33,7 +34,10 @@ async function main(): Promise<void> {
   const volumeBytes = Number(values['volume-mib']) * MIB
   console.log(`seed ${values.seed}, ${values.minutes} minutes, ${volumeBytes / MIB} MiB`)
   const args = ['--volume', `${TORTURE_VOLUME}=${volumeBytes}`, '--segment-size', '4MiB']
-  const server = await TorusServer.start({ args: [...args, ...positionals] })
+  const server = await TorusServer.start({
+    args: [...args, ...positionals],
+    readyMs: READY_MS_MAX
+  })
   const until = performance.now() + Number(values.minutes) * 60_000
   let lastLineMs = performance.now()
   try {

@@ -13,6 +13,8 @@ export const TORTURE_VOLUME = 'torture'
 const READ_BYTES = 1024 * 1024
 const LOAD_MS_MIN = 50
 const LOAD_MS_MAX = 1500
+/** Recovery takes a second; a machine that is busy with other disks' work takes its time. */
+export const READY_MS_MAX = 120_000
 
 export interface KillReport {
   readonly rounds: number
@@ -20,6 +22,8 @@ export interface KillReport {
   readonly early: number
   /** Orderly ends in between. */
   readonly orderly: number
+  /** The longest that it took to be ready again. */
+  readonly slowestStartMs: number
   readonly counts: LoadCounts
 }
 
@@ -40,8 +44,11 @@ export async function killRounds(options: KillOptions): Promise<KillReport> {
   const { server, random } = options
   const model = new BlockModel(options.volumeBytes / BLOCK_BYTES)
   const load = new Load(model, random)
-  let [rounds, early, orderly] = [0, 0, 0]
-  const report = (): KillReport => ({ rounds, early, orderly, counts: { ...load.counts } })
+  let [rounds, early, orderly, slowestStartMs] = [0, 0, 0, 0]
+  const report = (): KillReport => {
+    const counts = { ...load.counts }
+    return { rounds, early, orderly, slowestStartMs, counts }
+  }
   while (options.goOn(rounds)) {
     const running = load.run(server.nbdPort, TORTURE_VOLUME)
     await Promise.race([running, sleep(LOAD_MS_MIN + below(random, LOAD_MS_MAX - LOAD_MS_MIN))])
@@ -58,7 +65,9 @@ export async function killRounds(options: KillOptions): Promise<KillReport> {
       await server.kill()
       early++
     }
+    const startedMs = performance.now()
     await server.start()
+    slowestStartMs = Math.max(slowestStartMs, performance.now() - startedMs)
     await verify(server.nbdPort, model)
     rounds++
     options.onRound?.(report())

@@ -1,6 +1,6 @@
 import { ok, strictEqual } from 'node:assert'
 import { test } from 'uvu'
-import { killRounds, TORTURE_VOLUME } from '../../scripts/torture/kill-rounds.ts'
+import { killRounds, READY_MS_MAX, TORTURE_VOLUME } from '../../scripts/torture/kill-rounds.ts'
 import { seededRandom } from '../../scripts/torture/seeded-random.ts'
 import { TorusServer } from '../helpers/server.ts'
 
@@ -10,7 +10,7 @@ const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 
 test(`after kill -9 flushed data is whole and nothing is torn (SEED=${seed})`, async () => {
   const args = ['--volume', `${TORTURE_VOLUME}=${VOLUME_BYTES}`, '--segment-size', '4MiB']
-  const server = await TorusServer.start({ args })
+  const server = await TorusServer.start({ args, readyMs: READY_MS_MAX })
   try {
     const report = await killRounds({
       server,
