@@ -177,8 +177,8 @@ function compare(world: World): void {
 const seed = Number(process.env['SEED'] ?? 42)
 const runs = Number(process.env['RUNS'] ?? 60)
 
-test(`a shard answers as an array of blocks does (SEED=${seed})`, () => {
-  fc.assert(
+test(`a shard answers as an array of blocks does (SEED=${seed})`, async () => {
+  await fc.assert(
     fc.property(fc.array(step, { minLength: 20, maxLength: 120 }), (steps) => {
       const world = makeWorld()
       steps.forEach((one, i) => {
