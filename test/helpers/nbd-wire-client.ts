@@ -312,7 +312,8 @@ export class NbdWireClient {
     }
     const data = Buffer.alloc(length, 0xee)
     let covered = 0
-    for (const { type, payload } of await this.reply()) {
+    for (const { type, payload, offset: echoed } of await this.reply()) {
+      if (this.extended && echoed !== BigInt(offset)) throw new Error(`read: offset ${echoed}`)
       if (type >= 2 ** 15) throw new Error(`read: error ${payload.readUInt32BE(0)}`)
       if (type === p.NBD_REPLY_TYPE_NONE) continue
       const at = Number(payload.readBigUInt64BE(0)) - offset
