@@ -48,6 +48,9 @@ type Phase = 'idle' | 'pieces' | 'durable' | 'end'
 export class CheckpointWriter {
   /** Lsn where the newest valid checkpoint starts; 0 without one. */
   startLsn = 0
+  /** One may begin here though its making failed, until this many others replaced it. */
+  private doubtfulLsn = 0
+  private doubtfulLeft = 0
   /** Of the other one; 0 without. */
   private olderStartLsn = 0
   generation = 0
@@ -105,6 +108,7 @@ export class CheckpointWriter {
     let covered = Number.POSITIVE_INFINITY
     if (this.startLsn > 0) covered = Math.min(covered, this.startLsn)
     if (this.olderStartLsn > 0) covered = Math.min(covered, this.olderStartLsn)
+    if (this.doubtfulLeft > 0) covered = Math.min(covered, this.doubtfulLsn)
     if (this.phase !== 'idle') covered = Math.min(covered, this.nextStartLsn)
     return covered
   }
@@ -245,8 +249,17 @@ export class CheckpointWriter {
     this.handle = -1
     this.phase = 'idle'
     const generation = this.generation + 1
-    this.files.rename(CHECKPOINT_TEMPORARY, checkpointName(generation))
-    this.files.syncDirectory()
+    // Whether a rename that fails, or one whose directory sync does, took place is not known.
+    const covered = Math.min(this.coveredLsn, this.nextStartLsn)
+    try {
+      this.files.rename(CHECKPOINT_TEMPORARY, checkpointName(generation))
+      this.files.syncDirectory()
+    } catch (thrown) {
+      this.doubtfulLsn = covered
+      this.doubtfulLeft = 2
+      throw thrown
+    }
+    if (this.doubtfulLeft > 0) this.doubtfulLeft--
     this.generation = generation
     this.olderStartLsn = this.startLsn
     this.startLsn = this.nextStartLsn

@@ -111,7 +111,8 @@ export class Compactor {
       this.drain()
     }
     for (const segment of victims) {
-      if (segment.state === SegmentState.Free) this.segments.remove(segment)
+      const isThere = this.segments.get(segment.slot) === segment
+      if (isThere && segment.state === SegmentState.Free) this.segments.remove(segment)
     }
   }
 

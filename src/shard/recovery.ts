@@ -11,40 +11,33 @@
  * Only then does the shard serve, and what it appends goes to a new segment with higher lsns.
  */
 import { crc32c } from '../core/checksum.ts'
-import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
+import { storeErrorOf } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
 import {
-  AT_HEADER_PAGES,
   BATCH_HEADER_PAGES_MAX,
-  BATCH_MAGIC,
   BatchHeader,
   decodeBatchHeader,
   RecordType,
   sealBatchHeader
 } from '../format/batch.ts'
 import { PAGE_BYTES, viewOf } from '../format/fields.ts'
-import {
-  decodeSegmentHeader,
-  isFooterStart,
-  decodeTrailer,
-  type SegmentHeader,
-  SegmentUse
-} from '../format/segment.ts'
+import { isFooterStart, SegmentUse } from '../format/segment.ts'
 import { type FoundBatch, PageWindow, type SegmentScan, scanBatches } from './batch-scan.ts'
-import { ExtentIndex } from './extent-index.ts'
-import type { Files } from './files.ts'
-import type { FailureMarker } from './failure-marker.ts'
-import { FooterBuffer, writeFooter } from './footer-buffer.ts'
 import {
   CheckpointBroken,
   findCheckpoints,
   loadCheckpoint,
   setGoneAside
 } from './checkpoint-reader.ts'
+import { ExtentIndex } from './extent-index.ts'
+import type { FailureMarker } from './failure-marker.ts'
+import type { Files } from './files.ts'
+import { FooterBuffer, writeFooter } from './footer-buffer.ts'
 import { blockName, type Problem } from './problem.ts'
 import { openFooterRecords, RecordCursor } from './record-source.ts'
 import { LOCATION_HOLE, LOCATION_ZERO } from './run-list.ts'
-import { Segment, SegmentState, Segments, segmentName, slotOfName } from './segments.ts'
+import { type Candidate, SegmentFinder } from './segment-finder.ts'
+import { type Segment, Segments, segmentName } from './segments.ts'
 import type { ShardConfig, ShardHost } from './shard-config.ts'
 
 export interface RecoveryResult {
@@ -66,16 +59,6 @@ export interface RecoveryResult {
 /** More would only flood the log: the number of all is told too. */
 const LOST_RUNS_NAMED_MAX = 1000
 
-/** A segment in use, and what is known of it before its records are read. */
-interface Candidate {
-  readonly segment: Segment
-  scan: SegmentScan | null
-  /** Batches from this lsn on are void: the next-born segment's first one. */
-  voidLsn: number
-  /** Its header page was unreadable; only what is below the mark is believed. */
-  readonly adopted: boolean
-}
-
 class Recovery {
   private readonly config: ShardConfig
   private readonly host: ShardHost
@@ -86,7 +69,6 @@ class Recovery {
   private readonly skipped: ReadonlySet<string>
   private readonly marker: FailureMarker | null
   private readonly window: PageWindow
-  private readonly page = Buffer.alloc(PAGE_BYTES)
   private readonly cursor = new RecordCursor()
   private readonly header = new BatchHeader()
   private readonly headerBytes = Buffer.from(new ArrayBuffer(BATCH_HEADER_PAGES_MAX * PAGE_BYTES))
@@ -139,7 +121,15 @@ class Recovery {
    *   be read or synced, Corrupt when a segment belongs to another shard
    */
   run(): RecoveryResult {
-    const candidates = this.findSegments()
+    const finder = new SegmentFinder(this.config, this.files, {
+      segments: this.segments,
+      window: this.window,
+      report: this.report
+    })
+    const candidates = finder.find()
+    this.toSync.push(...finder.free)
+    this.mark = finder.mark
+    this.highestLsn = finder.highestLsn
     this.loadCheckpoint()
     for (const candidate of candidates) {
       if (candidate.segment.footerPages === 0) this.scan(candidate)
@@ -172,7 +162,7 @@ class Recovery {
     const { salts, durableLsn } = loadCheckpoint(this.files, newest, this.index)
     setGoneAside(this.index, this.segments, salts)
     this.startLsn = newest.header.startLsn
-    this.mark = durableLsn
+    this.mark = Math.max(this.mark, durableLsn)
     this.highestLsn = Math.max(this.highestLsn, durableLsn)
     this.result.startLsn = this.startLsn
     this.result.olderStartLsn = older === undefined ? 0 : older.header.startLsn
@@ -192,136 +182,6 @@ class Recovery {
       const block = blockName(index.layerKey(layer), chunk, first)
       this.report({ kind: 'blocksLost', file: '', offset: 0, detail, block })
     })
-  }
-
-  /** All segments in use, oldest first. Free ones are put into the table at once. */
-  private findSegments(): Candidate[] {
-    const candidates: Candidate[] = []
-    for (const name of this.files.list()) {
-      const slot = slotOfName(name)
-      if (slot < 0) continue
-      if (slot >= this.segments.lostSlot) {
-        throw new StoreError(ErrorCode.Corrupt, `${name} is beyond the last slot of a shard`)
-      }
-      const candidate = this.readSegmentHeader(slot)
-      if (candidate !== null) candidates.push(candidate)
-    }
-    candidates.sort((a, b) => {
-      const byLsn = a.segment.firstLsn - b.segment.firstLsn
-      return byLsn !== 0 ? byLsn : a.segment.birth - b.segment.birth
-    })
-    let voidLsn = Number.POSITIVE_INFINITY
-    for (let i = candidates.length - 1; i >= 0; i--) {
-      const candidate = candidates[i]!
-      candidate.voidLsn = voidLsn
-      voidLsn = Math.min(voidLsn, candidate.segment.firstLsn)
-      this.highestLsn = Math.max(this.highestLsn, candidate.segment.firstLsn)
-    }
-    return candidates
-  }
-
-  /** Null when the segment is free. */
-  private readSegmentHeader(slot: number): Candidate | null {
-    const segment = new Segment(slot)
-    const got = this.files.read(this.segments.open(segment), 0, this.page, 0, PAGE_BYTES)
-    this.page.fill(0, got) // of a new file only the first sectors may have survived
-    const header = decodeSegmentHeader(this.page)
-    const candidate = header === null ? this.adopt(segment) : this.takeHeader(segment, header)
-    if (candidate !== null) this.readTrailer(segment)
-    this.segments.tryClose(segment) // there may be more segments than descriptors
-    return candidate
-  }
-
-  private takeHeader(segment: Segment, header: SegmentHeader): Candidate | null {
-    const { slot } = segment
-    const { clusterId, peerId, shard, segmentBytes } = this.config
-    const isOurs =
-      header.clusterId === clusterId &&
-      header.peerId === peerId &&
-      header.shard === shard &&
-      header.slot === slot &&
-      header.segmentBytes === segmentBytes
-    if (!isOurs) {
-      throw new StoreError(
-        ErrorCode.Corrupt,
-        `${segmentName(slot)} belongs to cluster ${header.clusterId} peer ${header.peerId} ` +
-          `shard ${header.shard} slot ${header.slot}`
-      )
-    }
-    segment.birth = header.birth
-    if (header.use === SegmentUse.Free) {
-      this.segments.add(segment)
-      // Before a new life overwrites it: it may be in the page cache only.
-      this.toSync.push(segment)
-      return null
-    }
-    segment.saltHigh = header.saltHigh
-    segment.saltLow = header.saltLow
-    segment.firstLsn = header.firstLsn
-    return this.candidateOf(segment, false)
-  }
-
-  /**
-   * A segment whose header does not verify. New files of which nothing was ever durable look like
-   * that, and are free. Else the header was damaged: the first batch has the salt, and an lsn.
-   */
-  private adopt(segment: Segment): Candidate | null {
-    const isBlank = this.page.every((byte) => byte === 0)
-    this.window.reset(segment.handle)
-    const { header } = this
-    if (!this.findAnyBatch()) {
-      if (!isBlank) this.problem('segmentHeader', segment, 0, 'no header and no batch verifies')
-      this.segments.add(segment)
-      return null
-    }
-    segment.saltHigh = header.saltHigh
-    segment.saltLow = header.saltLow
-    segment.firstLsn = header.lsn
-    segment.birth = 0 // unknown; its lsn says where in the order it belongs
-    return this.candidateOf(segment, true)
-  }
-
-  /** Brings the first batch header of the window's file that verifies into `header`. */
-  private findAnyBatch(): boolean {
-    const { window, header } = this
-    for (let page = 1; page < this.segments.pagesPerSegment; page++) {
-      const at = window.at(page, 1)
-      if (at < 0) return false
-      if (window.view.getUint32(at) !== BATCH_MAGIC) continue
-      const pages = window.view.getUint16(at + AT_HEADER_PAGES)
-      const start = pages < 1 || pages > BATCH_HEADER_PAGES_MAX ? -1 : window.at(page, pages)
-      if (start < 0 || !decodeBatchHeader(window.buffer, window.view, start, header)) continue
-      if (header.page === page) return true
-    }
-    return false
-  }
-
-  private candidateOf(segment: Segment, adopted: boolean): Candidate {
-    segment.state = SegmentState.Sealed
-    segment.lastLsn = segment.firstLsn - 1
-    segment.oldestLsn = segment.firstLsn
-    this.segments.add(segment)
-    return { segment, scan: null, voidLsn: Number.POSITIVE_INFINITY, adopted }
-  }
-
-  private readTrailer(segment: Segment): void {
-    const trailerPage = this.segments.pagesPerSegment - 1
-    const offset = trailerPage * PAGE_BYTES
-    const got = this.files.read(this.segments.open(segment), offset, this.page, 0, PAGE_BYTES)
-    const trailer = got < PAGE_BYTES ? null : decodeTrailer(this.page)
-    const isOurs =
-      trailer !== null &&
-      trailer.saltHigh === segment.saltHigh &&
-      trailer.saltLow === segment.saltLow &&
-      trailer.footerPage + trailer.footerPages <= trailerPage
-    if (!isOurs) return
-    segment.footerPage = trailer.footerPage
-    segment.footerPages = trailer.footerPages
-    segment.endPage = trailer.footerPage
-    segment.lastLsn = trailer.lastLsn
-    segment.oldestLsn = trailer.oldestLsn
-    this.mark = Math.max(this.mark, trailer.durableLsn)
-    this.highestLsn = Math.max(this.highestLsn, trailer.lastLsn + 1)
   }
 
   private scan(candidate: Candidate): SegmentScan {
@@ -353,13 +213,24 @@ class Recovery {
       // The footer has the next lsn: it may be in the page cache only.
       if (segment.lastLsn === this.mark) this.toSync.push(segment)
       const wanted = segment.lastLsn >= this.startLsn
-      if (!wanted || this.replayFooter(segment)) return
+      if (!wanted || this.replayFooter(segment)) {
+        if (candidate.adopted) this.mendHeader(segment)
+        return
+      }
       if (segment.lastLsn < this.mark) {
         this.problem('footer', segment, segment.footerPage, 'the footer does not verify')
       }
     }
     const scan = candidate.scan ?? this.scan(candidate)
     this.replayScan(candidate, scan)
+  }
+
+  /** The header page of a segment that is otherwise whole. */
+  private mendHeader(segment: Segment): void {
+    this.problem('segmentHeader', segment, 0, 'the header does not verify')
+    if (this.config.readOnly) return
+    this.segments.writeHeader(segment, SegmentUse.Used)
+    this.toSync.push(segment)
   }
 
   private replayFooter(segment: Segment): boolean {

@@ -215,6 +215,7 @@ export class Segments {
   /** Gives the file of a free segment back to the filesystem. */
   remove(segment: Segment): void {
     assert(segment.state === SegmentState.Free, 'only a free segment is removed')
+    assert(this.bySlot[segment.slot] === segment, 'a segment is removed once')
     if (!this.tryClose(segment)) return
     this.files.remove(segmentName(segment.slot))
     this.bySlot[segment.slot] = null

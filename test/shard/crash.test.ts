@@ -16,17 +16,29 @@ const test = suite('crash')
 const BLOCKS = 96
 const CHUNK = 5
 
-/** What each block may hold after a crash: the flushed value, or any written since. */
+/**
+ * What each block may hold after a crash: the flushed value, or any written since. A write that
+ * failed may show or not, but nobody may rely on it.
+ */
 class Expectation {
   /** Values since the last flush, oldest first; the first one is the flushed one. */
   readonly possible: number[][] = Array.from({ length: BLOCKS }, () => [0])
+  private readonly failed = new Set<number>()
 
   written(first: number, count: number, value: number): void {
     for (let block = first; block < first + count; block++) this.possible[block]!.push(value)
   }
 
+  /** The write of `value`, which no other write has, failed. */
+  writeFailed(value: number): void {
+    this.failed.add(value)
+  }
+
   flushed(): void {
-    for (const values of this.possible) values.splice(0, values.length - 1)
+    for (const values of this.possible) {
+      const last = values.findLastIndex((value) => !this.failed.has(value))
+      values.splice(0, last)
+    }
   }
 
   /** After recovery what was read is the truth. */
@@ -43,8 +55,11 @@ class CrashRun {
   readonly rig: ShardRig
   readonly expectation = new Expectation()
   private nextValue = 1
+  private readonly faults: boolean
 
-  constructor(seed: number) {
+  /** With `faults` the disk also fails writes and syncs. */
+  constructor(seed: number, faults: boolean) {
+    this.faults = faults
     this.random = seededRandom(seed)
     this.files = new FaultyFiles(this.random)
     const lazy = this.random.below(2) === 0
@@ -68,8 +83,11 @@ class CrashRun {
     const lossAt = this.random.below(4 * steps)
     let calls = 0
     this.files.fault = (call) => {
-      if ((call === 'write' || call === 'sync') && ++calls === lossAt) throw new PowerLoss()
-      return ''
+      if (call !== 'write' && call !== 'sync') return ''
+      if (++calls === lossAt) throw new PowerLoss()
+      if (!this.faults) return ''
+      if (call === 'sync') return this.random.below(60) === 0 ? 'EIO' : ''
+      return this.random.below(12) > 0 ? '' : this.random.below(2) === 0 ? 'EIO' : 'ENOSPC'
     }
     try {
       for (let step = 0; step < steps; step++) this.step()
@@ -94,6 +112,7 @@ class CrashRun {
     const { rig, random } = this
     const count = 1 + random.below(3)
     const ops: ShardOp[] = []
+    const values: number[] = []
     let memoryBlock = 0
     for (let i = 0; i < count; i++) {
       const first = random.below(BLOCKS)
@@ -102,7 +121,9 @@ class CrashRun {
       const kind = choice === 0 ? OpKind.Trim : choice === 1 ? OpKind.WriteZeroes : OpKind.Write
       const op = rig.op(kind, CHUNK, first, blocks)
       op.flags = random.below(2) === 0 ? OpFlag.NoHole : 0
-      const value = kind === OpKind.Write ? this.nextValue++ : 0
+      // Below zero: reads as zeroes.
+      const value = kind === OpKind.Write ? this.nextValue++ : -this.nextValue++
+      values.push(value)
       if (kind === OpKind.Write) {
         op.payload = memoryBlock * BLOCK_BYTES
         for (let b = 0; b < blocks; b++) fillBlock(rig.memory, BLOCK_BYTES * memoryBlock++, value)
@@ -112,15 +133,24 @@ class CrashRun {
       this.expectation.written(first, blocks, value)
     }
     rig.shard.execute(ops, count)
-    for (const op of ops) assert.is(op.error, 0)
+    for (const [i, op] of ops.entries()) {
+      if (op.error !== 0) {
+        assert.ok(this.faults, `error ${op.error}`)
+        this.expectation.writeFailed(values[i]!)
+      }
+    }
   }
 
   recover(): void {
     const { rig, random } = this
-    if (random.below(4) === 0) this.files.kill()
+    // Between a sync that fails and the marker that tells of it a mere kill goes unnoticed.
+    const isUnmarked = rig.tracker.failure() !== '' && !this.files.list().includes('failed')
+    if (random.below(4) === 0 && !isUnmarked) this.files.kill()
     else this.files.crash(random.below(4) === 0 ? 'none' : 'some')
     rig.reopen()
-    const problems = rig.log.filter((line) => line.level === 'error')
+    const problems = rig.log.filter((line) => line.message === 'damage found')
+    // A segment whose footer could not be written may look as if it had lost its last batches.
+    if (this.faults) return
     assert.is(problems.length, 0, `damage after a mere power loss: ${JSON.stringify(problems)}`)
   }
 
@@ -132,7 +162,7 @@ class CrashRun {
       const value = blockValue(rig.memory, block * BLOCK_BYTES)
       const possible = expectation.possible[block]!
       assert.ok(
-        possible.includes(value),
+        possible.some((one) => Math.max(0, one) === value),
         `block ${block} holds ${value}, not one of ${possible.join(' ')}`
       )
       expectation.settle(block, value)
@@ -140,8 +170,8 @@ class CrashRun {
   }
 }
 
-function runSeed(seed: number): void {
-  const run = new CrashRun(seed)
+function runSeed(seed: number, faults: boolean): void {
+  const run = new CrashRun(seed, faults)
   const rounds = 1 + run.random.below(4)
   for (let round = 0; round < rounds; round++) {
     run.work(10 + run.random.below(60))
@@ -151,18 +181,23 @@ function runSeed(seed: number): void {
 }
 
 const fixed = process.env['SEED']
-const crashes = Number(process.env['CRASHES'] ?? 300)
+const crashes = Number(process.env['CRASHES'] ?? 200)
 
-test(`flushed blocks survive ${crashes} power losses whole, and never an older value`, () => {
+function runSeeds(faults: boolean): void {
   const first = fixed === undefined ? 1 : Number(fixed)
   const count = fixed === undefined ? crashes : 1
   for (let seed = first; seed < first + count; seed++) {
     try {
-      runSeed(seed)
+      runSeed(seed, faults)
     } catch (thrown) {
       throw new Error(`SEED=${seed}: ${(thrown as Error).stack}`)
     }
   }
-})
+}
+
+test(`flushed blocks survive ${crashes} power losses whole, and never an older value`, () =>
+  runSeeds(false))
+
+test('the same on a disk that also fails writes and syncs', () => runSeeds(true))
 
 test.run()

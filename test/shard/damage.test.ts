@@ -68,6 +68,18 @@ test('a flipped bit in the header of a segment is repaired from its batches', ()
   assert.equal(rig.read(0, 0, 3), [10, 11, 12])
 })
 
+test('a flipped bit in the header of a sealed segment is repaired from its trailer', () => {
+  const { rig, files } = rigWithBlocks()
+  rig.shard.close()
+  files.flipBit('seg-000000', 8 * 70)
+  rig.reopen()
+  assert.equal(problems(rig), ['segmentHeader'])
+  assert.equal(rig.read(0, 0, 3), [10, 11, 12])
+  rig.log.length = 0
+  rig.reopen()
+  assert.equal(problems(rig), [])
+})
+
 test('a flipped bit in a footer or trailer only costs time', () => {
   for (const where of ['footer', 'trailer']) {
     const { rig, files } = rigWithBlocks()
