@@ -31,10 +31,7 @@ export class BlockVolume {
   readonly ops: VolumeOps
   readonly stats: VolumeStats = new VolumeStats()
   readonly #edits: Edits
-  /** Requests in flight of the current generation, and of the one before. */
-  readonly #inFlight = [0, 0]
-  #generation = 0
-  #drained: (() => void) | null = null
+  #inFlight = 0
 
   constructor(
     io: VolumeIo,
@@ -52,7 +49,7 @@ export class BlockVolume {
   }
 
   get inFlight(): number {
-    return this.#inFlight[0]! + this.#inFlight[1]!
+    return this.#inFlight
   }
 
   /** May this process write the volume? */
@@ -67,8 +64,7 @@ export class BlockVolume {
   submit(request: VolumeRequest, refused: number, beyondEnd: boolean): void {
     request.startedMs = this.io.clock.monotonicMs()
     request.error = refused
-    request.generation = this.#generation
-    this.#inFlight[this.#generation]!++
+    this.#inFlight++
     const { kind } = request
     if (refused !== 0 || kind === RequestKind.Cache) this.io.defer(request)
     else if (kind === RequestKind.Flush) this.io.flushes.add(request)
@@ -86,22 +82,7 @@ export class BlockVolume {
     const ms = this.io.clock.monotonicMs() - request.startedMs
     const bytes = request.kind === RequestKind.Flush ? 0 : request.length
     this.stats.record(request.kind, bytes, request.error !== 0, ms)
-    const left = --this.#inFlight[request.generation]!
-    if (this.#drained !== null && left === 0 && request.generation !== this.#generation) {
-      this.#drained()
-    }
-  }
-
-  /** Resolves when every request that is in flight now is over. One caller at a time. */
-  async drain(): Promise<void> {
-    const old = this.#generation
-    assert(this.#inFlight[1 - old] === 0 && this.#drained === null, 'one drain at a time')
-    this.#generation = 1 - old
-    if (this.#inFlight[old] === 0) return
-    await new Promise<void>((resolve) => {
-      this.#drained = resolve
-    })
-    this.#drained = null
+    this.#inFlight--
   }
 
   #read(request: VolumeRequest): void {

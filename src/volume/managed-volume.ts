@@ -149,10 +149,9 @@ export class ManagedVolume {
       touchedBytes: Math.max(record.touchedBytes, sizeBytes)
     }))
     this.volume.sizeBytes = sizeBytes
-    if (!smaller) return
-    // Requests that were let in under the old size may still get versions above the trim's.
-    await this.volume.drain()
-    await this.#trimLeftovers()
+    // Changes that were let in under the old size have their versions, or hold their ranges: the
+    // trim comes behind them all.
+    if (smaller) await this.#trimLeftovers()
   }
 
   /** Runs `write` for `length` bytes at the end, and moves the end when they are written. */

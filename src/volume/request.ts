@@ -60,6 +60,4 @@ export class VolumeRequest {
   /** Ops still out. */
   pending: number = 0
   startedMs: number = 0
-  /** Requests of one generation of the volume are waited for together. */
-  generation: number = 0
 }

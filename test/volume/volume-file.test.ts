@@ -191,6 +191,22 @@ test('a failed append moves no end', async () => {
   await bench.close()
 })
 
+test('what a failed append left is not there when the volume grows', async () => {
+  const bench = await openLogs({ arenaPages: 2048 })
+  await bench.volumes.create({ name: 'log', sizeBytes: 0, type: 'log' })
+  const file = await bench.volumes.openFile('log')
+  await file.append(Buffer.alloc(100, 1))
+  // The first piece is written, the third fails.
+  bench.store.failOp = (op) => (op.kind === 2 && op.firstBlock >= 512 ? ErrorCode.OutOfSpace : 0)
+  await rejects(file.append(Buffer.alloc(3 * MIB, 2)), failsWith(ErrorCode.OutOfSpace))
+  bench.store.failOp = () => 0
+  await file.resize(2 * MIB)
+  const found = await file.readAt(0, 2 * MIB)
+  deepStrictEqual(found.subarray(0, 100), Buffer.alloc(100, 1))
+  ok(found.subarray(100).equals(Buffer.alloc(2 * MIB - 100)))
+  await bench.close()
+})
+
 test('a block volume grows by whole blocks', async () => {
   const bench = await openBench()
   await bench.volumes.create({ name: 'v', sizeBytes: 8192 })

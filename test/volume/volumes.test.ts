@@ -292,6 +292,7 @@ test('a volume in use is deleted only by force, which disconnects its clients', 
   const { family } = await volumes.create({ name: 'v', sizeBytes: MIB })
   const device = await volumes.open('v', {})
   await write(bench, device, 0, Buffer.alloc(MIB / 2, 1))
+  strictEqual((await ask(bench, device, { kind: Flush })).error, 0)
   await rejects(volumes.delete('v'), failsWith(ErrorCode.Busy))
   ok(bench.store.blockCount(family) > 0)
   bench.store.paused = true
@@ -306,6 +307,7 @@ test('a volume in use is deleted only by force, which disconnects its clients', 
   strictEqual(bench.store.blockCount(family), 0)
   await rejects(volumes.open('v', {}), failsWith(ErrorCode.NotFound))
   strictEqual((await bench.metadata.range('/torus/v1/deleted/')).entries.length, 0)
+  strictEqual(bench.store.afterPowerCut(new TestArena(1), 1).blockCount(family), 0)
   // The name is free, and the new volume is another one.
   const made = await volumes.create({ name: 'v', sizeBytes: MIB })
   ok(made.family !== family)
