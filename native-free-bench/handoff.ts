@@ -2,9 +2,10 @@
  * How many requests a second go to a worker and back, and how long one takes, when the worker does
  * nothing: the cost of the handoff itself, at depths 1, 8 and 32.
  *
- *   node dist/native-free-bench/handoff.js [--ms N] [--spin MICROS] [--shards N] [--burn]
+ *   node dist/native-free-bench/handoff.js [--ms N] [--spin WORKER] [--main-spin MAIN] [--shards N] [--burn]
  *
- * --burn keeps one core busy with a process of its own, as a client on the same machine would.
+ * --spin and --main-spin are the microseconds for which worker and main thread look before they
+ * sleep; without them the defaults. --burn keeps one core busy with a process of its own, as a client on the same machine would.
  */
 import { spawn } from 'node:child_process'
 import { extname } from 'node:path'
@@ -17,6 +18,7 @@ const { values } = parseArgs({
   options: {
     ms: { type: 'string', default: '1000' },
     spin: { type: 'string' },
+    'main-spin': { type: 'string' },
     shards: { type: 'string', default: '1' },
     burn: { type: 'boolean', default: false }
   }
@@ -28,6 +30,7 @@ const pool = new ShardPool<BlockOp>({
   arena: new SharedArena(64 * 1024),
   configOf: () => null,
   log: (entry) => process.stderr.write(`${JSON.stringify(entry)}\n`),
+  ...(values['main-spin'] === undefined ? {} : { spinMicros: Number(values['main-spin']) }),
   knobs: values.spin === undefined ? {} : { spinMicros: Number(values.spin) }
 })
 
@@ -63,7 +66,10 @@ const burner = values.burn
   : null
 await pool.start()
 const ms = Number(values.ms)
-process.stdout.write(`node ${process.version}, shards ${values.shards}, spin ${values.spin}\n`)
+process.stdout.write(
+  `node ${process.version}, shards ${values.shards}, ` +
+    `spin ${values.spin ?? 'default'}, main spin ${values['main-spin'] ?? 'default'}\n`
+)
 for (const depth of [1, 8, 32]) {
   await load(depth, ms / 2)
   const cpuBefore = process.cpuUsage()

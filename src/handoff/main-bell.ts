@@ -7,7 +7,7 @@
  */
 const BELL_WORDS = 2
 const ARMED = 0
-/** 1 while a worker spins: a second one sleeps instead. */
+/** Thread id of the worker that spins: a second one sleeps instead. */
 export const SPINNER = 1
 
 /** Worker side: call after publishing. */
@@ -17,68 +17,55 @@ export function ringMain(bell: Int32Array): void {
   }
 }
 
-export interface BellKnobs {
-  /**
-   * How long the main thread goes on looking for completions, once a turn of its event loop, after
-   * requests were rung or answered; then it arms the bell and sleeps. Microseconds.
-   */
-  readonly lookMicros: number
+/** Main thread: the worker with this thread id has ended, perhaps while it spun. */
+export function freeSpinner(bell: Int32Array, threadId: number): void {
+  Atomics.compareExchange(bell, SPINNER, threadId, 0)
 }
-
-const defaultKnobs: BellKnobs = { lookMicros: 0 }
 
 export class MainBell {
   readonly shared = new SharedArrayBuffer(BELL_WORDS * 4)
-  private readonly word = new Int32Array(this.shared)
+  readonly words = new Int32Array(this.shared)
   private readonly drain: () => boolean
-  private readonly lookMs: number
   /** A promise of waitAsync is out. There is never more than one, so none can leak. */
   private waiting = false
   /** A turn of the event loop will look. */
   private looking = false
-  /** Until when turns go on looking though they find nothing. */
-  private lookUntilMs = 0
   private closed = false
 
   /** `drain` takes all that was published and tells whether there was anything. */
-  constructor(drain: () => boolean, knobs: Partial<BellKnobs> = {}) {
+  constructor(drain: () => boolean) {
     this.drain = drain
-    this.lookMs = { ...defaultKnobs, ...knobs }.lookMicros / 1000
-  }
-
-  /** Answers are expected soon: look for them between turns instead of being woken. */
-  expect(): void {
-    if (this.looking || this.closed || this.lookMs === 0) return
-    Atomics.store(this.word, ARMED, 0)
-    this.lookUntilMs = performance.now() + this.lookMs
-    this.lookLater()
   }
 
   /** From now on published entries reach `drain`. */
   arm(): void {
     if (this.looking || this.closed) return
-    Atomics.store(this.word, ARMED, 1)
+    Atomics.store(this.words, ARMED, 1)
     if (this.drain()) {
       // Something came between the last drain and arming, and more may be under way. Sockets have
       // their turn first: a microtask here could keep them out for as long as workers are quick.
-      Atomics.store(this.word, ARMED, 0)
+      this.disarm()
       this.lookLater()
     } else if (!this.waiting) {
-      const wait = Atomics.waitAsync(this.word, ARMED, 1)
+      const wait = Atomics.waitAsync(this.words, ARMED, 1)
       this.waiting = wait.async
       if (wait.async) void wait.value.then(this.wake)
       else this.lookLater()
     }
   }
 
+  /** Until `arm`, the caller looks itself: workers are spared the waking. */
+  disarm(): void {
+    Atomics.store(this.words, ARMED, 0)
+  }
+
   close(): void {
     this.closed = true
-    Atomics.store(this.word, ARMED, 0)
-    Atomics.notify(this.word, ARMED)
+    this.disarm()
+    Atomics.notify(this.words, ARMED)
   }
 
   private lookLater(): void {
-    if (this.looking) return
     this.looking = true
     setImmediate(this.look)
   }
@@ -86,18 +73,13 @@ export class MainBell {
   private readonly look = (): void => {
     this.looking = false
     if (this.closed) return
-    const found = this.drain()
-    if (this.lookMs > 0) {
-      const nowMs = performance.now()
-      if (found) this.lookUntilMs = nowMs + this.lookMs
-      if (nowMs < this.lookUntilMs) this.lookLater()
-    }
+    this.drain()
     this.arm()
   }
 
   private readonly wake = (): void => {
     this.waiting = false
-    if (this.closed || this.looking) return
+    if (this.looking || this.closed) return
     this.drain()
     this.arm()
   }

@@ -3,7 +3,7 @@ import { assert } from '../core/assert.ts'
 import { ErrorCode } from '../core/errors.ts'
 import type { SharedArena } from './arena.ts'
 import { type ChannelMemory, createChannelMemory } from './channel.ts'
-import { type BellKnobs, MainBell } from './main-bell.ts'
+import { freeSpinner, MainBell } from './main-bell.ts'
 import { type ClientOp, ShardClient } from './shard-client.ts'
 import type { ShardTask, ShardTaskEnd, WorkerLog } from './shard-task.ts'
 import { ShardThread } from './shard-thread.ts'
@@ -19,7 +19,6 @@ export interface ShardPoolOptions {
   readonly configOf: (shard: number) => unknown
   readonly log: (entry: WorkerLog) => void
   readonly knobs?: Partial<LoopKnobs>
-  readonly bell?: Partial<BellKnobs>
   readonly restarts?: Partial<RestartLimits>
   readonly closeTimeoutMs?: number
   /** How long the main thread looks for answers when few requests are out, microseconds. */
@@ -71,7 +70,7 @@ export class ShardPool<Op extends ClientOp<Op>> {
   constructor(options: ShardPoolOptions) {
     this.options = options
     this.limits = { ...defaultRestarts, ...options.restarts }
-    this.bell = new MainBell(this.poll, options.bell)
+    this.bell = new MainBell(this.poll)
     this.spin = new Spin(options.spinMicros ?? SPIN_MICROS_DEFAULT, this.hasAnswers)
     const clients: ShardClient<Op>[] = []
     for (let shard = 0; shard < options.shards; shard++) {
@@ -116,16 +115,19 @@ export class ShardPool<Op extends ClientOp<Op>> {
 
   /** Publishes everything submitted so far. */
   ring(): void {
-    const rung = this.publish()
-    if (this.polling) return
-    if (this.isShallow() && this.spin.run()) this.poll()
-    else if (rung) this.bell.expect()
+    if (this.polling || !this.isShallow()) {
+      this.publish()
+      return
+    }
+    this.bell.disarm()
+    if (this.publish() && this.spin.run()) this.poll()
+    this.bell.arm()
   }
 
   private publish(): boolean {
-    let rung = false
-    for (const client of this.clients) if (client.ring()) rung = true
-    return rung
+    let published = false
+    for (const client of this.clients) if (client.ring()) published = true
+    return published
   }
 
   /** So few requests are out that their answers are worth waiting for, awake. */
@@ -218,6 +220,7 @@ export class ShardPool<Op extends ClientOp<Op>> {
     this.running[client.shard] = thread
     const end = await thread.run(task)
     this.running[client.shard] = null
+    freeSpinner(this.bell.words, client.threadId)
     // Piscina may just have replaced a thread that died; this needs no waiting for.
     const destroyed = thread.destroy()
     if (this.closing) await destroyed

@@ -1,3 +1,5 @@
+import { availableParallelism } from 'node:os'
+
 /**
  * Looking for news for a few microseconds before sleeping. A sleep and its wake-up cost both sides
  * a system call and the waiter a scheduler's delay: more than a whole request at queue depth 1.
@@ -17,7 +19,8 @@ export class Spin {
   private skipped = 0
 
   constructor(limitMicros: number, hasNews: () => boolean) {
-    this.limitMs = limitMicros / 1000
+    // On a single core nothing can become new while somebody spins.
+    this.limitMs = availableParallelism() > 1 ? limitMicros / 1000 : 0
     this.hasNews = hasNews
   }
 

@@ -40,7 +40,7 @@ export interface LoopKnobs {
 }
 
 const defaultKnobs: LoopKnobs = {
-  spinMicros: 50, // what a client at queue depth 1 takes for its next request
+  spinMicros: 100, // what a client at queue depth 1 takes for its next request
   busySliceMs: 1, // what a request may wait for it
   idleSliceMs: 2,
   busyGapMs: 4 // a fifth of a busy worker's time goes to compaction
@@ -145,7 +145,7 @@ export class WorkerLoop<Op extends HandoffOp> {
   /** Looks for new entries for a while; true when there are some. */
   private spin(): boolean {
     // One spinning worker at a time leaves the other cores to the clients and the main thread.
-    if (Atomics.compareExchange(this.bell, SPINNER, 0, 1) !== 0) return false
+    if (Atomics.compareExchange(this.bell, SPINNER, 0, threadId) !== 0) return false
     const found = this.spinner.run()
     Atomics.store(this.bell, SPINNER, 0)
     return found
