@@ -335,7 +335,12 @@ export class Appender {
 
   /** Leaves the active segment after a failed write. */
   private abandon(): void {
-    this.voidLsn = this.nextLsn++
+    const segment = this.active!
+    // A segment whose first write failed is given back. Its own first lsn may void remains in the
+    // one before, so the next segment must begin with that.
+    const isEmpty = segment.lastLsn < segment.firstLsn
+    this.voidLsn = isEmpty ? segment.firstLsn : this.nextLsn
+    this.nextLsn++
     this.seal()
   }
 

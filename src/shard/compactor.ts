@@ -100,6 +100,7 @@ export class Compactor {
    */
   evacuate(durableLsn: number): void {
     const { tracker } = this.host
+    this.removeFree()
     const victims = this.segments.used().filter(({ lastLsn }) => lastLsn > durableLsn)
     for (const victim of victims) {
       this.begin(victim)
@@ -114,6 +115,17 @@ export class Compactor {
       const isThere = this.segments.get(segment.slot) === segment
       if (isThere && segment.state === SegmentState.Free) this.segments.remove(segment)
     }
+  }
+
+  /**
+   * A free header may be in the page cache only, like the rest. On the disk the segment is full
+   * then, and what it holds would come back once no tombstone hides it.
+   */
+  private removeFree(): void {
+    for (const segment of this.segments.bySlot) {
+      if (segment?.state === SegmentState.Free) this.segments.remove(segment)
+    }
+    this.host.files.syncDirectory()
   }
 
   /** Segments are emptied and wait for a sync. */

@@ -1,6 +1,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ErrorCode } from '../../src/core/errors.ts'
+import { decodeSegmentHeader, SegmentUse } from '../../src/format/segment.ts'
 import { OpKind } from '../../src/shard/op.ts'
 import { FaultyFiles } from '../helpers/faulty-files.ts'
 import { seededRandom, ShardRig } from '../helpers/shard-rig.ts'
@@ -218,6 +219,30 @@ test('a failed write fails its ops only, and is never brought back by recovery',
   }
 })
 
+test('two failed writes in a row void what either left behind', () => {
+  // The payload fails with its header written, then the footer; then the next segment's first.
+  const outcomes = [true, false, false, true, false]
+  for (let seed = 1; seed < 30; seed++) {
+    const files = new FaultyFiles(seededRandom(seed))
+    const rig = new ShardRig({ files })
+    assert.is(rig.write(0, 0, 20, 10), 0)
+    rig.flush()
+    let writes = 0
+    files.fault = (call) => (call === 'write' && outcomes[writes++] === false ? 'EIO' : '')
+    assert.is(rig.write(0, 0, 20, 66), ErrorCode.DiskFailure)
+    assert.is(rig.write(0, 0, 20, 77), ErrorCode.DiskFailure)
+    assert.is(writes, outcomes.length)
+    files.fault = () => ''
+    for (const block of [100, 101]) {
+      assert.is(rig.write(0, block, 1, 5), 0)
+      rig.flush()
+    }
+    files.kill()
+    rig.reopen()
+    assert.equal(rig.read(0, 0, 20), new Array(20).fill(10), `seed ${seed}`)
+  }
+})
+
 test('many failed writes in a row leave no trail of segments', () => {
   const { rig, files } = rigWithBlocks()
   files.fault = (call) => (call === 'write' ? 'EIO' : '')
@@ -271,6 +296,37 @@ test('a failed sync stops the writes, outlives the process, and loses nothing fl
   rig.reopen()
   assert.equal(rig.read(0, 0, 3), [10, 41, 52])
   assert.equal(problems(rig), [])
+})
+
+test('a segment whose freeing could not be synced brings nothing back', () => {
+  const files = new FaultyFiles(seededRandom(5))
+  const rig = new ShardRig({ files, config: { segmentBytes: 128 * 1024 } })
+  const victim = 'seg-000004'
+  const isFree = (name: string): boolean =>
+    decodeSegmentHeader(files.bytesOf(name).subarray(0, 4096))?.use === SegmentUse.Free
+  for (let block = 0; block < 120; block++) rig.write(0, block, 1, 100 + block)
+  rig.trim(0, 0, 120)
+  rig.flush()
+  files.fault = (call, name) => (call === 'sync' && name === victim && isFree(name) ? 'EIO' : '')
+  const compact = (): void => {
+    rig.run(rig.op(OpKind.Compact, 0, 0, 0))
+    for (let i = 0; i < 100 && rig.shard.background(1); i++);
+    rig.flush()
+    for (let i = 0; i < 100 && rig.shard.background(1); i++);
+  }
+  compact()
+  assert.ok(files.list().includes('failed'))
+  files.fault = () => ''
+  files.kill()
+  rig.reopen()
+  for (let i = 0; i < 3; i++) compact() // now the tombstones go
+  assert.is(rig.stat('indexEntries'), 0)
+  assert.is(rig.write(0, 500, 1, 9), 0)
+  rig.flush()
+  files.crash('none')
+  rig.reopen()
+  assert.equal(rig.read(0, 0, 120), new Array(120).fill(0))
+  assert.equal(rig.read(0, 500, 1), [9])
 })
 
 test('a sync that fails again at the next start keeps the shard from taking writes', () => {
