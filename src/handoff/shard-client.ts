@@ -187,6 +187,8 @@ export class ShardClient<Op extends ClientOp<Op>> {
    * have died of, and answers the one that did so too often. `closed` is called when its files are.
    */
   afterDeath(closed: () => void): void {
+    // It may have served and died between two polls.
+    if (Atomics.load(this.control, STATE) === WorkerState.Serving) this.everServed = true
     Atomics.store(this.control, STATE, WorkerState.Starting)
     this.state = 'starting'
     this.poll()

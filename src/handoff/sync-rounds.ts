@@ -41,7 +41,8 @@ export class SyncRounds {
   private retry = false
   /** The worker asked for this round. */
   private requested = false
-  /** Called when a round that the worker asked for is over. */
+  private toldFailure = false
+  /** Called when a round is over that the worker asked for, or that failed. */
   onRequested: () => void = () => {}
   private whenQuiet: (() => void) | null = null
   syncs = 0
@@ -162,7 +163,9 @@ export class SyncRounds {
       this.whenQuiet = null
       return
     }
-    if (this.requested) this.onRequested()
+    // A failure is the worker's to record, so that it outlives the process: at once.
+    if (this.requested || (this.failure !== '' && !this.toldFailure)) this.onRequested()
+    this.toldFailure = this.failure !== ''
     this.requested = false
     if (this.inRound) return
     if (this.waiting.length > 0) this.startRound()

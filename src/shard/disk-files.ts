@@ -90,6 +90,7 @@ export class DiskFiles implements Files {
     try {
       const handle = fs.openSync(this.directory, fs.constants.O_RDONLY)
       this.names.set(handle, this.directory)
+      this.descriptors.opened(handle)
       return handle
     } catch (thrown) {
       throw storeErrorOfSystem(thrown, `open ${this.directory}`)

@@ -1,5 +1,6 @@
 import { deepStrictEqual, strictEqual } from 'node:assert/strict'
 import { suite } from 'uvu'
+import { ErrorCode } from '../../src/core/errors.ts'
 import { QUEUE_SLOTS } from '../../src/core/limits.ts'
 import { type ChannelMemory, createChannelMemory, entryAt } from '../../src/handoff/channel.ts'
 import {
@@ -189,6 +190,20 @@ test('after a death what was completed is answered, the rest queued in its order
     Array.from({ length: 100 }, (_, at) => at)
   )
   deepStrictEqual([batches, next.batches], [[50, 30], [20]])
+})
+
+test('what a worker took that died between two polls is not durable', async () => {
+  const { client, run } = oneThread()
+  const op = new BlockOp()
+  client.submit(op)
+  client.ring()
+  run()
+  await new Promise<void>((resolve) => client.afterDeath(resolve)) // answers the op
+  strictEqual(client.inFlightCount, 0)
+  client.fail('its files cannot be opened', ErrorCode.DiskFailure)
+  strictEqual(client.isClean, false)
+  const flushed = new Promise<number>((resolve) => client.flush(resolve))
+  strictEqual(await flushed, ErrorCode.ShardFailed)
 })
 
 test('an entry that comes while the worker falls asleep keeps it awake', () => {

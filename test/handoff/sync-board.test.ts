@@ -152,6 +152,19 @@ test('a sync that fails is for ever, on both sides', async () => {
   strictEqual(rounds.failure, 'EIO')
 })
 
+test('a sync that fails is told to the worker once, which has to record it', async () => {
+  const { board, rounds, syncing } = sides()
+  let told = 0
+  rounds.onRequested = () => told++
+  board.appended(5, 1)
+  const done = flushed(rounds)
+  await turn()
+  syncing[0]!.done(eio())
+  ok((await done) !== 0)
+  ok((await flushed(rounds)) !== 0)
+  strictEqual(told, 1)
+})
+
 test('a sync that fails in the worker fails flushes too', async () => {
   const { board, rounds } = sides(() => {
     throw eio()

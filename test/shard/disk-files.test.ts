@@ -27,6 +27,25 @@ const codeOf = (call: () => void): number => {
   return 0
 }
 
+test('every descriptor is told of, that of the directory too', () => {
+  const directory = temporaryDirectory()
+  const open = new Set<number>()
+  try {
+    const descriptors = {
+      opened: (descriptor: number) => void open.add(descriptor),
+      closing: (descriptor: number) => assert.ok(open.delete(descriptor))
+    }
+    const files = new DiskFiles(directory.path, { directBytesMin: 4096, descriptors })
+    const handles = [files.openDirectory(), files.open('f', 'create')]
+    files.write(handles[1]!, 0, pageAlignedBuffer(8192), 0, 8192)
+    for (const handle of handles) assert.ok(open.has(handle))
+    for (const handle of handles) files.close(handle)
+    assert.is(open.size, 0)
+  } finally {
+    directory.remove()
+  }
+})
+
 test(
   'direct, buffered and unaligned writes to one file are read back together',
   inDirectory((files) => {
