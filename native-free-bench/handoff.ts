@@ -2,10 +2,11 @@
  * How many requests a second go to a worker and back, and how long one takes, when the worker does
  * nothing: the cost of the handoff itself, at depths 1, 8 and 32.
  *
- *   node dist/native-free-bench/handoff.js [--ms N] [--spin WORKER] [--main-spin MAIN] [--shards N] [--burn]
+ *   node dist/native-free-bench/handoff.js [--ms N] [--spin MICROS] [--main-spin MICROS]
+ *                                          [--shards N] [--burn]
  *
- * --spin and --main-spin are the microseconds for which worker and main thread look before they
- * sleep; without them the defaults. --burn keeps one core busy with a process of its own, as a client on the same machine would.
+ * --spin and --main-spin are how long worker and main thread look before they sleep; without them
+ * the defaults. --burn keeps one core busy with a process of its own, as a client would.
  */
 import { spawn } from 'node:child_process'
 import { extname } from 'node:path'

@@ -1,4 +1,5 @@
 import { deepStrictEqual, strictEqual } from 'node:assert/strict'
+import { availableParallelism } from 'node:os'
 import { suite } from 'uvu'
 import { ErrorCode } from '../../src/core/errors.ts'
 import { QUEUE_SLOTS } from '../../src/core/limits.ts'
@@ -10,9 +11,10 @@ import {
   writeCompletion,
   writeSubmission
 } from '../../src/handoff/entry.ts'
-import { MainBell, ringMain } from '../../src/handoff/main-bell.ts'
+import { freeSpinner, MainBell, ringMain, SPINNER } from '../../src/handoff/main-bell.ts'
 import { OpenFiles } from '../../src/handoff/open-files.ts'
 import { ShardClient } from '../../src/handoff/shard-client.ts'
+import { Spin } from '../../src/handoff/spin.ts'
 import { SyncRounds } from '../../src/handoff/sync-rounds.ts'
 import { WorkerLoop } from '../../src/handoff/worker-loop.ts'
 import { BlockOp } from '../../src/replication/block-store.ts'
@@ -290,6 +292,52 @@ test('the main bell wakes once for many rings and has one wait out at most', asy
   ringMain(word)
   await new Promise((resolve) => setTimeout(resolve, 5))
   strictEqual(drains, before)
+})
+
+test('nobody is woken by workers while the main thread looks itself', async () => {
+  let drains = 0
+  const bell = new MainBell(() => {
+    drains++
+    return false
+  })
+  const word = new Int32Array(bell.shared)
+  bell.arm()
+  bell.disarm()
+  const before = drains
+  ringMain(word)
+  await new Promise((resolve) => setTimeout(resolve, 5))
+  strictEqual(drains, before)
+  bell.arm()
+  ringMain(word)
+  while (drains < before + 2) await new Promise((resolve) => setImmediate(resolve))
+  bell.close()
+})
+
+test('the place of a worker that died while it spun is free again', () => {
+  const words = new Int32Array(new MainBell(() => false).shared)
+  Atomics.store(words, SPINNER, 7)
+  freeSpinner(words, 8) // of another worker
+  strictEqual(words[SPINNER], 7)
+  freeSpinner(words, 7)
+  strictEqual(words[SPINNER], 0)
+})
+
+test('looking that does not pay is given up but for a probe now and then', () => {
+  let looks = 0
+  let news = false
+  const spin = new Spin(1, () => {
+    looks++
+    return news
+  })
+  for (let run = 0; run < 100; run++) strictEqual(spin.run(), false)
+  const before = looks
+  for (let run = 0; run < 31; run++) spin.run()
+  // At most one probe: a bounded burst of looks, not one for every run.
+  strictEqual(looks - before < 31 * 50, true)
+  news = true
+  let found = 0
+  for (let run = 0; run < 100; run++) if (spin.run()) found++
+  strictEqual(found > 60 || availableParallelism() === 1, true)
 })
 
 test('open descriptors are remembered until they are closed or taken', () => {
