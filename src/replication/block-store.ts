@@ -26,7 +26,10 @@ export interface BlockStore {
    * called from inside.
    */
   submit(op: BlockOp): void
-  /** Tells the shards about all that was submitted since: once per batch of requests. */
+  /**
+   * Tells the shards about all that was submitted since: once per batch of requests. Ops that are
+   * done already may be answered from inside.
+   */
   ring(): void
   /**
    * Calls `done(error)` when every write completed before this call is on stable storage

@@ -46,6 +46,9 @@ export interface DeviceSource {
    * @throws StoreError NotFound, Busy, Forbidden, …
    */
   open(name: string, options: { readOnly?: boolean }): Promise<BlockDevice>
-  /** Submits everything queued by `BlockDevice.submit` since the last call. */
+  /**
+   * Submits everything queued by `BlockDevice.submit` since the last call. Requests that are done
+   * already may be answered from inside.
+   */
   ring(): void
 }

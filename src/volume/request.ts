@@ -50,7 +50,7 @@ export class VolumeRequest {
   extents: number[] = []
   /** Answer: ErrorCode, 0 for Ok. */
   error: number = 0
-  /** Called once, never from inside `submit`. */
+  /** Called once, never from inside `submit` (though from inside `ring`, perhaps). */
   onDone: (request: VolumeRequest) => void = () => {}
   /** Free for the protocol. */
   owner: unknown = null

@@ -1,7 +1,7 @@
 /**
- * A BlockStore in memory that keeps its callers honest. It answers late, chunks in an order drawn
- * from a seed, each chunk's ops in the order of their submission; it answers nothing that was not
- * rung for; it checks every field of every op and that versions only grow; it fails ops on request;
+ * A BlockStore in memory that keeps its callers honest. It answers late, or from inside `ring`;
+ * chunks in an order drawn from a seed, each chunk's ops in the order of their submission; it
+ * answers nothing that was not rung for; it checks every field of every op and that versions only grow; it fails ops on request;
  * and it knows what a power cut would leave.
  */
 import { strict } from 'node:assert'
@@ -59,6 +59,7 @@ export class MemoryStore implements BlockStore {
   readonly #later: (() => void)[] = []
   #scheduled = false
   #submitting = false
+  #turning = false
 
   constructor(arena: Arena, seed = 1) {
     this.#arena = arena
@@ -103,7 +104,9 @@ export class MemoryStore implements BlockStore {
       queue.push(op)
       this.#queues.set(key, queue)
     }
-    if (ops.length > 0) this.#schedule()
+    if (ops.length === 0) return
+    if (this.paused || this.#turning || this.#random.below(4) > 0) this.#schedule()
+    else this.#turn()
   }
 
   flush(done: (error: number) => void): void {
@@ -164,6 +167,13 @@ export class MemoryStore implements BlockStore {
 
   /** Carries out some of what waits. */
   #turn(): void {
+    this.#turning = true
+    this.#answerSome()
+    this.#turning = false
+    if (this.#queues.size > 0 || this.#later.length > 0) this.#schedule()
+  }
+
+  #answerSome(): void {
     const done: BlockOp[] = []
     for (const [key, queue] of this.#queues) {
       if (this.#random.below(4) === 0) continue
@@ -185,7 +195,6 @@ export class MemoryStore implements BlockStore {
       if (this.#random.below(3) === 0) this.#later.push(run)
       else run()
     }
-    if (this.#queues.size > 0 || this.#later.length > 0) this.#schedule()
   }
 
   #check(op: BlockOp): void {

@@ -131,8 +131,8 @@ export function ask(bench: Bench, device: BlockDevice, request: Ask): Promise<An
       resolve({ error: own.error, data, extents: [...own.extents] })
     }
     device.submit(own)
-    bench.volumes.ring()
     inside = false
+    bench.volumes.ring()
   })
 }
 
