@@ -7,10 +7,11 @@
  *                  is 0, because afterwards its absence means lost data, not a new directory
  *   D/metadata/    the embedded metadata store
  */
-import { mkdirSync, readdirSync, statfsSync, statSync } from 'node:fs'
+import { readdirSync, statfsSync, statSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import type { Clock, Random } from '../core/clock.ts'
+import { makeDirectory } from '../core/directories.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { Config } from '../core/options.ts'
 import { formatSize } from '../core/units.ts'
@@ -62,7 +63,7 @@ export function openDataDirectory(
   random: Random
 ): DataDirectory {
   const path = options.dataDir
-  makeDirectory(path)
+  makeDataDirectory(path)
   const lock = DirectoryLock.acquire(path)
   try {
     const found = readPeerSuperblock(path) ?? createDirectory(path, options, clock, random)
@@ -86,9 +87,9 @@ export function openDataDirectory(
   }
 }
 
-function makeDirectory(path: string): void {
+function makeDataDirectory(path: string): void {
   try {
-    mkdirSync(path, { recursive: true, mode: 0o700 })
+    makeDirectory(path)
   } catch (cause) {
     const message = cause instanceof Error ? cause.message : String(cause)
     throw new StoreError(ErrorCode.DiskFailure, `data directory ${path}: ${message}`, { cause })
@@ -162,7 +163,7 @@ function formatShard(
   clock: Clock,
   random: Random
 ): void {
-  makeDirectory(path)
+  makeDataDirectory(path)
   const files = new DiskFiles(path)
   for (const name of files.list()) files.remove(name)
   const { clusterId, peerId, shards, segmentBytes } = superblock

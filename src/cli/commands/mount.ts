@@ -2,7 +2,6 @@ import { spawn } from 'node:child_process'
 import {
   closeSync,
   existsSync,
-  mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
@@ -15,6 +14,7 @@ import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Command } from 'commander'
 import { action, type Context, withExamples } from '../context.ts'
+import { makeDirectory } from '../../core/directories.ts'
 import { CommandError } from '../errors.ts'
 import { chooseNbdAddress, volumeUri } from '../nbd-address.ts'
 import { findProgram, needProgram, runProgram } from '../programs.ts'
@@ -106,7 +106,7 @@ async function runMount(
 function makeDirectory(path: string): boolean {
   const found = statSync(path, { throwIfNoEntry: false })
   if (found === undefined) {
-    mkdirSync(path, { recursive: true })
+    makeDirectory(path)
     return true
   }
   if (!found.isDirectory()) throw new CommandError('InvalidArgument', `${path} is no directory`)
