@@ -76,7 +76,7 @@ async function runMount(
     const message = 'the peer asks for TLS: say where certificates are, --tls-certificates'
     throw new CommandError('InvalidArgument', message)
   }
-  const made = makeDirectory(resolve(given))
+  const made = prepareMountPoint(resolve(given))
   const directory = realpathSync(given)
   const uri = volumeUri(address, volume)
   const certificates = encodeURIComponent(resolve(options.tlsCertificates ?? ''))
@@ -103,7 +103,7 @@ async function runMount(
 }
 
 /** Returns whether it was made now. @throws CommandError when it holds files */
-function makeDirectory(path: string): boolean {
+function prepareMountPoint(path: string): boolean {
   const found = statSync(path, { throwIfNoEntry: false })
   if (found === undefined) {
     makeDirectory(path)
