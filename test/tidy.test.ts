@@ -49,6 +49,13 @@ const onlyIn: Record<string, string[]> = {
 /** Decide in pure code: functions of their arguments. */
 const pureFolders = ['format', 'placement']
 
+/** Without a user as yet, each for a reason. */
+const waiting = [
+  'src/metadata/follow.ts', // keeps caches in step with a store that others write, which etcd is
+  'src/metadata/memory-tables.ts', // metadata for a cluster in one thread under test
+  'exports unreachable ' // ends switches over unions
+]
+
 const COLUMNS_MAX = 100
 const LINES_WORTH_A_LOOK = 400
 const ENTRIES = /^(src\/index\.ts|src\/coordinator\.ts|src\/cli\/main\.ts|workers\/|scripts\/)/
@@ -80,6 +87,9 @@ test('imports follow the arrows', () => {
 
 test('threads, databases and protocols stay in their folders, and packages are declared', () => {
   deepStrictEqual(tidy.wrongPackages(tree, onlyIn, pureFolders, declared), [])
+  const outsideTests = new Map([...tree].filter(([path]) => !path.startsWith('test/')))
+  // The one that the cluster's metadata store waits for.
+  deepStrictEqual(tidy.unusedPackages(outsideTests, declared), ['etcd3'])
 })
 
 test('lines fit the screen', () => {
@@ -101,9 +111,12 @@ test('long files are reported', () => {
   if (long.length > 0) console.log(`worth a look, is there a second noun?\n${long.join('\n')}`)
 })
 
-test('files and exports without a user are reported', () => {
+test('every file and every export has a user', () => {
   const unused = [...tidy.unusedFiles(tree, ENTRIES), ...tidy.unusedExports(tree, ENTRIES)]
-  if (unused.length > 0) console.log(`unused:\n${unused.join('\n')}`)
+  deepStrictEqual(
+    unused.filter((each) => !waiting.some((name) => each.includes(name))),
+    []
+  )
 })
 
 test('an import against the arrows is found, whatever its form', () => {
@@ -156,6 +169,8 @@ test('a thread outside handoff, a file in pure code and an undeclared package ar
     declared
   )
   strictEqual(wrong.length, 3)
+  const one = made({ 'src/a.ts': "import x from 'zod/v4'\n// import y from 'yaml'" })
+  deepStrictEqual(tidy.unusedPackages(one, new Set(['zod', 'yaml'])), ['yaml'])
 })
 
 test('a long line, a long file, printing, a barrel and unfinished work are found', () => {

@@ -17,8 +17,8 @@
  * The number of keys is O(peers + volumes), never of chunks or blocks. Names are ASCII, so they
  * stand in keys as they are.
  */
-export const KEY_LAYOUT_VERSION = 'v1'
-export const KEY_PREFIX_DEFAULT = '/torus'
+const KEY_LAYOUT_VERSION = 'v1'
+const KEY_PREFIX_DEFAULT = '/torus'
 
 export class Keys {
   readonly root: string

@@ -15,13 +15,11 @@ const count = z.number().int().nonnegative()
 const time = z.iso.datetime()
 const version = z.literal(1)
 
-export const clusterSchema = z.looseObject({ v: version, clusterId: id128, createdAt: time })
-export type ClusterRecord = z.infer<typeof clusterSchema>
+const clusterSchema = z.looseObject({ v: version, clusterId: id128, createdAt: time })
 
-export const settingsSchema = z.looseObject({ v: version })
-export type SettingsRecord = z.infer<typeof settingsSchema>
+const settingsSchema = z.looseObject({ v: version })
 
-export const peerSchema = z.looseObject({
+const peerSchema = z.looseObject({
   v: version,
   peerId: id128,
   /** Raised with the superblock's at each start: one that does not follow is a reverted disk. */
@@ -33,7 +31,7 @@ export const peerSchema = z.looseObject({
 })
 export type PeerRecord = z.infer<typeof peerSchema>
 
-export const volumeSchema = z.looseObject({
+const volumeSchema = z.looseObject({
   v: version,
   id: id64,
   name: z.string(),
@@ -59,23 +57,21 @@ export const volumeSchema = z.looseObject({
 })
 export type VolumeRecord = z.infer<typeof volumeSchema>
 
-export const familySchema = z.looseObject({
+const familySchema = z.looseObject({
   v: version,
   /** Highest that was given out: the next writer gets one more. */
   writerEpoch: u32
 })
-export type FamilyRecord = z.infer<typeof familySchema>
 
-export const writerSchema = z.looseObject({
+const writerSchema = z.looseObject({
   v: version,
   /** Peer whose process may write. */
   gateway: id128,
   bootId: id128,
   writerEpoch: u32
 })
-export type WriterRecord = z.infer<typeof writerSchema>
 
-export const deletedSchema = z.looseObject({
+const deletedSchema = z.looseObject({
   v: version,
   family: id64,
   layers: z.array(id64),

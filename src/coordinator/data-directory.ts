@@ -10,6 +10,7 @@
 import { readdirSync, statfsSync, statSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
+import { randomId128 } from '../cluster/ids.ts'
 import type { Clock, Random } from '../core/clock.ts'
 import { makeDirectory } from '../core/directories.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
@@ -210,9 +211,3 @@ function freeBytesOf(path: string): number {
   const { bavail, bsize } = statfsSync(path)
   return bavail * bsize
 }
-
-/** 32 hex digits. */
-export const randomId128 = (random: Random): string =>
-  [random.u32(), random.u32(), random.u32(), random.u32()].map(hex8).join('')
-
-const hex8 = (value: number): string => value.toString(16).padStart(8, '0')

@@ -2,7 +2,7 @@ import { type HistogramSnapshot, LatencyHistogram } from '../core/histogram.ts'
 import { RequestKind } from './request.ts'
 
 /** Counters of one kind of request. */
-export class KindStats {
+class KindStats {
   count = 0
   errors = 0
   bytes = 0

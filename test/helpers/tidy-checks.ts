@@ -100,6 +100,13 @@ export function wrongPackages(
   return wrong
 }
 
+/** Packages that are depended on and that no code names. */
+export function unusedPackages(tree: SourceTree, declared: ReadonlySet<string>): string[] {
+  const code = [...tree.values()].map((file) => file.code).join('\n')
+  const isNamed = (name: string): boolean => new RegExp(`'${name}(/[^']*)?'`).test(code)
+  return [...declared].filter((name) => !isNamed(name))
+}
+
 export function longLines(tree: SourceTree, columnsMax: number): string[] {
   const long: string[] = []
   for (const [path, file] of tree) {
