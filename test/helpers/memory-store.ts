@@ -1,8 +1,8 @@
 /**
  * A BlockStore in memory that keeps its callers honest. It answers late, or from inside `ring`;
- * chunks in an order drawn from a seed, each chunk's ops in the order of their submission; it
- * answers nothing that was not rung for; it checks every field of every op and that versions only
- * grow; it fails ops on request; and it knows what a power cut would leave.
+ * chunks in an order drawn from a seed, each chunk's ops in the order of their submission; nothing
+ * that was not rung for. It checks every field of every op and that versions only grow; it fails
+ * ops on request; and it knows what a power cut would leave.
  */
 import { strict } from 'node:assert'
 import type { Arena } from '../../src/core/arena.ts'

@@ -1,6 +1,7 @@
 /** Volumes on memory: everything a test of src/volume needs, in one process and one turn. */
 import { Cluster } from '../../src/cluster/cluster.ts'
 import { Session } from '../../src/cluster/session.ts'
+import type { Arena } from '../../src/core/arena.ts'
 import type { ErrorCode } from '../../src/core/errors.ts'
 import { StoreError } from '../../src/core/errors.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
@@ -105,7 +106,11 @@ export interface Answer {
 }
 
 /** Sends one request, as a protocol would; several may be out at once. */
-export function ask(bench: Bench, device: BlockDevice, request: Ask): Promise<Answer> {
+export function ask(
+  bench: Pick<Bench, 'volumes'> & { readonly arena: Arena },
+  device: BlockDevice,
+  request: Ask
+): Promise<Answer> {
   return new Promise((resolve) => {
     const offset = request.offset ?? 0
     const length = request.data?.length ?? request.length ?? 0
