@@ -77,12 +77,13 @@ function line(
 async function measure(targets: readonly Target[], seconds: number, rounds: number): Promise<void> {
   for (const job of jobs) {
     const results = targets.map(() => [] as (FioResult & { cpuUs: number })[])
-    for (let round = 0; round < rounds; round++) {
+    // One round more than asked for, so that nothing is measured before it is compiled and paged in.
+    for (let round = 0; round <= rounds; round++) {
       for (const [index, target] of targets.entries()) {
         const before = target.cpuUs()
         const fio = { args: nbdTarget(target.uri), sizeBytes: SIZE_BYTES, seconds, seed: round + 1 }
         const result = await runFio(job, fio)
-        results[index]!.push({ ...result, cpuUs: target.cpuUs() - before })
+        if (round > 0) results[index]!.push({ ...result, cpuUs: target.cpuUs() - before })
       }
     }
     for (const [index, target] of targets.entries()) {
