@@ -205,8 +205,9 @@ export class BlockWriter {
   /** Plans the op into a new segment, as the first of its batch. */
   private rotateFor(op: ShardOp, blockCount: number): ErrorCode {
     const isData = op.kind === OpKind.Write || (op.kind === OpKind.WriteZeroes && !isHole(op))
-    if (!this.gate.mayRotate(isData)) return ErrorCode.OutOfSpace
+    const mayRotate = this.gate.mayRotate(isData)
     if (this.appender.plan(blockCount)) return ErrorCode.Ok // making room began a segment
+    if (!mayRotate) return ErrorCode.OutOfSpace
     try {
       this.appender.rotate()
       // Larger than a whole segment: only with the tiny segments of tests.

@@ -27,6 +27,12 @@ const GARBAGE_SHARE_MIN = 0.1
 const GARBAGE_SHARE_MIN_PRESSED = 0.05
 /** In the small segments of tests headers alone are more than that. */
 const GARBAGE_PAGES_MIN = 3
+/**
+ * When space is short what was never used of a segment counts as well, because capacity goes by
+ * whole segments and each restart leaves one half empty. Only where no more than this share is
+ * kept: packing segments that are fuller would not end.
+ */
+const KEPT_SHARE_SPARSE = 3 / 8
 /** Header and footer pages that a live block needs when it is packed well. */
 const OVERHEAD_SHARE = 0.03
 /** Pause after a failure: its cause may go away. */
@@ -41,6 +47,7 @@ export class Compactor {
   private readonly appender: Appender
   private readonly checkpoint: CheckpointWriter
   private readonly copy: SegmentCopy
+  private readonly hasRoom: (reserve: number) => boolean
   private victim: Segment | null = null
   private draining: { segment: Segment; waitLsn: number }[] = []
   private freeing: Segment[] = []
@@ -55,6 +62,7 @@ export class Compactor {
     this.segments = parts.segments
     this.appender = parts.appender
     this.checkpoint = parts.checkpoint
+    this.hasRoom = parts.hasRoom
     this.copy = new SegmentCopy(host, parts)
   }
 
@@ -168,15 +176,30 @@ export class Compactor {
    * those of the oldest segment that every checkpoint knows: these can go.
    */
   private garbagePages(segment: Segment, isOldest: boolean): number {
+    return segment.endPage - 1 - this.keptPages(segment, isOldest)
+  }
+
+  /** The same when space is short. */
+  private gainPages(segment: Segment, isOldest: boolean): number {
+    const { pagesPerSegment } = this.segments
+    const kept = this.keptPages(segment, isOldest)
+    const isSparse = kept <= KEPT_SHARE_SPARSE * pagesPerSegment
+    return (isSparse ? pagesPerSegment : segment.endPage) - 1 - kept
+  }
+
+  /** Pages that copies of what is live in the segment take, about. */
+  private keptPages(segment: Segment, isOldest: boolean): number {
     const marksCanGo = isOldest && segment.lastLsn < this.checkpoint.coveredLsn
     const markPages = marksCanGo ? 0 : (segment.markRecords * RECORD_PREFIX_BYTES) / PAGE_BYTES
     const livePages = this.segments.live[segment.slot]! * (1 + OVERHEAD_SHARE)
-    return segment.endPage - 1 - livePages - markPages
+    return livePages + markPages
   }
 
   /** Picks the segment that gives back most. False when there is none worth it. */
   private choose(pressed: boolean): boolean {
     if (this.draining.length >= DRAINING_MAX) return false
+    // The last segment is for one victim at a time: each gives back what its copies may take.
+    if (this.isWaiting && !this.hasRoom(1)) return false
     if (this.retryAtMs > this.host.clock.monotonicMs()) return false
     const hurry = pressed || this.isForced
     if (!hurry && !this.isWasteful()) return false
@@ -191,7 +214,10 @@ export class Compactor {
       if (segment.damaged && this.segments.live[segment.slot]! > 0) continue
       if (this.draining.some((one) => one.segment === segment)) continue
       if (this.isForced && !pressed && segment.birth >= this.forcedBirth) continue
-      const garbage = this.garbagePages(segment, segment === used[0])
+      const isOldest = segment === used[0]
+      const garbage = hurry
+        ? this.gainPages(segment, isOldest)
+        : this.garbagePages(segment, isOldest)
       if (garbage <= bestGarbage) continue
       best = segment
       bestGarbage = garbage

@@ -44,8 +44,8 @@ export interface SegmentCopyParts {
   readonly index: ExtentIndex
   readonly appender: Appender
   readonly checkpoint: CheckpointWriter
-  /** May another segment begin, for copies. */
-  readonly mayRotate: () => boolean
+  /** May another segment begin, for copies, and leave so many more. */
+  readonly hasRoom: (reserve: number) => boolean
 }
 
 export class SegmentCopy {
@@ -55,7 +55,7 @@ export class SegmentCopy {
   private readonly index: ExtentIndex
   private readonly appender: Appender
   private readonly checkpoint: CheckpointWriter
-  private readonly mayRotate: () => boolean
+  private readonly hasRoom: (reserve: number) => boolean
   private readonly buffer = pageAlignedBuffer(SLICE_BLOCKS * BLOCK_BYTES)
   private readonly views = new BlockViews(this.buffer)
   private readonly cursor = new RecordCursor()
@@ -78,7 +78,7 @@ export class SegmentCopy {
     this.index = parts.index
     this.appender = parts.appender
     this.checkpoint = parts.checkpoint
-    this.mayRotate = parts.mayRotate
+    this.hasRoom = parts.hasRoom
   }
 
   /** @throws StoreError when its records cannot be read */
@@ -263,7 +263,7 @@ export class SegmentCopy {
     let end = start
     while (end < this.itemCount && appender.plan(dataBlocks(items[end]!.record))) end++
     if (end === start) {
-      if (!this.mayRotate()) throw new StoreError(ErrorCode.OutOfSpace, 'no segment to copy to')
+      if (!this.hasRoom(0)) throw new StoreError(ErrorCode.OutOfSpace, 'no segment to copy to')
       appender.rotate()
       assert(appender.plan(dataBlocks(items[end]!.record)), 'what fitted a segment fits another')
       end++

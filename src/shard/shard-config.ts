@@ -35,6 +35,8 @@ const SEGMENT_BYTES_DEFAULT = 128 * 1024 * 1024
 
 /** Segments that only compaction, trims and deletes may begin, so that they always can. */
 export const RESERVE_SEGMENTS = 3
+/** Of these, the ones that only compaction may begin: without it trims alone could use all up. */
+export const COMPACTION_SEGMENTS = 2
 /** Fewer, and compaction has no choice of victims. */
 const SEGMENTS_PER_SHARD_MIN = 32
 const SEGMENT_BYTES_SMALL = 1024 * 1024

@@ -28,7 +28,7 @@ import type { Problem } from './problem.ts'
 import { type RecoveredShard, type RecoveryResult, recoverShard } from './recovery.ts'
 import type { Segments } from './segments.ts'
 import { Scrubber } from './scrubber.ts'
-import type { ShardConfig, ShardHost } from './shard-config.ts'
+import { COMPACTION_SEGMENTS, type ShardConfig, type ShardHost } from './shard-config.ts'
 import { Space } from './space.ts'
 import { shardStatIndex } from './stats.ts'
 import {
@@ -128,7 +128,7 @@ export class Shard {
     this.compactor = new Compactor(config, host, {
       ...parts,
       checkpoint: this.checkpoint,
-      mayRotate: () => this.space.hasRoom(false)
+      hasRoom: (reserve) => this.space.hasRoom(reserve)
     })
     this.space = new Space(config, host, {
       segments: this.segments,
@@ -263,7 +263,7 @@ export class Shard {
     if (appender.notedLsn >= appender.recordsLsn) return
     if (appender.durableLsn() < appender.recordsLsn) return
     if (host.clock.monotonicMs() - this.idleSinceMs < NOTE_DURABLE_MS) return
-    if (!this.space.hasRoom(false)) return
+    if (!this.space.hasRoom(COMPACTION_SEGMENTS)) return
     try {
       appender.appendEmpty()
     } catch (thrown) {

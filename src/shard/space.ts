@@ -4,7 +4,12 @@ import type { Compactor } from './compactor.ts'
 import { OpKind, type ShardOp } from './op.ts'
 import { SLICE_BLOCKS } from './segment-copy.ts'
 import type { Segments } from './segments.ts'
-import { RESERVE_SEGMENTS, type ShardConfig, type ShardHost } from './shard-config.ts'
+import {
+  COMPACTION_SEGMENTS,
+  RESERVE_SEGMENTS,
+  type ShardConfig,
+  type ShardHost
+} from './shard-config.ts'
 
 /** One compaction slice for each of these written while space is short: copies run twice ahead. */
 const PACE_BLOCKS = 128
@@ -39,19 +44,20 @@ export class Space {
    * first where that helps, which may take as long as a client has to wait then anyway.
    */
   mayRotate(forData: boolean): boolean {
-    if (this.hasRoom(forData)) return true
+    const reserve = forData ? RESERVE_SEGMENTS : COMPACTION_SEGMENTS
+    if (this.hasRoom(reserve)) return true
     if (this.makingRoom) return false
     this.makingRoom = true
     try {
-      return this.makeRoom(forData)
+      return this.makeRoom(reserve)
     } finally {
       this.makingRoom = false
     }
   }
 
-  hasRoom(forData: boolean): boolean {
+  /** Whether another segment leaves `reserve` more to begin. */
+  hasRoom(reserve: number): boolean {
     const { segments } = this
-    const reserve = forData ? RESERVE_SEGMENTS : 0
     if (segments.usedCount + 1 + reserve > this.segmentsMax) return false
     if (segments.freeCount > reserve) return true
     try {
@@ -80,18 +86,18 @@ export class Space {
     this.debtBlocks = Math.min(this.debtBlocks, PACE_BLOCKS)
   }
 
-  private makeRoom(forData: boolean): boolean {
+  private makeRoom(reserve: number): boolean {
     while (this.reclaim());
     // Each segment once, with a margin: what that does not gain, another round would not.
     const slices = Math.ceil(this.segments.pagesPerSegment / SLICE_BLOCKS) + 2
     for (let left = 2 * this.segments.usedCount * slices; left > 0; left--) {
       if (!this.compactor.step(true)) {
-        if (!this.compactor.isWaiting) return this.hasRoom(forData)
+        if (!this.compactor.isWaiting) return this.hasRoom(reserve)
         const before = this.segments.usedCount
         this.settle()
         if (this.segments.usedCount >= before && !this.compactor.step(true)) return false
       }
-      if (this.hasRoom(forData)) return true
+      if (this.hasRoom(reserve)) return true
     }
     return false
   }

@@ -48,6 +48,28 @@ test('a full shard refuses writes, and serves reads, trims and deletes', () => {
   assert.ok(fill(rig) > 0)
 })
 
+test('a full shard takes trims of single blocks as long as there are blocks', () => {
+  const { rig } = smallRig()
+  let blocks = 0
+  while (rig.write(0, blocks, 16, 1) === 0) blocks += 16
+  while (rig.write(0, blocks, 1, 1) === 0) blocks++
+  // One batch each and no background work between them: all room is made by the trims.
+  for (let i = 0; i < blocks; i++) assert.is(rig.trim(0, (i * 7) % blocks, 1), 0, `trim ${i}`)
+  assert.ok(fill(rig) > blocks / 2)
+})
+
+test('restarts do not use space up', () => {
+  const { rig, files } = smallRig()
+  for (let i = 0; i < 3 * SEGMENTS; i++) {
+    assert.is(rig.write(0, i, 1, i + 1), 0, `restart ${i}`)
+    if (i % 2 === 0) works(rig)
+    files.kill()
+    rig.reopen()
+  }
+  for (let i = 0; i < 3 * SEGMENTS; i++) assert.equal(rig.read(0, i, 1), [i + 1])
+  assert.is(rig.trim(0, 0, 1), 0)
+})
+
 test('a full shard is overwritten again and again within its capacity', () => {
   const { rig, files } = smallRig()
   const blocks = Math.floor(fill(rig) * 0.7)
