@@ -9,6 +9,9 @@ import { buildProgram } from './program.ts'
 const EXIT_FAILED = 1
 const EXIT_USAGE = 2
 
+/** Syncs run in this pool: a slow one of a shard must not make those of others wait. */
+process.env['UV_THREADPOOL_SIZE'] ??= '16'
+
 async function main(words: readonly string[]): Promise<number> {
   const program = buildProgram()
   if (words[0] === '__complete') {

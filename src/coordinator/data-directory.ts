@@ -111,7 +111,7 @@ function createDirectory(
         `(it has ${foreign.slice(0, 3).join(', ')}): choose an empty one`
     )
   }
-  const shards = options.shards ?? Math.min(SHARDS_DEFAULT_MAX, availableParallelism())
+  const shards = options.shards ?? shardsByDefault()
   const capacityBytes = options.capacityBytes ?? freeBytesOf(path)
   return createPeerSuperblock(path, {
     clusterId: randomId128(random),
@@ -121,6 +121,10 @@ function createDirectory(
     createdMs: Math.floor(clock.wallMs())
   })
 }
+
+/** One core is the main thread's: with a worker on it too, both wait for each other. */
+const shardsByDefault = (): number =>
+  Math.min(SHARDS_DEFAULT_MAX, Math.max(1, availableParallelism() - 1))
 
 function requireSegmentBytes(superblock: Superblock, wanted: number | null): void {
   if (wanted === null || wanted === superblock.segmentBytes) return
