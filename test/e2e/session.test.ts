@@ -100,7 +100,10 @@ testNeeding({ programs: ['qemu-io'] }, 'status counts what is held', async () =>
   }, 'status shows 32 MiB of live data')
   strictEqual(status.health, 'ok')
   strictEqual(status.promisedBytes, 64 * MiB)
-  strictEqual(status.shards.map(({ state }) => state).join(), 'serving,serving')
+  strictEqual(
+    status.shards.length > 0 && status.shards.every(({ state }) => state === 'serving'),
+    true
+  )
   match((await server.torus(['status'])).stdout, /counted|serving|ok/i)
   await server.json('peer', 'show')
 })
