@@ -5,9 +5,11 @@ import { type BlockOp, type BlockStore, OpKind } from '../replication/block-stor
 import { complete, type OpenVolume } from './open-volume.ts'
 import { RequestFlag, type VolumeRequest } from './request.ts'
 
-/** Requests that are answered at once, and chunks that each of them asks about at once. */
+/** Requests that are answered at once. */
 const WALKS = 4
-const SLOTS = 8
+/** Chunks that one of them asks about at once: few at first, more while they turn out alike. */
+const SLOTS_FIRST = 4
+const SLOTS = 32
 /** A chunk of single blocks makes as many pairs of u32. */
 const SLOT_BYTES = CHUNK_BLOCKS * 8
 const SLOT_PAGES = SLOT_BYTES / BLOCK_BYTES
@@ -30,6 +32,7 @@ class StatusWalk {
   /** First block of this round. */
   #roundBlock = 0
   #slots = 0
+  #slotsMax = 0
   #pending = 0
   #chunks = 0
 
@@ -44,15 +47,16 @@ class StatusWalk {
     this.#nextBlock = Math.floor(request.offset / BLOCK_BYTES)
     this.#endBlock = Math.ceil((request.offset + request.length) / BLOCK_BYTES)
     this.#chunks = 0
-    this.#ask((request.flags & RequestFlag.FirstExtent) !== 0 ? 1 : SLOTS)
+    this.#slotsMax = (request.flags & RequestFlag.FirstExtent) !== 0 ? 1 : SLOTS_FIRST
+    this.#ask()
   }
 
-  #ask(slotsMax: number): void {
+  #ask(): void {
     const { identity } = (this.#request!.device as OpenVolume).volume.ops
     const { store } = this.#owner
     this.#roundBlock = this.#nextBlock
     this.#slots = 0
-    while (this.#slots < slotsMax && this.#nextBlock < this.#endBlock) {
+    while (this.#slots < this.#slotsMax && this.#nextBlock < this.#endBlock) {
       const chunk = Math.floor(this.#nextBlock / CHUNK_BLOCKS)
       const inChunk = this.#nextBlock - chunk * CHUNK_BLOCKS
       const op = store.acquireOp()
@@ -94,7 +98,8 @@ class StatusWalk {
     const most = first ? 1 : STATUS_EXTENTS_MAX
     const goesOn = whole && this.#nextBlock < this.#endBlock && this.#chunks < STATUS_CHUNKS_MAX
     if (goesOn && request.extents.length / 2 <= most) {
-      this.#ask(SLOTS)
+      this.#slotsMax = Math.min(this.#slotsMax * 2, SLOTS)
+      this.#ask()
       this.#owner.ringSoon()
       return
     }

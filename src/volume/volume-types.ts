@@ -130,3 +130,17 @@ export const describeIssues = (error: z.ZodError): string =>
       return `${where.join('').replace(/^\./, '') || 'value'}: ${message}`
     })
     .join('; ')
+
+/** What a type from outside throws is a failure of it, not a bug of ours. */
+export async function ofType<T>(type: VolumeType, work: () => T | Promise<T>): Promise<T> {
+  try {
+    return await work()
+  } catch (cause) {
+    if (cause instanceof StoreError) throw cause
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    const text = `volume type ${type.name} failed: ${reason}`
+    throw new StoreError(ErrorCode.Unavailable, text, { cause })
+  }
+}
+
+export const unitOf = (type: VolumeType): number => type.sizeUnitBytes ?? BLOCK_BYTES

@@ -21,7 +21,13 @@ import {
   type VolumeInfo
 } from './volume-info.ts'
 import { VolumeIo } from './volume-io.ts'
-import { type VolumeSettings, type VolumeType, VolumeTypes } from './volume-types.ts'
+import {
+  ofType,
+  unitOf,
+  type VolumeSettings,
+  type VolumeType,
+  VolumeTypes
+} from './volume-types.ts'
 
 export interface VolumesOptions {
   readonly cluster: Cluster
@@ -405,17 +411,3 @@ export class Volumes implements DeviceSource {
     this.#options.onTrouble?.(what, thrown)
   }
 }
-
-/** What a type from outside throws is a failure of it, not a bug of ours. */
-async function ofType<T>(type: VolumeType, work: () => T | Promise<T>): Promise<T> {
-  try {
-    return await work()
-  } catch (cause) {
-    if (cause instanceof StoreError) throw cause
-    const reason = cause instanceof Error ? cause.message : String(cause)
-    const text = `volume type ${type.name} failed: ${reason}`
-    throw new StoreError(ErrorCode.Unavailable, text, { cause })
-  }
-}
-
-const unitOf = (type: VolumeType): number => type.sizeUnitBytes ?? BLOCK_BYTES

@@ -11,7 +11,7 @@ import { MemoryStore } from '../helpers/memory-store.ts'
 import { TestArena } from '../helpers/test-arena.ts'
 
 function makeVolume() {
-  const arena = new TestArena(128)
+  const arena = new TestArena(512)
   const store = new MemoryStore(arena)
   const io = new VolumeIo({ store, arena, clock: new ManualClock(), scratchPages: 2 })
   const identity = { familyHigh: 1, familyLow: 2, layerHigh: 3, layerLow: 4 }
