@@ -310,7 +310,9 @@ export class Appender {
     if (segment === null) return
     this.active = null
     if (segment.lastLsn < segment.firstLsn) {
-      this.segments.setFree(segment) // nothing was appended to it
+      // Nothing was appended to it. What its header voids must stay void.
+      this.segments.setFree(segment)
+      this.voidLsn = segment.firstLsn
       return
     }
     segment.state = SegmentState.Sealed

@@ -18,9 +18,11 @@ import type { ShardConfig, ShardHost } from './shard-config.ts'
 import { shardStatIndex } from './stats.ts'
 
 /** Compaction begins when more than this share of the pages in use holds nothing live … */
-const WASTE_SHARE_START = 0.25
+const WASTE_SHARE_START = 0.22
 /** … and goes on until it is below this one. */
-const WASTE_SHARE_STOP = 0.2
+const WASTE_SHARE_STOP = 0.18
+/** Above this one compaction is too slow for the writes. */
+const WASTE_SHARE_BEHIND = 0.26
 /** A victim gives back at least this share of a segment … */
 const GARBAGE_SHARE_MIN = 0.1
 /** … or this one when space is short or an operator asked. */
@@ -52,6 +54,8 @@ export class Compactor {
   private draining: { segment: Segment; waitLsn: number }[] = []
   private freeing: Segment[] = []
   private running = false
+  /** Waste grows although compaction runs: writes have to share their time with it. */
+  isBehind = false
   /** Everything born before this is compacted if it has garbage, because an operator asked. */
   private forcedBirth = 0
   private retryAtMs = 0
@@ -160,11 +164,12 @@ export class Compactor {
   }
 
   /** Share of pages in use that holds nothing live. */
-  wasteShare(): number {
+  private wasteShare(): number {
     let pages = 0
     let waste = 0
     for (const segment of this.segments.bySlot) {
       if (segment === null || segment.state !== SegmentState.Sealed) continue
+      if (this.isDraining(segment)) continue
       pages += segment.endPage
       waste += this.garbagePages(segment, false)
     }
@@ -212,7 +217,7 @@ export class Compactor {
     for (const segment of used) {
       if (segment.state !== SegmentState.Sealed || segment.lastLsn > durable) continue
       if (segment.damaged && this.segments.live[segment.slot]! > 0) continue
-      if (this.draining.some((one) => one.segment === segment)) continue
+      if (this.isDraining(segment)) continue
       if (this.isForced && !pressed && segment.birth >= this.forcedBirth) continue
       const isOldest = segment === used[0]
       const garbage = hurry
@@ -232,9 +237,14 @@ export class Compactor {
 
   private isWasteful(): boolean {
     const waste = this.wasteShare()
+    this.isBehind = waste > WASTE_SHARE_BEHIND
     if (this.running) this.running = waste > WASTE_SHARE_STOP
     else this.running = waste > WASTE_SHARE_START
     return this.running
+  }
+
+  private isDraining(segment: Segment): boolean {
+    return this.draining.some((one) => one.segment === segment)
   }
 
   private begin(victim: Segment): void {

@@ -11,8 +11,10 @@ import {
   type ShardHost
 } from './shard-config.ts'
 
-/** One compaction slice for each of these written while space is short: copies run twice ahead. */
-const PACE_BLOCKS = 128
+/** One compaction slice for each of these written while compaction is behind: a copy a write. */
+const PACE_BLOCKS = 256
+/** The same while space is short: copies run ahead of writes. */
+const PACE_BLOCKS_PRESSED = 128
 
 export class Space {
   private readonly config: ShardConfig
@@ -76,14 +78,16 @@ export class Space {
 
   /** Lets compaction keep step with what was just written. */
   pace(ops: readonly ShardOp[], count: number): void {
-    if (!this.isPressed) return
+    const pressed = this.isPressed
+    if (!pressed && !this.compactor.isBehind) return
+    const blocksPerSlice = pressed ? PACE_BLOCKS_PRESSED : PACE_BLOCKS
     for (let i = 0; i < count; i++) {
       if (ops[i]!.kind === OpKind.Write) this.debtBlocks += ops[i]!.blockCount
     }
-    while (this.debtBlocks >= PACE_BLOCKS && this.compactor.step(true)) {
-      this.debtBlocks -= PACE_BLOCKS
+    while (this.debtBlocks >= blocksPerSlice && this.compactor.step(pressed)) {
+      this.debtBlocks -= blocksPerSlice
     }
-    this.debtBlocks = Math.min(this.debtBlocks, PACE_BLOCKS)
+    this.debtBlocks = Math.min(this.debtBlocks, blocksPerSlice)
   }
 
   private makeRoom(reserve: number): boolean {
