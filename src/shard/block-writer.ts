@@ -187,7 +187,10 @@ export class BlockWriter {
     return valid ? ErrorCode.Ok : ErrorCode.InvalidArgument
   }
 
-  /** Nothing there that a tombstone could hide; asked only while the batch is empty. */
+  /**
+   * Nothing there that is not hidden already; asked only while the batch is empty. Else a client
+   * that trims the same blocks again and again would fill a full shard with tombstones.
+   */
   private isNoop(op: ShardOp): boolean {
     if (op.kind === OpKind.Write || (op.kind === OpKind.WriteZeroes && !isHole(op))) return false
     const layer = this.index.layerIndex(
@@ -199,7 +202,7 @@ export class BlockWriter {
     )
     if (layer < 0) return true
     if (op.kind === OpKind.DeleteLayer) return false
-    return this.index.countEntries(layer, op.chunk, op.firstBlock, op.blockCount) === 0
+    return this.index.countFilled(layer, op.chunk, op.firstBlock, op.blockCount) === 0
   }
 
   /** Plans the op into a new segment, as the first of its batch. */

@@ -276,14 +276,16 @@ export class ExtentIndex {
     if (block < first + count) addStatus(out, block, first + count, StatusExtent.Hole)
   }
 
-  /** How many blocks of the range have an entry: none means that a trim has nothing to do. */
-  countEntries(layer: number, chunk: number, first: number, count: number): number {
+  /** How many blocks of the range are no holes: none means that a trim has nothing to do. */
+  countFilled(layer: number, chunk: number, first: number, count: number): number {
     const address = layer < 0 ? 0 : this.store.find(layer, chunk)
     if (address === 0) return 0
     const found = this.store.look(address, first, first + count)
-    let entries = 0
-    for (let run = 0; run < found.length; run++) entries += found.counts[run]!
-    return entries
+    let filled = 0
+    for (let run = 0; run < found.length; run++) {
+      if (found.locations[run] !== LOCATION_HOLE) filled += found.counts[run]!
+    }
+    return filled
   }
 
   /**

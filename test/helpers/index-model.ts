@@ -238,9 +238,12 @@ export class IndexPair {
       }
     }
     strictEqual(block, first + count)
-    let present = 0
-    for (let at = first; at < first + count; at++) if (entries[at] !== ABSENT) present++
-    strictEqual(index.countEntries(number, chunk, first, count), present)
+    let filled = 0
+    for (let at = first; at < first + count; at++) {
+      const entry = entries[at]!
+      if (entry !== ABSENT && entry.location !== LOCATION_HOLE) filled++
+    }
+    strictEqual(index.countFilled(number, chunk, first, count), filled)
   }
 
   checkAll(): void {

@@ -175,7 +175,7 @@ test('a trim of what was never written leaves nothing behind', () => {
   strictEqual(index.putMark(layer, 7, 0, CHUNK_BLOCKS, 1, 1, LOCATION_HOLE, false), 0)
   strictEqual(index.entries, 0)
   strictEqual(index.chunks, 0)
-  strictEqual(index.countEntries(layer, 7, 0, CHUNK_BLOCKS), 0)
+  strictEqual(index.countFilled(layer, 7, 0, CHUNK_BLOCKS), 0)
 })
 
 test('a thousand layers have numbers of their own, and dropped ones are not found again', () => {
@@ -214,7 +214,7 @@ test('a dropped layer is unknown at once, and given back bit by bit', () => {
   strictEqual(index.chunks, 2000)
   strictEqual(calls > 10, true)
   strictEqual(index.reclaim(64), false)
-  strictEqual(index.countEntries(kept, 1999, 0, 8), 3)
+  strictEqual(index.countFilled(kept, 1999, 0, 8), 3)
   index.dropLayer(kept)
   while (index.reclaim(64));
   strictEqual(index.chunks, 0)

@@ -58,6 +58,21 @@ test('a full shard takes trims of single blocks as long as there are blocks', ()
   assert.ok(fill(rig) > blocks / 2)
 })
 
+test('a full shard is trimmed again and again where nothing is left', () => {
+  const { rig } = smallRig()
+  let blocks = 0
+  while (rig.write(0, blocks, 16, 1) === 0) blocks += 16
+  for (let round = 0; round < 200; round++) {
+    const ops = Array.from({ length: 56 }, () => rig.op(OpKind.Trim, 0, 3, 1))
+    rig.shard.execute(ops, ops.length)
+    assert.equal(
+      ops.map((op) => op.error),
+      new Array(56).fill(0),
+      `round ${round}`
+    )
+  }
+})
+
 test('restarts do not use space up', () => {
   const { rig, files } = smallRig()
   for (let i = 0; i < 3 * SEGMENTS; i++) {
