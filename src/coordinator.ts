@@ -11,10 +11,16 @@ import { Session } from './cluster/session.ts'
 import { PeerBackend } from './coordinator/backend.ts'
 import { type DataDirectory, openDataDirectory } from './coordinator/data-directory.ts'
 import { systemClock, systemRandom } from './core/clock.ts'
-import { configEntries, formatAddress, type ResolvedConfig } from './core/config.ts'
+import {
+  type ConfigEntry,
+  configEntries,
+  formatAddress,
+  type ResolvedConfig
+} from './core/config.ts'
 import { StoreError } from './core/errors.ts'
 import { LatencyHistogram } from './core/histogram.ts'
 import type { LogOutput } from './core/log.ts'
+import { optionInfo } from './core/option-info.ts'
 import type { Config } from './core/options.ts'
 import { SharedArena } from './handoff/arena.ts'
 import { ShardPool } from './handoff/shard-pool.ts'
@@ -141,7 +147,7 @@ async function start(
   })
   await backend.refreshVolumes()
   // Before the shards are there: a long recovery is watched through /readyz and `torus status`.
-  const admin = await startAdminServer(resolved, output, backend, nbd, undo)
+  const admin = await startAdminServer(resolved, directory, output, backend, nbd, undo)
   addresses.admin.push(...admin.addresses)
 
   await shardsServe(pool)
@@ -294,8 +300,22 @@ async function createInitialVolumes(
   }
 }
 
+/** What is left to the data directory and the filesystem, as it came out. */
+function effectiveEntries(resolved: ResolvedConfig, directory: DataDirectory): ConfigEntry[] {
+  const { shards, segmentBytes } = directory.superblock
+  const chosen = { shards, segmentBytes, capacityBytes: directory.capacityBytes }
+  const config = { ...resolved.config, ...chosen }
+  const fixed: readonly string[] = [optionInfo.shards.name, optionInfo.segmentBytes.name]
+  return configEntries({ ...resolved, config }).map((entry) =>
+    fixed.includes(entry.name) && entry.source === 'default'
+      ? { ...entry, source: 'data directory' }
+      : entry
+  )
+}
+
 async function startAdminServer(
   resolved: ResolvedConfig,
+  directory: DataDirectory,
   output: LogOutput,
   backend: PeerBackend,
   nbd: NbdServer,
@@ -306,7 +326,7 @@ async function startAdminServer(
     backend,
     log: output.log,
     ring: output.ring,
-    configEntries: configEntries(resolved),
+    configEntries: effectiveEntries(resolved, directory),
     listen: adminListen,
     socket: adminSocket,
     registerMetrics: (registry) => registerNbdMetrics(registry, () => nbd.snapshot())

@@ -153,6 +153,8 @@ testNeeding({ programs: ['nbdinfo'] }, 'a config file is read, and a flag beats 
     const entries = await other.json<Entry[]>('config', 'show')
     const capacity = entries.find(({ name }) => name === 'capacity')
     match(String(capacity?.source), /flag/)
+    const shards = entries.find(({ name }) => name === 'shards')
+    strictEqual(typeof shards?.value, 'number')
     match(String(entries.find(({ name }) => name === 'log-level')?.source), /torus\.yaml/)
   } finally {
     await other.dispose()

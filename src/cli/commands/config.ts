@@ -11,8 +11,8 @@ export function addConfigCommands(program: Command): void {
   const show = addServeOptions(
     config
       .command('show')
-      .description('every option with its value and where it came from: of the running peer, or')
-      .option('--local', 'of a peer that would be started here and now with these flags')
+      .description('every option, its value and where it came from; of the running peer')
+      .option('--local', 'instead of one that would be started here and now with these flags')
   ).action(
     action<[], { local?: boolean; config?: string }>(async (context, _, options) => {
       const { flags, file } = flagsOf({ ...options })
