@@ -6,6 +6,7 @@
 import { z } from 'zod'
 import { LATENCY_BOUNDS_SECONDS } from '../core/histogram.ts'
 import { BLOCK_BYTES, VOLUME_BYTES_MAX, VOLUME_NAME_BYTES_MAX } from '../core/limits.ts'
+import { formatSizeExact } from '../core/units.ts'
 
 const count = z.number().nonnegative()
 const bytes = z.number().nonnegative().meta({ description: 'Bytes' })
@@ -15,15 +16,19 @@ const time = z
 
 export const volumeNameSchema = z
   .string()
-  .min(1)
-  .max(VOLUME_NAME_BYTES_MAX)
+  .min(1, { error: 'must not be empty' })
+  .max(VOLUME_NAME_BYTES_MAX, { error: `must be at most ${VOLUME_NAME_BYTES_MAX} bytes` })
   .meta({ description: 'Name of the volume', examples: ['demo'] })
+
+const sizeRule =
+  `must be a multiple of ${BLOCK_BYTES} bytes, from ${formatSizeExact(BLOCK_BYTES)} ` +
+  `to ${formatSizeExact(VOLUME_BYTES_MAX)}`
 
 export const volumeSizeSchema = z
   .number()
-  .positive()
-  .multipleOf(BLOCK_BYTES)
-  .max(VOLUME_BYTES_MAX)
+  .positive({ error: sizeRule })
+  .multipleOf(BLOCK_BYTES, { error: sizeRule })
+  .max(VOLUME_BYTES_MAX, { error: sizeRule })
   .meta({ description: `Size in bytes, a multiple of ${BLOCK_BYTES}`, examples: [1073741824] })
 
 // ---------------------------------------------------------------- volumes

@@ -27,6 +27,8 @@ import { Tasks } from './tasks.ts'
 const BODY_BYTES_MAX = 64 * 1024
 /** A client that gave up is not worth waiting for; the work itself goes on. */
 const ANSWER_TIMEOUT_MS = 60_000
+/** A message shows a wrong value up to this length. */
+const SHOWN_VALUE_MAX = 200
 
 export interface AdminOptions {
   readonly backend: AdminBackend
@@ -164,10 +166,18 @@ function addRoute(app: FastifyInstance, route: Route): void {
 function checked(schema: z.ZodObject, value: unknown): Record<string, unknown> {
   const result = schema.safeParse(value)
   if (result.success) return result.data
-  const text = result.error.issues
-    .map(({ path, message }) => (path.length === 0 ? message : `${path.join('.')}: ${message}`))
-    .join('; ')
-  throw new StoreError(ErrorCode.InvalidArgument, text)
+  const texts = result.error.issues.map(({ path, message }) =>
+    path.length === 0 ? message : `${path.join('.')}${givenAt(path, value)}: ${message}`
+  )
+  throw new StoreError(ErrorCode.InvalidArgument, [...new Set(texts)].join('; '))
+}
+
+/** What stood there, for the message; nothing for what would not fit into one. */
+function givenAt(path: readonly PropertyKey[], value: unknown): string {
+  let given = value
+  for (const key of path) given = (given as Record<PropertyKey, unknown> | undefined)?.[key]
+  const text = typeof given === 'object' ? '' : (JSON.stringify(given) ?? '')
+  return text === '' || text.length > SHOWN_VALUE_MAX ? '' : ` ${text}`
 }
 
 async function inTime<T>(answer: Promise<T>): Promise<T> {

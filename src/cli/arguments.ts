@@ -21,5 +21,5 @@ export const durationArgument = reader(parseDuration)
 export const countArgument = (text: string): number => {
   const value = Number(text)
   if (/^\d+$/.test(text) && Number.isSafeInteger(value)) return value
-  throw new InvalidArgumentError('It must be a whole number.')
+  throw new InvalidArgumentError(`"${text}" is not a whole number`)
 }

@@ -3,6 +3,13 @@ export class UsageError extends Error {
   override readonly name = 'UsageError'
 }
 
+/** Commander's message in our words: which argument or option, and what is wrong with it. */
+export const commanderText = (text: string): string =>
+  text
+    .replace(/^error: /, '')
+    .replace(/^command-argument value '.*' is invalid for argument '(.*?)'\. /s, '$1: ')
+    .replace(/^option '.*?(--[\w-]+).*?' argument '.*' is invalid\. /s, '$1: ')
+
 /** Did not work: exit code 1. `code` is the word that --json prints. */
 export class CommandError extends Error {
   override readonly name = 'CommandError'

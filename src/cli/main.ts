@@ -3,7 +3,7 @@
 import { CommanderError } from 'commander'
 import { errorCodeName, StoreError } from '../core/errors.ts'
 import { complete } from './completion.ts'
-import { CommandError, UsageError } from './errors.ts'
+import { CommandError, commanderText, UsageError } from './errors.ts'
 import { buildProgram } from './program.ts'
 
 const EXIT_FAILED = 1
@@ -42,11 +42,12 @@ function tell(error: unknown, json: boolean): number {
 
 function describe(error: unknown): { code: string; message: string; exitCode: number } {
   if (error instanceof UsageError || error instanceof CommanderError) {
-    const message = error.message.replace(/^error: /, '')
-    return { code: 'InvalidArgument', message, exitCode: EXIT_USAGE }
+    return { code: 'InvalidArgument', message: commanderText(error.message), exitCode: EXIT_USAGE }
   }
   if (error instanceof CommandError) {
-    return { code: error.code, message: error.message, exitCode: EXIT_FAILED }
+    // A value that the server does not take is as wrong as one that we do not take.
+    const exitCode = error.code === 'InvalidArgument' ? EXIT_USAGE : EXIT_FAILED
+    return { code: error.code, message: error.message, exitCode }
   }
   if (error instanceof StoreError) {
     return { code: errorCodeName(error.code), message: error.message, exitCode: EXIT_FAILED }

@@ -15,6 +15,7 @@ import { addTopCommand } from './commands/top.ts'
 import { addVersionCommand } from './commands/version.ts'
 import { addVolumeCommands } from './commands/volume.ts'
 import { withExamples } from './context.ts'
+import { commanderText } from './errors.ts'
 
 /** The whole command line; nothing runs before it parses. */
 export function buildProgram(): Command {
@@ -34,7 +35,7 @@ export function buildProgram(): Command {
     .configureOutput({
       // With --json main.ts prints the error, as JSON.
       outputError: (text, write) => {
-        if (!process.argv.includes('--json')) write(text.replace(/^error: /, 'torus: '))
+        if (!process.argv.includes('--json')) write(`torus: ${commanderText(text)}`)
       }
     })
     .showSuggestionAfterError()

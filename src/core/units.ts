@@ -22,7 +22,7 @@ export function parseSize(text: string): number {
   if (match === null || unit === undefined) {
     throw new StoreError(
       ErrorCode.InvalidArgument,
-      `"${text}" is not a size: write a number with B, KiB, KB, MiB, MB, GiB, GB, TiB or TB`
+      `"${text}" is not a size: write a number with B, KiB, KB, MiB, MB and so on to PiB, PB`
     )
   }
   const bytes = Number(match[1]) * unit

@@ -2,13 +2,13 @@
 import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { Command } from 'commander'
-import { BLOCK_BYTES } from '../../core/limits.ts'
+import { BLOCK_BYTES, SHARDS_MAX } from '../../core/limits.ts'
 import { formatSize } from '../../core/units.ts'
 import type { CheckReport } from '../../shard/check.ts'
 import type { Problem } from '../../shard/problem.ts'
 import { countArgument } from '../arguments.ts'
 import { action, type Context, withExamples } from '../context.ts'
-import { CommandError } from '../errors.ts'
+import { CommandError, UsageError } from '../errors.ts'
 
 interface OfflineOptions {
   readonly dataDir: string
@@ -95,6 +95,9 @@ function problemText(shard: number, { kind, file, offset, detail, block }: Probl
 async function runReshard(context: Context, options: ReshardOptions): Promise<void> {
   const { output, confirm } = context
   const { dataDir, shards, acceptLoss = false } = options
+  if (shards < 1 || shards > SHARDS_MAX) {
+    throw new UsageError(`--shards ${shards}: must be 1 to ${SHARDS_MAX}`)
+  }
   const directory = existing(dataDir)
   if (acceptLoss) await confirm(`Blocks of ${dataDir} that cannot be read are given up.`)
   const { reshardDirectory } = await import('../../shard/reshard.ts')

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import { formatLatency, formatSize } from '../../core/units.ts'
 import { countArgument, durationArgument } from '../arguments.ts'
 import { action, type Context, withExamples } from '../context.ts'
@@ -16,7 +16,11 @@ export function addTopCommand(program: Command): void {
   const command = program
     .command('top')
     .description('operations, throughput and latency as they are now, again and again')
-    .option('--interval <duration>', 'time between two pictures', durationArgument, 1000)
+    .addOption(
+      new Option('--interval <duration>', 'time between two pictures')
+        .argParser(durationArgument)
+        .default(1000, '1s')
+    )
     .option('--count <n>', 'end after so many pictures', countArgument)
     .action(action<[], TopOptions>((context, _, options) => top(context, options)))
   withExamples(command, 'torus top', 'torus top --interval 5s', 'torus top --count 1 --json')

@@ -48,9 +48,9 @@ function addList(parent: Command): void {
           volumes.length === 0
             ? 'no volumes yet: torus volume create NAME SIZE'
             : output.table(
-                ['NAME', 'SIZE', 'USED', 'CLIENTS', 'TYPE', 'CREATED', 'DESCRIPTION'],
+                ['NAME', 'SIZE', 'CLIENTS', 'TYPE', 'CREATED', 'DESCRIPTION'],
                 volumes.map(rowOf),
-                'lrrrlll'
+                'lrrlll'
               )
         )
       })
@@ -61,15 +61,11 @@ function addList(parent: Command): void {
 const rowOf = (volume: Volume): string[] => [
   volume.name,
   formatSize(volume.sizeBytes),
-  usedText(volume),
   String(volume.clients),
   volume.type,
   volume.createdAt.slice(0, 16).replace('T', ' '),
   volume.description
 ]
-
-const usedText = ({ usedBytes }: Volume): string =>
-  usedBytes === null ? '-' : formatSize(usedBytes)
 
 function addShow(parent: Command): void {
   const command = parent
@@ -85,17 +81,21 @@ function addShow(parent: Command): void {
   withExamples(command, 'torus volume show demo')
 }
 
+/** Blocks are counted by shard, not by volume, until a peer says otherwise. */
+const usedFact = ({ usedBytes }: Volume): [string, string][] =>
+  usedBytes === null ? [] : [['used', formatSize(usedBytes)]]
+
 const factsOf = (volume: Volume, output: Output): string =>
   output.facts([
     ['name', volume.name],
     ['type', volume.type],
     ['size', `${formatSize(volume.sizeBytes)} (${volume.sizeBytes} bytes)`],
-    ['used', usedText(volume)],
+    ...usedFact(volume),
     ['read-only', volume.readOnly ? 'yes' : 'no'],
     ['clients', String(volume.clients)],
     ['created', volume.createdAt],
     ['family', volume.family],
-    ['description', volume.description]
+    ...(volume.description === '' ? [] : [['description', volume.description] as const])
   ])
 
 function addRename(parent: Command): void {
