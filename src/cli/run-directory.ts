@@ -3,9 +3,10 @@
  * `unmount` can find the process and the volume again. In a folder that a reboot empties, as it
  * ends the processes.
  */
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
+import { makeDirectory } from '../core/directories.ts'
 import { CommandError } from './errors.ts'
 
 export interface RunRecord {
@@ -72,7 +73,7 @@ export class RunDirectory {
 
   #make(): void {
     try {
-      mkdirSync(this.path, { recursive: true, mode: 0o700 })
+      makeDirectory(this.path)
     } catch (cause) {
       const { code } = cause as NodeJS.ErrnoException
       throw new CommandError('Unavailable', `${this.path} cannot be made: ${code}`, { cause })

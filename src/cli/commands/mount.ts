@@ -49,7 +49,7 @@ export function addMountCommands(program: Command): void {
   withExamples(
     mount,
     'torus mount demo /tmp/demo',
-    'sudo sh -c "torus mount demo /mnt/t && mkfs.ext4 /mnt/t/nbd && mount -o loop /mnt/t/nbd /mnt"'
+    'torus mount demo /tmp/demo && mkfs.ext4 /tmp/demo/nbd && sudo mount -o loop /tmp/demo/nbd /mnt'
   )
   const unmount = program
     .command('unmount')
