@@ -337,13 +337,8 @@ export class Appender {
 
   /** Leaves the active segment after a failed write. */
   private abandon(): void {
-    const segment = this.active!
-    // A segment whose first write failed is given back. Its own first lsn may void remains in the
-    // one before, so the next segment must begin with that.
-    const isEmpty = segment.lastLsn < segment.firstLsn
-    this.voidLsn = isEmpty ? segment.firstLsn : this.nextLsn
-    this.nextLsn++
-    this.seal()
+    this.voidLsn = this.nextLsn++
+    this.seal() // an empty one hands on its own first lsn instead, which voids more
   }
 
   private account(headerPages: number, payloadPages: number, lsn: number): void {
