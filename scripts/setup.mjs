@@ -137,7 +137,7 @@ function npm(args, env = {}) {
 }
 
 /** What node_modules was made from; a change of any of it calls for a new install. */
-function dependencyStamp() {
+export function dependencyStamp() {
   const hash = createHash('sha256')
   hash.update(readFileSync(join(root, 'package-lock.json')))
   const { dependencies, devDependencies, overrides } = JSON.parse(
