@@ -5,7 +5,7 @@
  * Usage: npm run bench:kernels -- [--milliseconds N] [--sizes BYTES,…] [--kernel NAME,…] [--seed N]
  *                                 [--json FILE]
  *   --milliseconds  time for each case, warm-up included (default 1000)
- *   --json          also writes the result there; native-free-bench/results/ keeps the baseline
+ *   --json          also writes the result there
  * Exit codes: 0 measured, 1 a case failed or variants disagree on the result, 2 usage
  */
 import { spawnSync } from 'node:child_process'

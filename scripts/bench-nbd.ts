@@ -77,7 +77,7 @@ function line(
 async function measure(targets: readonly Target[], seconds: number, rounds: number): Promise<void> {
   for (const job of jobs) {
     const results = targets.map(() => [] as (FioResult & { cpuUs: number })[])
-    // One round more than asked for, so that nothing is measured before it is compiled and paged in.
+    // One round more than asked for: nothing is measured before it is compiled and paged in.
     for (let round = 0; round <= rounds; round++) {
       for (const [index, target] of targets.entries()) {
         const before = target.cpuUs()
