@@ -48,7 +48,7 @@ async function serve(
 test('serve tells addresses, takes commands, and ends in order on a signal', async (context) => {
   const { child, output, dataDir } = await serve(context, '--volume', 'demo=1GiB')
   match(output.stdout(), /torus serves .*\n {2}NBD {4}nbd:\/\/127\.0\.0\.1:\d+/)
-  match(output.stdout(), /Next, in another terminal:\n.*mount demo/)
+  match(output.stdout(), /Next, in another terminal:\n.*torus --admin unix:\S+ mount demo/)
   const torus = cliFor(`unix:${join(dataDir, 'admin.sock')}`)
   const volumes = JSON.parse((await torus(['volume', 'list', '--json'])).stdout)
   equal(volumes[0].name, 'demo')

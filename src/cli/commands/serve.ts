@@ -6,6 +6,7 @@ import type { RunningPeer } from '../../coordinator.ts'
 import { StoreError } from '../../core/errors.ts'
 import type { LogOutput } from '../../core/log.ts'
 import type { Config } from '../../core/options.ts'
+import { DEFAULT_ADMIN } from '../api-client.ts'
 import { action, type Context, withExamples } from '../context.ts'
 import { UsageError } from '../errors.ts'
 import { parseNbdAddress, volumeUri } from '../nbd-address.ts'
@@ -58,7 +59,7 @@ function greeting({ dataDir, nbdAddresses, adminAddresses }: RunningPeer, config
   const nbd = nbdAddresses.map(parseNbdAddress).find((address) => address !== null)
   const volume = config.volumes[0]?.name ?? 'NAME'
   if (nbd === undefined || nbd === null) return lines.join('\n')
-  const torus = programName()
+  const torus = `${programName()}${adminFlag(adminAddresses)}`
   const make = volume === 'NAME' ? [`${torus} volume create NAME 10GiB`] : []
   const next = [
     ...make,
@@ -67,6 +68,12 @@ function greeting({ dataDir, nbdAddresses, adminAddresses }: RunningPeer, config
     `${torus} status`
   ]
   return [...lines, '', 'Next, in another terminal:', ...next.map((line) => `  ${line}`)].join('\n')
+}
+
+/** What other commands need to find this peer, where they would not by themselves. */
+function adminFlag(addresses: readonly string[]): string {
+  const [first] = addresses
+  return first === undefined || addresses.includes(DEFAULT_ADMIN) ? '' : ` --admin ${first}`
 }
 
 /** What to type here: a checkout has its own launcher. */
