@@ -35,7 +35,7 @@ const budgetSeconds: Record<string, number> = {
   volume: 60,
   nbd: 90,
   admin: 60,
-  cli: 60,
+  cli: 90,
   scripts: 60,
   e2e: 300
 }
