@@ -28,6 +28,7 @@ import type { Files, SyncTracker } from './files.ts'
 import { FooterBuffer, writeFooter } from './footer-buffer.ts'
 import { pageAlignedBuffer } from './memory.ts'
 import { PartList } from './part-list.ts'
+import { gatherRecords } from './record-source.ts'
 import type { ShardConfig, ShardHost } from './shard-config.ts'
 import { type Segment, SegmentState, type Segments } from './segments.ts'
 import { shardStatIndex } from './stats.ts'
@@ -85,6 +86,8 @@ export class Appender {
   /** Footer records of the active segment, behind room for the prefix. */
   private footer = new FooterBuffer()
   private unsyncedBytes = 0
+  /** Sealed segments whose footer could not be written. */
+  private footerless: Segment[] = []
   /**
    * Lsn of a batch that could not be written, but may stand in part behind the end of the segment
    * left then: the next segment says that it begins with this lsn, which voids the remains.
@@ -319,9 +322,10 @@ export class Appender {
     try {
       writeFooter(this.files, this.segments, segment, this.footer, this.durableLsn())
     } catch (thrown) {
-      storeErrorOf(thrown) // the footer is a convenience: without it the segment is scanned
+      storeErrorOf(thrown) // without it the segment is scanned; see `mendFooters`
       segment.footerPage = 0
       segment.footerPages = 0
+      this.footerless.push(segment)
       return
     }
     this.tracker.appended(segment.handle, this.nextLsn++)
@@ -333,6 +337,39 @@ export class Appender {
     this.recordPages[this.recordCount] = page
     this.recordCount++
     setRecord(this.view, this.recordAt, record)
+  }
+
+  /**
+   * Where neither a batch nor the footer could be written, only the header of the segment born next
+   * voids what the batch left behind. So before any segment but `freed` is freed, those without a
+   * footer must have one, durably. Returns whether that is so; tries to make it so.
+   */
+  mendFooters(freed: Segment): boolean {
+    let mended = true
+    for (const segment of [...this.footerless]) {
+      if (segment === freed) continue
+      const isBare = segment.state === SegmentState.Sealed && segment.footerPages === 0
+      if (isBare && !this.mendFooter(segment)) mended = false
+      // The lsn of the footer, or of the free header where it was freed instead.
+      if (this.durableLsn() < segment.freeLsn) mended = false
+    }
+    if (mended) this.footerless = this.footerless.filter((segment) => segment === freed)
+    return mended
+  }
+
+  private mendFooter(segment: Segment): boolean {
+    try {
+      const records = gatherRecords(this.files, this.segments, segment)
+      writeFooter(this.files, this.segments, segment, records, this.durableLsn())
+      segment.freeLsn = this.appendEmpty()
+    } catch (thrown) {
+      storeErrorOf(thrown)
+      segment.footerPages = 0
+      return false
+    }
+    this.tracker.appended(this.segments.open(segment), segment.freeLsn)
+    this.tracker.requestSync()
+    return true
   }
 
   /** Leaves the active segment after a failed write. */

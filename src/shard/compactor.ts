@@ -4,7 +4,8 @@
  *   pick a victim -> copy its records, slice by slice -> wait until the copies are durable
  *     -> write its free header -> wait until that is durable -> free
  *
- * Nothing of a victim is freed before everything that superseded its dead blocks is durable too.
+ * Nothing of a victim is freed before everything that superseded its dead blocks is durable too,
+ * nor while its header is what voids the remains of a failed write elsewhere (`mendFooters`).
  */
 import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
 import { RECORD_PREFIX_BYTES } from '../format/batch.ts'
@@ -118,7 +119,7 @@ export class Compactor {
       this.begin(victim)
       while (this.victim !== null) this.copySlice()
     }
-    for (let round = 0; round < 2; round++) {
+    for (let round = 0; round < 3; round++) {
       tracker.syncNow()
       if (tracker.failure() !== '') throw new StoreError(ErrorCode.ShardFailed, tracker.failure())
       this.drain()
@@ -266,6 +267,10 @@ export class Compactor {
   private release(segment: Segment): void {
     if (this.segments.live[segment.slot]! > 0) {
       segment.damaged = true // blocks that could not be read keep it
+      return
+    }
+    if (!this.appender.mendFooters(segment)) {
+      this.draining.push({ segment, waitLsn: this.appender.nextLsn - 1 })
       return
     }
     try {

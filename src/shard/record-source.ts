@@ -138,6 +138,16 @@ export function openRecords(
   cursor: RecordCursor
 ): void {
   if (openFooterRecords(files, segments, segment, cursor)) return
+  const gathered = gatherRecords(files, segments, segment)
+  const { recordCount, bytes } = gathered
+  cursor.openFooter(gathered.copy(), segment.firstLsn, recordCount, bytes)
+}
+
+/**
+ * What the footer of a segment without one should hold, from its batch headers.
+ * @throws StoreError DiskFailure
+ */
+export function gatherRecords(files: Files, segments: Segments, segment: Segment): FooterBuffer {
   const window = new PageWindow(files)
   const scan = scanBatches(window, segments, segment, Number.POSITIVE_INFINITY)
   const gathered = new FooterBuffer()
@@ -145,18 +155,16 @@ export function openRecords(
   const words = new Uint32Array(bytes.buffer)
   const view = viewOf(bytes)
   const header = new BatchHeader()
-  const inBatch = new RecordCursor()
+  const cursor = new RecordCursor()
   for (const batch of scan.batches) {
     if (batch.page >= segment.endPage) break
     const length = batch.headerPages * PAGE_BYTES
     files.read(segments.open(segment), batch.page * PAGE_BYTES, bytes, 0, length)
     if (!decodeBatchHeader(bytes, view, 0, header)) continue
-    inBatch.openBatch(bytes, header.recordCount, header.recordBytes, batch)
-    while (inBatch.advance()) {
-      const lsnDelta = batch.lsn - segment.firstLsn
-      gathered.add(inBatch.page, lsnDelta, words, inBatch.at, inBatch.recordBytes)
+    cursor.openBatch(bytes, header.recordCount, header.recordBytes, batch)
+    while (cursor.advance()) {
+      gathered.add(cursor.page, batch.lsn - segment.firstLsn, words, cursor.at, cursor.recordBytes)
     }
   }
-  const { recordCount, bytes: recordBytes } = gathered
-  cursor.openFooter(gathered.copy(), segment.firstLsn, recordCount, recordBytes)
+  return gathered
 }
