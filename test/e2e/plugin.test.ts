@@ -40,7 +40,7 @@ testNeeding({ programs: ['qemu-io'] }, 'a plugin from outside adds a volume type
     await qemuIo(server.uri('last'), 'read -P 0x5a 0 4k', 'read -P 0 4k 4k', 'write -P 1 0 4k')
     strictEqual((await server.json<{ type: string }>('volume', 'show', 'last')).type, 'zed')
     const unknown = await server.torus(['volume', 'create', 'other', '1MiB', '--type', 'nobody'])
-    strictEqual(unknown.code, 1)
+    strictEqual(unknown.code, 2)
     match(unknown.stderr, /nobody.*known/s)
   } finally {
     await server.dispose()
