@@ -21,7 +21,9 @@ export const httpStatusOf: Readonly<Record<ErrorCode, number>> = {
   [ErrorCode.LimitReached]: 429,
   [ErrorCode.Conflict]: 409,
   [ErrorCode.Unavailable]: 503,
-  [ErrorCode.Forbidden]: 403
+  [ErrorCode.Forbidden]: 403,
+  [ErrorCode.StaleGroup]: 503,
+  [ErrorCode.PeerLost]: 503
 }
 
 export interface ErrorBody {

@@ -11,10 +11,11 @@
  *   names/<name>         volume id: the name is taken                with its volume record
  *   families/<family>    FamilyRecord: highest writerEpoch given     who takes the writer lease
  *   writers/<family>     WriterRecord, bound to the writer's lease   the writer
+ *   groups/<pool>/<nr>   GroupRecord: who holds a group's data      gateways, members, controller
  *   deleted/<family>     DeletedRecord, positive record of the end   `volume delete`, each peer
  *
  * Values are JSON objects with the version `v` of their kind; an unknown version is refused.
- * The number of keys is O(peers + volumes), never of chunks or blocks. Names are ASCII, so they
+ * The number of keys is O(peers + groups + volumes), never of chunks or blocks. Names are ASCII, so they
  * stand in keys as they are.
  */
 const KEY_LAYOUT_VERSION = 'v1'
@@ -62,6 +63,12 @@ export class Keys {
   }
   writer(family: string): string {
     return `${this.root}writers/${family}`
+  }
+  groups(pool: number): string {
+    return `${this.root}groups/${pool}/`
+  }
+  group(pool: number, group: number): string {
+    return this.groups(pool) + group
   }
   deleted(family: string): string {
     return this.deletions + family

@@ -83,6 +83,20 @@ const deletedSchema = z.looseObject({
 })
 export type DeletedRecord = z.infer<typeof deletedSchema>
 
+const memberSchema = z.object({ peer: id128, boot: id128 })
+
+const groupSchema = z.looseObject({
+  v: version,
+  /** Raised by every change of this record. */
+  epoch: u32,
+  /** Peers that placement wants. */
+  members: z.array(id128),
+  inSync: z.array(memberSchema),
+  syncing: z.array(memberSchema)
+})
+export type GroupRecord = z.infer<typeof groupSchema>
+export type GroupMember = z.infer<typeof memberSchema>
+
 const kinds = {
   cluster: clusterSchema,
   settings: settingsSchema,
@@ -90,7 +104,8 @@ const kinds = {
   volume: volumeSchema,
   family: familySchema,
   writer: writerSchema,
-  deleted: deletedSchema
+  deleted: deletedSchema,
+  group: groupSchema
 }
 export type RecordKind = keyof typeof kinds
 type RecordOf<K extends RecordKind> = z.infer<(typeof kinds)[K]>

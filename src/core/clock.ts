@@ -11,6 +11,20 @@ export interface Random {
   u32(): number
 }
 
+/** Timers, so that waiting too can be simulated. A started timer keeps no process alive. */
+export interface Timers {
+  /** Calls `run` once, in about `delayMs`. Returns a function that prevents it. */
+  start(delayMs: number, run: () => void): () => void
+}
+
+export const systemTimers: Timers = {
+  start: (delayMs, run) => {
+    const timer = setTimeout(run, delayMs)
+    timer.unref()
+    return () => clearTimeout(timer)
+  }
+}
+
 export const systemClock: Clock = {
   monotonicMs: () => performance.now(),
   wallMs: () => Date.now()

@@ -42,7 +42,11 @@ export const ErrorCode = {
   /** Something outside (a program, a kernel feature, a service) is missing or did not answer. */
   Unavailable: 18,
   /** Not permitted for this caller. */
-  Forbidden: 19
+  Forbidden: 19,
+  /** The group changed since the sender read its record: read it again, send again. */
+  StaleGroup: 20,
+  /** The connection to a peer ended before the answer: it is unknown whether it was done. */
+  PeerLost: 21
 } as const
 export type ErrorCode = (typeof ErrorCode)[keyof typeof ErrorCode]
 

@@ -34,7 +34,9 @@ export const nbdErrorOf: Readonly<Record<ErrorCode, number>> = {
   [ErrorCode.LimitReached]: NBD_EIO,
   [ErrorCode.Conflict]: NBD_EIO,
   [ErrorCode.Unavailable]: NBD_EIO,
-  [ErrorCode.Forbidden]: NBD_EPERM
+  [ErrorCode.Forbidden]: NBD_EPERM,
+  [ErrorCode.StaleGroup]: NBD_EIO,
+  [ErrorCode.PeerLost]: NBD_EIO
 }
 
 /** In the handshake: the reply type when an export cannot be listed, described or opened. */
@@ -60,7 +62,9 @@ export const optionErrorOf: Readonly<Record<ErrorCode, number>> = {
   [ErrorCode.LimitReached]: NBD_REP_ERR_POLICY,
   [ErrorCode.Conflict]: NBD_REP_ERR_POLICY,
   [ErrorCode.Unavailable]: NBD_REP_ERR_POLICY,
-  [ErrorCode.Forbidden]: NBD_REP_ERR_POLICY
+  [ErrorCode.Forbidden]: NBD_REP_ERR_POLICY,
+  [ErrorCode.StaleGroup]: NBD_REP_ERR_POLICY,
+  [ErrorCode.PeerLost]: NBD_REP_ERR_POLICY
 }
 
 /** Dense forms for the hot path, indexed by code. */

@@ -1,0 +1,103 @@
+/**
+ * Members of groups, as gateways and resyncs reach them: `LocalMember` is this process's own
+ * shards, `PeerLink` a connection to one boot of a peer, and the simulator has its own. Rules
+ * are in PROTOCOL.md.
+ */
+import type { BlockOp } from './block-store.ts'
+
+/** Names a group: the pool's number and the group's. Both fit 16 bits. */
+export interface GroupId {
+  readonly pool: number
+  readonly group: number
+}
+
+/** Range in which a chunk's group and its shards are found: groups of the pool, a power of two. */
+export interface PoolShape {
+  readonly pool: number
+  readonly groups: number
+}
+
+/** Requests beside the data path. Families and layers are 16 hex digits. */
+export type MemberCall =
+  /** R3: nothing older than `writerEpoch` is admitted for the family from the answer on. */
+  | { readonly call: 'fenceFamily'; readonly family: string; readonly writerEpoch: number }
+  /** R3, for a group. */
+  | { readonly call: 'fenceGroup'; readonly id: GroupId; readonly epoch: number }
+  /**
+   * Sums of what the member holds of a family, per group. `data`: 16 bytes for each group that has
+   * a block: group u32, blocks u32 (mod 2^32), hash u64; ordered by group.
+   */
+  | { readonly call: 'groupSums'; readonly shape: PoolShape; readonly family: string }
+  /**
+   * Sums per chunk of a family in one group. `data`: 24 bytes each, ordered by (layer, chunk):
+   * layer u64, chunk u32, blocks u32, hash u64. At most `limit` entries after `after`.
+   */
+  | {
+      readonly call: 'chunkSums'
+      readonly shape: PoolShape
+      readonly group: number
+      readonly family: string
+      readonly after: { readonly layer: string; readonly chunk: number } | null
+      readonly limit: number
+    }
+  /**
+   * What stands in a chunk of a layer: runs ordered by block, 24 bytes each: firstBlock u16,
+   * blockCount u16, kind u32 (1 data, 2 zeroes, 3 hole), writerEpoch u32, zero u32, sequence u64.
+   */
+  | {
+      readonly call: 'versions'
+      readonly family: string
+      readonly layer: string
+      readonly chunk: number
+    }
+  /** Is the gateway still the newest writer there? R26; and how the member is. */
+  | { readonly call: 'ping'; readonly families: readonly (readonly [string, number])[] }
+
+export interface MemberAnswer {
+  /** Of `ping`: families whose fence is above the named epoch. */
+  readonly fenced?: readonly string[]
+  /** Of `ping`: room for data, in bytes. */
+  readonly freeBytes?: number
+  /** Of `chunkSums`: there are more after the last one. */
+  readonly more?: boolean
+  /** Packed, little-endian; empty where the call has none. */
+  readonly data: Buffer
+}
+
+/**
+ * One boot of one peer as a member. Ops and calls are carried out in the order in which they were
+ * given. Once the member is lost, everything unanswered is done with PeerLost and nothing
+ * more is taken: whoever has it asks for the peer's next `Member`.
+ */
+export interface Member {
+  readonly peerId: string
+  readonly bootId: string
+  readonly isLocal: boolean
+  /** Ops without an answer. */
+  readonly inFlight: number
+  /**
+   * Queues a copy of the op's request; `op.group` and `op.groupEpoch` are set. Payload pages must stay held until
+   * `onDone`, and are: a remote member holds them in the arena until its socket is done with them,
+   * even after `onDone`. Reads are filled into `op.payload`; what arrives late is dropped, so
+   * the pages of a lost op are the caller's again. No `onDone` is called from inside.
+   */
+  submit(op: BlockOp): void
+  /** Sends what was submitted. */
+  ring(): void
+  /** Everything answered before it is on the member's disk. Error is an ErrorCode. */
+  flush(done: (error: number) => void): void
+  /** @throws StoreError PeerLost, and what the member answers; Unavailable past its deadline */
+  call(request: MemberCall): Promise<MemberAnswer>
+  /** Calls back once when the member is lost; at once (in a microtask) when it is already. */
+  onLost(listener: (why: string) => void): void
+}
+
+/** Finds members. */
+export interface Members {
+  /**
+   * The member of the peer's present boot, connected and authenticated, or null now: a
+   * connection is tried in the background, and `onChange` tells when there is news.
+   */
+  find(peerId: string): Member | null
+  onChange(listener: (peerId: string) => void): void
+}
