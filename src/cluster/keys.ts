@@ -11,7 +11,7 @@
  *   names/<name>         volume id: the name is taken                with its volume record
  *   families/<family>    FamilyRecord: highest writerEpoch given     who takes the writer lease
  *   writers/<family>     WriterRecord, bound to the writer's lease   the writer
- *   groups/<pool>/<nr>   GroupRecord: who holds a group's data      gateways, members, controller
+ *   groups/<pool>/<nr>   GroupRecord: who holds a group's data      who needs it (PROTOCOL.md)
  *   deleted/<family>     DeletedRecord, positive record of the end   `volume delete`, each peer
  *
  * Values are JSON objects with the version `v` of their kind; an unknown version is refused.

@@ -12,7 +12,7 @@ export class BlockOp extends ShardOp {
   onDone: (op: BlockOp) => void = () => {}
   /** Whatever the caller needs to find its way back (a VolumeRequest, usually). */
   owner: unknown = null
-  /** Of replicated stores: pool number and group of the chunk, and the group epoch it was sent under. */
+  /** Of replicated stores: where the chunk belongs, and the group epoch it was sent under. */
   pool: number = 0
   group: number = 0
   groupEpoch: number = 0

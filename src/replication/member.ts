@@ -76,10 +76,10 @@ export interface Member {
   /** Ops without an answer. */
   readonly inFlight: number
   /**
-   * Queues a copy of the op's request; `op.group` and `op.groupEpoch` are set. Payload pages must stay held until
-   * `onDone`, and are: a remote member holds them in the arena until its socket is done with them,
-   * even after `onDone`. Reads are filled into `op.payload`; what arrives late is dropped, so
-   * the pages of a lost op are the caller's again. No `onDone` is called from inside.
+   * Queues the op, whose group fields are set. The caller holds the payload pages until `onDone`;
+   * a remote member holds them itself until its socket is done with them, also after `onDone`.
+   * Reads are filled into `op.payload`; what arrives late is dropped, so the pages of a lost op
+   * are the caller's again. No `onDone` is called from inside.
    */
   submit(op: BlockOp): void
   /** Sends what was submitted. */
