@@ -120,7 +120,9 @@ async function registerPeer(
     peerId: self.peerId,
     bootCounter: Math.max(self.bootCounter, old?.bootCounter ?? 0),
     bootId: self.bootId,
-    capacityBytes: self.capacityBytes
+    capacityBytes: self.capacityBytes,
+    cleanPredecessor: endedCleanly(old, self) ? old.bootId : null,
+    cleanBootId: null
   }
   const { succeeded } = await store.transact({
     compare: [{ key, modRevision: entry?.modRevision ?? 0 }],
@@ -131,6 +133,11 @@ async function registerPeer(
     throw new StoreError(ErrorCode.Conflict, text)
   }
   return old === null || old.bootCounter < self.bootCounter
+}
+
+/** Was the boot before this one, and no other, the last to write to the disk, and ended well? */
+function endedCleanly(old: PeerRecord | null, self: SelfIdentity): old is PeerRecord {
+  return old !== null && old.bootCounter + 1 === self.bootCounter && old.cleanBootId === old.bootId
 }
 
 /**

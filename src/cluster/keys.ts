@@ -6,7 +6,10 @@
  *   cluster              ClusterRecord: identity, made once          first start, `cluster init`
  *   settings             SettingsRecord                              operators
  *   peers/<peer id>      PeerRecord: capacity, labels, boot counter  that peer, operators
- *   alive/<peer id>      boot id, bound to the peer's lease          that peer
+ *   alive/<peer id>      AliveRecord, bound to the peer's lease      that peer
+ *   controller           ControllerRecord, bound to a lease          who is elected
+ *   pools/<name>         PoolRecord: redundancy, ring, groups        operators
+ *   poolnumbers/<nr>     pool name: the number is taken for ever     with its pool record
  *   volumes/<volume id>  VolumeRecord                                operators, the writer
  *   names/<name>         volume id: the name is taken                with its volume record
  *   families/<family>    FamilyRecord: highest writerEpoch given     who takes the writer lease
@@ -40,6 +43,15 @@ export class Keys {
   get volumes(): string {
     return `${this.root}volumes/`
   }
+  get pools(): string {
+    return `${this.root}pools/`
+  }
+  get controller(): string {
+    return `${this.root}controller`
+  }
+  get allAlive(): string {
+    return `${this.root}alive/`
+  }
   get names(): string {
     return `${this.root}names/`
   }
@@ -50,7 +62,7 @@ export class Keys {
     return this.peers + id
   }
   alive(id: string): string {
-    return `${this.root}alive/${id}`
+    return this.allAlive + id
   }
   volume(id: string): string {
     return this.volumes + id
@@ -63,6 +75,12 @@ export class Keys {
   }
   writer(family: string): string {
     return `${this.root}writers/${family}`
+  }
+  pool(name: string): string {
+    return this.pools + name
+  }
+  poolNumber(number: number): string {
+    return `${this.root}poolnumbers/${number}`
   }
   groups(pool: number): string {
     return `${this.root}groups/${pool}/`

@@ -27,9 +27,55 @@ const peerSchema = z.looseObject({
   bootId: id128,
   capacityBytes: count,
   labels: z.record(z.string(), z.string()),
-  addedAt: time
+  addedAt: time,
+  /** Share of data in proportion to others; null follows the capacity. */
+  weight: z.number().min(0).nullable().optional(),
+  /** `drained`: gets no data and gives away what it has. `removed`: never comes back as it is. */
+  state: z.enum(['active', 'drained', 'removed']).optional(),
+  /** Until then its absence is no reason to make copies elsewhere. */
+  maintenanceUntil: time.nullable().optional(),
+  /** Set by a clean shutdown to the boot that ended. */
+  cleanBootId: id128.nullable().optional(),
+  /** The boot before this one, if that ended cleanly: its place in groups is this one's. */
+  cleanPredecessor: id128.nullable().optional()
 })
 export type PeerRecord = z.infer<typeof peerSchema>
+
+const aliveSchema = z.looseObject({
+  v: version,
+  bootId: id128,
+  startedAt: time,
+  /** `host:port` where other peers reach it; null for a peer that serves no others. */
+  peerAddress: z.string().nullable(),
+  adminAddresses: z.array(z.string()),
+  nbdAddresses: z.array(z.string()),
+  /** Bytes of segments, as of the last time they changed much. */
+  usedBytes: count
+})
+export type AliveRecord = z.infer<typeof aliveSchema>
+
+const poolSchema = z.looseObject({
+  v: version,
+  name: z.string(),
+  /** Stands in keys and on the wire; never used again for another pool. */
+  number: z.number().int().min(0).max(0xffff),
+  /** `replicated:N` or `erasure:K+M`. */
+  redundancy: z.string(),
+  failureDomain: z.enum(['peer', 'host', 'rack', 'zone']),
+  /** Kind of ring. */
+  ring: z.string(),
+  /** Placement groups, a power of two. */
+  groups: z.number().int().min(1).max(65536),
+  seed: u32,
+  /** Members in sync below which writes wait; null for the rule of the redundancy. */
+  writeMinimum: z.number().int().min(1).nullable(),
+  /** Peers that hold its data; null is every peer. */
+  peers: z.array(id128).nullable(),
+  createdAt: time
+})
+export type PoolRecord = z.infer<typeof poolSchema>
+
+const controllerSchema = z.looseObject({ v: version, peer: id128, bootId: id128 })
 
 const volumeSchema = z.looseObject({
   v: version,
@@ -105,7 +151,10 @@ const kinds = {
   family: familySchema,
   writer: writerSchema,
   deleted: deletedSchema,
-  group: groupSchema
+  group: groupSchema,
+  alive: aliveSchema,
+  pool: poolSchema,
+  controller: controllerSchema
 }
 export type RecordKind = keyof typeof kinds
 type RecordOf<K extends RecordKind> = z.infer<(typeof kinds)[K]>

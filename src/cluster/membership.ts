@@ -1,0 +1,217 @@
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { type Following, follow } from '../metadata/follow.ts'
+import type { Entry } from '../metadata/store.ts'
+import { type Cluster, untilSettled } from './cluster.ts'
+import { type AliveRecord, decodeRecord, encodeRecord, type PeerRecord } from './records.ts'
+import type { Session } from './session.ts'
+
+/** A peer as the metadata has it now. */
+export interface PeerView {
+  readonly record: PeerRecord
+  /** Null while nobody renews its lease. */
+  readonly alive: AliveRecord | null
+  /** When this process last saw it come or go, monotonic. */
+  readonly changedMs: number
+}
+
+/** What a process tells others about itself: see AliveRecord. */
+export interface AliveInfo {
+  readonly peerAddress: string | null
+  readonly adminAddresses: readonly string[]
+  readonly nbdAddresses: readonly string[]
+  readonly usedBytes: number
+}
+
+export interface MembershipOptions {
+  readonly alive: AliveInfo
+  readonly onTrouble?: (what: string, error: StoreError) => void
+}
+
+/** Who is in the cluster and who is up: registers this process, and follows all others. */
+export class Membership {
+  readonly #cluster: Cluster
+  readonly #session: Session
+  readonly #options: MembershipOptions
+  readonly #startedAt: string
+  readonly #records = new Map<string, PeerRecord>()
+  readonly #alive = new Map<string, AliveRecord>()
+  readonly #changedMs = new Map<string, number>()
+  readonly #listeners: ((peerId: string) => void)[] = []
+  #own: AliveInfo
+  #following: Following[] = []
+  #closed = false
+
+  private constructor(cluster: Cluster, session: Session, options: MembershipOptions) {
+    this.#cluster = cluster
+    this.#session = session
+    this.#options = options
+    this.#own = options.alive
+    this.#startedAt = cluster.nowText()
+  }
+
+  /** Resolves when this process is registered and every peer is known. */
+  static async open(
+    cluster: Cluster,
+    session: Session,
+    options: MembershipOptions
+  ): Promise<Membership> {
+    const membership = new Membership(cluster, session, options)
+    await membership.#register()
+    session.onReplaced(() => membership.#registerAgain())
+    membership.#follow()
+    await Promise.all(membership.#following.map(({ ready }) => ready))
+    return membership
+  }
+
+  /** Sorted by id; removed peers are not among them. */
+  peers(): PeerView[] {
+    const views: PeerView[] = []
+    for (const [peerId, record] of this.#records) {
+      if (record.state === 'removed') continue
+      const changedMs = this.#changedMs.get(peerId) ?? 0
+      views.push({ record, alive: this.#alive.get(peerId) ?? null, changedMs })
+    }
+    return views.sort((left, right) => (left.record.peerId < right.record.peerId ? -1 : 1))
+  }
+
+  peer(peerId: string): PeerView | null {
+    const record = this.#records.get(peerId)
+    if (record === undefined) return null
+    const changedMs = this.#changedMs.get(peerId) ?? 0
+    return { record, alive: this.#alive.get(peerId) ?? null, changedMs }
+  }
+
+  /** Where the peer's present boot is reached; null while it is down. */
+  addressOf(peerId: string): string | null {
+    return this.#alive.get(peerId)?.peerAddress ?? null
+  }
+
+  /** May an entry of a group record with this boot id stand for the peer's present boot? */
+  isPresentBoot(peerId: string, bootId: string): boolean {
+    const alive = this.#alive.get(peerId)
+    if (alive === undefined) return false
+    if (alive.bootId === bootId) return true
+    const record = this.#records.get(peerId)
+    return record?.bootId === alive.bootId && record.cleanPredecessor === bootId
+  }
+
+  /** `listener` is called with a peer's id after anything about it changed. */
+  onChange(listener: (peerId: string) => void): void {
+    this.#listeners.push(listener)
+  }
+
+  /** Tells others what changed about this process: addresses, space. */
+  async announce(change: Partial<AliveInfo>): Promise<void> {
+    this.#own = { ...this.#own, ...change }
+    await this.#register()
+  }
+
+  /** Changes a peer's record. @throws StoreError NotFound, Conflict */
+  async change(
+    peerId: string,
+    edit: (record: PeerRecord) => Partial<PeerRecord>
+  ): Promise<PeerRecord> {
+    const { keys, store } = this.#cluster
+    const key = keys.peer(peerId)
+    return untilSettled(`peer ${peerId}`, async () => {
+      const entry = await store.get(key)
+      if (entry === null) throw notFound(peerId)
+      const old = decodeRecord('peer', key, entry.value)
+      const record: PeerRecord = { ...old, ...edit(old) }
+      const { succeeded } = await store.transact({
+        compare: [{ key, modRevision: entry.modRevision }],
+        success: [{ put: key, value: encodeRecord('peer', record) }]
+      })
+      return succeeded ? record : null
+    })
+  }
+
+  /** The shutdown was clean: the next boot takes this one's place in groups. */
+  async leaveCleanly(): Promise<void> {
+    const { peerId, bootId } = this.#cluster.self
+    await this.change(peerId, () => ({ cleanBootId: bootId }))
+  }
+
+  close(): void {
+    this.#closed = true
+    for (const following of this.#following) following.stop()
+  }
+
+  async #register(): Promise<void> {
+    const { keys, store, self } = this.#cluster
+    const key = keys.alive(self.peerId)
+    const { bootId } = self
+    const { peerAddress, usedBytes } = this.#own
+    const record: AliveRecord = {
+      v: 1,
+      bootId,
+      startedAt: this.#startedAt,
+      peerAddress,
+      adminAddresses: [...this.#own.adminAddresses],
+      nbdAddresses: [...this.#own.nbdAddresses],
+      usedBytes
+    }
+    const value = encodeRecord('alive', record)
+    const lease = this.#session.lease
+    await store.transact({ success: [{ put: key, value, lease }] })
+  }
+
+  #registerAgain(): void {
+    if (this.#closed) return
+    this.#register().catch((thrown: unknown) => {
+      if (!(thrown instanceof StoreError)) throw thrown
+      this.#options.onTrouble?.('registering as alive', thrown)
+    })
+  }
+
+  #follow(): void {
+    const { keys, store } = this.#cluster
+    const onTrouble = (error: StoreError): void => {
+      this.#options.onTrouble?.('following the peers', error)
+    }
+    this.#following = [
+      follow(store, keys.peers, {
+        onPut: (entry) => this.#put(entry, keys.peers, 'peer', this.#records),
+        onDelete: (key) => this.#delete(key, keys.peers, this.#records),
+        onTrouble
+      }),
+      follow(store, keys.allAlive, {
+        onPut: (entry) => this.#put(entry, keys.allAlive, 'alive', this.#alive),
+        onDelete: (key) => this.#delete(key, keys.allAlive, this.#alive),
+        onTrouble
+      })
+    ]
+  }
+
+  #put<K extends 'peer' | 'alive'>(
+    entry: Entry,
+    prefix: string,
+    kind: K,
+    into: Map<string, K extends 'peer' ? PeerRecord : AliveRecord>
+  ): void {
+    const peerId = entry.key.slice(prefix.length)
+    try {
+      const record = decodeRecord(kind, entry.key, entry.value)
+      into.set(peerId, record as K extends 'peer' ? PeerRecord : AliveRecord)
+    } catch (thrown) {
+      if (!(thrown instanceof StoreError)) throw thrown
+      this.#options.onTrouble?.('reading a peer', thrown)
+      return
+    }
+    this.#changed(peerId)
+  }
+
+  #delete(key: string, prefix: string, from: Map<string, unknown>): void {
+    const peerId = key.slice(prefix.length)
+    from.delete(peerId)
+    this.#changed(peerId)
+  }
+
+  #changed(peerId: string): void {
+    this.#changedMs.set(peerId, this.#cluster.clock.monotonicMs())
+    for (const listener of this.#listeners) listener(peerId)
+  }
+}
+
+const notFound = (peerId: string): StoreError =>
+  new StoreError(ErrorCode.NotFound, `there is no peer ${peerId}`)

@@ -1,0 +1,96 @@
+import { deepStrictEqual, ok, rejects, strictEqual } from 'node:assert'
+import { test } from 'uvu'
+import { Cluster, type SelfIdentity } from '../../src/cluster/cluster.ts'
+import { type AliveInfo, Membership } from '../../src/cluster/membership.ts'
+import { Session } from '../../src/cluster/session.ts'
+import { ErrorCode, StoreError } from '../../src/core/errors.ts'
+import { EmbeddedStore } from '../../src/metadata/embedded-store.ts'
+import { MemoryTables } from '../../src/metadata/memory-tables.ts'
+import { ManualClock, SeededRandom } from '../helpers/manual-clock.ts'
+import { until } from '../helpers/process.ts'
+
+const identity = (name: string, boot: number): SelfIdentity => ({
+  clusterId: 'c'.repeat(32),
+  peerId: name.repeat(32),
+  bootId: `${boot}`.repeat(32),
+  bootCounter: boot,
+  capacityBytes: 1000
+})
+
+const INFO: AliveInfo = {
+  peerAddress: '127.0.0.1:1',
+  adminAddresses: [],
+  nbdAddresses: [],
+  usedBytes: 0
+}
+
+async function openSite() {
+  const clock = new ManualClock()
+  const random = new SeededRandom(1)
+  const store = await EmbeddedStore.open(new MemoryTables(), { clock, random })
+  const start = async (name: string, boot: number) => {
+    const cluster = await Cluster.open(store, identity(name, boot), { clock, random })
+    const session = await Session.open(store, clock)
+    const membership = await Membership.open(cluster, session, { alive: INFO })
+    return { membership, session }
+  }
+  return { clock, store, start }
+}
+
+test('peers see each other come, change and go', async () => {
+  const { start, store } = await openSite()
+  const first = await start('a', 1)
+  const second = await start('b', 1)
+  await until(() => first.membership.peers().length === 2, 'the records to follow')
+  strictEqual(first.membership.addressOf('b'.repeat(32)), '127.0.0.1:1')
+  await second.membership.announce({ peerAddress: '127.0.0.1:2' })
+  await until(
+    () => first.membership.addressOf('b'.repeat(32)) === '127.0.0.1:2',
+    'the records to follow'
+  )
+  await second.session.close()
+  await until(() => first.membership.addressOf('b'.repeat(32)) === null, 'the records to follow')
+  strictEqual(first.membership.peers().length, 2)
+  strictEqual(first.membership.peer('b'.repeat(32))?.alive, null)
+  first.membership.close()
+  second.membership.close()
+  await store.close()
+})
+
+test('a clean shutdown lets the next boot stand for the last one, a crash does not', async () => {
+  const { start, store } = await openSite()
+  const watcher = await start('d', 1)
+  const boots = async (boot: number, clean: boolean) => {
+    const life = await start('a', boot)
+    if (clean) await life.membership.leaveCleanly()
+    life.membership.close()
+    await life.session.close()
+  }
+  const present = (boot: number) =>
+    watcher.membership.isPresentBoot('a'.repeat(32), `${boot}`.repeat(32))
+  await boots(1, true)
+  const second = await start('a', 2)
+  await until(() => present(2), 'the records to follow')
+  ok(present(1))
+  second.membership.close()
+  await second.session.close()
+  const third = await start('a', 3)
+  await until(() => present(3), 'the records to follow')
+  deepStrictEqual([present(1), present(2)], [false, false])
+  third.membership.close()
+  watcher.membership.close()
+  await store.close()
+})
+
+test('a record of nobody cannot be changed', async () => {
+  const { start, store } = await openSite()
+  const { membership } = await start('a', 1)
+  await rejects(
+    membership.change('f'.repeat(32), () => ({})),
+    (thrown: unknown) => thrown instanceof StoreError && thrown.code === ErrorCode.NotFound
+  )
+  membership.close()
+  await store.close()
+})
+
+test.run()
