@@ -79,7 +79,7 @@ export class Keys {
   pool(name: string): string {
     return this.pools + name
   }
-  poolNumber(number: number): string {
+  poolNumber(number: number | string): string {
     return `${this.root}poolnumbers/${number}`
   }
   groups(pool: number): string {
