@@ -16,6 +16,12 @@ export class BlockOp extends ShardOp {
   pool: number = 0
   group: number = 0
   groupEpoch: number = 0
+  /**
+   * Of replicated stores: the writerEpoch that the sender holds, by which members admit the op
+   * (R3). Not the version's, which may be older: a copy keeps the version of what it copies.
+   * 0 for a resync, which is admitted by its group epoch alone.
+   */
+  fenceEpoch: number = 0
   /** When it was submitted, monotonic milliseconds; for latency and deadlines. */
   submittedMs: number = 0
 }

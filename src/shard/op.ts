@@ -26,7 +26,12 @@ export const OpFlag = {
   /** WriteZeroes must leave the range allocated. */
   NoHole: 1,
   /** Compact, Scrub: stop instead of start. */
-  Stop: 2
+  Stop: 2,
+  /**
+   * Trim: the hole stays in the index with its version, also where nothing older is known: an
+   * older write may still be on its way (PROTOCOL.md, R12).
+   */
+  KeepHole: 4
 } as const
 
 /**
