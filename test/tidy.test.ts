@@ -13,7 +13,7 @@ const mayImport: Record<string, string[]> = {
   format: ['core'],
   placement: ['core'],
   seal: ['core', 'format'],
-  shard: ['core', 'format', 'seal'],
+  shard: ['core', 'format', 'placement', 'seal'],
   handoff: ['core'],
   metadata: ['core'],
   cluster: ['core', 'placement', 'metadata'],

@@ -1,3 +1,6 @@
+import { assert } from '../core/assert.ts'
+import { BLOCK_BYTES } from '../core/limits.ts'
+
 /**
  * One request to a shard, and its answer. A fixed set of these is reused for ever: every field is
  * set in the constructor, so one hidden class serves every site (no allocation per request).
@@ -18,20 +21,54 @@ export const OpKind = {
   /** Background verbs. They only start or steer; progress is in ShardStats. */
   Compact: 8,
   Scrub: 9,
-  Checkpoint: 10
+  Checkpoint: 10,
+  /** Answered when all ops before it in the queue are done. Uses no field. */
+  Barrier: 11,
+  /**
+   * Sums per group over a stretch of the index: `resultA` entries of GROUP_SUM_BYTES, groups in any
+   * order and the same one again in the next answer. `chunk` is the number of groups, `sequence`
+   * where to go on (0 first, then the last answer's `resultB`, until that is 0), `blockCount` the
+   * pages of the payload. OpFlag.WithHoles.
+   */
+  GroupSums: 12,
+  /** The same per chunk of group `layerLow`: entries of CHUNK_SUM_BYTES, each chunk once. */
+  ChunkSums: 13,
+  /** Versions of a range of a chunk: `resultA` entries of VERSION_RUN_BYTES, see `versionPages`. */
+  Versions: 14,
+  /**
+   * Bytes of a range of at most READ_VERSIONS_BLOCKS_MAX with the versions that they have, from one
+   * moment. Payload: a page with `resultA` runs as Versions has them and, from
+   * READ_VERSIONS_CRCS_AT on, a CRC-32C u32 for each block of the range (of data); then a page for
+   * each block of the range, zero where it is not data.
+   */
+  ReadVersions: 15,
+  /**
+   * Versions of a chunk that never were: `blockCount` entries of VOID_BYTES in the payload page.
+   * Durable when answered. Blocks that hold one hold nothing then; a write of one is StaleEpoch.
+   */
+  Void: 16,
+  /**
+   * Layers that the shard knows: `resultA` entries of family u64 and layer u64; `sequence` and
+   * `resultB` as GroupSums has them, `blockCount` pages of payload.
+   */
+  ListLayers: 17,
+  /** From now on compaction keeps every tombstone; with OpFlag.Stop it drops those of no use. */
+  HoldHoles: 18
 } as const
 export type OpKind = (typeof OpKind)[keyof typeof OpKind]
 
 export const OpFlag = {
   /** WriteZeroes must leave the range allocated. */
   NoHole: 1,
-  /** Compact, Scrub: stop instead of start. */
+  /** Compact, Scrub, HoldHoles: stop instead of start. */
   Stop: 2,
   /**
-   * Trim: the hole stays in the index with its version, also where nothing older is known: an
-   * older write may still be on its way (PROTOCOL.md, R12).
+   * Trim, WriteZeroes: the hole stays in the index with its version, also where nothing older is
+   * known: an older write may still be on its way (PROTOCOL.md, R12).
    */
-  KeepHole: 4
+  KeepHole: 4,
+  /** GroupSums, ChunkSums: holes count into the hash. */
+  WithHoles: 8
 } as const
 
 /**
@@ -40,6 +77,32 @@ export const OpFlag = {
  * `blockCount`, and the payload has room for as many: two pages for a whole chunk.
  */
 export const StatusExtent = { Data: 0, Hole: 1, Zero: 2 } as const
+
+// Entries in payloads, little-endian, as they also go from peer to peer:
+//
+//   group sum   group u32, blocks u32, hash u64
+//   chunk sum   layer u64, chunk u32, blocks u32, hash u64
+//   run         firstBlock u16, blockCount u16, kind u32 (VersionKind), writerEpoch u32, zero u32,
+//               sequence u64
+//   void        firstBlock u16, blockCount u16, zero u32, writerEpoch u32, floorEpoch u32,
+//               sequence u64, floorSequence u64: versions above the floor, up to the other one
+//
+// `blocks` counts data and zeroes. `hash` is two u32 that are added each for itself.
+export const GROUP_SUM_BYTES = 16
+export const CHUNK_SUM_BYTES = 24
+export const VERSION_RUN_BYTES = 24
+export const VOID_BYTES = 32
+export const LAYER_BYTES = 16
+export const VersionKind = { Data: 1, Zeroes: 2, Hole: 3 } as const
+
+/** So many blocks' runs and checksums fit a page. */
+export const READ_VERSIONS_BLOCKS_MAX = 128
+export const READ_VERSIONS_CRCS_AT = READ_VERSIONS_BLOCKS_MAX * VERSION_RUN_BYTES
+assert(READ_VERSIONS_CRCS_AT + 4 * READ_VERSIONS_BLOCKS_MAX <= BLOCK_BYTES, 'the table is a page')
+
+/** Pages of the payload of a Versions op: each block may be a run of its own. */
+export const versionPages = (blockCount: number): number =>
+  Math.ceil((blockCount * VERSION_RUN_BYTES) / BLOCK_BYTES)
 
 export class ShardOp {
   kind: number = 0
