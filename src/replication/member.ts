@@ -25,9 +25,15 @@ export type MemberCall =
   | { readonly call: 'fenceGroup'; readonly id: GroupId; readonly epoch: number }
   /**
    * Sums of what the member holds of a family, per group. `data`: 16 bytes for each group that has
-   * a block: group u32, blocks u32 (mod 2^32), hash u64; ordered by group.
+   * an entry: group u32, blocks u32 (mod 2^32; data and zeroes), hash u64; ordered by group. Holes
+   * count into the hash with `withHoles` only: members drop them when each sees fit.
    */
-  | { readonly call: 'groupSums'; readonly shape: PoolShape; readonly family: string }
+  | {
+      readonly call: 'groupSums'
+      readonly shape: PoolShape
+      readonly family: string
+      readonly withHoles: boolean
+    }
   /**
    * Sums per chunk of a family in one group. `data`: 24 bytes each, ordered by (layer, chunk):
    * layer u64, chunk u32, blocks u32, hash u64. At most `limit` entries after `after`.
@@ -37,6 +43,7 @@ export type MemberCall =
       readonly shape: PoolShape
       readonly group: number
       readonly family: string
+      readonly withHoles: boolean
       readonly after: { readonly layer: string; readonly chunk: number } | null
       readonly limit: number
     }
