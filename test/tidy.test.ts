@@ -24,8 +24,8 @@ const mayImport: Record<string, string[]> = {
   s3: ['core', 'volume'],
   csi: ['core', 'volume'],
   admin: ['core', 'cluster', 'volume', 'backup'],
-  // What runs without a server.
-  cli: ['core', 'admin', 'placement', 'shard', 'backup', 'coordinator'],
+  // What runs without a server, and the client of `torus bench`.
+  cli: ['core', 'admin', 'placement', 'shard', 'backup', 'nbd', 'coordinator'],
   // Thin thread entries: they adapt handoff to the engine and the codecs.
   workers: ['core', 'format', 'seal', 'shard', 'handoff'],
   // The one place that builds all of it and connects it.

@@ -2,6 +2,7 @@ import { Command } from 'commander'
 import { version } from '../core/version.ts'
 import { DEFAULT_ADMIN } from './api-client.ts'
 import { addAttachCommands } from './commands/attach.ts'
+import { addBenchCommand } from './commands/bench.ts'
 import { addClientCommands } from './commands/client.ts'
 import { addCompletionCommand } from './commands/completion.ts'
 import { addConfigCommands } from './commands/config.ts'
@@ -53,6 +54,7 @@ export function buildProgram(): Command {
   addClientCommands(program)
   addStatusCommands(program)
   addTopCommand(program)
+  addBenchCommand(program)
   addTaskCommands(program)
   addOfflineCommands(program)
   addConfigCommands(program)
