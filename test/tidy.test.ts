@@ -52,6 +52,7 @@ const pureFolders = ['format', 'placement']
 /** Without a user as yet, each for a reason. */
 const waiting = [
   'src/metadata/follow.ts', // keeps caches in step with a store that others write, which etcd is
+  'src/placement/rebalance.ts', // moves for the cluster's controller to carry out
   'src/metadata/memory-tables.ts', // metadata for a cluster in one thread under test
   'exports unreachable ' // ends switches over unions
 ]

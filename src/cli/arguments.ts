@@ -3,7 +3,7 @@ import { StoreError } from '../core/errors.ts'
 import { parseDuration, parseSize } from '../core/units.ts'
 
 /** Readers of arguments for commander, which names the argument that was wrong. */
-const reader =
+export const reader =
   <T>(parse: (text: string) => T) =>
   (text: string): T => {
     try {

@@ -9,6 +9,7 @@ import { addConfigCommands } from './commands/config.ts'
 import { addDebugCommands } from './commands/debug.ts'
 import { addMountCommands } from './commands/mount.ts'
 import { addOfflineCommands } from './commands/offline.ts'
+import { addRingCommands } from './commands/ring.ts'
 import { addServeCommand } from './commands/serve.ts'
 import { addStatusCommands } from './commands/status.ts'
 import { addTaskCommands } from './commands/task.ts'
@@ -57,6 +58,7 @@ export function buildProgram(): Command {
   addBenchCommand(program)
   addTaskCommands(program)
   addOfflineCommands(program)
+  addRingCommands(program)
   addConfigCommands(program)
   addDebugCommands(program)
   addCompletionCommand(program)

@@ -1,6 +1,6 @@
 /**
- * The hash that spreads chunks over shards (and, in a cluster, over placement groups). All layers
- * of a family place alike. Where bytes are stored follows from it: it must never change.
+ * The hashes that spread chunks over shards and placement groups. All layers of a family place
+ * alike. Where bytes are stored follows from them: they must never change.
  */
 
 /** Finalizer of MurmurHash3 (public domain): every input bit reaches every output bit. */
@@ -8,6 +8,14 @@ function mix(value: number): number {
   let hash = value
   hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b)
   hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35)
+  return hash ^ (hash >>> 16)
+}
+
+/** The same shape with the constants of `lowbias32` (public domain): unrelated to `mix`. */
+export function mixOther(value: number): number {
+  let hash = value
+  hash = Math.imul(hash ^ (hash >>> 16), 0x7feb352d)
+  hash = Math.imul(hash ^ (hash >>> 15), 0x846ca68b)
   return hash ^ (hash >>> 16)
 }
 
@@ -24,3 +32,18 @@ export const shardOfChunk = (
   chunk: number,
   shards: number
 ): number => chunkHash(familyHigh, familyLow, chunk) % shards
+
+/**
+ * Which placement group has the chunk; `groups` is a power of two. Low bits decide, so that a pool
+ * of twice as many groups sends what was in group g to g or g + groups and nowhere else. Another
+ * mix than `chunkHash`: a peer has a few groups and must spread each of them over all its shards.
+ */
+export function groupOfChunk(
+  familyHigh: number,
+  familyLow: number,
+  chunk: number,
+  groups: number
+): number {
+  const family = mixOther(mixOther(familyHigh ^ 0x5bd1e995) ^ familyLow)
+  return mixOther(family + Math.imul(chunk + 1, 0x85157af5)) & (groups - 1)
+}
