@@ -28,6 +28,7 @@ import { EmbeddedStore } from './metadata/embedded-store.ts'
 import { LmdbTables } from './metadata/lmdb-tables.ts'
 import { registerNbdMetrics } from './nbd/register-metrics.ts'
 import { NbdServer } from './nbd/server.ts'
+import { TlsContext, type TlsFiles } from './nbd/tls-context.ts'
 import type { BlockOp } from './replication/block-store.ts'
 import { LocalStore } from './replication/local-store.ts'
 import { resolveShardConfig } from './shard/shard-config.ts'
@@ -106,6 +107,9 @@ async function start(
   const { log } = output
   const startedMs = systemClock.wallMs()
   for (const warning of resolved.warnings) log.warn(warning)
+  // A certificate that cannot be used is named before anything is made or locked.
+  const tls = tlsFilesOf(config)
+  if (tls !== null) await new TlsContext(tls).load()
   const directory = openDataDirectory(config, systemClock, systemRandom)
   undo.add(() => directory.release())
   const bootId = randomId128(systemRandom)
@@ -247,21 +251,19 @@ async function shardsServe(pool: ShardPool<BlockOp>): Promise<void> {
   }
 }
 
+/** null where NBD is served without TLS. */
+function tlsFilesOf(config: Config): TlsFiles | null {
+  const { nbdTls: mode, nbdTlsCert: certFile, nbdTlsKey: keyFile, nbdTlsCa } = config
+  if (mode === 'off' || certFile === null || keyFile === null) return null
+  return { mode, certFile, keyFile, ...(nbdTlsCa === null ? {} : { clientCaFile: nbdTlsCa }) }
+}
+
 function createNbd(config: Config, source: Volumes, { log }: LogOutput): NbdServer {
-  const { nbdTls, nbdTlsCert, nbdTlsKey, nbdTlsCa, nbdDefaultExport } = config
+  const tls = tlsFilesOf(config)
   return new NbdServer({
     source,
-    ...(nbdDefaultExport === null ? {} : { defaultExport: nbdDefaultExport }),
-    ...(nbdTls === 'off' || nbdTlsCert === null || nbdTlsKey === null
-      ? {}
-      : {
-          tls: {
-            mode: nbdTls,
-            certFile: nbdTlsCert,
-            keyFile: nbdTlsKey,
-            ...(nbdTlsCa === null ? {} : { clientCaFile: nbdTlsCa })
-          }
-        }),
+    ...(config.nbdDefaultExport === null ? {} : { defaultExport: config.nbdDefaultExport }),
+    ...(tls === null ? {} : { tls }),
     log: (level, message, fields) => log[level](fields, message)
   })
 }

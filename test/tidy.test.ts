@@ -24,8 +24,8 @@ const mayImport: Record<string, string[]> = {
   s3: ['core', 'volume'],
   csi: ['core', 'volume'],
   admin: ['core', 'cluster', 'volume', 'backup'],
-  // What runs without a server.
-  cli: ['core', 'admin', 'placement', 'shard', 'backup', 'coordinator'],
+  // What runs without a server, and the client of `torus bench`.
+  cli: ['core', 'admin', 'placement', 'shard', 'backup', 'nbd', 'coordinator'],
   // Thin thread entries: they adapt handoff to the engine and the codecs.
   workers: ['core', 'format', 'seal', 'shard', 'handoff'],
   // The one place that builds all of it and connects it.
@@ -52,6 +52,7 @@ const pureFolders = ['format', 'placement']
 /** Without a user as yet, each for a reason. */
 const waiting = [
   'src/metadata/follow.ts', // keeps caches in step with a store that others write, which etcd is
+  'src/placement/rebalance.ts', // moves for the cluster's controller to carry out
   'src/metadata/memory-tables.ts', // metadata for a cluster in one thread under test
   'exports unreachable ' // ends switches over unions
 ]

@@ -1,5 +1,5 @@
 /** Draws the comparison: for each job a bar per server, the best reference being 1. */
-import { formatValue, inTableOrder, type RowReport } from './report.ts'
+import { formatValue, inTableOrder, type RowReport, type ServerFigures } from './report.ts'
 import { line, rect, svg, text } from './svg.ts'
 
 const colours: Record<string, string> = {
@@ -13,56 +13,91 @@ const colours: Record<string, string> = {
   'raw disk': '#e0c3c0'
 }
 const GOAL = '#c0392b'
+const GREY = '#555555'
+const MET = '#0b6e4f'
 const LABEL_WIDTH = 400
 const BAR_HEIGHT = 11
-const PLOT_WIDTH = 520
+const PLOT_WIDTH = 480
+const VERDICT_WIDTH = 150
 /** Ratios beyond this are drawn as far as it, with their figure beside. */
 const RATIO_MAX = 4
 
-const x = (ratio: number): number =>
-  LABEL_WIDTH + (Math.min(ratio, RATIO_MAX) / RATIO_MAX) * PLOT_WIDTH
-
 export function comparisonChart(reports: readonly RowReport[], subtitle: string): string {
   const ordered = inTableOrder(reports)
+  const end = axisEnd(ordered)
+  const x = (ratio: number): number => LABEL_WIDTH + (Math.min(ratio, end) / end) * PLOT_WIDTH
+  const told = 'Longer is better; the best reference is 1. Red mark and right column: the goal.'
   const parts: string[] = [
     text(16, 24, 'Torus against native NBD servers', { size: 17, weight: 'bold' }),
-    text(16, 42, subtitle, { fill: '#555555' }),
-    text(16, 58, 'Longer is better; the best reference is 1. Red mark: goal.', { fill: '#555555' })
+    text(16, 42, subtitle, { fill: GREY }),
+    text(16, 58, told, { fill: GREY })
   ]
   let y = 78
   const top = y
   const bars: string[] = []
   for (const report of ordered) {
-    bars.push(...rowBars(report, y))
+    bars.push(...rowBars(report, y, end, x))
     y += report.servers.length * BAR_HEIGHT + 12
   }
-  for (let ratio = 0; ratio <= RATIO_MAX; ratio += 0.5) {
+  for (let ratio = 0; ratio <= end; ratio += 0.5) {
     const main = ratio === 1
-    parts.push(line(x(ratio), top - 4, x(ratio), y - 4, main ? '#555555' : '#e3e3e3'))
-    parts.push(text(x(ratio), y + 10, `${ratio}×`, { size: 10, anchor: 'middle', fill: '#555555' }))
+    parts.push(line(x(ratio), top - 4, x(ratio), y - 4, main ? GREY : '#e3e3e3'))
+    parts.push(text(x(ratio), y + 10, `${ratio}×`, { size: 10, anchor: 'middle', fill: GREY }))
   }
   parts.push(...bars, ...legend(ordered, y + 32))
-  return svg(LABEL_WIDTH + PLOT_WIDTH + 110, y + 48, parts)
+  return svg(LABEL_WIDTH + PLOT_WIDTH + VERDICT_WIDTH, y + 48, parts)
 }
 
-function rowBars(report: RowReport, top: number): string[] {
-  const { servers, metric } = report
-  const best = servers.find(({ server }) => server === report.best)?.value.median ?? Number.NaN
+/** Enough for every bar and goal, in halves. */
+function axisEnd(reports: readonly RowReport[]): number {
+  const ratios = reports.flatMap((report) => [
+    report.goal,
+    ...report.servers.map((figures) => ratioOf(report, figures))
+  ])
+  return Math.min(RATIO_MAX, Math.ceil(Math.max(1, ...ratios) * 2 + 0.3) / 2)
+}
+
+/** To the best reference; 1 where there is none. */
+function ratioOf({ servers, best, metric }: RowReport, { value }: ServerFigures): number {
+  const reference = servers.find(({ server }) => server === best)?.value.median ?? Number.NaN
+  const ratio = metric === 'latencyUs' ? reference / value.median : value.median / reference
+  return Number.isFinite(ratio) ? ratio : 1
+}
+
+function rowBars(
+  report: RowReport,
+  top: number,
+  end: number,
+  x: (ratio: number) => number
+): string[] {
+  const { metric } = report
+  const servers = [...report.servers].sort((a, b) => order(a) - order(b))
   const height = servers.length * BAR_HEIGHT
-  const parts = [text(LABEL_WIDTH - 10, top + height / 2 + 4, report.title, { anchor: 'end' })]
-  servers.forEach(({ server, value }, at) => {
-    const ratio = metric === 'latencyUs' ? best / value.median : value.median / best
-    const known = Number.isFinite(ratio) ? ratio : 1
+  const middle = top + height / 2 + 4
+  const bars = [text(LABEL_WIDTH - 10, middle, report.title, { anchor: 'end' })]
+  const figures: string[] = []
+  servers.forEach((each, at) => {
+    const ratio = ratioOf(report, each)
     const y = top + at * BAR_HEIGHT
-    const told = formatValue(metric, value.median)
-    const beyond = known > RATIO_MAX ? ` (${known.toFixed(1)}×)` : ''
-    parts.push(
-      rect(LABEL_WIDTH, y, x(known) - LABEL_WIDTH, BAR_HEIGHT - 2, colours[server] ?? '#999999')
-    )
-    parts.push(text(x(known) + 4, y + BAR_HEIGHT - 3, told + beyond, { size: 9 }))
+    const colour = colours[each.server] ?? '#999999'
+    const told = formatValue(metric, each.value.median)
+    const beyond = ratio > end ? ` (${ratio.toFixed(1)}×)` : ''
+    bars.push(rect(LABEL_WIDTH, y, x(ratio) - LABEL_WIDTH, BAR_HEIGHT - 2, colour))
+    figures.push(text(x(ratio) + 4, y + BAR_HEIGHT - 3, told + beyond, { size: 9 }))
   })
-  parts.push(line(x(report.goal), top - 2, x(report.goal), top + height, GOAL, 2))
-  return parts
+  bars.push(line(x(report.goal), top - 2, x(report.goal), top + height, GOAL, 2))
+  return [...bars, ...figures, verdict(report, middle)]
+}
+
+/** Ours first, whatever the order in which they ran. */
+const order = ({ server }: ServerFigures): number => (server === 'torus' ? 0 : 1)
+
+function verdict({ ratio, goal }: RowReport, y: number): string {
+  if (!Number.isFinite(ratio.median)) return ''
+  const fill = ratio.median >= goal ? MET : GOAL
+  const told = `${ratio.median.toFixed(2)}×, goal ${goal}×`
+  const at = LABEL_WIDTH + PLOT_WIDTH + VERDICT_WIDTH - 16
+  return text(at, y, told, { anchor: 'end', fill, weight: 'bold' })
 }
 
 function legend(reports: readonly RowReport[], y: number): string[] {

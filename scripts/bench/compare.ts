@@ -34,6 +34,12 @@ export interface Plan {
   /** Page cache that a server may fill in a `cold` row. */
   readonly coldCacheBytes: number
   note(text: string): void
+  /** Rounds that are measured already, by an earlier run. */
+  isDone(row: string, round: number): boolean
+  /** Takes what one whole round of a row measured. */
+  onRound(measurements: readonly Measurement[]): void
+  /** The time is over: no more rounds begin. */
+  isOver(): boolean
 }
 
 /** Shown beside the servers, and no reference: it serves nobody. */
@@ -44,7 +50,8 @@ const FILL: Job = { rw: 'write', blockBytes: MiB, depth: 16, wholeSize: true }
 const SCAN: Job = { rw: 'read', blockBytes: MiB, depth: 16, wholeSize: true }
 
 export class Comparison {
-  readonly measurements: Measurement[] = []
+  /** Of the round that runs. */
+  #measurements: Measurement[] = []
   readonly #plan: Plan
   readonly #servers: readonly BenchServer[]
   constructor(plan: Plan, servers: readonly BenchServer[]) {
@@ -68,12 +75,19 @@ export class Comparison {
     await writeBack()
   }
 
-  async run(): Promise<void> {
-    for (const row of this.#plan.rows) {
-      for (let round = 0; round < this.#plan.rounds; round++) {
+  /** False when the time was over before all was measured. */
+  async run(): Promise<boolean> {
+    const { rows, rounds } = this.#plan
+    for (const row of rows) {
+      for (let round = 0; round < rounds; round++) {
+        if (this.#plan.isDone(row.id, round)) continue
+        if (this.#plan.isOver()) return false
+        this.#measurements = []
         await this.#round(row, round)
+        this.#plan.onRound(this.#measurements)
       }
     }
+    return true
   }
 
   async #round(row: Row, round: number): Promise<void> {
@@ -147,7 +161,7 @@ export class Comparison {
   }
 
   #add(measurement: Measurement): void {
-    this.measurements.push(measurement)
+    this.#measurements.push(measurement)
     const { row, round, server, fio } = measurement
     const figures = `${Math.round(fio.iops)} IOPS, ${Math.round(fio.bytesPerSecond / 1e6)} MB/s`
     this.#plan.note(`${row} round ${round + 1}, ${server}: ${figures}`)

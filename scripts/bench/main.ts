@@ -1,23 +1,15 @@
 /** `npm run bench`: starts the servers, runs the rows, prints and keeps the results. */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { repositoryRoot } from '../repository.ts'
-import { comparisonChart } from './chart.ts'
 import { Comparison, preallocate } from './compare.ts'
-import { describeMachine, type Machine, machineLine } from './machine.ts'
+import { durationText, estimateSeconds } from './estimate.ts'
+import { describeMachine, machineLine } from './machine.ts'
 import { type BenchOptions, parseOptions, usage } from './options.ts'
 import { profilesIn, topFunctions } from './profile.ts'
-import {
-  comparisonTable,
-  costTable,
-  inTableOrder,
-  memoryPeaks,
-  memoryTable,
-  type RowReport,
-  reportRow
-} from './report.ts'
-import { runSelfRow, type SelfReport } from './self.ts'
+import { comparisonTable, costTable, memoryTable } from './report.ts'
+import { Results } from './results.ts'
+import { runSelfRow } from './self.ts'
 import { type BenchServer, startServer, TorusBenchServer } from './servers.ts'
 
 const say = (text: string): void => {
@@ -41,53 +33,100 @@ export async function main(args: readonly string[]): Promise<number> {
     say(usage)
     return 0
   }
-  const made = options.directory === '' ? mkdtempSync(join(tmpdir(), 'torus-bench-')) : ''
-  const directory = made === '' ? resolve(options.directory) : made
-  mkdirSync(directory, { recursive: true })
+  const parent = resolve(options.directory)
+  mkdirSync(parent, { recursive: true })
+  const directory = mkdtempSync(join(parent, 'torus-bench-'))
+  const removeFiles = (): void => rmSync(directory, { recursive: true, force: true })
   try {
-    return await bench(options, directory)
+    return await bench(options, directory, removeFiles)
   } finally {
-    rmSync(join(directory, 'reference.img'), { force: true })
-    if (made !== '') rmSync(made, { recursive: true, force: true })
+    removeFiles()
   }
 }
 
-async function bench(options: BenchOptions, directory: string): Promise<number> {
+async function bench(
+  options: BenchOptions,
+  directory: string,
+  removeFiles: () => void
+): Promise<number> {
   const out = resolve(options.out)
   const profiles = join(out, 'profiles')
   if (options.cpuProf) rmSync(profiles, { recursive: true, force: true })
-  mkdirSync(out, { recursive: true })
+  const results = new Results(out, options.rows, options, await describeMachine(directory))
+  if (options.resume) {
+    try {
+      note(results.resume())
+    } catch (error) {
+      note(error instanceof Error ? error.message : String(error))
+      return 2
+    }
+  }
   const { servers, missing } = await startServers(options, directory, profiles)
-  const cleanUp = onInterrupt(servers)
-  const machine = await describeMachine(directory)
-  let comparison: Comparison
-  const selfReports: SelfReport[] = []
+  const cleanUp = onInterrupt(servers, results, removeFiles)
+  let complete = false
   try {
-    comparison = new Comparison(
-      {
-        rows: options.rows,
-        rounds: options.rounds,
-        seconds: options.seconds,
-        sizeBytes: options.sizeBytes,
-        directory,
-        coldCacheBytes: Math.max(options.sizeBytes / 16, 128 * 2 ** 20),
-        note
-      },
-      servers
-    )
-    await comparison.fill()
-    await comparison.run()
-    selfReports.push(...(await runSelf(options, servers)))
+    complete = await measure(options, directory, servers, results)
   } finally {
     cleanUp()
     for (const server of servers) await server.stop()
   }
-  const reports = inTableOrder(options.rows.map((row) => reportRow(row, comparison.measurements)))
-  printAll(reports, selfReports, comparison, machine, servers)
+  printAll(results, servers)
   for (const why of missing) say(`not run: ${why}`)
-  if (options.cpuProf) printProfiles(profiles, comparison)
-  keep(out, options, { machine, options, reports, selfReports, comparison })
-  return missing.length === 0 ? 0 : 1
+  if (!complete) say('not all of it: the time was over; --resume goes on, --minutes gives more')
+  if (options.cpuProf) printProfiles(profiles, results)
+  const extra =
+    options.save === '' ? '' : join(repositoryRoot, 'scripts/bench/results', options.save)
+  for (const place of results.keep(complete, extra)) say(`wrote ${place}.json and .svg`)
+  // io_uring does not work everywhere: who did not ask for it by name does without.
+  return complete && (missing.length === 0 || !options.serversChosen) ? 0 : 1
+}
+
+/** Fills the volumes and runs all rows. False when the time was over before the end. */
+async function measure(
+  options: BenchOptions,
+  directory: string,
+  servers: readonly BenchServer[],
+  results: Results
+): Promise<boolean> {
+  const isDone = (row: string, round: number): boolean => results.isDone(row, round)
+  const { rows, rounds, seconds, sizeBytes } = options
+  const selfRows = options.selfRows.filter((id) => !results.isSelfDone(id))
+  const names = servers.map(({ name }) => name)
+  const shape = { rows, selfRows, servers: names, seconds, sizeBytes, rounds }
+  const estimate = estimateSeconds(shape, isDone)
+  const limit = options.minutes > 0 ? options.minutes * 60 : estimate * 2
+  const startedMs = performance.now()
+  const isOver = (): boolean => performance.now() - startedMs > limit * 1000
+  note(`this takes about ${durationText(estimate)}; no round begins after ${durationText(limit)}`)
+  const comparison = new Comparison(
+    {
+      rows,
+      rounds,
+      seconds,
+      sizeBytes,
+      directory,
+      coldCacheBytes: Math.max(sizeBytes / 16, 128 * 2 ** 20),
+      note,
+      isDone,
+      isOver,
+      onRound: (measurements) => {
+        results.measurements.push(...measurements)
+        results.keep(false)
+      }
+    },
+    servers
+  )
+  await comparison.fill()
+  if (!(await comparison.run())) return false
+  const torus = servers.find((server) => server instanceof TorusBenchServer)
+  if (torus === undefined) return true
+  torus.resume()
+  for (const id of selfRows) {
+    if (isOver()) return false
+    results.selfReports.push(await runSelfRow(id, torus, { rounds, seconds, sizeBytes, note }))
+    results.keep(false)
+  }
+  return true
 }
 
 async function startServers(
@@ -115,9 +154,17 @@ async function startServers(
 }
 
 /** Nothing is left behind when the run is interrupted. */
-function onInterrupt(servers: readonly BenchServer[]): () => void {
+function onInterrupt(
+  servers: readonly BenchServer[],
+  results: Results,
+  removeFiles: () => void
+): () => void {
   const stop = (): void => {
-    void Promise.allSettled(servers.map((server) => server.stop())).then(() => process.exit(1))
+    note(`interrupted; ${results.place}.json has all whole rounds, --resume goes on from there`)
+    void Promise.allSettled(servers.map((server) => server.stop())).then(() => {
+      removeFiles()
+      process.exit(1)
+    })
   }
   process.once('SIGINT', stop)
   process.once('SIGTERM', stop)
@@ -127,28 +174,9 @@ function onInterrupt(servers: readonly BenchServer[]): () => void {
   }
 }
 
-async function runSelf(
-  options: BenchOptions,
-  servers: readonly BenchServer[]
-): Promise<SelfReport[]> {
-  const torus = servers.find((server) => server instanceof TorusBenchServer)
-  if (torus === undefined || options.selfRows.length === 0) return []
-  torus.resume()
-  const { rounds, seconds, sizeBytes } = options
-  const reports: SelfReport[] = []
-  for (const id of options.selfRows) {
-    reports.push(await runSelfRow(id, torus, { rounds, seconds, sizeBytes, note }))
-  }
-  return reports
-}
-
-function printAll(
-  reports: readonly RowReport[],
-  selfReports: readonly SelfReport[],
-  comparison: Comparison,
-  machine: Machine,
-  servers: readonly BenchServer[]
-): void {
+function printAll(results: Results, servers: readonly BenchServer[]): void {
+  const { machine, measurements, selfReports } = results
+  const reports = results.reports()
   say(machineLine(machine))
   for (const { name, version } of servers) say(`${name}: ${version}`)
   if (reports.length > 0) {
@@ -159,7 +187,7 @@ function printAll(
       )
     )
     say(costTable(reports))
-    say(memoryTable(comparison.measurements))
+    say(memoryTable(measurements))
   }
   for (const { title, measured, goal, met } of selfReports) {
     say(`${met ? 'yes' : 'no '}  ${title}: ${measured}; goal ${goal}`)
@@ -168,50 +196,12 @@ function printAll(
 
 const TOP_FUNCTIONS = 14
 
-function printProfiles(directory: string, comparison: Comparison): void {
-  for (const { row, round, server, startUs, endUs, fio } of comparison.measurements) {
+function printProfiles(directory: string, { measurements }: Results): void {
+  for (const { row, round, server, startUs, endUs, fio } of measurements) {
     if (server !== 'torus') continue
     say(`\n${row}, round ${round + 1}: ${fio.operations} operations`)
     for (const profile of profilesIn(directory, startUs, endUs)) {
       say(topFunctions(profile, TOP_FUNCTIONS, fio.operations))
     }
-  }
-}
-
-interface Result {
-  readonly machine: Machine
-  readonly options: BenchOptions
-  readonly reports: readonly RowReport[]
-  readonly selfReports: readonly SelfReport[]
-  readonly comparison: Comparison
-}
-
-function keep(out: string, options: BenchOptions, result: Result): void {
-  const { machine, reports, selfReports, comparison } = result
-  const { seconds, sizeBytes, rounds } = options
-  const text = JSON.stringify(
-    {
-      machine,
-      options: { seconds, sizeBytes, rounds },
-      rows: reports,
-      selfRows: selfReports,
-      memoryPeaks: Object.fromEntries(memoryPeaks(comparison.measurements)),
-      measurements: comparison.measurements
-    },
-    null,
-    2
-  )
-  const chart = comparisonChart(
-    reports,
-    `${machine.date.slice(0, 10)}, ${machine.cores} cores, ${seconds} s a job, ` +
-      `${sizeBytes / 2 ** 30} GiB, median of ${rounds}, client on the same machine`
-  )
-  const places = [join(out, 'bench')]
-  if (options.save !== '') places.push(join(repositoryRoot, 'scripts/bench/results', options.save))
-  for (const place of places) {
-    mkdirSync(join(place, '..'), { recursive: true })
-    writeFileSync(`${place}.json`, `${text}\n`)
-    if (reports.length > 0) writeFileSync(`${place}.svg`, chart)
-    say(`wrote ${place}.json${reports.length > 0 ? ' and .svg' : ''}`)
   }
 }

@@ -1,4 +1,5 @@
 /** The command line of `npm run bench`. */
+import { tmpdir } from 'node:os'
 import { parseArgs } from 'node:util'
 import { type Row, rows } from './rows.ts'
 import { selfRowIds } from './self.ts'
@@ -9,6 +10,8 @@ export interface BenchOptions {
   /** Rows of torus against itself. */
   readonly selfRows: readonly string[]
   readonly servers: readonly ServerName[]
+  /** They were asked for by name: then a missing one is a failure. */
+  readonly serversChosen: boolean
   readonly seconds: number
   readonly sizeBytes: number
   readonly rounds: number
@@ -16,6 +19,10 @@ export interface BenchOptions {
   readonly out: string
   /** Name under which the result is kept in the repository; '' keeps nothing. */
   readonly save: string
+  /** Go on behind what an earlier run kept in `out`. */
+  readonly resume: boolean
+  /** No round begins after so many minutes; 0 for twice what was estimated. */
+  readonly minutes: number
   readonly cpuProf: boolean
   readonly nodeArgs: readonly string[]
   readonly torusArgs: readonly string[]
@@ -30,9 +37,11 @@ export const usage = `npm run bench -- [options]
   --seconds N        length of a job (8)
   --size SIZE        working set (4GiB)
   --rounds N         interleaved rounds (5)
-  --dir DIR          where volumes and files go (a new directory under the temporary one)
+  --dir DIR          where volumes and files go, in a new directory that is removed (${tmpdir()})
   --out DIR          where results go (bench-out)
   --save NAME        also keep JSON and chart as scripts/bench/results/NAME.*
+  --resume           go on behind what a run with these options left in --out
+  --minutes N        begin no round after this time (twice the estimate)
   --cpu-prof         profile torus per thread and print where its time went
   --node-arg ARG     a flag for the node that runs torus, repeatable
   --torus-arg ARG    an argument for torus serve, repeatable
@@ -50,9 +59,11 @@ export function parseOptions(args: readonly string[]): BenchOptions | 'help' {
       seconds: { type: 'string' },
       size: { type: 'string' },
       rounds: { type: 'string' },
-      dir: { type: 'string', default: '' },
+      dir: { type: 'string', default: tmpdir() },
       out: { type: 'string', default: 'bench-out' },
       save: { type: 'string', default: '' },
+      resume: { type: 'boolean', default: false },
+      minutes: { type: 'string' },
       'cpu-prof': { type: 'boolean', default: false },
       'node-arg': { type: 'string', multiple: true, default: [] },
       'torus-arg': { type: 'string', multiple: true, default: [] },
@@ -69,12 +80,15 @@ export function parseOptions(args: readonly string[]): BenchOptions | 'help' {
     rows: rows.filter(({ id }) => wanted.includes(id)),
     selfRows: selfRowIds.filter((id) => wanted.includes(id)),
     servers: listOf(values.servers, quick ? quickServers : serverNames, serverNames, 'server'),
+    serversChosen: values.servers !== undefined,
     seconds: numberOf(values.seconds, quick ? 3 : 8, 'seconds'),
     sizeBytes: sizeOf(values.size ?? (quick ? '1GiB' : '4GiB')),
     rounds: numberOf(values.rounds, quick ? 1 : 5, 'rounds'),
     directory: values.dir,
     out: values.out,
     save: values.save,
+    resume: values.resume,
+    minutes: values.minutes === undefined ? 0 : numberOf(values.minutes, 0, 'minutes'),
     cpuProf: values['cpu-prof'],
     nodeArgs: values['node-arg'],
     torusArgs: values['torus-arg']

@@ -45,6 +45,17 @@ export async function runSelfRow(
   return report
 }
 
+/** About how long a row takes, for the estimate. */
+export function selfSeconds(id: string, plan: Omit<SelfPlan, 'note'>): number {
+  const { rounds, seconds, sizeBytes } = plan
+  const short = Math.min(seconds, 3)
+  if (id === 'self-flush') return rounds * 2 * (seconds + 1)
+  if (id === 'self-compaction') return rounds * (2 * (seconds + short) + 10)
+  if (id === 'self-fill') return (FILLS * sizeBytes) / 4096 / FILL_WRITES_PER_SECOND
+  return CROWD.length * (Math.min(seconds, 4) + 2)
+}
+
+const FILL_WRITES_PER_SECOND = 50_000
 const KiB = 1024
 const MiB = 1024 * KiB
 const READERS: Job = { rw: 'randread', blockBytes: 4 * KiB, depth: 8 }

@@ -180,7 +180,12 @@ async function startTorus(settings: ServerSettings): Promise<TorusBenchServer> {
     nodeArgs: settings.nodeArgs,
     env: { TORUS_LOG_LEVEL: 'warn' }
   })
-  await process.createVolume('bench', String(settings.sizeBytes))
+  try {
+    await process.createVolume('bench', String(settings.sizeBytes))
+  } catch (error) {
+    await process.dispose()
+    throw error
+  }
   return new TorusBenchServer(process, settings.sizeBytes)
 }
 

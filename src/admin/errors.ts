@@ -48,6 +48,10 @@ export function httpFailureOf(thrown: unknown): HttpFailure | null {
   // Fastify's own: body too large, not JSON, unknown media type, …
   const status = (thrown as { statusCode?: unknown } | null)?.statusCode
   if (typeof status !== 'number' || status < 400 || status >= 500) return null
+  if (status === 415) {
+    const message = 'the body must be JSON, sent with the header "content-type: application/json"'
+    return { status, body: errorBody(errorCodeName(ErrorCode.InvalidArgument), message) }
+  }
   const code = status === 413 ? ErrorCode.LimitReached : ErrorCode.InvalidArgument
   return { status, body: errorBody(errorCodeName(code), (thrown as Error).message) }
 }

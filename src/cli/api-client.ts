@@ -1,6 +1,7 @@
 import { request } from 'node:http'
 import type * as schemas from '../admin/schemas.ts'
 import { CommandError, UsageError } from './errors.ts'
+import { programName } from './programs.ts'
 
 export const DEFAULT_ADMIN = 'http://127.0.0.1:4321'
 /** A little more than the server gives itself, so that its own message arrives. */
@@ -158,7 +159,8 @@ export class ApiClient {
     }
     return new CommandError(
       'Unavailable',
-      `no peer answers at ${this.address} (${why}): start one with "torus serve --data-dir DIR", ` +
+      `no peer answers at ${this.address} (${why}): start one with ` +
+        `"${programName()} serve --data-dir DIR", ` +
         'or name another with --admin or TORUS_ADMIN',
       { cause: error }
     )

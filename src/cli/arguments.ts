@@ -3,7 +3,7 @@ import { StoreError } from '../core/errors.ts'
 import { parseDuration, parseSize } from '../core/units.ts'
 
 /** Readers of arguments for commander, which names the argument that was wrong. */
-const reader =
+export const reader =
   <T>(parse: (text: string) => T) =>
   (text: string): T => {
     try {
@@ -23,3 +23,13 @@ export const countArgument = (text: string): number => {
   if (/^\d+$/.test(text) && Number.isSafeInteger(value)) return value
   throw new InvalidArgumentError(`"${text}" is not a whole number`)
 }
+
+/** A whole number within limits, which the message names. */
+export const countBetween =
+  (min: number, max: number) =>
+  (text: string): number => {
+    const value = Number(text)
+    if (/^\d+$/.test(text) && value >= min && value <= max) return value
+    const limits = max === Number.MAX_SAFE_INTEGER ? `from ${min}` : `from ${min} to ${max}`
+    throw new InvalidArgumentError(`"${text}" is not a whole number ${limits}`)
+  }

@@ -2,6 +2,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { CommandError } from './errors.ts'
+import { programName } from './programs.ts'
 
 export interface KernelPaths {
   readonly dev: string
@@ -25,7 +26,8 @@ export class NbdKernel {
     throw new CommandError(
       'Unavailable',
       `this kernel (${release}) has no nbd driver loaded: try "sudo modprobe nbd"; in a ` +
-        'container load it on the host; where there is none, "torus mount" needs only FUSE'
+        `container load it on the host; where there is none, "${programName()} mount" needs ` +
+        'only FUSE'
     )
   }
 
@@ -57,7 +59,7 @@ export class NbdKernel {
   needFree(path: string): void {
     const device = this.nameOf(path)
     if (this.isFree(device)) return
-    throw new CommandError('Busy', `${path} is in use: see "torus detach"`)
+    throw new CommandError('Busy', `${path} is in use: see "${programName()} detach"`)
   }
 
   /** '/dev/nbd3' or 'nbd3' -> 'nbd3'. @throws CommandError */

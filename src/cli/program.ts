@@ -2,12 +2,14 @@ import { Command } from 'commander'
 import { version } from '../core/version.ts'
 import { DEFAULT_ADMIN } from './api-client.ts'
 import { addAttachCommands } from './commands/attach.ts'
+import { addBenchCommand } from './commands/bench.ts'
 import { addClientCommands } from './commands/client.ts'
 import { addCompletionCommand } from './commands/completion.ts'
 import { addConfigCommands } from './commands/config.ts'
 import { addDebugCommands } from './commands/debug.ts'
 import { addMountCommands } from './commands/mount.ts'
 import { addOfflineCommands } from './commands/offline.ts'
+import { addRingCommands } from './commands/ring.ts'
 import { addServeCommand } from './commands/serve.ts'
 import { addStatusCommands } from './commands/status.ts'
 import { addTaskCommands } from './commands/task.ts'
@@ -53,8 +55,10 @@ export function buildProgram(): Command {
   addClientCommands(program)
   addStatusCommands(program)
   addTopCommand(program)
+  addBenchCommand(program)
   addTaskCommands(program)
   addOfflineCommands(program)
+  addRingCommands(program)
   addConfigCommands(program)
   addDebugCommands(program)
   addCompletionCommand(program)

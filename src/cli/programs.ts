@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process'
-import { accessSync, constants } from 'node:fs'
-import { delimiter, join } from 'node:path'
+import { accessSync, constants, existsSync } from 'node:fs'
+import { delimiter, join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { CommandError } from './errors.ts'
 
 /** Debian, Fedora and others name packages differently: say both. */
@@ -36,6 +37,14 @@ export function findProgram(name: string): string {
     }
   }
   return ''
+}
+
+/** What a user types for this program: where it is not installed, a checkout has its launcher. */
+export function programName(): string {
+  const launcher = fileURLToPath(new URL('../../../scripts/torus', import.meta.url))
+  if (!existsSync(launcher) || findProgram('torus') !== '') return 'torus'
+  const fromHere = relative(process.cwd(), launcher)
+  return fromHere.startsWith('..') ? launcher : fromHere
 }
 
 /** @throws CommandError that names the package */

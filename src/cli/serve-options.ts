@@ -5,12 +5,18 @@ import type { OptionKey } from '../core/options.ts'
 /** Adds a flag for every option of the configuration, and --config. */
 export function addServeOptions(command: Command): Command {
   for (const key of optionKeys) {
-    const { name, argument, help, list } = optionInfo[key]
+    const { name, argument, list } = optionInfo[key]
     const flags = argument === '' ? `--${name}` : `--${name} <${argument}>`
-    if (list === true) command.option(flags, `${help}; may be repeated`, appended)
-    else command.option(flags, help)
+    if (list === true) command.option(flags, helpOf(key), appended)
+    else command.option(flags, helpOf(key))
   }
   return command.option('--config <FILE>', 'YAML file with the same options, without the dashes')
+}
+
+const helpOf = (key: OptionKey): string => {
+  const { help, usual, list } = optionInfo[key]
+  const often = list === true ? '; may be repeated' : ''
+  return `${help}${often}${usual === '' ? '' : ` (default: ${usual})`}`
 }
 
 const appended = (value: string, before: string[] | undefined): string[] => [

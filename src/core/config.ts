@@ -8,7 +8,13 @@ import { isMap, LineCounter, parseDocument } from 'yaml'
 import { ErrorCode, StoreError } from './errors.ts'
 import { ARENA_BYTES_DEFAULT } from './limits.ts'
 import { environmentNameOf, optionInfo, optionKeys } from './option-info.ts'
-import { type Address, type Config, type OptionKey, optionsSchema } from './options.ts'
+import {
+  type Address,
+  type Config,
+  type OptionKey,
+  optionsSchema,
+  SEGMENT_BYTES_MIN
+} from './options.ts'
 import { formatDurationExact, formatSizeExact } from './units.ts'
 
 const DAY_MS = 24 * 3600 * 1000
@@ -221,16 +227,7 @@ function completeConfig(
         `unix socket, or accept that with --insecure`
     )
   }
-  const { capacityBytes, segmentBytes, shards } = values
-  if (capacityBytes !== null && segmentBytes !== null) {
-    const segments = Math.floor(capacityBytes / (shards ?? 1) / segmentBytes)
-    if (segments < SEGMENTS_PER_SHARD_MIN) {
-      throw invalid(
-        `capacity ${formatSizeExact(capacityBytes)} gives a shard ${segments} segments of ` +
-          `segment-size ${formatSizeExact(segmentBytes)}; it needs ${SEGMENTS_PER_SHARD_MIN}`
-      )
-    }
-  }
+  checkCapacity(values, sources)
   if (values.nbdTls !== 'off' && (values.nbdTlsCert === null || values.nbdTlsKey === null)) {
     throw invalid(`nbd-tls ${values.nbdTls} needs nbd-tls-cert and nbd-tls-key`)
   }
@@ -253,6 +250,22 @@ function completeConfig(
       `choose a shorter one with --admin-socket`
   )
   return values
+}
+
+/** The size of segments may be unknown as yet: then the smallest there is. */
+function checkCapacity(values: Config, sources: Readonly<Record<OptionKey, Source>>): void {
+  const { capacityBytes, segmentBytes, shards } = values
+  if (capacityBytes === null) return
+  const each = Math.floor(capacityBytes / (shards ?? 1))
+  const segments = Math.floor(each / (segmentBytes ?? SEGMENT_BYTES_MIN))
+  if (segments >= SEGMENTS_PER_SHARD_MIN) return
+  const size = formatSizeExact(segmentBytes ?? SEGMENT_BYTES_MIN)
+  const of = segmentBytes === null ? `the smallest, ${size}` : `segment-size ${size}`
+  throw invalid(
+    `capacity ${formatSizeExact(capacityBytes)} (from ${sourceText(sources.capacityBytes)}) ` +
+      `gives a shard ${segments} segments of ${of}; it needs ${SEGMENTS_PER_SHARD_MIN}` +
+      `${shards === null ? '' : `, and there are ${shards} shards`}`
+  )
 }
 
 /**

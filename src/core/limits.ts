@@ -51,6 +51,15 @@ export const ARENA_BYTES_DEFAULT = 64 * 1024 * 1024
 /** Requests of all clients in flight at once; an empty pool stops sockets from being read. */
 export const REQUESTS_IN_FLIGHT_MAX = 8192
 
+/** Placement groups of a pool: 65,536 give each of 10,000 peers enough to share evenly. */
+export const GROUPS_MAX = 65_536
+/** Fewer make shares of even a handful of peers uneven. */
+export const GROUPS_DEFAULT_MIN = 256
+/** Copies, or fragments of a stripe, of one group. */
+export const GROUP_MEMBERS_MAX = 32
+/** Peers of one ring: placement is measured up to 10,000, and indices fit 16 bits. */
+export const RING_PEERS_MAX = 16_384
+
 /** A metadata request with its keys and values; etcd's default `--max-request-bytes`. */
 export const METADATA_REQUEST_BYTES_MAX = 1.5 * 1024 * 1024
 /** Comparisons, and operations of each branch, of one transaction; etcd's `--max-txn-ops`. */
@@ -72,4 +81,5 @@ export const SESSION_TTL_MS = 10_000
 export const TRANSACTION_ATTEMPTS_MAX = 16
 
 assert(CHUNK_BYTES % PIECE_BYTES_MAX === 0, 'a chunk holds whole pieces')
+assert((GROUPS_MAX & (GROUPS_MAX - 1)) === 0, 'group counts are powers of two')
 assert((QUEUE_SLOTS & (QUEUE_SLOTS - 1)) === 0, 'queue slots are a power of two')

@@ -11,6 +11,8 @@ export interface OptionInfo {
   /** The word that stands for the value in help; '' for a switch. */
   readonly argument: string
   readonly help: string
+  /** What holds without it, in words or as it would be written; '' where nothing is set. */
+  readonly usual: string
   /** May be given several times; the environment separates values with commas. */
   readonly list?: boolean
   /** Relative paths mean: from the working directory, or from where the config file is. */
@@ -22,119 +24,141 @@ export const optionInfo: Readonly<Record<OptionKey, OptionInfo>> = {
     name: 'data-dir',
     argument: 'DIR',
     path: true,
-    help: 'where everything is kept; created when missing'
+    help: 'where everything is kept; created when missing',
+    usual: ''
   },
   capacityBytes: {
     name: 'capacity',
     argument: 'SIZE',
-    help: 'bytes that all shards together may use; by default what the filesystem has'
+    help: 'bytes that all shards together may use',
+    usual: 'what the filesystem has, less 5 %'
   },
   shards: {
     name: 'shards',
     argument: 'N',
-    help: 'worker threads with a part of the data each; fixed when the data directory is created'
+    help: 'worker threads with a part of the data each; fixed when the data directory is created',
+    usual: 'one less than cores, 1 to 4'
   },
   segmentBytes: {
     name: 'segment-size',
     argument: 'SIZE',
-    help: 'size of the append-only files; fixed when the data directory is created'
+    help: 'size of the append-only files; fixed when the data directory is created',
+    usual: '128MiB, less where the capacity is small'
   },
   arenaBytes: {
     name: 'arena-size',
     argument: 'SIZE',
-    help: 'shared memory for the bytes of requests in flight'
+    help: 'shared memory for the bytes of requests in flight',
+    usual: '64MiB'
   },
   volumes: {
     name: 'volume',
     argument: 'NAME=SIZE',
     list: true,
-    help: 'create this volume at start unless it exists'
+    help: 'create this volume at start unless it exists',
+    usual: ''
   },
   nbdListen: {
     name: 'nbd-listen',
     argument: 'HOST:PORT',
-    help: 'where NBD clients connect, or off; port 0 takes a free one'
+    help: 'where NBD clients connect, or off; port 0 takes a free one',
+    usual: '127.0.0.1:10809'
   },
   nbdSocket: {
     name: 'nbd-socket',
     argument: 'PATH',
     path: true,
-    help: 'unix socket for NBD clients beside the TCP address'
+    help: 'unix socket for NBD clients beside the TCP address',
+    usual: ''
   },
   nbdTls: {
     name: 'nbd-tls',
     argument: 'off|allow|require',
-    help: 'NBD_OPT_STARTTLS: not offered, offered, or the only way in'
+    help: 'NBD_OPT_STARTTLS: not offered, offered, or the only way in',
+    usual: 'off'
   },
   nbdTlsCert: {
     name: 'nbd-tls-cert',
     argument: 'FILE',
     path: true,
-    help: 'certificate chain of the NBD server, PEM'
+    help: 'certificate chain of the NBD server, PEM',
+    usual: ''
   },
   nbdTlsKey: {
     name: 'nbd-tls-key',
     argument: 'FILE',
     path: true,
-    help: 'private key of that certificate, PEM'
+    help: 'private key of that certificate, PEM',
+    usual: ''
   },
   nbdTlsCa: {
     name: 'nbd-tls-ca',
     argument: 'FILE',
     path: true,
-    help: 'clients must show a certificate signed by one of these, PEM'
+    help: 'clients must show a certificate signed by one of these, PEM',
+    usual: ''
   },
   nbdDefaultExport: {
     name: 'nbd-default-export',
     argument: 'NAME',
-    help: 'volume for clients that name none; by default the only volume, if there is one'
+    help: 'volume for clients that name none',
+    usual: 'the only volume, if there is one'
   },
   adminListen: {
     name: 'admin-listen',
     argument: 'HOST:PORT',
-    help: 'where the admin API and metrics are, or off'
+    help: 'where the admin API and metrics are, or off',
+    usual: '127.0.0.1:4321'
   },
   adminSocket: {
     name: 'admin-socket',
     argument: 'PATH',
     path: true,
-    help: 'unix socket of the admin API, or off; by default admin.sock in the data directory'
+    help: 'unix socket of the admin API, or off',
+    usual: 'admin.sock in the data directory'
   },
   insecure: {
     name: 'insecure',
     argument: '',
-    help: 'allow listeners that other machines can reach, though nobody has to log in'
+    help: 'allow listeners that other machines can reach, though nobody has to log in',
+    usual: ''
   },
   scrubPeriodMs: {
     name: 'scrub-period',
     argument: 'DURATION',
-    help: 'read and verify everything once in this time, or off'
+    help: 'read and verify everything once in this time, or off',
+    usual: '2w'
   },
   shutdownMs: {
     name: 'shutdown-timeout',
     argument: 'DURATION',
-    help: 'how long a shutdown may take before clients are cut off'
+    help: 'how long a shutdown may take before clients are cut off',
+    usual: '30s'
   },
   plugins: {
     name: 'plugin',
     argument: 'MODULE',
     list: true,
-    help: 'load a module that registers volume types'
+    help: 'load a module that registers volume types',
+    usual: ''
   },
   logLevel: {
     name: 'log-level',
     argument: 'trace|debug|info|warn|error|fatal|silent',
-    help: 'least level that is logged'
+    help: 'least level that is logged',
+    usual: 'info'
   },
   logFormat: {
     name: 'log-format',
     argument: 'auto|json|pretty',
-    help: 'auto is pretty on a terminal and JSON lines elsewhere'
+    help: 'auto is pretty on a terminal and JSON lines elsewhere',
+    usual: 'auto'
   },
   logLines: {
     name: 'log-lines',
     argument: 'N',
-    help: 'last lines kept in memory for the debug bundle'
+    help: 'last lines kept in memory for the debug bundle',
+    usual: '2000'
   }
 }
 

@@ -8,7 +8,7 @@ import { BLOCK_BYTES, SHARDS_MAX, VOLUME_BYTES_MAX } from './limits.ts'
 import { formatDuration, formatSizeExact, parseDuration, parseSize } from './units.ts'
 
 /** Smaller ones are only files to open; larger ones make a compaction step long. */
-const SEGMENT_BYTES_MIN = 1024 * 1024
+export const SEGMENT_BYTES_MIN = 1024 * 1024
 const SEGMENT_BYTES_MAX = 1024 * 1024 * 1024
 /** Below this a few large requests leave no pages for anybody else. */
 const ARENA_BYTES_MIN = 16 * 1024 * 1024
@@ -16,6 +16,8 @@ const ARENA_BYTES_MIN = 16 * 1024 * 1024
 const ARENA_BYTES_MAX = 4 * 1024 * 1024 * 1024 - 65_536
 /** A peer smaller than this could not hold the reserve for compaction. */
 const CAPACITY_BYTES_MIN = 64 * 1024 * 1024
+/** Locations of a shard's blocks are 32 bits of 4 KiB. */
+const CAPACITY_BYTES_MAX = SHARDS_MAX * 2 ** 32 * BLOCK_BYTES
 const SHUTDOWN_MS_MAX = 10 * 60_000
 const SCRUB_PERIOD_MS_MIN = 60_000
 const LOG_LINES_MAX = 100_000
@@ -137,7 +139,7 @@ const DAY_MS = 24 * 3600 * 1000
 
 export const optionsSchema = z.strictObject({
   dataDir: text,
-  capacityBytes: sizeBetween(CAPACITY_BYTES_MIN, Number.MAX_SAFE_INTEGER, 1).nullable(),
+  capacityBytes: sizeBetween(CAPACITY_BYTES_MIN, CAPACITY_BYTES_MAX, 1).nullable(),
   shards: integerBetween(1, SHARDS_MAX).nullable(),
   segmentBytes: powerOfTwoBetween(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX).nullable(),
   arenaBytes: sizeBetween(ARENA_BYTES_MIN, ARENA_BYTES_MAX, 65_536),

@@ -36,14 +36,16 @@ export class TlsContext {
     if (certFile === undefined || keyFile === undefined) {
       throw new StoreError(ErrorCode.InvalidArgument, `TLS mode ${mode} needs certificate and key`)
     }
+    const options: tls.SecureContextOptions = {
+      cert: await contentsOf('certificate', certFile),
+      key: await contentsOf('private key', keyFile),
+      // "Implementations supporting TLS MUST support TLS version 1.2".
+      minVersion: 'TLSv1.2'
+    }
+    if (clientCaFile !== undefined) {
+      options.ca = await contentsOf('certificate authority', clientCaFile)
+    }
     try {
-      const options: tls.SecureContextOptions = {
-        cert: await readFile(certFile),
-        key: await readFile(keyFile),
-        // "Implementations supporting TLS MUST support TLS version 1.2".
-        minVersion: 'TLSv1.2'
-      }
-      if (clientCaFile !== undefined) options.ca = await readFile(clientCaFile)
       this.context = tls.createSecureContext(options)
     } catch (thrown) {
       const reason = thrown instanceof Error ? thrown.message : String(thrown)
@@ -62,5 +64,15 @@ export class TlsContext {
     }
     if (this.context !== null) options.secureContext = this.context
     return options
+  }
+}
+
+async function contentsOf(what: string, file: string): Promise<Buffer> {
+  try {
+    return await readFile(file)
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    const message = `TLS ${what} ${file} cannot be read: ${code}`
+    throw new StoreError(ErrorCode.InvalidArgument, message, { cause })
   }
 }

@@ -12,7 +12,7 @@ function mix(value: number): number {
 }
 
 /** The same shape with the constants of `lowbias32` (public domain): unrelated to `mix`. */
-function mixOther(value: number): number {
+export function mixOther(value: number): number {
   let hash = value
   hash = Math.imul(hash ^ (hash >>> 16), 0x7feb352d)
   hash = Math.imul(hash ^ (hash >>> 15), 0x846ca68b)

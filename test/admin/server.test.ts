@@ -138,7 +138,15 @@ test('bodies that are too large, not JSON or of another type are refused', async
   const path = `${fixture.url}/v1/volumes`
   equal((await http(path, { method: 'POST', body: large })).status, 413)
   const headers = { 'content-type': 'text/plain' }
-  equal((await http(path, { method: 'POST', body: {}, headers })).status, 415)
+  const other = await http(path, { method: 'POST', body: {}, headers })
+  equal(other.status, 415)
+  match(other.json.error.message, /must be JSON.*"content-type: application\/json"/)
+  const none = await rawRequest(
+    fixture.url,
+    `POST /v1/volumes HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n` +
+      `content-length: 2\r\n\r\n{}`
+  )
+  match(none, /^HTTP\/1\.1 415.*"content-type: application\/json/s)
   const proto = '{"__proto__": {"x": 1}, "name": "a", "sizeBytes": 4096}'
   const raw = await rawRequest(
     fixture.url,

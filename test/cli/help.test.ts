@@ -58,6 +58,11 @@ test('serve takes every option of the configuration', () => {
   for (const key of optionKeys) ok(flags.includes(`--${optionInfo[key].name}`), key)
 })
 
+test('serve tells the defaults of its options', () => {
+  const help = helpOf(all.find(({ path }) => path === 'torus serve')!.command)
+  match(help.replaceAll(/\s+/g, ' '), /--arena-size <SIZE> [^(]+\(default: 64MiB\)/)
+})
+
 test('--help and --version end with 0', async () => {
   const torus = cliFor('')
   const help = await torus(['volume', 'create', '--help'])

@@ -1,6 +1,6 @@
 import { equal, match, ok } from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
@@ -69,6 +69,20 @@ test('with --json the addresses come as JSON', async (context) => {
   const answer = JSON.parse(output.stdout())
   match(answer.nbdAddresses[0], /^nbd:\/\/127\.0\.0\.1:\d+$/)
   equal(answer.adminAddresses.length, 1)
+})
+
+test('a TLS file that is missing is named before anything is made', async ({ folder }) => {
+  const dataDir = join(folder, 'data')
+  const cert = join(folder, 'no-cert.pem')
+  const files = ['--nbd-tls-cert', cert, '--nbd-tls-key', cert]
+  const listen = ['--nbd-listen', '127.0.0.1:0', '--admin-listen', 'off']
+  const torus = cliFor('')
+  const { code, stderr } = await torus([
+    ...['serve', '--data-dir', dataDir, '--nbd-tls', 'allow', ...files, ...listen]
+  ])
+  equal(code, 1)
+  match(stderr, /TLS certificate \S+no-cert\.pem cannot be read: ENOENT/)
+  ok(!existsSync(dataDir))
 })
 
 test('a second peer on the same directory is refused, and the first is named', async (context) => {

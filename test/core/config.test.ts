@@ -126,7 +126,10 @@ test('a bad value is named with its option, source and limit', () => {
   refused(flags({ shards: '2.5' }), /whole number/)
   refused(flags({ shards: 'two' }), /must be a number|whole number/)
   refused(flags({ capacityBytes: '20Gi' }), /^capacity "20Gi": "20Gi" is not a size/)
-  refused(flags({ capacityBytes: '1MiB' }), /must be 64MiB to/)
+  refused(
+    flags({ capacityBytes: '1MiB' }),
+    /^capacity "1MiB": must be 64MiB to 1PiB \(from flag --capacity\)/
+  )
   refused(flags({ segmentBytes: '48MiB' }), /must be a power of two/)
   refused(flags({ arenaBytes: '20000000' }), /must be a multiple of 64KiB/)
   refused(flags({ nbdListen: 'localhost' }), /^nbd-listen "localhost": must be HOST:PORT/)
@@ -142,9 +145,12 @@ test('a bad value is named with its option, source and limit', () => {
 
 test('a capacity of too few segments is refused', () => {
   const flags = { dataDir: '/d', capacityBytes: '256MiB', segmentBytes: '64MiB' }
-  refused({ flags }, /capacity 256MiB gives a shard 4 segments .* it needs 8/)
+  refused({ flags }, /256MiB \(from flag --capacity\) gives a shard 4 segments .* it needs 8/)
   refused({ flags: { ...flags, segmentBytes: '32MiB', shards: 2 } }, /4 segments/)
   resolve({ flags: { ...flags, segmentBytes: '32MiB' } })
+  const many = { dataDir: '/d', capacityBytes: '64MiB', shards: 64 }
+  refused({ flags: many }, /flag --capacity\) gives a shard 1 segments .*there are 64 shards/)
+  resolve({ flags: { ...many, shards: 8 } })
 })
 
 test('a data directory must be given', () => {
@@ -201,6 +207,15 @@ test('every option is listed with its value in the form that the file takes', ()
   deepEqual(value('volume'), ['demo=1GiB'])
   equal(value('nbd-listen'), '127.0.0.1:10809')
   equal(value('shards'), null)
+})
+
+test('help tells the defaults that hold', () => {
+  for (const { name, value } of configEntries(resolve({}))) {
+    const { usual } = Object.values(optionInfo).find((info) => info.name === name)!
+    // Those in words follow from the machine or from other options.
+    if (usual.includes(' ')) ok(value === null || name === 'admin-socket', name)
+    else equal(usual, name === 'data-dir' || !value || String(value) === '' ? '' : String(value))
+  }
 })
 
 test('what is listed, written to a file, gives the same configuration again', () => {

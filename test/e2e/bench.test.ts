@@ -1,5 +1,5 @@
 /** The benchmark runs; what it measures is nobody's business here. */
-import { ok, strictEqual } from 'node:assert/strict'
+import { match, ok, strictEqual } from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'uvu'
@@ -31,6 +31,7 @@ testNeeding(
         { timeoutMs: 120_000 }
       )
       strictEqual(code, 0, stdout + stderr)
+      match(stderr, /this takes about \d+ s/)
       ok(stdout.includes('random read 4 KiB, depth 32'))
       const { rows } = JSON.parse(readFileSync(scratch.path('out/bench.json'), 'utf8')) as Result
       strictEqual(rows.map(({ id }) => id).join(), 'randread,newdata')
@@ -39,6 +40,11 @@ testNeeding(
       for (const name of ['torus', 'nbdkit', 'append-direct']) ok(names.has(name), name)
       for (const { server, value } of measured) ok(value.median > 0, server)
       ok(readFileSync(scratch.path('out/bench.svg'), 'utf8').startsWith('<svg '))
+      const args = [program, ...small, ...choice, ...places, '--resume']
+      const again = await run(process.execPath, args, { timeoutMs: 120_000 })
+      strictEqual(again.code, 0, again.stderr)
+      match(again.stderr, /going on behind 2 rounds/)
+      ok(!again.stderr.includes('round 1'), 'nothing is measured twice')
     } finally {
       await scratch.remove()
     }

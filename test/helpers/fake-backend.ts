@@ -40,6 +40,7 @@ export class FakeBackend implements AdminBackend {
   readonly calls: string[] = []
   shardList: Shard[] = [fakeShard(0), fakeShard(1)]
   stats: VolumeStats[] = []
+  nbdAddresses = ['nbd://127.0.0.1:10809', 'nbd+unix:///demo?socket=/run/nbd.sock']
   readyAnswer: Ready = { ready: true, reasons: [] }
   /** When set, every call that may fail throws it. */
   failure: Error | null = null
@@ -71,7 +72,7 @@ export class FakeBackend implements AdminBackend {
       liveBytes: 4 * GIB,
       deadBytes: 1 * GIB,
       filesystemFreeBytes: 50 * GIB,
-      nbdAddresses: ['nbd://127.0.0.1:10809', 'nbd+unix:///demo?socket=/run/nbd.sock'],
+      nbdAddresses: [...this.nbdAddresses],
       adminAddresses: ['http://127.0.0.1:4321']
     }
   }

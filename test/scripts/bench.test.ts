@@ -1,11 +1,16 @@
-import { ok, strictEqual, throws } from 'node:assert/strict'
+import { match, ok, strictEqual, throws } from 'node:assert/strict'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { test } from 'uvu'
 import { comparisonChart } from '../../scripts/bench/chart.ts'
 import type { Measurement } from '../../scripts/bench/compare.ts'
+import { durationText, estimateSeconds } from '../../scripts/bench/estimate.ts'
 import { lineCharts } from '../../scripts/bench/lines.ts'
 import { fioArguments, parseFio } from '../../scripts/bench/fio.ts'
 import { parseOptions, sizeOf } from '../../scripts/bench/options.ts'
 import { comparisonTable, type RowReport, reportRow } from '../../scripts/bench/report.ts'
+import { Results } from '../../scripts/bench/results.ts'
 import { type Row, rows, tableOrder } from '../../scripts/bench/rows.ts'
 import { median } from '../../scripts/bench/statistics.ts'
 import { text } from '../../scripts/bench/svg.ts'
@@ -37,6 +42,11 @@ const measurement = (server: string, round: number, latencyUs: number): Measurem
   startUs: 0,
   endUs: 1
 })
+
+const machine = {
+  ...{ date: '2026-01-31T12:00:00.000Z', cpu: '', cores: 2, memoryGiB: 1, kernel: '' },
+  ...{ filesystem: 'ext4', node: 'v20', fio: 'fio-3', commit: 'abc' }
+}
 
 const latencyRow = rows.find(({ id }) => id === 'randread1') as Row
 
@@ -108,6 +118,51 @@ test('growth is drawn on logarithmic axes, and what is zero is left out', () => 
   const drawn = lineCharts('title', 'subtitle', [[chart, empty]])
   strictEqual(drawn.split('<circle').length, 3)
   ok(drawn.includes('not measured') && !drawn.includes('NaN') && !drawn.includes('Infinity'))
+})
+
+test('a chart tells the ratio and the goal, and is as wide as its longest bar', () => {
+  const far = { ...latencyReport(), goal: 2.5, ratio: { median: 2, min: 1, max: 3 } }
+  const chart = comparisonChart([latencyReport(), far], '')
+  ok(chart.includes('>2.00×, goal 2.5×<') && chart.includes('>3×<') && !chart.includes('>3.5×<'))
+})
+
+test('an estimate counts what is left, and grows with rounds and servers', () => {
+  const shape = { rows, selfRows: ['self-fill'], seconds: 8, sizeBytes: 4 * 2 ** 30, rounds: 5 }
+  const all = estimateSeconds({ ...shape, servers: ['torus', 'nbdkit', 'qemu-threads'] })
+  const two = estimateSeconds({ ...shape, servers: ['torus', 'nbdkit'] })
+  const alone = estimateSeconds({ ...shape, servers: ['nbdkit'] })
+  ok(all > two && two > alone && all > 1000 && all < 3600)
+  const left = estimateSeconds({ ...shape, servers: ['torus', 'nbdkit'] }, () => true)
+  ok(left < two / 4 && left > 0)
+  strictEqual(durationText(89), '89 s')
+  strictEqual(durationText(600), '10 min')
+  strictEqual(durationText(3600 + 35 * 60), '1 h 35 min')
+})
+
+test('what was measured is kept, and another run goes on behind it', () => {
+  const out = mkdtempSync(join(tmpdir(), 'torus-results-'))
+  try {
+    const settings = { seconds: 1, sizeBytes: 2 ** 30, rounds: 2 }
+    const results = (more: object = {}, commit = 'abc') =>
+      new Results(out, rows, { ...settings, ...more }, { ...machine, commit })
+    match(results().resume(), /nothing to go on with/)
+    const first = results()
+    first.measurements.push(measurement('torus', 0, 50), measurement('nbdkit', 0, 60))
+    first.keep(false)
+    const second = results()
+    match(second.resume(), /behind 1 rounds/)
+    ok(second.isDone('randread1', 0) && !second.isDone('randread1', 1))
+    ok(!second.isDone('randread', 0) && !second.isSelfDone('self-fill'))
+    strictEqual(second.reports().length, 1)
+    second.keep(true, join(out, 'there/named'))
+    const kept = JSON.parse(readFileSync(join(out, 'there/named.json'), 'utf8'))
+    strictEqual(kept.complete, true)
+    strictEqual(kept.measurements.length, 2)
+    throws(() => results({ rounds: 3 }).resume(), /"rounds":2.*not .*"rounds":3/)
+    throws(() => results({}, 'def').resume(), /at commit abc, not def/)
+  } finally {
+    rmSync(out, { recursive: true })
+  }
 })
 
 test('text in a picture is escaped', () => {

@@ -5,7 +5,7 @@ import { CommandError } from '../errors.ts'
 import { chooseNbdAddress, type NbdAddress } from '../nbd-address.ts'
 import { NbdKernel } from '../nbd-kernel.ts'
 import type { Output } from '../output.ts'
-import { needProgram, runProgram } from '../programs.ts'
+import { needProgram, programName, runProgram } from '../programs.ts'
 import { RunDirectory, type RunRecord } from '../run-directory.ts'
 
 interface AttachOptions {
@@ -78,7 +78,7 @@ async function runAttach(
   remember(record, output)
   output.result(
     { volume, device },
-    () => `${volume} is ${device}; end it with torus detach ${volume}`
+    () => `${volume} is ${device}; end it with ${programName()} detach ${volume}`
   )
 }
 

@@ -17,7 +17,7 @@ import { action, type Context, withExamples } from '../context.ts'
 import { makeDirectory } from '../../core/directories.ts'
 import { CommandError } from '../errors.ts'
 import { chooseNbdAddress, volumeUri } from '../nbd-address.ts'
-import { findProgram, needProgram, runProgram } from '../programs.ts'
+import { findProgram, needProgram, programName, runProgram } from '../programs.ts'
 import { RunDirectory, type RunRecord } from '../run-directory.ts'
 
 const READY_MS = 15_000
@@ -94,7 +94,7 @@ async function runMount(
     const device = join(directory, FILE_NAME)
     output.result(
       { volume, device, pid },
-      () => `${volume} is the file ${device}; end it with torus unmount ${given}`
+      () => `${volume} is the file ${device}; end it with ${programName()} unmount ${given}`
     )
   } catch (error) {
     if (made) rmdirSync(directory)
@@ -111,7 +111,10 @@ function prepareMountPoint(path: string): boolean {
   }
   if (!found.isDirectory()) throw new CommandError('InvalidArgument', `${path} is no directory`)
   if (isMounted(realpathSync(path))) {
-    throw new CommandError('Busy', `something is mounted on ${path}: torus unmount ${path}`)
+    throw new CommandError(
+      'Busy',
+      `something is mounted on ${path}: ${programName()} unmount ${path}`
+    )
   }
   if (readdirSync(path).length > 0) {
     throw new CommandError(

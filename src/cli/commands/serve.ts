@@ -1,6 +1,3 @@
-import { existsSync } from 'node:fs'
-import { relative } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import type { Command } from 'commander'
 import type { RunningPeer } from '../../coordinator.ts'
 import { StoreError } from '../../core/errors.ts'
@@ -10,6 +7,7 @@ import { DEFAULT_ADMIN } from '../api-client.ts'
 import { action, type Context, withExamples } from '../context.ts'
 import { UsageError } from '../errors.ts'
 import { parseNbdAddress, volumeUri } from '../nbd-address.ts'
+import { programName } from '../programs.ts'
 import { addServeOptions, configurationHelp, flagsOf } from '../serve-options.ts'
 
 export function addServeCommand(program: Command): void {
@@ -74,14 +72,6 @@ function greeting({ dataDir, nbdAddresses, adminAddresses }: RunningPeer, config
 function adminFlag(addresses: readonly string[]): string {
   const [first] = addresses
   return first === undefined || addresses.includes(DEFAULT_ADMIN) ? '' : ` --admin ${first}`
-}
-
-/** What to type here: a checkout has its own launcher. */
-function programName(): string {
-  const launcher = fileURLToPath(new URL('../../../../scripts/torus', import.meta.url))
-  if (!existsSync(launcher)) return 'torus'
-  const fromHere = relative(process.cwd(), launcher)
-  return fromHere.startsWith('..') ? launcher : fromHere
 }
 
 async function reload(peer: RunningPeer, { log }: LogOutput): Promise<void> {

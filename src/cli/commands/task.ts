@@ -4,6 +4,7 @@ import { formatSize } from '../../core/units.ts'
 import type { ApiClient, Task, TaskName } from '../api-client.ts'
 import { action, type Context, withExamples } from '../context.ts'
 import { CommandError } from '../errors.ts'
+import { programName } from '../programs.ts'
 
 interface TaskOptions {
   readonly stop?: boolean
@@ -49,7 +50,7 @@ async function runTask(task: TaskName, context: Context, options: TaskOptions): 
   const before = await api.task(task)
   const started = await api.startTask(task)
   if (!options.wait) {
-    output.result(started, () => `${task} started; see "torus ${task} --status"`)
+    output.result(started, () => `${task} started; see "${programName()} ${task} --status"`)
     return
   }
   const after = await untilDone(task, api, started, context)

@@ -5,6 +5,7 @@ import { sizeArgument } from '../arguments.ts'
 import { action, withExamples } from '../context.ts'
 import { CommandError } from '../errors.ts'
 import type { Output } from '../output.ts'
+import { programName } from '../programs.ts'
 
 export function addVolumeCommands(program: Command): void {
   const volume = program.command('volume').description('create and manage volumes')
@@ -46,7 +47,7 @@ function addList(parent: Command): void {
         const volumes = await api.volumes()
         output.result(volumes, () =>
           volumes.length === 0
-            ? 'no volumes yet: torus volume create NAME SIZE'
+            ? `no volumes yet: ${programName()} volume create NAME SIZE`
             : output.table(
                 ['NAME', 'SIZE', 'CLIENTS', 'TYPE', 'CREATED', 'DESCRIPTION'],
                 volumes.map(rowOf),
@@ -152,8 +153,9 @@ function addDelete(parent: Command): void {
         async ({ api, output, confirm }, [name], { force = false }) => {
           const volume = await api.volume(name)
           if (volume.clients > 0 && !force) {
-            const message = `volume ${name} has ${volume.clients} clients, see "torus client list"`
-            throw new CommandError('Busy', `${message}; --force disconnects them`)
+            const message = `volume ${name} has ${volume.clients} clients`
+            const see = `see "${programName()} client list"`
+            throw new CommandError('Busy', `${message}, ${see}; --force disconnects them`)
           }
           await confirm(`Volume ${name} (${formatSize(volume.sizeBytes)}) and all its data go.`)
           await api.deleteVolume(name, force)
