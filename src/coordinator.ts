@@ -9,6 +9,7 @@ import { Cluster } from './cluster/cluster.ts'
 import { randomId128 } from './cluster/ids.ts'
 import { Session } from './cluster/session.ts'
 import { PeerBackend } from './coordinator/backend.ts'
+import { joinCluster } from './coordinator/cluster-parts.ts'
 import { type DataDirectory, openDataDirectory } from './coordinator/data-directory.ts'
 import { systemClock, systemRandom } from './core/clock.ts'
 import {
@@ -119,6 +120,8 @@ async function start(
   }
 
   const { cluster, session, notes } = await openMetadata(directory, bootId, output, undo)
+  const parts = await joinCluster(cluster, session, output)
+  undo.add(() => parts.close())
   const arena = new SharedArena(config.arenaBytes)
   const { pool, syncLatency } = startShards(config, directory, arena, output, undo)
   const store = new LocalStore(pool)
@@ -147,6 +150,7 @@ async function start(
     addresses,
     syncLatency,
     notes,
+    cluster: parts.backend,
     stopping: () => stopping
   })
   await backend.refreshVolumes()

@@ -6,6 +6,7 @@
  * server is given the first two and derives the others from `status` and `shards`.
  * Failures are thrown as StoreError and become HTTP statuses.
  */
+import type { ClusterBackend } from './cluster-routes.ts'
 import type {
   Client,
   Peer,
@@ -21,6 +22,7 @@ import type {
 } from './schemas.ts'
 
 export interface AdminBackend {
+  readonly cluster: ClusterBackend
   /** May this peer serve clients now; `reasons` tells in words what is missing. Never throws. */
   ready(): Ready
   status(): Promise<Status>

@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import type { MetricsRegistry } from '../core/metrics.ts'
 import type { AdminBackend } from './backend.ts'
+import { clusterRoutesOf } from './cluster-routes.ts'
 import { RawAnswer, type Route, route, WithStatus } from './route.ts'
 import * as schemas from './schemas.ts'
 import type { Tasks } from './tasks.ts'
@@ -21,6 +22,7 @@ const byId = z.strictObject({ id: z.coerce.number().int().nonnegative() })
 
 export const routesOf = (context: RouteContext): readonly Route[] => [
   ...peerRoutes(context),
+  ...clusterRoutesOf(context.backend.cluster),
   ...volumeRoutes(context),
   ...clientRoutes(context),
   ...taskRoutes(context),

@@ -1,4 +1,5 @@
 import { request } from 'node:http'
+import type * as cluster from '../admin/cluster-schemas.ts'
 import type * as schemas from '../admin/schemas.ts'
 import { CommandError, UsageError } from './errors.ts'
 import { programName } from './programs.ts'
@@ -33,6 +34,9 @@ export type Shard = schemas.Shard
 export type VolumeStats = schemas.VolumeStats
 export type Task = schemas.Task
 export type TaskName = schemas.TaskName
+export type ClusterPeer = cluster.ClusterPeer
+export type ClusterStatus = cluster.ClusterStatus
+export type Pool = cluster.Pool
 
 export interface ConfigEntry {
   readonly name: string
@@ -90,6 +94,28 @@ export class ApiClient {
   task = (task: TaskName): Promise<Task> => this.#get(`/v1/tasks/${task}`)
   startTask = (task: TaskName): Promise<Task> => this.#send('POST', `/v1/tasks/${task}/start`)
   stopTask = (task: TaskName): Promise<Task> => this.#send('POST', `/v1/tasks/${task}/stop`)
+
+  clusterStatus = (): Promise<ClusterStatus> => this.#get('/v1/cluster')
+
+  async peers(): Promise<ClusterPeer[]> {
+    return (await this.#get<{ peers: ClusterPeer[] }>('/v1/peers')).peers
+  }
+
+  changePeer = (id: string, change: cluster.PeerChange): Promise<ClusterPeer> =>
+    this.#send('POST', `/v1/peers/${encodeURIComponent(id)}`, change)
+
+  removePeer = (id: string, force: boolean): Promise<void> =>
+    this.#send('DELETE', `/v1/peers/${encodeURIComponent(id)}?force=${force}`)
+
+  async pools(): Promise<Pool[]> {
+    return (await this.#get<{ pools: Pool[] }>('/v1/pools')).pools
+  }
+
+  pool = (name: string): Promise<Pool> => this.#get(poolPath(name))
+  createPool = (pool: cluster.PoolCreate): Promise<Pool> => this.#send('POST', '/v1/pools', pool)
+
+  changePool = (name: string, change: cluster.PoolChange): Promise<Pool> =>
+    this.#send('POST', poolPath(name), change)
 
   /** A .tar.gz. */
   debugBundle = (): Promise<Buffer> => this.#exchange('GET', '/v1/debug/bundle', undefined)
@@ -168,3 +194,4 @@ export class ApiClient {
 }
 
 const volumePath = (name: string): string => `/v1/volumes/${encodeURIComponent(name)}`
+const poolPath = (name: string): string => `/v1/pools/${encodeURIComponent(name)}`

@@ -4,12 +4,15 @@ import { DEFAULT_ADMIN } from './api-client.ts'
 import { addAttachCommands } from './commands/attach.ts'
 import { addBenchCommand } from './commands/bench.ts'
 import { addClientCommands } from './commands/client.ts'
+import { addClusterCommands } from './commands/cluster.ts'
 import { addCompletionCommand } from './commands/completion.ts'
 import { addConfigCommands } from './commands/config.ts'
 import { addDebugCommands } from './commands/debug.ts'
 import { addMountCommands } from './commands/mount.ts'
 import { addOfflineCommands } from './commands/offline.ts'
 import { addRingCommands } from './commands/ring.ts'
+import { addPeerCommands } from './commands/peer.ts'
+import { addPoolCommands } from './commands/pool.ts'
 import { addServeCommand } from './commands/serve.ts'
 import { addStatusCommands } from './commands/status.ts'
 import { addTaskCommands } from './commands/task.ts'
@@ -54,6 +57,9 @@ export function buildProgram(): Command {
   addMountCommands(program)
   addClientCommands(program)
   addStatusCommands(program)
+  addClusterCommands(program)
+  addPeerCommands(program)
+  addPoolCommands(program)
   addTopCommand(program)
   addBenchCommand(program)
   addTaskCommands(program)

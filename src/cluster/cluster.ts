@@ -114,6 +114,10 @@ async function registerPeer(
 ): Promise<boolean> {
   const key = keys.peer(self.peerId)
   const old = entry === null ? null : decodeRecord('peer', key, entry.value)
+  if (old?.state === 'removed') {
+    const text = `peer ${self.peerId} was removed from the cluster: start it with a new data directory`
+    throw new StoreError(ErrorCode.Forbidden, text)
+  }
   const record: PeerRecord = {
     ...(old ?? { labels: {}, addedAt: now }),
     v: 1,

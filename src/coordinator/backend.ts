@@ -1,6 +1,7 @@
 /** The admin API's view of a running peer. */
 import { hostname } from 'node:os'
 import type { AdminBackend, PeerGauges } from '../admin/backend.ts'
+import type { ClusterBackend } from '../admin/cluster-routes.ts'
 import type {
   Client,
   HealthProblem,
@@ -45,6 +46,7 @@ export interface BackendParts {
   /** Filled while the peer starts. */
   readonly addresses: { nbd: readonly string[]; admin: readonly string[] }
   readonly syncLatency: readonly LatencyHistogram[]
+  readonly cluster: ClusterBackend
   /** Problems that are known from the start on. */
   readonly notes: readonly HealthProblem[]
   stopping(): boolean
@@ -74,6 +76,10 @@ export class PeerBackend implements AdminBackend {
 
   constructor(parts: BackendParts) {
     this.#parts = parts
+  }
+
+  get cluster(): ClusterBackend {
+    return this.#parts.cluster
   }
 
   ready(): Ready {

@@ -17,6 +17,7 @@ import type {
 import { shardStatsSchema } from '../../src/admin/schemas.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { LatencyHistogram } from '../../src/core/histogram.ts'
+import { FakeCluster } from './fake-cluster.ts'
 
 const GIB = 1024 ** 3
 
@@ -34,6 +35,7 @@ export function fakeShard(shard: number, stats: Partial<ShardStats> = {}): Shard
 }
 
 export class FakeBackend implements AdminBackend {
+  readonly cluster: FakeCluster = new FakeCluster()
   readonly volumesByName = new Map<string, Volume>()
   readonly clients: Client[] = []
   /** Calls worth checking, in order: 'start scrub', 'disconnect 3', … */

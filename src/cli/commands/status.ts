@@ -1,6 +1,6 @@
 import type { Command } from 'commander'
 import { action, withExamples } from '../context.ts'
-import { peerText, statusText } from '../status-text.ts'
+import { statusText } from '../status-text.ts'
 
 export function addStatusCommands(program: Command): void {
   const status = program
@@ -13,17 +13,4 @@ export function addStatusCommands(program: Command): void {
       })
     )
   withExamples(status, 'torus status', 'torus status --json | jq .health')
-
-  const peer = program.command('peer').description('the storage server itself')
-  withExamples(peer, 'torus peer show')
-  const show = peer
-    .command('show')
-    .description('identity, addresses and capacity')
-    .action(
-      action(async ({ api, output }) => {
-        const answer = await api.peer()
-        output.result(answer, () => peerText(answer, output))
-      })
-    )
-  withExamples(show, 'torus peer show', 'torus peer show --admin unix:/var/lib/torus/admin.sock')
 }

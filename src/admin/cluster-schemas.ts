@@ -1,0 +1,120 @@
+/** What the admin API says of a cluster: its peers, pools and health. */
+import { z } from 'zod'
+
+const count = z.number().nonnegative()
+const bytes = z.number().nonnegative().meta({ description: 'Bytes' })
+const time = z.string().meta({ description: 'ISO 8601 time' })
+const labels = z.record(z.string(), z.string())
+
+export const clusterPeerSchema = z
+  .object({
+    peerId: z.string(),
+    up: z.boolean(),
+    /** `active`, `drained`: gets no data and gives away what it has. */
+    state: z.enum(['active', 'drained']),
+    bootId: z.string(),
+    /** Where other peers reach it; null while it is down or serves no others. */
+    address: z.string().nullable(),
+    adminAddresses: z.array(z.string()),
+    nbdAddresses: z.array(z.string()),
+    labels,
+    capacityBytes: bytes,
+    usedBytes: bytes.nullable(),
+    weight: z.number().nullable(),
+    groupsInSync: count,
+    groupsSyncing: count,
+    maintenanceUntil: time.nullable(),
+    addedAt: time
+  })
+  .meta({ id: 'ClusterPeer' })
+export type ClusterPeer = z.infer<typeof clusterPeerSchema>
+
+export const clusterPeerListSchema = z
+  .object({ peers: z.array(clusterPeerSchema) })
+  .meta({ id: 'ClusterPeerList' })
+
+export const peerChangeSchema = z
+  .strictObject({
+    labels: labels.optional(),
+    weight: z.number().nonnegative().nullable().optional(),
+    drained: z.boolean().optional(),
+    maintenanceMs: z.number().int().nonnegative().optional()
+  })
+  .meta({ id: 'PeerChange' })
+export type PeerChange = z.infer<typeof peerChangeSchema>
+
+export const failureDomainNames = ['peer', 'host', 'rack', 'zone'] as const
+
+export const poolSchema = z
+  .object({
+    name: z.string(),
+    number: count,
+    redundancy: z.string().meta({ examples: ['replicated:2'] }),
+    failureDomain: z.enum(failureDomainNames),
+    ring: z.string(),
+    groups: count,
+    writeMinimum: count,
+    /** null: every peer. */
+    peers: z.array(z.string()).nullable(),
+    createdAt: time,
+    groupsUsed: count,
+    degraded: count,
+    belowMinimum: count,
+    unavailable: count,
+    syncing: count
+  })
+  .meta({ id: 'Pool' })
+export type Pool = z.infer<typeof poolSchema>
+
+export const poolListSchema = z.object({ pools: z.array(poolSchema) }).meta({ id: 'PoolList' })
+
+const poolFields = {
+  redundancy: z.string().max(64),
+  failureDomain: z.enum(failureDomainNames).optional(),
+  ring: z.string().max(64).optional(),
+  groups: z.number().int().positive().optional(),
+  writeMinimum: z.number().int().positive().nullable().optional(),
+  peers: z.array(z.string()).min(1).nullable().optional()
+}
+
+export const poolCreateSchema = z
+  .strictObject({ name: z.string().min(1).max(63), ...poolFields })
+  .meta({ id: 'PoolCreate' })
+export type PoolCreate = z.infer<typeof poolCreateSchema>
+
+export const poolChangeSchema = z
+  .strictObject({ ...poolFields, redundancy: z.string().max(64).optional() })
+  .meta({ id: 'PoolChange' })
+export type PoolChange = z.infer<typeof poolChangeSchema>
+
+export const clusterProblemSchema = z
+  .object({ level: z.enum(['error', 'warning']), code: z.string(), message: z.string() })
+  .meta({ id: 'ClusterProblem' })
+export type ClusterProblem = z.infer<typeof clusterProblemSchema>
+
+/** What one peer brings up to date, of all its groups. */
+export const resyncSchema = z
+  .object({
+    groupsLeft: count,
+    bytesCopied: bytes,
+    bytesPerSecond: bytes,
+    secondsLeft: z.number().nonnegative().nullable()
+  })
+  .meta({ id: 'Resync' })
+export type Resync = z.infer<typeof resyncSchema>
+
+export const clusterStatusSchema = z
+  .object({
+    clusterId: z.string(),
+    health: z.enum(['ok', 'warning', 'error']),
+    problems: z.array(clusterProblemSchema),
+    controller: z.string().nullable(),
+    metadata: z.string().meta({ description: 'Where the metadata is', examples: ['embedded'] }),
+    leaseTrustedMs: z.number().meta({ description: 'How long this peer may go on unrenewed' }),
+    peers: z.array(clusterPeerSchema),
+    pools: z.array(poolSchema),
+    /** Of the peer that answers. */
+    resync: resyncSchema
+  })
+  .meta({ id: 'ClusterStatus' })
+export type ClusterStatus = z.infer<typeof clusterStatusSchema>

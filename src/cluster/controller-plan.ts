@@ -1,0 +1,210 @@
+/**
+ * What the controller wants to change about one pool's groups, from what it sees. Pure: the
+ * controller carries the changes out, each as a transaction that the group must still match.
+ */
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import type { GroupState } from '../placement/group-state.ts'
+import { type MovePlan, planMoves } from '../placement/rebalance.ts'
+import { parseRedundancy } from '../placement/redundancy.ts'
+import type { LeafRing } from '../placement/ring-description.ts'
+import { planTargets, type Targets } from '../placement/targets.ts'
+import type { KnownGroup } from './groups.ts'
+import { writeMinimumOf } from './pools.ts'
+import type { GroupMember, GroupRecord, PoolRecord } from './records.ts'
+
+/** A peer as the plan sees it. */
+export interface PlannedPeer {
+  readonly peerId: string
+  /** Its present boot; null while it is down. */
+  readonly boot: string | null
+  /** In proportion to the data it should have; 0 gives everything away. */
+  readonly weight: number
+  readonly labels: Readonly<Record<string, string>>
+  /** Down for so long that its copies are made elsewhere. */
+  readonly isLost: boolean
+}
+
+export interface GroupChange {
+  readonly group: number
+  readonly from: KnownGroup
+  readonly record: Pick<GroupRecord, 'members' | 'inSync' | 'syncing'>
+  /** For the log and the events. */
+  readonly why: string
+}
+
+export interface PoolPlan {
+  readonly changes: readonly GroupChange[]
+  readonly addsLeft: number
+  readonly dropsLeft: number
+  /** Why groups have fewer members than they should, or null. */
+  readonly shortage: string | null
+}
+
+/** Bounds of what is under way at a time. */
+export interface PlanLimits {
+  readonly syncsMax: number
+  readonly syncsPerPeerMax: number
+  readonly changesMax: number
+}
+
+/** The ring of a pool over the peers there are. */
+export function ringOf(pool: PoolRecord, peers: readonly PlannedPeer[]): LeafRing {
+  const chosen = peers.filter(({ peerId }) => pool.peers === null || pool.peers.includes(peerId))
+  return {
+    v: 1,
+    kind: pool.ring,
+    peers: chosen.map(({ peerId, weight, labels, isLost }) => ({
+      id: peerId,
+      weight: isLost ? 0 : weight,
+      labels: { ...labels }
+    })),
+    failureDomain: pool.failureDomain,
+    groups: pool.groups,
+    seed: pool.seed
+  }
+}
+
+/** @throws StoreError InvalidArgument when the pool's ring cannot be made */
+export function planPool(
+  pool: PoolRecord,
+  groups: ReadonlyMap<number, KnownGroup>,
+  peers: readonly PlannedPeer[],
+  limits: PlanLimits
+): PoolPlan {
+  const byId = new Map(peers.map((peer) => [peer.peerId, peer]))
+  const known = [...groups.entries()].filter(([group]) => group < pool.groups)
+  const changes: GroupChange[] = []
+  const changed = new Set<number>()
+  for (const [group, from] of known) {
+    if (changes.length >= limits.changesMax) break
+    const record = withoutLost(pool, from.record, byId)
+    if (record === null) continue
+    changes.push({ group, from, record, why: 'a member is lost' })
+    changed.add(group)
+  }
+  const targets = targetsOf(pool, groups, peers)
+  if (targets === null) {
+    return { changes, addsLeft: 0, dropsLeft: 0, shortage: 'no peer that can hold data' }
+  }
+  const states = statesOf(pool, groups, targets)
+  const plan = planMoves(targets, states, {
+    isUsable: (peer) => (byId.get(peer)?.boot ?? null) !== null,
+    syncsMax: limits.syncsMax,
+    syncsPerPeerMax: limits.syncsPerPeerMax,
+    dropsMax: limits.changesMax
+  })
+  const parts = { groups, byId, targets, changed, limits }
+  changes.push(...changesOf(plan, parts).slice(0, limits.changesMax - changes.length))
+  const { addsLeft, dropsLeft } = plan
+  return { changes, addsLeft, dropsLeft, shortage: targets.shortage }
+}
+
+/** Null when no peer of the pool has any weight. */
+function targetsOf(
+  pool: PoolRecord,
+  groups: ReadonlyMap<number, KnownGroup>,
+  peers: readonly PlannedPeer[]
+): Targets | null {
+  const ring = ringOf(pool, peers)
+  if (ring.peers.every(({ weight }) => weight === 0)) return null
+  const current = Array.from({ length: pool.groups }, (_, group) => stateOf(groups.get(group)))
+  try {
+    return planTargets({ redundancy: parseRedundancy(pool.redundancy), ring }, current)
+  } catch (thrown) {
+    if (thrown instanceof StoreError && thrown.code === ErrorCode.InvalidArgument) return null
+    throw thrown
+  }
+}
+
+/** Groups without a record need no moves: who needs one first makes it as it should be. */
+const statesOf = (
+  pool: PoolRecord,
+  groups: ReadonlyMap<number, KnownGroup>,
+  targets: Targets
+): GroupState[] =>
+  Array.from({ length: pool.groups }, (_, group) => {
+    const known = groups.get(group)
+    if (known !== undefined) return stateOf(known)
+    return targets
+      .membersOf(group)
+      .flatMap((peer, slot) => (peer === null ? [] : [{ peer, slot, inSync: true }]))
+  })
+
+/** Slots by the order of `members`; who is on the way out takes a slot that is free. */
+function stateOf(known: KnownGroup | undefined): GroupState {
+  if (known === undefined) return []
+  const { members, inSync, syncing } = known.record
+  const present = [
+    ...inSync.map(({ peer }) => ({ peer, inSync: true })),
+    ...syncing.map(({ peer }) => ({ peer, inSync: false }))
+  ]
+  const taken = new Set(present.flatMap(({ peer }) => slotsOf(members, peer)))
+  let next = 0
+  return present.map(({ peer, inSync: isInSync }) => {
+    const at = members.indexOf(peer)
+    if (at >= 0) return { peer, slot: at, inSync: isInSync }
+    while (taken.has(next)) next++
+    taken.add(next)
+    return { peer, slot: next, inSync: isInSync }
+  })
+}
+
+const slotsOf = (members: readonly string[], peer: string): number[] => {
+  const at = members.indexOf(peer)
+  return at < 0 ? [] : [at]
+}
+
+/**
+ * Peers that are lost hold nothing that counts, as long as enough others do: R8's write minimum,
+ * and never the last one.
+ */
+function withoutLost(
+  pool: PoolRecord,
+  record: GroupRecord,
+  peers: ReadonlyMap<string, PlannedPeer>
+): GroupChange['record'] | null {
+  const isLost = ({ peer }: GroupMember): boolean => peers.get(peer)?.isLost ?? true
+  const syncing = record.syncing.filter((member) => !isLost(member))
+  const staying = record.inSync.filter((member) => !isLost(member))
+  const least = Math.max(1, Math.min(writeMinimumOf(pool), record.inSync.length))
+  const inSync = staying.length >= least ? staying : record.inSync
+  if (inSync.length === record.inSync.length && syncing.length === record.syncing.length) {
+    return null
+  }
+  return { members: record.members, inSync, syncing }
+}
+
+function changesOf(
+  plan: MovePlan,
+  parts: {
+    readonly groups: ReadonlyMap<number, KnownGroup>
+    readonly byId: ReadonlyMap<string, PlannedPeer>
+    readonly targets: Targets
+    readonly changed: ReadonlySet<number>
+    readonly limits: PlanLimits
+  }
+): GroupChange[] {
+  const { groups, byId, targets } = parts
+  const changes: GroupChange[] = []
+  const seen = new Set(parts.changed)
+  for (const move of plan.moves) {
+    const from = groups.get(move.group)
+    // A second move of the same group starts from a record that is not there yet.
+    if (from === undefined || seen.has(move.group)) continue
+    seen.add(move.group)
+    const members = targets.membersOf(move.group).filter((peer) => peer !== null)
+    const { inSync, syncing } = from.record
+    if (move.kind === 'drop') {
+      const stays = ({ peer }: GroupMember): boolean => peer !== move.peer
+      const record = { members, inSync: inSync.filter(stays), syncing: syncing.filter(stays) }
+      if (record.inSync.length === 0) continue
+      changes.push({ group: move.group, from, record, why: `${move.peer} is no longer wanted` })
+    } else {
+      const boot = byId.get(move.peer)?.boot ?? null
+      if (boot === null) continue
+      const record = { members, inSync, syncing: [...syncing, { peer: move.peer, boot }] }
+      changes.push({ group: move.group, from, record, why: `${move.reason}: ${move.peer} joins` })
+    }
+  }
+  return changes
+}

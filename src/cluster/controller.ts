@@ -1,0 +1,240 @@
+/**
+ * The elected peer that looks after groups (PROTOCOL.md, R25): removes members that are lost,
+ * lists new ones, drops those that are no longer wanted. Every peer runs one of these; the one
+ * whose lease holds the key does something.
+ */
+import type { Timers } from '../core/clock.ts'
+import { StoreError } from '../core/errors.ts'
+import type { Following } from '../metadata/follow.ts'
+import type { Compare } from '../metadata/store.ts'
+import type { Cluster } from './cluster.ts'
+import { type PlanLimits, type PlannedPeer, type PoolPlan, planPool } from './controller-plan.ts'
+import { GroupRecords, type KnownGroup } from './groups.ts'
+import type { Membership, PeerView } from './membership.ts'
+import type { Pools } from './pools.ts'
+import { decodeRecord, encodeRecord, type PoolRecord } from './records.ts'
+import type { Session } from './session.ts'
+
+/** Between two looks; what changes meanwhile waits no longer than that. */
+const ROUND_MS = 1000
+const LIMITS: PlanLimits = { syncsMax: 64, syncsPerPeerMax: 4, changesMax: 64 }
+
+export interface ControllerOptions {
+  readonly cluster: Cluster
+  readonly session: Session
+  readonly membership: Membership
+  readonly pools: Pools
+  readonly timers: Timers
+  /** How long a peer may be away, as this process itself saw it, before copies are made anew. */
+  readonly downAfterMs: number
+  readonly log: (
+    level: 'info' | 'warn' | 'error',
+    message: string,
+    fields: Record<string, unknown>
+  ) => void
+}
+
+export interface ControllerStatus {
+  /** Peer id of the elected one, null while there is none. */
+  readonly controller: string | null
+  /** Of this process, if it is elected: by pool name. */
+  readonly plans: ReadonlyMap<string, PoolPlan>
+  /** Why nothing is done, '' when something may be. */
+  readonly paused: string
+}
+
+interface FollowedPool {
+  readonly groups: Map<number, KnownGroup>
+  readonly following: Following
+  ready: boolean
+}
+
+export class Controller {
+  readonly #options: ControllerOptions
+  readonly #records: GroupRecords
+  readonly #followed = new Map<number, FollowedPool>()
+  readonly #plans = new Map<string, PoolPlan>()
+  #controller: string | null = null
+  /** Revision in which this process was elected, 0 when it is not. */
+  #electedRevision = 0
+  /** Since when it has seen everything without interruption. */
+  #watchingSinceMs = 0
+  #paused = ''
+  #cancel: () => void = () => {}
+  #closed = false
+  #round: Promise<void> = Promise.resolve()
+
+  constructor(options: ControllerOptions) {
+    this.#options = options
+    this.#records = new GroupRecords(options.cluster)
+    options.session.onReplaced(() => this.#depose())
+  }
+
+  start(): void {
+    this.#schedule(0)
+  }
+
+  get status(): ControllerStatus {
+    return { controller: this.#controller, plans: this.#plans, paused: this.#paused }
+  }
+
+  /** Ends the round that runs, and the election with it if it was won. */
+  async close(): Promise<void> {
+    this.#closed = true
+    this.#cancel()
+    await this.#round
+    const revision = this.#electedRevision
+    this.#depose()
+    if (revision === 0) return
+    const { cluster } = this.#options
+    const key = cluster.keys.controller
+    const compare = [{ key, modRevision: revision }]
+    await cluster.store.transact({ compare, success: [{ delete: key }] }).catch(ignoreStoreError)
+  }
+
+  #schedule(delayMs: number): void {
+    if (this.#closed) return
+    this.#cancel = this.#options.timers.start(delayMs, () => {
+      this.#round = this.#runRound()
+        .catch((thrown: unknown) => {
+          if (!(thrown instanceof StoreError)) throw thrown
+          // What happened meanwhile was not seen: patience begins anew.
+          this.#watchingSinceMs = this.#options.cluster.clock.monotonicMs()
+          this.#options.log('warn', 'the controller could not look', { why: thrown.message })
+        })
+        .finally(() => this.#schedule(ROUND_MS))
+    })
+  }
+
+  async #runRound(): Promise<void> {
+    if (!(await this.#campaign())) return
+    const pools = await this.#options.pools.list()
+    this.#followPools(pools)
+    const peers = this.#plannedPeers()
+    if (peers === null) return
+    for (const pool of pools) {
+      const followed = this.#followed.get(pool.number)
+      if (followed?.ready !== true) continue
+      const plan = planPool(pool, followed.groups, peers, LIMITS)
+      this.#plans.set(pool.name, plan)
+      await this.#carryOut(pool, followed, plan)
+      if (this.#closed || this.#electedRevision === 0) return
+    }
+  }
+
+  /** Is this process elected? */
+  async #campaign(): Promise<boolean> {
+    const { cluster, session } = this.#options
+    const { keys, store, self, clock } = cluster
+    const key = keys.controller
+    const value = encodeRecord('controller', { v: 1, peer: self.peerId, bootId: self.bootId })
+    const { succeeded, revision, entries } = await store.transact({
+      compare: [{ key, is: 'absent' }],
+      success: [{ put: key, value, lease: session.lease }],
+      failure: [{ get: key }]
+    })
+    if (succeeded) {
+      this.#electedRevision = revision
+      this.#controller = self.peerId
+      this.#watchingSinceMs = clock.monotonicMs()
+      this.#options.log('info', 'elected as controller', {})
+      return true
+    }
+    const entry = entries[0] ?? null
+    this.#controller = entry === null ? null : decodeRecord('controller', key, entry.value).peer
+    if (entry !== null && entry.modRevision === this.#electedRevision) return true
+    this.#depose()
+    return false
+  }
+
+  #depose(): void {
+    if (this.#electedRevision !== 0) this.#options.log('info', 'no longer the controller', {})
+    this.#electedRevision = 0
+    for (const { following } of this.#followed.values()) following.stop()
+    this.#followed.clear()
+    this.#plans.clear()
+  }
+
+  #followPools(pools: readonly PoolRecord[]): void {
+    for (const { number, name } of pools) {
+      if (this.#followed.has(number)) continue
+      const groups = new Map<number, KnownGroup>()
+      const following = this.#records.follow(number, {
+        onGroup: (group, known) => groups.set(group, known),
+        onGone: (group) => groups.delete(group),
+        onTrouble: (error) => {
+          this.#options.log('warn', 'following groups failed', { pool: name, why: error.message })
+        }
+      })
+      const followed: FollowedPool = { groups, following, ready: false }
+      this.#followed.set(number, followed)
+      void following.ready.then(() => {
+        followed.ready = true
+      })
+    }
+  }
+
+  /** Null when so many are away that the network is the likelier reason. */
+  #plannedPeers(): PlannedPeer[] | null {
+    const { membership, cluster, downAfterMs } = this.#options
+    const now = cluster.clock.monotonicMs()
+    const views = membership.peers()
+    const isAway = ({ alive }: PeerView): boolean => alive === null
+    const away = views.filter(isAway).length
+    const isLost = (view: PeerView): boolean => {
+      if (!isAway(view) || this.#isInMaintenance(view)) return false
+      const sinceMs = Math.max(view.changedMs, this.#watchingSinceMs)
+      return now - sinceMs >= downAfterMs
+    }
+    const paused =
+      away * 2 > views.length && views.length > 2
+        ? `${away} of ${views.length} peers are away together: nothing is moved until more are back`
+        : ''
+    if (paused !== this.#paused && paused !== '') {
+      this.#options.log('error', 'the controller waits', { why: paused })
+    }
+    this.#paused = paused
+    if (paused !== '') {
+      this.#watchingSinceMs = now
+      return null
+    }
+    return views.map((view) => ({
+      peerId: view.record.peerId,
+      boot: view.alive?.bootId ?? null,
+      weight: weightOf(view),
+      labels: view.record.labels,
+      isLost: isLost(view)
+    }))
+  }
+
+  #isInMaintenance({ record }: PeerView): boolean {
+    const until = record.maintenanceUntil ?? null
+    return until !== null && Date.parse(until) > this.#options.cluster.clock.wallMs()
+  }
+
+  async #carryOut(pool: PoolRecord, followed: FollowedPool, plan: PoolPlan): Promise<void> {
+    const { keys } = this.#options.cluster
+    const elected: Compare = { key: keys.controller, modRevision: this.#electedRevision }
+    for (const { group, from, record, why } of plan.changes) {
+      if (this.#closed || this.#electedRevision === 0) return
+      const known = await this.#records.change(pool.number, group, from, record, [elected])
+      if (known === null) continue
+      followed.groups.set(group, known)
+      this.#options.log('info', 'group changed', {
+        pool: pool.name,
+        group,
+        epoch: known.record.epoch,
+        why
+      })
+    }
+  }
+}
+
+const weightOf = ({ record }: PeerView): number => {
+  if (record.state === 'drained') return 0
+  return record.weight ?? record.capacityBytes
+}
+
+function ignoreStoreError(thrown: unknown): void {
+  if (!(thrown instanceof StoreError)) throw thrown
+}

@@ -1,0 +1,241 @@
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { membersOf, parseRedundancy } from '../placement/redundancy.ts'
+import { assertPlaceable } from '../placement/targets.ts'
+import type { Cluster } from './cluster.ts'
+import type { Controller } from './controller.ts'
+import { type PlannedPeer, ringOf } from './controller-plan.ts'
+import { GroupRecords, type KnownGroup } from './groups.ts'
+import type { Membership, PeerView } from './membership.ts'
+import { type NewPool, type PoolChange, type Pools, writeMinimumOf } from './pools.ts'
+import type { GroupRecord, PeerRecord, PoolRecord } from './records.ts'
+
+/** A peer and what its copies are worth. */
+export interface PeerSummary {
+  readonly view: PeerView
+  /** Groups in which it is, by state. */
+  readonly inSync: number
+  readonly syncing: number
+}
+
+/** How a pool's groups are. */
+export interface PoolSummary {
+  readonly pool: PoolRecord
+  readonly writeMinimum: number
+  /** Groups that have a record: the others hold nothing yet. */
+  readonly groupsUsed: number
+  /** Groups with fewer members in sync that are up than the redundancy asks for. */
+  readonly degraded: number
+  /** Groups whose writes wait. */
+  readonly belowMinimum: number
+  /** Groups that nobody who is up has in sync. */
+  readonly unavailable: number
+  readonly syncing: number
+}
+
+export interface PeerChange {
+  readonly labels?: Readonly<Record<string, string>>
+  readonly weight?: number | null
+  readonly drained?: boolean
+  /** Milliseconds from now; 0 ends it. */
+  readonly maintenanceMs?: number
+}
+
+/** What operators do to a cluster, on any of its peers. */
+export class ClusterOperations {
+  readonly #cluster: Cluster
+  readonly #membership: Membership
+  readonly #controller: Controller
+  readonly #records: GroupRecords
+  readonly pools: Pools
+
+  constructor(parts: {
+    readonly cluster: Cluster
+    readonly membership: Membership
+    readonly controller: Controller
+    readonly pools: Pools
+  }) {
+    this.#cluster = parts.cluster
+    this.#membership = parts.membership
+    this.#controller = parts.controller
+    this.#records = new GroupRecords(parts.cluster)
+    this.pools = parts.pools
+  }
+
+  get clusterId(): string {
+    return this.#cluster.self.clusterId
+  }
+
+  get controllerStatus(): Controller['status'] {
+    return this.#controller.status
+  }
+
+  async peers(): Promise<PeerSummary[]> {
+    const inSync = new Map<string, number>()
+    const syncing = new Map<string, number>()
+    const count = (into: Map<string, number>, peer: string): void => {
+      into.set(peer, (into.get(peer) ?? 0) + 1)
+    }
+    for (const pool of await this.pools.list()) {
+      for (const { record } of (await this.#records.readAll(pool.number)).values()) {
+        for (const { peer } of record.inSync) count(inSync, peer)
+        for (const { peer } of record.syncing) count(syncing, peer)
+      }
+    }
+    return this.#membership.peers().map((view) => ({
+      view,
+      inSync: inSync.get(view.record.peerId) ?? 0,
+      syncing: syncing.get(view.record.peerId) ?? 0
+    }))
+  }
+
+  async poolSummaries(): Promise<PoolSummary[]> {
+    const pools = await this.pools.list()
+    return Promise.all(
+      pools.map(async (pool) => this.#summaryOf(pool, await this.#records.readAll(pool.number)))
+    )
+  }
+
+  /** A peer by its id, or by the beginning of it that no other has. @throws StoreError NotFound */
+  find(name: string): PeerView {
+    const found = this.#membership.peers().filter(({ record }) => record.peerId.startsWith(name))
+    if (found.length === 1 && name !== '') return found[0]!
+    const why = found.length === 0 || name === '' ? 'there is no peer' : 'several peers begin with'
+    throw new StoreError(ErrorCode.NotFound, `${why} ${JSON.stringify(name)}`)
+  }
+
+  changePeer(peerId: string, change: PeerChange): Promise<PeerRecord> {
+    const { labels, weight, drained, maintenanceMs } = change
+    if (weight !== undefined && weight !== null && !(weight >= 0 && weight <= 2 ** 53)) {
+      throw new StoreError(ErrorCode.InvalidArgument, `weight ${weight} is not from 0 to 2^53`)
+    }
+    const until =
+      maintenanceMs === undefined || maintenanceMs === 0
+        ? null
+        : new Date(this.#cluster.clock.wallMs() + maintenanceMs).toISOString()
+    return this.#membership.change(peerId, (record) => ({
+      ...(labels === undefined ? {} : { labels: withLabels(record.labels, labels) }),
+      ...(weight === undefined ? {} : { weight }),
+      ...(drained === undefined ? {} : { state: drained ? 'drained' : 'active' }),
+      ...(maintenanceMs === undefined ? {} : { maintenanceUntil: until })
+    }))
+  }
+
+  /**
+   * The peer never comes back as it is; its copies are made anew from others at once.
+   * @throws StoreError Busy while it is up, or when nobody else has what it has and not `force`
+   */
+  async removePeer(peerId: string, force: boolean): Promise<void> {
+    const view = this.#membership.peer(peerId)
+    if (view === null) throw new StoreError(ErrorCode.NotFound, `there is no peer ${peerId}`)
+    const only: string[] = []
+    let holds = 0
+    for (const pool of await this.pools.list()) {
+      for (const [group, { record }] of await this.#records.readAll(pool.number)) {
+        const isMember = record.inSync.some(({ peer }) => peer === peerId)
+        if (!isMember) continue
+        holds++
+        if (!this.#survivesWithout(pool, record, peerId)) only.push(`${pool.name}/${group}`)
+      }
+    }
+    if (view.alive !== null && holds > 0 && !force) {
+      const text = `peer ${peerId} is up and has ${holds} groups in sync`
+      throw new StoreError(ErrorCode.Busy, `${text}: drain it first`)
+    }
+    if (only.length > 0 && !force) {
+      const shown = only.slice(0, 3).join(', ')
+      const text = `${only.length} groups (${shown}…) have too few other copies in sync`
+      throw new StoreError(ErrorCode.Busy, `${text}: removing peer ${peerId} would lose them`)
+    }
+    await this.#membership.change(peerId, () => ({ state: 'removed' }))
+  }
+
+  /** @throws StoreError InvalidArgument when the peers cannot satisfy it */
+  async createPool(pool: NewPool): Promise<PoolRecord> {
+    if (parseRedundancy(pool.redundancy).kind === 'erasure') {
+      const text = `${pool.redundancy}: erasure-coded pools are not there yet, use replicated:N`
+      throw new StoreError(ErrorCode.InvalidArgument, text)
+    }
+    const peers = this.#plannedPeers()
+    for (const peer of pool.peers ?? []) this.find(peer)
+    const draft = { ...(await this.#draftOf(pool)) }
+    assertPlaceable({
+      redundancy: parseRedundancy(pool.redundancy),
+      ring: ringOf(draft, peers)
+    })
+    return this.pools.create(pool)
+  }
+
+  /** @throws StoreError NotFound, InvalidArgument */
+  async changePool(name: string, change: PoolChange): Promise<PoolRecord> {
+    const pool = { ...(await this.pools.get(name)), ...change }
+    const redundancy = parseRedundancy(pool.redundancy)
+    assertPlaceable({ redundancy, ring: ringOf(pool, this.#plannedPeers()) })
+    return this.pools.set(name, change)
+  }
+
+  async #draftOf(pool: NewPool): Promise<PoolRecord> {
+    const { redundancy, failureDomain = 'host', ring = 'ketama', peers = null } = pool
+    return {
+      v: 1,
+      name: pool.name,
+      number: 0,
+      redundancy,
+      failureDomain,
+      ring,
+      groups: pool.groups ?? 1,
+      seed: 0,
+      writeMinimum: null,
+      peers: peers === null ? null : [...peers],
+      createdAt: this.#cluster.nowText()
+    }
+  }
+
+  #plannedPeers(): PlannedPeer[] {
+    return this.#membership.peers().map(({ record, alive }) => ({
+      peerId: record.peerId,
+      boot: alive?.bootId ?? null,
+      weight: record.state === 'drained' ? 0 : (record.weight ?? record.capacityBytes),
+      labels: record.labels,
+      isLost: false
+    }))
+  }
+
+  #survivesWithout(pool: PoolRecord, record: GroupRecord, peerId: string): boolean {
+    const others = this.#upInSync(record).filter((peer) => peer !== peerId)
+    const wanted = Math.min(writeMinimumOf(pool), record.inSync.length)
+    return others.length >= Math.max(1, wanted)
+  }
+
+  #upInSync(record: GroupRecord): string[] {
+    return record.inSync
+      .filter(({ peer, boot }) => this.#membership.isPresentBoot(peer, boot))
+      .map(({ peer }) => peer)
+  }
+
+  #summaryOf(pool: PoolRecord, groups: ReadonlyMap<number, KnownGroup>): PoolSummary {
+    const wanted = membersOf(parseRedundancy(pool.redundancy))
+    const writeMinimum = writeMinimumOf(pool)
+    let degraded = 0
+    let belowMinimum = 0
+    let unavailable = 0
+    let syncing = 0
+    for (const { record } of groups.values()) {
+      const up = this.#upInSync(record).length
+      if (up < wanted) degraded++
+      if (up < Math.min(writeMinimum, record.inSync.length)) belowMinimum++
+      if (up === 0) unavailable++
+      if (record.syncing.length > 0) syncing++
+    }
+    const groupsUsed = groups.size
+    return { pool, writeMinimum, groupsUsed, degraded, belowMinimum, unavailable, syncing }
+  }
+}
+
+/** An empty value takes a label away. */
+function withLabels(
+  old: Readonly<Record<string, string>>,
+  change: Readonly<Record<string, string>>
+): Record<string, string> {
+  const entries = Object.entries({ ...old, ...change })
+  return Object.fromEntries(entries.filter(([, value]) => value !== ''))
+}

@@ -1,0 +1,149 @@
+/** The admin API's view of the cluster that a peer is in. */
+import type { ClusterBackend } from '../admin/cluster-routes.ts'
+import type {
+  ClusterPeer,
+  ClusterProblem,
+  ClusterStatus,
+  PeerChange,
+  Pool,
+  PoolChange,
+  PoolCreate,
+  Resync
+} from '../admin/cluster-schemas.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import type { ClusterOperations, PeerSummary, PoolSummary } from '../cluster/operations.ts'
+import { clusterProblems } from './cluster-health.ts'
+import { healthOf } from './health.ts'
+
+export interface ClusterBackendParts {
+  readonly operations: ClusterOperations
+  /** Where the metadata is, in words. */
+  readonly metadata: string
+  /** A peer with embedded metadata is alone: what needs others is refused. */
+  readonly isAlone: boolean
+  leaseTrustedMs(): number
+  resync(): Resync
+}
+
+export class PeerClusterBackend implements ClusterBackend {
+  readonly #parts: ClusterBackendParts
+
+  constructor(parts: ClusterBackendParts) {
+    this.#parts = parts
+  }
+
+  async clusterStatus(): Promise<ClusterStatus> {
+    const { operations, metadata } = this.#parts
+    const [peers, pools] = await Promise.all([operations.peers(), operations.poolSummaries()])
+    const { controller, plans, paused } = operations.controllerStatus
+    const problems: ClusterProblem[] = clusterProblems({ peers, pools, plans, paused })
+    return {
+      clusterId: operations.clusterId,
+      health: healthOf(problems),
+      problems,
+      controller,
+      metadata,
+      leaseTrustedMs: this.#parts.leaseTrustedMs(),
+      peers: peers.map(peerOf),
+      pools: pools.map(poolOf),
+      resync: this.#parts.resync()
+    }
+  }
+
+  async clusterPeers(): Promise<readonly ClusterPeer[]> {
+    return (await this.#parts.operations.peers()).map(peerOf)
+  }
+
+  async changePeer(id: string, change: PeerChange): Promise<ClusterPeer> {
+    const { operations } = this.#parts
+    const { peerId } = operations.find(id).record
+    const { labels, weight, drained, maintenanceMs } = change
+    const record = await operations.changePeer(peerId, {
+      ...(labels === undefined ? {} : { labels }),
+      ...(weight === undefined ? {} : { weight }),
+      ...(drained === undefined ? {} : { drained }),
+      ...(maintenanceMs === undefined ? {} : { maintenanceMs })
+    })
+    const summary = (await operations.peers()).find(({ view }) => view.record.peerId === peerId)
+    if (summary === undefined) throw new StoreError(ErrorCode.NotFound, `peer ${id} is gone`)
+    return peerOf({ ...summary, view: { ...summary.view, record } })
+  }
+
+  async removePeer(id: string, force: boolean): Promise<void> {
+    const { operations } = this.#parts
+    await operations.removePeer(operations.find(id).record.peerId, force)
+  }
+
+  /** Of a peer that is alone: none, until it needs to tell where its data is. */
+  async pools(): Promise<readonly Pool[]> {
+    return (await this.#parts.operations.poolSummaries()).map(poolOf)
+  }
+
+  async pool(name: string): Promise<Pool> {
+    const pools = await this.pools()
+    const pool = pools.find((each) => each.name === name)
+    if (pool !== undefined) return pool
+    throw new StoreError(ErrorCode.NotFound, `there is no pool ${JSON.stringify(name)}`)
+  }
+
+  async createPool(pool: PoolCreate): Promise<Pool> {
+    this.#refuseAlone(`pool ${pool.name}`)
+    const { name, redundancy, ...rest } = pool
+    await this.#parts.operations.createPool({ name, redundancy, ...withoutUndefined(rest) })
+    return this.pool(name)
+  }
+
+  async changePool(name: string, change: PoolChange): Promise<Pool> {
+    this.#refuseAlone(`pool ${name}`)
+    await this.#parts.operations.changePool(name, withoutUndefined(change))
+    return this.pool(name)
+  }
+
+  #refuseAlone(what: string): void {
+    if (!this.#parts.isAlone) return
+    const text = `${what}: this peer has embedded metadata and is alone`
+    const advice = 'move it to etcd with "torus metadata migrate --to etcd --etcd URL"'
+    throw new StoreError(ErrorCode.InvalidArgument, `${text}; ${advice}`)
+  }
+}
+
+/** With exactOptionalPropertyTypes, absent and undefined differ. */
+const withoutUndefined = <T extends object>(
+  given: T
+): { [K in keyof T]: Exclude<T[K], undefined> } =>
+  Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]: Exclude<T[K], undefined>
+  }
+
+function peerOf({ view, inSync, syncing }: PeerSummary): ClusterPeer {
+  const { record, alive } = view
+  return {
+    peerId: record.peerId,
+    up: alive !== null,
+    state: record.state === 'drained' ? 'drained' : 'active',
+    bootId: record.bootId,
+    address: alive?.peerAddress ?? null,
+    adminAddresses: alive?.adminAddresses ?? [],
+    nbdAddresses: alive?.nbdAddresses ?? [],
+    labels: record.labels,
+    capacityBytes: record.capacityBytes,
+    usedBytes: alive?.usedBytes ?? null,
+    weight: record.weight ?? null,
+    groupsInSync: inSync,
+    groupsSyncing: syncing,
+    maintenanceUntil: record.maintenanceUntil ?? null,
+    addedAt: record.addedAt
+  }
+}
+
+const poolOf = ({ pool, ...summary }: PoolSummary): Pool => ({
+  name: pool.name,
+  number: pool.number,
+  redundancy: pool.redundancy,
+  failureDomain: pool.failureDomain,
+  ring: pool.ring,
+  groups: pool.groups,
+  peers: pool.peers,
+  createdAt: pool.createdAt,
+  ...summary
+})

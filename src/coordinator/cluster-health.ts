@@ -1,0 +1,81 @@
+/** What is wrong with a cluster, in words, and what to do about it. Pure. */
+import type { ClusterProblem } from '../admin/cluster-schemas.ts'
+import { formatSize } from '../core/units.ts'
+import type { PoolPlan } from '../cluster/controller-plan.ts'
+import type { PeerSummary, PoolSummary } from '../cluster/operations.ts'
+import { parseRedundancy } from '../placement/redundancy.ts'
+
+const NEAR_FULL = 0.85
+
+export interface ClusterFacts {
+  readonly peers: readonly PeerSummary[]
+  readonly pools: readonly PoolSummary[]
+  /** Of the controller, by pool; empty on other peers. */
+  readonly plans: ReadonlyMap<string, PoolPlan>
+  readonly paused: string
+}
+
+/** Worst first. */
+export function clusterProblems(facts: ClusterFacts): ClusterProblem[] {
+  const problems = [
+    ...pausedProblems(facts),
+    ...facts.pools.flatMap((pool) => poolProblems(pool, facts)),
+    ...facts.peers.flatMap(peerProblems)
+  ]
+  return problems.sort((a, b) => rank(a) - rank(b))
+}
+
+const rank = ({ level }: ClusterProblem): number => (level === 'error' ? 0 : 1)
+
+const problem = (
+  level: ClusterProblem['level'],
+  code: string,
+  message: string
+): ClusterProblem => ({ level, code, message })
+
+const pausedProblems = ({ paused }: ClusterFacts): ClusterProblem[] =>
+  paused === '' ? [] : [problem('error', 'manyPeersAway', paused)]
+
+function poolProblems(summary: PoolSummary, { peers, plans }: ClusterFacts): ClusterProblem[] {
+  const { pool, degraded, belowMinimum, unavailable } = summary
+  const problems: ClusterProblem[] = []
+  if (unavailable > 0) {
+    const text = `pool ${pool.name}: ${unavailable} groups have no copy that is up`
+    problems.push(problem('error', 'unavailable', `${text}: start the peers that are down`))
+  }
+  if (belowMinimum > unavailable) {
+    const text = `pool ${pool.name}: writes to ${belowMinimum} groups wait for more copies`
+    problems.push(problem('error', 'belowWriteMinimum', `${text}: start the peers that are down`))
+  }
+  if (degraded > 0) {
+    const text = `pool ${pool.name}: ${degraded} of ${summary.groupsUsed} groups have fewer copies`
+    const advice = 'they are made again from the others; see "torus peer list" for who is down'
+    problems.push(problem('warning', 'degraded', `${text} than ${pool.redundancy}: ${advice}`))
+  }
+  const shortage = plans.get(pool.name)?.shortage ?? null
+  if (shortage !== null) {
+    problems.push(problem('warning', 'shortage', `pool ${pool.name} wants ${shortage}`))
+  }
+  const redundancy = parseRedundancy(pool.redundancy)
+  const isSingle = redundancy.kind === 'replicated' && redundancy.copies === 1
+  if (isSingle && peers.length > 1) {
+    const text = `pool ${pool.name} keeps one copy of everything although there are more peers`
+    const advice = `torus pool set ${pool.name} --redundancy replicated:2`
+    problems.push(problem('warning', 'oneCopy', `${text}: ${advice}`))
+  }
+  return problems
+}
+
+function peerProblems({ view, inSync }: PeerSummary): ClusterProblem[] {
+  const { record, alive } = view
+  const name = `peer ${record.peerId.slice(0, 8)}`
+  if (alive === null) {
+    if (inSync === 0 && record.state === 'drained') return []
+    const advice = 'start it, or remove it with "torus peer remove" if it is gone for good'
+    return [problem('warning', 'peerDown', `${name} is down: ${advice}`)]
+  }
+  const part = record.capacityBytes === 0 ? 0 : alive.usedBytes / record.capacityBytes
+  if (part < NEAR_FULL) return []
+  const text = `${name} is ${(part * 100).toFixed(0)} % full of ${formatSize(record.capacityBytes)}`
+  return [problem('warning', 'nearFull', `${text}: add peers, or delete and trim volumes`)]
+}

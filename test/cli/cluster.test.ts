@@ -1,0 +1,65 @@
+import { deepEqual, equal, match } from 'node:assert/strict'
+import { suite } from 'uvu'
+import { type AdminFixture, startFixture } from '../helpers/admin.ts'
+import { type Cli, cliFor } from '../helpers/cli.ts'
+
+interface Here {
+  fixture: AdminFixture
+  torus: Cli
+}
+const test = suite<Here>('cluster commands')
+test.before.each(async (context) => {
+  context.fixture = await startFixture()
+  context.torus = cliFor(context.fixture.url)
+})
+test.after.each((context) => context.fixture.stop())
+
+test('cluster status names what is wrong, pools with bars, peers', async ({ torus }) => {
+  const { stdout, stderr } = await torus(['cluster', 'status'])
+  match(stdout, /health +warning/, stderr)
+  match(stdout, /! peer bbbbbbbb is down/)
+  match(stdout, /resync +3 groups on this peer, 1 GiB\/s, 2s left/)
+  match(stdout, /default +replicated:2 +256 +192 +█{15}░{5} 75 %/)
+  match(stdout, /bbbbbbbb +down/)
+})
+
+test('peers are listed, shown, labelled, drained and removed', async ({ torus, fixture }) => {
+  match((await torus(['peer', 'list'])).stdout, /^PEER.*\naaaaaaaa +up +127.0.0.1:40001/)
+  match((await torus(['peer', 'show', 'bb'])).stdout, /state +down/)
+  match((await torus(['peer', 'show'])).stdout, /shards +2/)
+  const set = await torus(['peer', 'set', 'aa', '--label', 'rack=r1', '--weight', '3'])
+  match(set.stdout, /labels +host=a rack=r1/, set.stderr)
+  equal(fixture.backend.cluster.peerList[0]?.weight, 3)
+  match((await torus(['peer', 'drain', 'aa'])).stdout, /^peer aaaaaaaa gives its data away/)
+  match((await torus(['peer', 'list'])).stdout, /up, drained/)
+  match((await torus(['peer', 'undrain', 'aa'])).stdout, /takes data again/)
+  const up = await torus(['peer', 'remove', 'aa', '--yes'])
+  deepEqual([up.code, up.stdout], [1, ''])
+  match(up.stderr, /is up: drain it first/)
+  equal((await torus(['peer', 'remove', 'bb', '--yes'])).stdout, 'removed peer bbbbbbbb\n')
+  equal(fixture.backend.cluster.peerList.length, 1)
+})
+
+test('wrong usage of peer commands is named', async ({ torus }) => {
+  const label = await torus(['peer', 'set', 'aa', '--label', 'rack'])
+  deepEqual([label.code, /"rack" is not KEY=VALUE/.test(label.stderr)], [2, true])
+  const nothing = await torus(['peer', 'set', 'aa'])
+  deepEqual([nothing.code, nothing.stderr], [2, 'torus: nothing to set was given\n'])
+  const state = await torus(['peer', 'maintenance', 'aa', 'maybe'])
+  deepEqual([state.code, state.stderr], [2, 'torus: "maybe" is not on or off\n'])
+  equal((await torus(['peer', 'show', 'f'])).code, 2)
+})
+
+test('pools are created, listed, shown and changed', async ({ torus }) => {
+  const created = await torus(['pool', 'create', 'p', '--redundancy', 'replicated:3'])
+  equal(created.stdout, 'created pool p, replicated:3\n', created.stderr)
+  match((await torus(['pool', 'list'])).stdout, /\np +replicated:3 +host +ketama/)
+  match((await torus(['pool', 'show', 'p'])).stdout, /redundancy +replicated:3/)
+  const set = await torus(['pool', 'set', 'p', '--redundancy', 'replicated:2'])
+  match(set.stdout, /redundancy +replicated:2/)
+  equal((await torus(['pool', 'show', 'q'])).code, 1)
+  const domain = await torus(['pool', 'set', 'p', '--failure-domain', 'room'])
+  deepEqual([domain.code, /peer, host, rack, zone/.test(domain.stderr)], [2, true])
+})
+
+test.run()

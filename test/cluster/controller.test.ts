@@ -1,0 +1,217 @@
+import { deepStrictEqual, ok, strictEqual } from 'node:assert'
+import { test } from 'uvu'
+import { Cluster } from '../../src/cluster/cluster.ts'
+import { Controller } from '../../src/cluster/controller.ts'
+import { type PlannedPeer, planPool } from '../../src/cluster/controller-plan.ts'
+import { GroupRecords, type KnownGroup } from '../../src/cluster/groups.ts'
+import { Membership } from '../../src/cluster/membership.ts'
+import { Pools } from '../../src/cluster/pools.ts'
+import type { PoolRecord } from '../../src/cluster/records.ts'
+import { Session } from '../../src/cluster/session.ts'
+import { systemTimers } from '../../src/core/clock.ts'
+import { EmbeddedStore } from '../../src/metadata/embedded-store.ts'
+import { MemoryTables } from '../../src/metadata/memory-tables.ts'
+import { ManualClock, SeededRandom } from '../helpers/manual-clock.ts'
+import { until } from '../helpers/process.ts'
+
+const id = (name: string): string => name.repeat(32)
+const LIMITS = { syncsMax: 64, syncsPerPeerMax: 64, changesMax: 1000 }
+
+const POOL: PoolRecord = {
+  v: 1,
+  name: 'p',
+  number: 1,
+  redundancy: 'replicated:2',
+  failureDomain: 'peer',
+  ring: 'ketama',
+  groups: 8,
+  seed: 1,
+  writeMinimum: null,
+  peers: null,
+  createdAt: '2026-01-01T00:00:00Z'
+}
+
+const peer = (name: string, more: Partial<PlannedPeer> = {}): PlannedPeer => ({
+  peerId: id(name),
+  boot: id('1'),
+  weight: 1,
+  labels: {},
+  isLost: false,
+  ...more
+})
+
+/** Groups whose members are all in sync. */
+function groupsOf(members: readonly string[], count = POOL.groups): Map<number, KnownGroup> {
+  const inSync = members.map((name) => ({ peer: id(name), boot: id('1') }))
+  const record = { v: 1, epoch: 1, members: members.map(id), inSync, syncing: [] } as const
+  const known = { record: structuredClone(record), modRevision: 1 } as unknown as KnownGroup
+  return new Map(Array.from({ length: count }, (_, group) => [group, known]))
+}
+
+/** Carries changes out, and lets whatever syncs be in sync. */
+function settle(
+  pool: PoolRecord,
+  groups: Map<number, KnownGroup>,
+  peers: readonly PlannedPeer[]
+): number {
+  for (let round = 0; round < 100; round++) {
+    const { changes, addsLeft, dropsLeft } = planPool(pool, groups, peers, LIMITS)
+    if (changes.length === 0) {
+      deepStrictEqual([addsLeft, dropsLeft], [0, 0])
+      return round
+    }
+    for (const { group, from, record } of changes) {
+      strictEqual(groups.get(group), from)
+      const inSync = [...record.inSync, ...record.syncing]
+      const next = { ...from.record, ...record, inSync, syncing: [], epoch: from.record.epoch + 1 }
+      groups.set(group, { record: next, modRevision: from.modRevision + 1 })
+    }
+  }
+  throw new Error('the plan does not come to an end')
+}
+
+const holdersOf = (groups: Map<number, KnownGroup>): string[][] =>
+  [...groups.values()].map(({ record }) => record.inSync.map((member) => member.peer[0]!).sort())
+
+test('a lost member is removed where another has the data, and replaced', () => {
+  const groups = groupsOf(['a', 'b'])
+  const peers = [peer('a'), peer('b', { boot: null, isLost: true }), peer('c')]
+  settle(POOL, groups, peers)
+  for (const holders of holdersOf(groups)) deepStrictEqual(holders, ['a', 'c'])
+})
+
+test('a peer that is only down stays a member, and nothing is copied', () => {
+  const groups = groupsOf(['a', 'b'])
+  const peers = [peer('a'), peer('b', { boot: null }), peer('c', { weight: 0 })]
+  deepStrictEqual(planPool(POOL, groups, peers, LIMITS).changes, [])
+})
+
+test('the last member in sync is never removed, lost or not', () => {
+  const groups = groupsOf(['a'])
+  const peers = [peer('a', { boot: null, isLost: true }), peer('b')]
+  const { changes } = planPool(POOL, groups, peers, LIMITS)
+  deepStrictEqual(changes, [])
+})
+
+test('the write minimum keeps lost members until others took their place', () => {
+  const pool: PoolRecord = { ...POOL, redundancy: 'replicated:3' }
+  const groups = groupsOf(['a', 'b', 'c'])
+  const lost = { boot: null, isLost: true }
+  const peers = [peer('a'), peer('b', lost), peer('c', lost), peer('d'), peer('e')]
+  settle(pool, groups, peers)
+  for (const holders of holdersOf(groups)) deepStrictEqual(holders, ['a', 'd', 'e'])
+})
+
+test('more copies, fewer copies, and a drained peer', () => {
+  const groups = groupsOf(['a'])
+  const peers = [peer('a'), peer('b'), peer('c')]
+  settle(POOL, groups, peers)
+  ok(holdersOf(groups).every((holders) => holders.length === 2))
+  settle({ ...POOL, redundancy: 'replicated:3' }, groups, peers)
+  for (const holders of holdersOf(groups)) deepStrictEqual(holders, ['a', 'b', 'c'])
+  settle({ ...POOL, redundancy: 'replicated:1' }, groups, peers)
+  ok(holdersOf(groups).every((holders) => holders.length === 1))
+  settle({ ...POOL, redundancy: 'replicated:1' }, groups, [
+    peer('a', { weight: 0 }),
+    peer('b'),
+    peer('c')
+  ])
+  ok(holdersOf(groups).every(([holder]) => holder !== 'a'))
+})
+
+interface Life {
+  readonly session: Session
+  readonly membership: Membership
+  readonly controller: Controller
+  readonly pools: Pools
+  readonly records: GroupRecords
+  end(): Promise<void>
+}
+
+async function site() {
+  const clock = new ManualClock()
+  const random = new SeededRandom(1)
+  const store = await EmbeddedStore.open(new MemoryTables(), { clock, random })
+  const start = async (name: string): Promise<Life> => {
+    const self = {
+      clusterId: id('c'),
+      peerId: id(name),
+      bootId: id('1'),
+      bootCounter: 1,
+      capacityBytes: 1000
+    }
+    const cluster = await Cluster.open(store, self, { clock, random })
+    const session = await Session.open(store, clock)
+    const alive = { peerAddress: null, adminAddresses: [], nbdAddresses: [], usedBytes: 0 }
+    const membership = await Membership.open(cluster, session, { alive })
+    const pools = new Pools(cluster)
+    const timers = {
+      start: (_: number, run: () => void) => systemTimers.start(5, run)
+    }
+    const downAfterMs = 60_000
+    const log = (): void => {}
+    const parts = { cluster, session, membership, pools, timers, downAfterMs, log }
+    const controller = new Controller(parts)
+    const end = async (): Promise<void> => {
+      await controller.close()
+      membership.close()
+      await session.close()
+    }
+    return { session, membership, controller, pools, records: new GroupRecords(cluster), end }
+  }
+  return { clock, store, start }
+}
+
+test('one peer is elected; when it ends another is, and goes on', async () => {
+  const { start, store } = await site()
+  const first = await start('a')
+  const pool = await first.pools.ensureDefault(16)
+  strictEqual((await first.pools.ensureDefault(16)).createdAt, pool.createdAt)
+  strictEqual((await first.records.readAll(0)).size, 16)
+  first.controller.start()
+  await until(() => first.controller.status.controller === id('a'), 'the first to be elected')
+  const second = await start('b')
+  second.controller.start()
+  await until(() => second.controller.status.controller === id('a'), 'the second to follow')
+  await first.pools.set('default', { redundancy: 'replicated:2', failureDomain: 'peer' })
+  const syncing = async (): Promise<number> => {
+    const groups = [...(await first.records.readAll(0)).values()]
+    return groups.filter(({ record }) => record.syncing[0]?.peer === id('b')).length
+  }
+  await until(async () => (await syncing()) >= 4, 'groups to get a second member')
+  await first.end()
+  await until(() => second.controller.status.controller === id('b'), 'the second to be elected')
+  await second.end()
+  await store.close()
+})
+
+test('a peer counts as lost only after it was seen to be away for long enough', async () => {
+  const { start, store, clock } = await site()
+  const first = await start('a')
+  const second = await start('b')
+  await first.pools.ensureDefault(4)
+  await first.pools.set('default', { redundancy: 'replicated:2', failureDomain: 'peer' })
+  first.controller.start()
+  const memberCount = async (state: 'inSync' | 'syncing'): Promise<number> => {
+    const groups = [...(await first.records.readAll(0)).values()]
+    return groups.reduce((sum, { record }) => sum + record[state].length, 0)
+  }
+  await until(async () => (await memberCount('syncing')) === 4, 'groups to get a second member')
+  await second.end()
+  await until(() => first.membership.addressOf(id('b')) === null, 'the second to be gone')
+  for (let round = 0; round < 5; round++) {
+    clock.nowMs += 5000
+    await first.session.renew()
+  }
+  strictEqual(await memberCount('syncing'), 4)
+  for (let round = 0; round < 10; round++) {
+    clock.nowMs += 5000
+    await first.session.renew()
+  }
+  await until(async () => (await memberCount('syncing')) === 0, 'the lost member to be removed')
+  strictEqual(await memberCount('inSync'), 4)
+  await first.end()
+  await store.close()
+})
+
+test.run()

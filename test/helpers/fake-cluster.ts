@@ -1,0 +1,122 @@
+/** A ClusterBackend over nothing: two peers and one pool that tests change. */
+import type { ClusterBackend } from '../../src/admin/cluster-routes.ts'
+import type {
+  ClusterPeer,
+  ClusterStatus,
+  PeerChange,
+  Pool,
+  PoolChange,
+  PoolCreate
+} from '../../src/admin/cluster-schemas.ts'
+import { ErrorCode, StoreError } from '../../src/core/errors.ts'
+
+const GIB = 1024 ** 3
+const ADDED = '2026-01-31T12:00:00.000Z'
+
+const peerOf = (id: string, up: boolean): ClusterPeer => ({
+  peerId: id.repeat(32),
+  up,
+  state: 'active',
+  bootId: 'e'.repeat(32),
+  address: up ? '127.0.0.1:40001' : null,
+  adminAddresses: [],
+  nbdAddresses: [],
+  labels: { host: id },
+  capacityBytes: 10 * GIB,
+  usedBytes: up ? GIB : null,
+  weight: null,
+  groupsInSync: 256,
+  groupsSyncing: 0,
+  maintenanceUntil: null,
+  addedAt: ADDED
+})
+
+const poolOf = (name: string, redundancy: string): Pool => ({
+  name,
+  number: 0,
+  redundancy,
+  failureDomain: 'host',
+  ring: 'ketama',
+  groups: 256,
+  writeMinimum: 1,
+  peers: null,
+  createdAt: ADDED,
+  groupsUsed: 256,
+  degraded: 64,
+  belowMinimum: 0,
+  unavailable: 0,
+  syncing: 0
+})
+
+export class FakeCluster implements ClusterBackend {
+  readonly peerList: ClusterPeer[] = [peerOf('a', true), peerOf('b', false)]
+  readonly poolList: Pool[] = [poolOf('default', 'replicated:2')]
+
+  async clusterStatus(): Promise<ClusterStatus> {
+    return {
+      clusterId: 'c'.repeat(32),
+      health: 'warning',
+      problems: [{ level: 'warning', code: 'peerDown', message: 'peer bbbbbbbb is down' }],
+      controller: 'a'.repeat(32),
+      metadata: 'embedded',
+      leaseTrustedMs: 9000,
+      peers: this.peerList,
+      pools: this.poolList,
+      resync: { groupsLeft: 3, bytesCopied: GIB, bytesPerSecond: GIB, secondsLeft: 2 }
+    }
+  }
+
+  async clusterPeers(): Promise<readonly ClusterPeer[]> {
+    return this.peerList
+  }
+
+  async changePeer(id: string, change: PeerChange): Promise<ClusterPeer> {
+    const at = this.#find(id)
+    const { labels, weight, drained } = change
+    const old = this.peerList[at]!
+    this.peerList[at] = {
+      ...old,
+      labels: { ...old.labels, ...labels },
+      weight: weight === undefined ? old.weight : weight,
+      state: drained === undefined ? old.state : drained ? 'drained' : 'active'
+    }
+    return this.peerList[at]
+  }
+
+  async removePeer(id: string, force: boolean): Promise<void> {
+    const at = this.#find(id)
+    if (this.peerList[at]!.up && !force) {
+      throw new StoreError(ErrorCode.Busy, `peer ${id} is up: drain it first`)
+    }
+    this.peerList.splice(at, 1)
+  }
+
+  async pools(): Promise<readonly Pool[]> {
+    return this.poolList
+  }
+
+  async pool(name: string): Promise<Pool> {
+    const pool = this.poolList.find((each) => each.name === name)
+    if (pool === undefined) throw new StoreError(ErrorCode.NotFound, `there is no pool "${name}"`)
+    return pool
+  }
+
+  async createPool({ name, redundancy }: PoolCreate): Promise<Pool> {
+    const pool = poolOf(name, redundancy)
+    this.poolList.push(pool)
+    return pool
+  }
+
+  async changePool(name: string, { redundancy }: PoolChange): Promise<Pool> {
+    const pool = await this.pool(name)
+    const changed = { ...pool, redundancy: redundancy ?? pool.redundancy }
+    this.poolList[this.poolList.indexOf(pool)] = changed
+    return changed
+  }
+
+  #find(id: string): number {
+    const at = this.peerList.findIndex(({ peerId }) => peerId.startsWith(id))
+    if (at < 0) throw new StoreError(ErrorCode.NotFound, `there is no peer "${id}"`)
+    return at
+  }
+}
