@@ -6,10 +6,12 @@
  *   word  field
  *     0   layer      number in the index (in a checkpoint: as its layer list says)
  *     1   chunk      index within the volume
- *     2   shape      runs or packed entries 12 bits | palette length << 12 | form << 24
+ *     2   shape      runs or packed entries 12 bits | palette length << 12 | form << 24 | SUMMED
  *     3   runs:      checksums that follow the runs | blocks in all runs << 16
  *         packed:    entries in blocks 0..255, 0..511, 0..767 as three fields of 10 bits
- *     4   palette    (writerEpoch, sequence >>> 32) of the versions in this chunk, 2 words each
+ *   4-7   sums       of the versions (chunk-sums.ts), true while the shape has its bit SUMMED;
+ *                    these four are not in a checkpoint
+ *     8   palette    (writerEpoch, sequence >>> 32) of the versions in this chunk, 2 words each
  *
  *   runs, 4 words each in block order, then one checksum word for each block of data:
  *         first block | block count << 16
@@ -21,7 +23,7 @@
  *         location, sequence low, checksum: 3 words an entry, in block order
  *         palette indexes, two a word, low half first; none where the palette has one version
  *
- * A block on its own is 11 words as a run; packed, blocks are 12 bytes each in a chunk written by
+ * A block on its own is 15 words as a run; packed, blocks are 12 bytes each in a chunk written by
  * one writer epoch, else 14.
  */
 import { endianness } from 'node:os'
@@ -35,7 +37,11 @@ export const AT_SHAPE = 2
 export const AT_BLOCKS = 3
 /** Packed only. */
 export const AT_RANKS = 3
-export const HEADER_WORDS = 4
+export const AT_SUMS = 4
+export const SUMS_WORDS = 4
+export const HEADER_WORDS = AT_SUMS + SUMS_WORDS
+/** Any change of what the chunk holds clears it; a block that only moves does not count. */
+export const SUMMED = 1 << 30
 
 export const FORM_RUNS = 0
 export const FORM_PACKED = 1
@@ -48,6 +54,7 @@ export const PALETTE_WORDS = 2
 const COUNT_MASK = 0xfff
 const PALETTE_SHIFT = 12
 const FORM_SHIFT = 24
+const FORM_MASK = 0x3f
 
 assert(CHUNK_BLOCKS === 1024, 'three rank fields of 10 bits count the entries of a chunk')
 // Palette indexes are read and moved as halves of words.
@@ -55,7 +62,7 @@ assert(endianness() === 'LE', 'the index is laid out for little-endian machines'
 
 export const shapeOf = (form: number, count: number, palette: number): number =>
   count | (palette << PALETTE_SHIFT) | (form << FORM_SHIFT)
-export const formOf = (shape: number): number => shape >>> FORM_SHIFT
+export const formOf = (shape: number): number => (shape >>> FORM_SHIFT) & FORM_MASK
 /** Runs or packed entries. */
 export const countOf = (shape: number): number => shape & COUNT_MASK
 export const paletteOf = (shape: number): number => (shape >>> PALETTE_SHIFT) & COUNT_MASK

@@ -5,6 +5,7 @@ import {
   AT_CHUNK,
   AT_LAYER,
   AT_SHAPE,
+  AT_SUMS,
   BITMAP_WORDS,
   chunkWords,
   countOf,
@@ -16,7 +17,8 @@ import {
   PALETTE_WORDS,
   paletteOf,
   RUN_WORDS,
-  runsWords
+  runsWords,
+  SUMS_WORDS
 } from './chunk-layout.ts'
 import { IndexPages, slabOf, UNIT_WORDS, wordOf } from './index-pages.ts'
 import type { ReplayItems } from './index-replay.ts'
@@ -335,13 +337,14 @@ export class ChunkStore {
     return home
   }
 
-  /** Takes in a chunk as words that were checked (see `checkChunk`), with its layer's number. */
+  /** Takes in a chunk as words that were checked (see `IndexLoad`), with its layer's number. */
   adopt(words: Uint32Array, at: number, length: number, layer: number): void {
     const chunk = words[at + AT_CHUNK]!
-    const home = this.pages.acquire(unitsOf(length))
+    const home = this.pages.acquire(unitsOf(length + SUMS_WORDS))
     const homeAt = wordOf(home)
     const slab = this.pages.slabs[slabOf(home)]!
-    slab.set(words.subarray(at, at + length), homeAt)
+    slab.set(words.subarray(at, at + AT_SUMS), homeAt)
+    slab.set(words.subarray(at + AT_SUMS, at + length), homeAt + HEADER_WORDS)
     slab[homeAt + AT_LAYER] = layer
     this.table.insert(keyHash(layer, chunk), home)
   }

@@ -6,7 +6,7 @@
  *     2    size    MARK_SIZE, chunks in the index when the walk began (a hint for its loader)
  *     6    layer   MARK_LAYER, number, family id high and low, layer id high and low;
  *                  comes before the first chunk of that layer
- *     n    chunk   its words as chunk-layout.ts has them
+ *     n    chunk   its words as chunk-layout.ts has them, without the sums
  */
 import { assert } from '../core/assert.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
@@ -17,6 +17,7 @@ import {
   AT_LAYER,
   AT_RANKS,
   AT_SHAPE,
+  AT_SUMS,
   BITMAP_WORDS,
   bitCount,
   chunkWords,
@@ -29,7 +30,9 @@ import {
   PALETTE_WORDS,
   paletteOf,
   RUN_WORDS,
-  ranksOf
+  ranksOf,
+  SUMMED,
+  SUMS_WORDS
 } from './chunk-layout.ts'
 import type { ChunkStore } from './chunk-store.ts'
 import type { IndexLayers } from './index-layers.ts'
@@ -144,10 +147,14 @@ export class IndexSave {
       this.named[layer] = true
       at += LAYER_WORDS
     }
-    const length = chunkWords(slab, slabAt)
-    if (length > 64) words.set(slab.subarray(slabAt, slabAt + length), at)
-    else for (let i = 0; i < length; i++) words[at + i] = slab[slabAt + i]!
-    return at + length
+    for (let i = 0; i < AT_SUMS; i++) words[at + i] = slab[slabAt + i]!
+    words[at + AT_SHAPE] = words[at + AT_SHAPE]! & ~SUMMED
+    const bodyAt = slabAt + HEADER_WORDS
+    const body = chunkWords(slab, slabAt) - HEADER_WORDS
+    at += AT_SUMS
+    if (body > 64) words.set(slab.subarray(bodyAt, bodyAt + body), at)
+    else for (let i = 0; i < body; i++) words[at + i] = slab[bodyAt + i]!
+    return at + body
   }
 }
 
@@ -218,7 +225,7 @@ export class IndexLoad {
     this.store.adopt(words, at, length, layer)
     const { counter } = this
     const shape = words[at + AT_SHAPE]!
-    const bodyAt = at + HEADER_WORDS + paletteOf(shape) * PALETTE_WORDS
+    const bodyAt = at + AT_SUMS + paletteOf(shape) * PALETTE_WORDS
     if (formOf(shape) === FORM_RUNS) {
       for (let run = 0; run < countOf(shape); run++) {
         const location = words[bodyAt + run * RUN_WORDS + 1]!
@@ -238,19 +245,20 @@ export class IndexLoad {
   }
 }
 
-/** Words of the chunk at `words[at]`, after everything that the index relies on was checked. */
+/** Words of the saved chunk at `words[at]`, after everything that the index relies on was checked. */
 function checkedChunkWords(words: Uint32Array, at: number): number {
-  check(at + HEADER_WORDS <= words.length, 'an index piece that ends in a chunk')
+  check(at + AT_SUMS <= words.length, 'an index piece that ends in a chunk')
   const shape = words[at + AT_SHAPE]!
+  check((shape & SUMMED) === 0, 'an index chunk with sums')
   const palette = paletteOf(shape)
   const count = countOf(shape)
   check(formOf(shape) <= FORM_PACKED, 'an index chunk of unknown form')
   check(count > 0 && count <= CHUNK_BLOCKS, 'an index chunk without entries')
   check(palette > 0 && palette <= CHUNK_BLOCKS, 'an index chunk without versions')
-  const length = chunkWords(words, at)
+  const length = chunkWords(words, at) - SUMS_WORDS
   check(at + length <= words.length, 'an index piece that ends in a chunk')
-  check(length <= UNITS_MAX * UNIT_WORDS, 'an index chunk beyond its size')
-  const paletteAt = at + HEADER_WORDS
+  check(length + SUMS_WORDS <= UNITS_MAX * UNIT_WORDS, 'an index chunk beyond its size')
+  const paletteAt = at + AT_SUMS
   for (let i = 0; i < palette; i++) {
     check(words[paletteAt + i * PALETTE_WORDS + 1]! < 256, 'a sequence beyond its 40 bits')
   }

@@ -74,6 +74,10 @@ export class IndexLayers {
     }
   }
 
+  isOfFamily(number: number, familyHigh: number, familyLow: number): boolean {
+    return this.keys[number * 4 + 1] === familyLow && this.keys[number * 4] === familyHigh
+  }
+
   private is(number: number, familyHigh: number, familyLow: number, high: number, low: number) {
     const at = number * 4
     return (

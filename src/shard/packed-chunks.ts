@@ -10,6 +10,7 @@ import {
   packedWords,
   paletteOf,
   rankOf,
+  SUMMED,
   shapeOf
 } from './chunk-layout.ts'
 import { type IndexPages, slabOf, wordOf } from './index-pages.ts'
@@ -94,6 +95,7 @@ export class PackedChunks {
     const halves = this.pages.halves[slabOf(address)]!
     const at = wordOf(address)
     const shape = words[at + AT_SHAPE]!
+    words[at + AT_SHAPE] = shape & ~SUMMED
     const paletteAt = at + HEADER_WORDS
     const bitmapAt = paletteAt + paletteOf(shape) * PALETTE_WORDS
     const entriesAt = bitmapAt + BITMAP_WORDS
