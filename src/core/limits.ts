@@ -46,6 +46,9 @@ export const APPEND_RESERVE_BYTES = 64 * 1024 * 1024
 /** Sequence of a version: 40 bits. A new writerEpoch is taken long before its end. */
 export const SEQUENCE_MAX = 2 ** 40 - 1
 
+/** Void versions of one shard, in runs: what writers that died had in flight, many times over. */
+export const VOIDS_MAX = 262_144
+
 /** Pages for payloads in flight. Bounds the memory of the data path together with QUEUE_SLOTS. */
 export const ARENA_BYTES_DEFAULT = 64 * 1024 * 1024
 /** Requests of all clients in flight at once; an empty pool stops sockets from being read. */

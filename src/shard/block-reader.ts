@@ -47,6 +47,7 @@ export class BlockReader {
     const layer = this.layerOf(op)
     const { runs } = this
     if (layer < 0) {
+      this.runs.length = 0
       this.memory.fill(0, op.payload, op.payload + op.blockCount * BLOCK_BYTES)
       return
     }
@@ -87,7 +88,17 @@ export class BlockReader {
     op.resultA = pairs
   }
 
-  private layerOf(op: ShardOp): number {
+  /** Checksums of the data blocks of the last read, by block from its first one. */
+  copyChecksums(words: Uint32Array, at: number): void {
+    const { runs } = this
+    for (let run = 0; run < runs.length; run++) {
+      if (runs.locations[run]! >= LOCATION_END) continue
+      const from = runs.firsts[run]! - runs.firsts[0]!
+      for (let i = from; i < from + runs.counts[run]!; i++) words[at + i] = runs.crcs[i]!
+    }
+  }
+
+  layerOf(op: ShardOp): number {
     return this.index.layerIndex(op.familyHigh, op.familyLow, op.layerHigh, op.layerLow, false)
   }
 

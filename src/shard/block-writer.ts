@@ -14,6 +14,7 @@ import { LOCATION_HOLE, LOCATION_ZERO } from './run-list.ts'
 import type { Segments } from './segments.ts'
 import type { ShardHost } from './shard-config.ts'
 import { shardStatIndex } from './stats.ts'
+import type { Voids } from './voids.ts'
 
 /** What decides whether the shard takes more. */
 export interface WriteGate {
@@ -33,6 +34,7 @@ export class BlockWriter {
   private readonly index: ExtentIndex
   private readonly appender: Appender
   private readonly gate: WriteGate
+  private readonly voids: Voids
   private readonly host: ShardHost
   private readonly record = new BlockRecord()
   private readonly crcs = new Uint32Array(BATCH_PAYLOAD_PAGES_MAX)
@@ -45,6 +47,7 @@ export class BlockWriter {
       segments: Segments
       index: ExtentIndex
       appender: Appender
+      voids: Voids
       views: BlockViews
       gate: WriteGate
     }
@@ -57,6 +60,7 @@ export class BlockWriter {
     this.appender = parts.appender
     this.views = parts.views
     this.gate = parts.gate
+    this.voids = parts.voids
   }
 
   /** Carries out all Write, Trim, WriteZeroes and DeleteLayer among `ops[0, count)`, in order. */
@@ -171,7 +175,8 @@ export class BlockWriter {
     }
     this.stats[shardStatIndex.trims]!++
     const mark = isHole(op) ? LOCATION_HOLE : LOCATION_ZERO
-    index.putMark(layer, chunk, firstBlock, blockCount, writerEpoch, sequence, mark, false)
+    const keep = (op.flags & OpFlag.KeepHole) !== 0
+    index.putMark(layer, chunk, firstBlock, blockCount, writerEpoch, sequence, mark, keep)
   }
 
   private refusalOf(op: ShardOp): ErrorCode {
@@ -184,7 +189,9 @@ export class BlockWriter {
       op.blockCount <= blocksMax &&
       op.firstBlock + op.blockCount <= CHUNK_BLOCKS &&
       op.sequence <= SEQUENCE_MAX
-    return valid ? ErrorCode.Ok : ErrorCode.InvalidArgument
+    if (!valid) return ErrorCode.InvalidArgument
+    if (this.voids.count > 0 && this.voids.touches(op)) return ErrorCode.StaleEpoch
+    return ErrorCode.Ok
   }
 
   /**
@@ -193,6 +200,7 @@ export class BlockWriter {
    */
   private isNoop(op: ShardOp): boolean {
     if (op.kind === OpKind.Write || (op.kind === OpKind.WriteZeroes && !isHole(op))) return false
+    if (op.kind !== OpKind.DeleteLayer && (op.flags & OpFlag.KeepHole) !== 0) return false
     const layer = this.index.layerIndex(
       op.familyHigh,
       op.familyLow,

@@ -77,6 +77,7 @@ export const offlineConfig = (superblock: Superblock, options: Partial<ShardConf
     segmentBytes: superblock.segmentBytes,
     capacityBytes: Number.MAX_SAFE_INTEGER,
     scrubPeriodMs: 0,
+    holdHoles: true, // whether they may go is not known here
     ...options
   })
 

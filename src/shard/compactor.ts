@@ -69,6 +69,7 @@ export class Compactor {
     this.checkpoint = parts.checkpoint
     this.hasRoom = parts.hasRoom
     this.copy = new SegmentCopy(host, parts)
+    this.holdHoles = config.holdHoles
   }
 
   /** Compacts everything that has garbage; what is active now is sealed for that. */
@@ -78,6 +79,11 @@ export class Compactor {
     const { stats } = this.host
     stats[shardStatIndex.compactionBytesDone] = 0
     stats[shardStatIndex.compactionBytesTotal] = this.segments.usedCount * this.config.segmentBytes
+  }
+
+  /** Keep every tombstone: members that lack them may come back with something older. */
+  set holdHoles(hold: boolean) {
+    this.copy.holdHoles = hold
   }
 
   stop(): void {
@@ -195,7 +201,8 @@ export class Compactor {
 
   /** Pages that copies of what is live in the segment take, about. */
   private keptPages(segment: Segment, isOldest: boolean): number {
-    const marksCanGo = isOldest && segment.lastLsn < this.checkpoint.coveredLsn
+    const { holdHoles } = this.copy
+    const marksCanGo = !holdHoles && isOldest && segment.lastLsn < this.checkpoint.coveredLsn
     const markPages = marksCanGo ? 0 : (segment.markRecords * RECORD_PREFIX_BYTES) / PAGE_BYTES
     const livePages = this.segments.live[segment.slot]! * (1 + OVERHEAD_SHARE)
     return livePages + markPages

@@ -29,6 +29,7 @@ import { ChunkStore } from './chunk-store.ts'
 import { IndexLoad, IndexSave } from './extent-index-save.ts'
 import { IndexLayers, type LayerKey } from './index-layers.ts'
 import { slabOf, wordOf } from './index-pages.ts'
+import { IndexQueries } from './index-queries.ts'
 import { IndexReplay, REPLAY_BLOCKS_MAX } from './index-replay.ts'
 import { StatusExtent } from './op.ts'
 import { Change, type LiveCounter } from './packed-chunks.ts'
@@ -52,6 +53,14 @@ export type EntryVisitor = (
   count: number,
   location: number
 ) => void
+
+/** Versions above a floor, up to and with one. */
+export interface Span {
+  readonly floorEpoch: number
+  readonly floorSequence: number
+  readonly writerEpoch: number
+  readonly sequence: number
+}
 
 /** Sequences stay below this, so that their upper half is a byte. */
 const SEQUENCE_END = 2 ** 40
@@ -447,6 +456,40 @@ export class ExtentIndex {
         if (from < to) visit(layer, chunk, found.firsts[run]! + from - location, to - from, from)
       }
     })
+  }
+
+  /** Answers what replication asks. */
+  queries(): IndexQueries {
+    return new IndexQueries(this.store, this.layers)
+  }
+
+  /**
+   * Blocks of the range that hold a version above the floor, up to `writerEpoch`, `sequence`, hold
+   * nothing now. Returns how many. `layer` may be -1.
+   */
+  dropVersions(layer: number, chunk: number, first: number, count: number, gone: Span): number {
+    const address = layer < 0 ? 0 : this.store.find(layer, chunk)
+    if (address === 0) return 0
+    this.replay?.flush()
+    const found = this.store.found
+    this.store.take(address, first, first + count)
+    const high = Math.floor(gone.sequence / 2 ** 32)
+    const floorHigh = Math.floor(gone.floorSequence / 2 ** 32)
+    let dropped = 0
+    for (let run = 0; run < found.length; run++) {
+      const isAbove = found.isNewer(run, gone.floorEpoch, floorHigh, gone.floorSequence >>> 0)
+      if (!isAbove || found.isNewer(run, gone.writerEpoch, high, gone.sequence >>> 0)) {
+        this.store.keep(run)
+        continue
+      }
+      const location = found.locations[run]!
+      if (location < LOCATION_END) this.counter.onDead(location, found.counts[run]!)
+      dropped += found.counts[run]!
+    }
+    if (dropped === 0) return 0
+    this.store.entries -= dropped
+    this.store.give(address, first + count)
+    return dropped
   }
 
   /**

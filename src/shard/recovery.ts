@@ -39,6 +39,7 @@ import { LOCATION_HOLE, LOCATION_ZERO } from './run-list.ts'
 import { type Candidate, SegmentFinder } from './segment-finder.ts'
 import { type Segment, Segments, segmentName } from './segments.ts'
 import type { ShardConfig, ShardHost } from './shard-config.ts'
+import { Voids } from './voids.ts'
 
 export interface RecoveryResult {
   /** Everything up to this lsn is durable now. The next batch gets a higher one. */
@@ -65,6 +66,7 @@ class Recovery {
   private readonly files: Files
   private readonly segments: Segments
   private readonly index: ExtentIndex
+  private readonly voids: Voids
   private readonly report: (problem: Problem) => void
   private readonly skipped: ReadonlySet<string>
   private readonly marker: FailureMarker | null
@@ -98,6 +100,7 @@ class Recovery {
       /** Both empty, to be filled; useless after a throw. */
       segments: Segments
       index: ExtentIndex
+      voids: Voids
       report: (problem: Problem) => void
       /** Checkpoints that were found broken before. */
       skipped: ReadonlySet<string>
@@ -110,6 +113,7 @@ class Recovery {
     this.files = host.files
     this.segments = parts.segments
     this.index = parts.index
+    this.voids = parts.voids
     this.report = parts.report
     this.skipped = parts.skipped
     this.marker = parts.marker
@@ -161,6 +165,7 @@ class Recovery {
     if (newest === undefined) return
     const { salts, durableLsn } = loadCheckpoint(this.files, newest, this.index)
     setGoneAside(this.index, this.segments, salts)
+    this.voids.applyTo(this.index)
     this.startLsn = newest.header.startLsn
     this.mark = Math.max(this.mark, durableLsn)
     this.highestLsn = Math.max(this.highestLsn, durableLsn)
@@ -371,7 +376,7 @@ class Recovery {
   }
 
   private apply(segment: Segment, isScanned = false): void {
-    const { record, page, lsn } = this.cursor
+    const { record, lsn } = this.cursor
     this.result.records++
     const isDelete = record.type === RecordType.DeleteLayer
     const layer = this.index.layerIndex(
@@ -385,10 +390,34 @@ class Recovery {
       if (layer >= 0) this.index.dropLayer(layer)
       return
     }
-    const { chunk, firstBlock, blockCount, writerEpoch, sequence } = record
+    if (record.type === RecordType.Data) this.cursor.checksums(this.crcs)
+    else if (lsn > this.highestLsn) this.highestLsn = lsn
+    if (this.voids.count === 0 || !this.voids.mark(record)) {
+      this.applyBlocks(segment, layer, 0, record.blockCount, isScanned)
+      return
+    }
+    // In pieces, without the blocks of which it never was.
+    const { firstBlock, blockCount } = record
+    for (let from = 0, to = 0; from < blockCount; from = to + 1) {
+      for (to = from; to < blockCount && !this.voids.isVoid(firstBlock + to); ) to++
+      if (to > from) this.applyBlocks(segment, layer, from, to, isScanned)
+    }
+  }
+
+  /** Blocks [from, to) of the present record. */
+  private applyBlocks(
+    segment: Segment,
+    layer: number,
+    from: number,
+    to: number,
+    isScanned: boolean
+  ): void {
+    const { record, page } = this.cursor
+    const { chunk, writerEpoch, sequence } = record
+    const firstBlock = record.firstBlock + from
+    const blockCount = to - from
     if (record.type === RecordType.Data) {
-      this.cursor.checksums(this.crcs)
-      const location = this.segments.locationOf(segment.slot, page)
+      const location = this.segments.locationOf(segment.slot, page) + from
       const { crcs, index } = this
       if (!isScanned) {
         index.replayPut(
@@ -400,7 +429,7 @@ class Recovery {
           sequence,
           location,
           crcs,
-          0
+          from
         )
         return
       }
@@ -413,14 +442,14 @@ class Recovery {
         sequence,
         location,
         crcs,
-        0
+        from
       )
       if (taken < blockCount) segment.oldestLsn = 0
       return
     }
     const mark = record.type === RecordType.Trim ? LOCATION_HOLE : LOCATION_ZERO
-    this.index.putMark(layer, chunk, firstBlock, blockCount, writerEpoch, sequence, mark, false)
-    if (lsn > this.highestLsn) this.highestLsn = lsn
+    // A hole may have been asked to stay; where it hides nothing compaction drops it again.
+    this.index.putMark(layer, chunk, firstBlock, blockCount, writerEpoch, sequence, mark, true)
   }
 
   private problem(kind: Problem['kind'], segment: Segment, page: number, detail: string): void {
@@ -432,6 +461,7 @@ class Recovery {
 export interface RecoveredShard {
   readonly segments: Segments
   readonly index: ExtentIndex
+  readonly voids: Voids
   readonly result: RecoveryResult
 }
 
@@ -443,14 +473,15 @@ export function recoverShard(
 ): RecoveredShard {
   const { report, marker } = parts
   const skipped = new Set<string>()
+  const voids = new Voids(config, host)
   for (;;) {
     const segments = new Segments(config, host)
     const index = new ExtentIndex(segments)
     try {
       const result = new Recovery(config, host, {
-        ...{ segments, index, report, skipped, marker }
+        ...{ segments, index, voids, report, skipped, marker }
       }).run()
-      return { segments, index, result }
+      return { segments, index, voids, result }
     } catch (thrown) {
       segments.closeAll()
       const error = storeErrorOf(thrown)

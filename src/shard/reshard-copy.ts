@@ -179,7 +179,8 @@ export class ShardCopy {
     while (this.cursor.advance()) {
       const { type } = this.cursor.record
       if (type === RecordType.Data) this.copyData(old, segment)
-      else if (type === RecordType.WriteZeroes) this.copyZeroes(old)
+      else if (type === RecordType.WriteZeroes) this.copyMarks(old, OpFlag.NoHole)
+      else if (type === RecordType.Trim) this.copyMarks(old, OpFlag.KeepHole)
     }
     this.options.onProgress?.({
       phase: 'copying',
@@ -195,7 +196,7 @@ export class ShardCopy {
     return old.index.layerIndex(familyHigh, familyLow, layerHigh, layerLow, false)
   }
 
-  private copyZeroes(old: RecoveredShard): void {
+  private copyMarks(old: RecoveredShard, flag: number): void {
     const { chunk, firstBlock, blockCount, writerEpoch, sequence } = this.cursor.record
     const { runs } = this
     const layer = this.layerOf(old)
@@ -203,7 +204,7 @@ export class ShardCopy {
     for (let run = 0; run < runs.length; run++) {
       this.target().add(0, null, 0, (op) => {
         this.fill(op, OpKind.WriteZeroes, runs.firsts[run]!, runs.counts[run]!)
-        op.flags = OpFlag.NoHole
+        op.flags = flag
       })
     }
   }

@@ -7,7 +7,8 @@
  *
  * The peer's superblock says how far it is, so that a run that was killed goes on with the next
  * call, and nothing serves the directory meanwhile. Copies keep their versions: doing one twice is
- * harmless. Holes need no copy: the new shards hold nothing older that they would have to hide.
+ * harmless. Holes are copied too: a member that comes back may hold something older than they are.
+ * Void versions are not: no record of one is.
  */
 import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs'
 import { join } from 'node:path'

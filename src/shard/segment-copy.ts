@@ -18,7 +18,7 @@ import { BlockViews, pageAlignedBuffer } from './memory.ts'
 import { blockName } from './problem.ts'
 import { openRecords, RecordCursor } from './record-source.ts'
 import { RunList } from './run-list.ts'
-import { type Segment, SegmentState, type Segments } from './segments.ts'
+import type { Segment, Segments } from './segments.ts'
 import type { ShardHost } from './shard-config.ts'
 import { shardStatIndex } from './stats.ts'
 
@@ -68,6 +68,8 @@ export class SegmentCopy {
   private victim: Segment | null = null
   /** A record that is not done: it had more live blocks than the slice had room for. */
   private pendingRecord = false
+  /** See Compactor. */
+  holdHoles = false
   /** Below this lsn a tombstone in the present victim has nothing left to hide. */
   private tombstoneFloor = 0
 
@@ -119,12 +121,7 @@ export class SegmentCopy {
 
   /** Tombstones below the lsn hide nothing that stands outside of the victim. */
   private floorWithout(victim: Segment): number {
-    let floor = this.checkpoint.coveredLsn
-    for (const segment of this.segments.bySlot) {
-      if (segment === null || segment === victim || segment.state === SegmentState.Free) continue
-      floor = Math.min(floor, segment.oldestLsn)
-    }
-    return floor
+    return Math.min(this.checkpoint.coveredLsn, this.segments.oldestLsn(victim))
   }
 
   /** Gathers what is live of the present record. False when the slice has no room for all. */
@@ -156,7 +153,7 @@ export class SegmentCopy {
     const { runs } = this
     if (this.index.markRuns(layer, chunk, first, count, writerEpoch, sequence, runs) === 0) return
     const hidesNothing = record.originLsn < this.tombstoneFloor
-    if (record.type === RecordType.Trim && hidesNothing) {
+    if (record.type === RecordType.Trim && hidesNothing && !this.holdHoles) {
       this.index.dropHoles(layer, chunk, first, count, writerEpoch, sequence)
       return
     }

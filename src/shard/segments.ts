@@ -137,6 +137,16 @@ export class Segments {
     if (segment.birth >= this.nextBirth) this.nextBirth = segment.birth + 1
   }
 
+  /** No segment in use but `except` has a record that was first appended below this lsn. */
+  oldestLsn(except: Segment | null): number {
+    let oldest = Number.POSITIVE_INFINITY
+    for (const segment of this.bySlot) {
+      if (segment === null || segment === except || segment.state === SegmentState.Free) continue
+      oldest = Math.min(oldest, segment.oldestLsn)
+    }
+    return oldest
+  }
+
   /** Oldest first. */
   used(): Segment[] {
     const used = this.bySlot.filter(

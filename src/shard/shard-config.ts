@@ -23,6 +23,8 @@ export interface ShardConfig {
   readonly freeSegmentsMax: number
   /** A sync is asked for when this much was appended since the last one. */
   readonly syncBytes: number
+  /** Compaction keeps every tombstone until an op says otherwise (OpKind.HoldHoles). */
+  readonly holdHoles: boolean
   /** No file is changed: offline check, or a filesystem that is read-only. */
   readonly readOnly: boolean
 }
@@ -59,6 +61,7 @@ const SHARD_DEFAULTS = {
   openFilesMax: 256, // with 4 shards below the usual limit of 1,024 descriptors a process
   freeSegmentsMax: 4, // enough for the segments that compaction frees between two rotations
   syncBytes: 64 * 1024 * 1024, // bounds what recovery has to verify block by block
+  holdHoles: false,
   readOnly: false
 } as const
 

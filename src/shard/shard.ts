@@ -26,6 +26,7 @@ import {
 import { OpFlag, OpKind, type ShardOp } from './op.ts'
 import type { Problem } from './problem.ts'
 import { type RecoveredShard, type RecoveryResult, recoverShard } from './recovery.ts'
+import { ReplicaOps } from './replica-ops.ts'
 import type { Segments } from './segments.ts'
 import { Scrubber } from './scrubber.ts'
 import { COMPACTION_SEGMENTS, type ShardConfig, type ShardHost } from './shard-config.ts'
@@ -36,6 +37,7 @@ import {
   requireShardSuperblock,
   SUPERBLOCK_NAME
 } from './superblock-file.ts'
+import type { Voids } from './voids.ts'
 
 const ShardState = { Recovering: 0, Serving: 1, Failed: 2, Stopped: 3 } as const
 type ShardState = (typeof ShardState)[keyof typeof ShardState]
@@ -58,6 +60,10 @@ export class Shard {
   private readonly index: ExtentIndex
   private readonly appender: Appender
   private readonly reader: BlockReader
+  private readonly replica: ReplicaOps
+  private readonly voids: Voids
+  /** Checkpoints and segments when voids were last looked at. */
+  private voidsSeen = ''
   private readonly writer: BlockWriter
   private readonly checkpoint: CheckpointWriter
   private readonly compactor: Compactor
@@ -122,6 +128,7 @@ export class Shard {
     this.host = host
     this.segments = recovered.segments
     this.index = recovered.index
+    this.voids = recovered.voids
     this.appender = new Appender(config, host, this.segments)
     const parts = { segments: this.segments, index: this.index, appender: this.appender }
     this.checkpoint = new CheckpointWriter(config, host, parts)
@@ -138,10 +145,12 @@ export class Shard {
     this.scrubber = new Scrubber(config, host, parts)
     const views = new BlockViews(host.memory)
     this.reader = new BlockReader(host, this.segments, this.index, views)
+    this.replica = new ReplicaOps(host.memory, this.index, this.reader)
     this.writer = new BlockWriter(host, {
       segments: this.segments,
       index: this.index,
       appender: this.appender,
+      voids: this.voids,
       views,
       gate: this
     })
@@ -154,6 +163,7 @@ export class Shard {
    */
   execute(ops: readonly ShardOp[], count: number): void {
     let mutations = 0
+    let voids = 0
     for (let i = 0; i < count; i++) {
       const op = ops[i]!
       op.error = ErrorCode.Ok
@@ -161,7 +171,9 @@ export class Shard {
       op.resultB = 0
       if (op.kind >= OpKind.Write && op.kind <= OpKind.WriteZeroes) mutations++
       else if (op.kind === OpKind.DeleteLayer) mutations++
+      else if (op.kind === OpKind.Void) voids++
     }
+    if (voids > 0) this.addVoids(ops, count)
     if (mutations > 0) {
       this.writer.execute(ops, count)
       this.space.pace(ops, count)
@@ -172,6 +184,27 @@ export class Shard {
       if (op.kind === OpKind.Read) this.reader.read(op)
       else if (op.kind >= OpKind.Flush) this.control(op)
     }
+  }
+
+  /** Before any write of the same call: an older version may follow at once. */
+  private addVoids(ops: readonly ShardOp[], count: number): void {
+    for (let i = 0; i < count; i++) {
+      const op = ops[i]!
+      if (op.kind !== OpKind.Void) continue
+      op.error = this.refusal()
+      if (op.error === ErrorCode.Ok) this.voids.add(op, this.index, this.appender.nextLsn)
+    }
+  }
+
+  /** Voids whose records are all gone are forgotten. */
+  private forgetVoids(): void {
+    if (this.voids.count === 0) return
+    const { generation } = this.checkpoint
+    const seen = `${generation} ${this.segments.usedCount} ${this.segments.nextBirth}`
+    if (seen === this.voidsSeen) return
+    this.voidsSeen = seen
+    const lsn = Math.min(this.checkpoint.coveredLsn, this.segments.oldestLsn(null))
+    this.voids.forgetBelow(lsn)
   }
 
   /** Works for about `budgetMs`. Returns whether there is more to do now. */
@@ -244,6 +277,7 @@ export class Shard {
     }
     if (this.compactor.step(this.space.isPressed)) return true
     this.noteDurable()
+    this.forgetVoids()
     if (!this.scrubber.isDue) return false
     this.scrubber.step()
     return true
@@ -293,8 +327,15 @@ export class Shard {
         if ((op.flags & OpFlag.Stop) !== 0) this.scrubber.stop()
         else this.scrubber.force()
         return
+      case OpKind.Barrier:
+        return // what came before it is done
+      case OpKind.HoldHoles:
+        this.compactor.holdHoles = (op.flags & OpFlag.Stop) === 0
+        return
+      case OpKind.Void:
+        return
       default:
-        op.error = ErrorCode.InvalidArgument
+        if (!this.replica.answer(op)) op.error = ErrorCode.InvalidArgument
     }
   }
 

@@ -6,7 +6,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { LocalSyncTracker } from '../../src/shard/local-sync-tracker.ts'
-import { OpFlag, OpKind, type ShardOp } from '../../src/shard/op.ts'
+import { OpFlag, OpKind, type ShardOp, VOID_BYTES } from '../../src/shard/op.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
 import { FaultyFiles } from '../helpers/faulty-files.ts'
 import { blockValue, fillBlock, seededRandom, ShardRig } from '../helpers/shard-rig.ts'
@@ -15,6 +15,8 @@ const test = suite('crash')
 
 const BLOCKS = 96
 const CHUNK = 5
+/** Of all writes where some are copies of an older one, which is 1. */
+const WRITER_EPOCH = 2
 
 /**
  * What each block may hold after a crash: the flushed value, or any written since. A write that
@@ -45,6 +47,11 @@ class Expectation {
   settle(block: number, value: number): void {
     this.possible[block] = [value]
   }
+
+  /** What the block held never was: one of `values` shows, and that is durable. */
+  voided(block: number, values: readonly number[]): void {
+    this.possible[block] = [...values]
+  }
 }
 
 class PowerLoss extends Error {}
@@ -56,10 +63,16 @@ class CrashRun {
   readonly expectation = new Expectation()
   private nextValue = 1
   private readonly faults: boolean
+  /** Also voids what blocks hold, and writes copies of an older writerEpoch there. */
+  private readonly voids: boolean
+  /** The one copy that a block may have, and blocks whose versions are void from the first on. */
+  private readonly copies: { sequence: number; value: number }[] = []
+  private readonly emptied = new Set<number>()
 
   /** With `faults` the disk also fails writes and syncs. */
-  constructor(seed: number, faults: boolean) {
-    this.faults = faults
+  constructor(seed: number, options: { faults: boolean; voids: boolean }) {
+    this.faults = options.faults
+    this.voids = options.voids
     this.random = seededRandom(seed)
     this.files = new FaultyFiles(this.random)
     const lazy = this.random.below(2) === 0
@@ -100,7 +113,8 @@ class CrashRun {
   step(): void {
     const { rig, random } = this
     const choice = random.below(20)
-    if (choice < 11) this.mutate()
+    if (this.voids && random.below(6) === 0) this.voidOne()
+    else if (choice < 11) this.mutate()
     else if (choice < 13) {
       if (rig.flush() === 0) this.expectation.flushed()
     } else if (choice < 18) rig.shard.background(0)
@@ -121,6 +135,10 @@ class CrashRun {
       const kind = choice === 0 ? OpKind.Trim : choice === 1 ? OpKind.WriteZeroes : OpKind.Write
       const op = rig.op(kind, CHUNK, first, blocks)
       op.flags = random.below(2) === 0 ? OpFlag.NoHole : 0
+      if (this.voids) {
+        op.flags |= OpFlag.KeepHole
+        op.writerEpoch = WRITER_EPOCH
+      }
       // Below zero: reads as zeroes.
       const value = kind === OpKind.Write ? this.nextValue++ : -this.nextValue++
       values.push(value)
@@ -139,6 +157,49 @@ class CrashRun {
         this.expectation.writeFailed(values[i]!)
       }
     }
+  }
+
+  /** Voids everything that a block holds, all of it or what is newer than a copy that follows. */
+  private voidOne(): void {
+    const { rig, random, expectation } = this
+    const block = random.below(BLOCKS)
+    let copy = this.copies[block] ?? null
+    if (copy === null && !this.emptied.has(block)) {
+      if (random.below(2) === 0) copy = { sequence: ++rig.sequence, value: this.nextValue++ }
+    } else if (random.below(4) === 0) copy = null
+    const op = rig.op(OpKind.Void, CHUNK, 0, 1)
+    rig.memory.fill(0, 0, VOID_BYTES)
+    rig.memory.writeUInt16LE(block, 0)
+    rig.memory.writeUInt16LE(1, 2)
+    rig.memory.writeUInt32LE(WRITER_EPOCH, 8)
+    rig.memory.writeUInt32LE(copy === null ? 0 : 1, 12)
+    rig.memory.writeUInt32LE(rig.sequence, 16)
+    rig.memory.writeUInt32LE(copy?.sequence ?? 0, 24)
+    const before = this.copies[block]
+    if (copy === null) {
+      this.emptied.add(block) // also when it fails half way
+      delete this.copies[block]
+    } else this.copies[block] = copy
+    const mark = -this.nextValue++
+    expectation.written(block, 1, mark)
+    if (rig.run(op) !== 0) {
+      assert.ok(this.faults, `error ${op.error}`)
+      expectation.writeFailed(mark)
+      return
+    }
+    expectation.voided(block, copy !== null && before !== undefined ? [before.value, 0] : [0])
+    if (copy !== null) this.writeCopy(block, copy)
+  }
+
+  private writeCopy(block: number, copy: { sequence: number; value: number }): void {
+    const { rig, expectation } = this
+    expectation.written(block, 1, copy.value)
+    const op = rig.op(OpKind.Write, CHUNK, block, 1)
+    op.sequence = copy.sequence
+    fillBlock(rig.memory, 0, copy.value)
+    if (rig.run(op) === 0) return
+    assert.ok(this.faults, `error ${op.error}`)
+    expectation.writeFailed(copy.value)
   }
 
   recover(): void {
@@ -170,8 +231,13 @@ class CrashRun {
   }
 }
 
-function runSeed(seed: number, faults: boolean): void {
-  const run = new CrashRun(seed, faults)
+interface CrashOptions {
+  readonly faults: boolean
+  readonly voids: boolean
+}
+
+function runSeed(seed: number, options: CrashOptions): void {
+  const run = new CrashRun(seed, options)
   const rounds = 1 + run.random.below(4)
   for (let round = 0; round < rounds; round++) {
     run.work(10 + run.random.below(60))
@@ -183,12 +249,13 @@ function runSeed(seed: number, faults: boolean): void {
 const fixed = process.env['SEED']
 const crashes = Number(process.env['CRASHES'] ?? 200)
 
-function runSeeds(faults: boolean): void {
+function runSeeds(options: CrashOptions): void {
   const first = fixed === undefined ? 1 : Number(fixed)
-  const count = fixed === undefined ? crashes : 1
+  const many = options.voids ? crashes / 2 : crashes
+  const count = fixed === undefined ? many : 1
   for (let seed = first; seed < first + count; seed++) {
     try {
-      runSeed(seed, faults)
+      runSeed(seed, options)
     } catch (thrown) {
       throw new Error(`SEED=${seed}: ${(thrown as Error).stack}`)
     }
@@ -196,8 +263,14 @@ function runSeeds(faults: boolean): void {
 }
 
 test(`flushed blocks survive ${crashes} power losses whole, and never an older value`, () =>
-  runSeeds(false))
+  runSeeds({ faults: false, voids: false }))
 
-test('the same on a disk that also fails writes and syncs', () => runSeeds(true))
+test('the same on a disk that also fails writes and syncs', () =>
+  runSeeds({ faults: true, voids: false }))
+
+test('a void version never comes back, and copies of older ones take its place', () =>
+  runSeeds({ faults: false, voids: true }))
+
+test('nor does it on a disk that also fails', () => runSeeds({ faults: true, voids: true }))
 
 test.run()

@@ -1,0 +1,118 @@
+/** Answers the ops by which members of a group compare and copy what they hold. */
+import { ErrorCode } from '../core/errors.ts'
+import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
+import type { BlockReader } from './block-reader.ts'
+import type { ExtentIndex } from './extent-index.ts'
+import { AnswerWords, type IndexQueries, type SumsQuestion } from './index-queries.ts'
+import {
+  CHUNK_SUM_BYTES,
+  GROUP_SUM_BYTES,
+  LAYER_BYTES,
+  OpFlag,
+  OpKind,
+  READ_VERSIONS_BLOCKS_MAX,
+  READ_VERSIONS_CRCS_AT,
+  type ShardOp,
+  VERSION_RUN_BYTES
+} from './op.ts'
+
+/** Groups of a pool are numbered in 16 bits. */
+const GROUPS_MAX = 65_536
+
+export class ReplicaOps {
+  private readonly memory: Buffer
+  private readonly words: Uint32Array
+  private readonly reader: BlockReader
+  private readonly queries: IndexQueries
+  private readonly out = new AnswerWords()
+  private readonly question: SumsQuestion = {
+    familyHigh: 0,
+    familyLow: 0,
+    groups: 1,
+    group: -1,
+    withHoles: false
+  }
+
+  constructor(memory: Buffer, index: ExtentIndex, reader: BlockReader) {
+    this.memory = memory
+    this.words = new Uint32Array(memory.buffer, memory.byteOffset, Math.floor(memory.length / 4))
+    this.reader = reader
+    this.queries = index.queries()
+  }
+
+  /** Sets the op's answer. False when its kind is none of these. */
+  answer(op: ShardOp): boolean {
+    switch (op.kind) {
+      case OpKind.GroupSums:
+      case OpKind.ChunkSums:
+        this.sums(op)
+        return true
+      case OpKind.Versions:
+        this.versions(op)
+        return true
+      case OpKind.ReadVersions:
+        this.readVersions(op)
+        return true
+      case OpKind.ListLayers:
+        this.open(op)
+        op.resultB = this.queries.listLayers(op.sequence, this.out)
+        op.resultA = this.out.count(LAYER_BYTES / 4)
+        return true
+      default:
+        return false
+    }
+  }
+
+  private open(op: ShardOp): void {
+    this.out.open(this.words, op.payload / 4, (op.blockCount * BLOCK_BYTES) / 4)
+  }
+
+  private sums(op: ShardOp): void {
+    const { question } = this
+    const isOfGroups = op.kind === OpKind.GroupSums
+    const groups = op.chunk
+    const isPower = groups >= 1 && groups <= GROUPS_MAX && (groups & (groups - 1)) === 0
+    if (!isPower || op.blockCount < 1 || op.sequence >= 2 ** 32) {
+      op.error = ErrorCode.InvalidArgument
+      return
+    }
+    question.familyHigh = op.familyHigh
+    question.familyLow = op.familyLow
+    question.groups = groups
+    question.group = isOfGroups ? -1 : op.layerLow
+    question.withHoles = (op.flags & OpFlag.WithHoles) !== 0
+    this.open(op)
+    op.resultB = this.queries.sumUp(question, op.sequence, this.out)
+    op.resultA = this.out.count((isOfGroups ? GROUP_SUM_BYTES : CHUNK_SUM_BYTES) / 4)
+  }
+
+  private isInside(op: ShardOp, blocksMax: number): boolean {
+    const { firstBlock, blockCount } = op
+    if (blockCount >= 1 && blockCount <= blocksMax && firstBlock + blockCount <= CHUNK_BLOCKS) {
+      return true
+    }
+    op.error = ErrorCode.InvalidArgument
+    return false
+  }
+
+  private versions(op: ShardOp): void {
+    if (!this.isInside(op, CHUNK_BLOCKS)) return
+    this.out.open(this.words, op.payload / 4, (op.blockCount * VERSION_RUN_BYTES) / 4)
+    const layer = this.reader.layerOf(op)
+    this.queries.versions(layer, op.chunk, op.firstBlock, op.blockCount, this.out)
+    op.resultA = this.out.count(VERSION_RUN_BYTES / 4)
+  }
+
+  private readVersions(op: ShardOp): void {
+    if (!this.isInside(op, READ_VERSIONS_BLOCKS_MAX)) return
+    const { payload } = op
+    this.memory.fill(0, payload, payload + BLOCK_BYTES)
+    op.payload = payload + BLOCK_BYTES
+    this.reader.read(op)
+    op.payload = payload
+    if (op.error !== ErrorCode.Ok) return
+    const crcsAt = (payload + READ_VERSIONS_CRCS_AT) / 4
+    this.reader.copyChecksums(this.words, crcsAt)
+    this.versions(op)
+  }
+}
