@@ -245,7 +245,7 @@ export class IndexLoad {
   }
 }
 
-/** Words of the saved chunk at `words[at]`, after everything that the index relies on was checked. */
+/** Words of the saved chunk at `words[at]`, after everything that the index needs was checked. */
 function checkedChunkWords(words: Uint32Array, at: number): number {
   check(at + AT_SUMS <= words.length, 'an index piece that ends in a chunk')
   const shape = words[at + AT_SHAPE]!

@@ -106,7 +106,7 @@ export class Voids {
     for (const run of added) drop(index, run)
   }
 
-  /** Nothing that recovery may look at has records below `lsn`: voids of that time are forgotten. */
+  /** Recovery finds no record below `lsn` any more: voids of that time are forgotten. */
   forgetBelow(lsn: number): void {
     const kept = this.runs.filter((run) => run.lsn > lsn)
     if (kept.length === this.runs.length) return
