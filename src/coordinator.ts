@@ -4,12 +4,11 @@
  */
 import { extname } from 'node:path'
 import { type AdminServer, startAdmin } from './admin/server.ts'
-import type { HealthProblem } from './admin/schemas.ts'
-import { Cluster } from './cluster/cluster.ts'
 import { randomId128 } from './cluster/ids.ts'
-import { Session } from './cluster/session.ts'
 import { PeerBackend } from './coordinator/backend.ts'
 import { type DataDirectory, openDataDirectory } from './coordinator/data-directory.ts'
+import { openMetadata, type PeerMetadata } from './coordinator/metadata.ts'
+import { registerMetadataMetrics } from './coordinator/metadata-metrics.ts'
 import { systemClock, systemRandom } from './core/clock.ts'
 import {
   type ConfigEntry,
@@ -24,8 +23,6 @@ import { optionInfo } from './core/option-info.ts'
 import type { Config } from './core/options.ts'
 import { SharedArena } from './handoff/arena.ts'
 import { ShardPool } from './handoff/shard-pool.ts'
-import { EmbeddedStore } from './metadata/embedded-store.ts'
-import { LmdbTables } from './metadata/lmdb-tables.ts'
 import { registerNbdMetrics } from './nbd/register-metrics.ts'
 import { NbdServer } from './nbd/server.ts'
 import { TlsContext, type TlsFiles } from './nbd/tls-context.ts'
@@ -79,16 +76,18 @@ class Undo {
 
 /**
  * Starts a peer on its data directory, which is made if it is new. Resolves when clients are
- * served. @throws StoreError for what the operator can mend; nothing is left running then
+ * served. `signal` ends the waiting for an etcd that does not answer.
+ * @throws StoreError for what the operator can mend; nothing is left running then
  */
 export async function startPeer(
   resolved: ResolvedConfig,
   output: LogOutput,
-  types: VolumeTypes = new VolumeTypes()
+  types: VolumeTypes = new VolumeTypes(),
+  signal: AbortSignal = new AbortController().signal
 ): Promise<RunningPeer> {
   const undo = new Undo()
   try {
-    return await start(resolved, output, types, undo)
+    return await start(resolved, output, types, undo, signal)
   } catch (thrown) {
     await undo.run().catch((later: unknown) => {
       output.log.error({ err: later }, 'stopping after a failed start failed too')
@@ -101,7 +100,8 @@ async function start(
   resolved: ResolvedConfig,
   output: LogOutput,
   types: VolumeTypes,
-  undo: Undo
+  undo: Undo,
+  signal: AbortSignal
 ): Promise<RunningPeer> {
   const { config } = resolved
   const { log } = output
@@ -118,7 +118,9 @@ async function start(
     log.info({ plugin: name, volumeTypes: volumeTypes.map((type) => type.name) }, 'plugin loaded')
   }
 
-  const { cluster, session, notes } = await openMetadata(directory, bootId, output, undo)
+  const metadata = await openMetadata({ config, directory, bootId, output, signal })
+  undo.add(() => metadata.close())
+  const { cluster, session } = metadata
   const arena = new SharedArena(config.arenaBytes)
   const { pool, syncLatency } = startShards(config, directory, arena, output, undo)
   const store = new LocalStore(pool)
@@ -146,12 +148,12 @@ async function start(
     startedMs,
     addresses,
     syncLatency,
-    notes,
+    problems: () => metadata.problems(),
     stopping: () => stopping
   })
   await backend.refreshVolumes()
   // Before the shards are there: a long recovery is watched through /readyz and `torus status`.
-  const admin = await startAdminServer(resolved, directory, output, backend, nbd, undo)
+  const admin = await startAdminServer(resolved, directory, output, backend, nbd, metadata, undo)
   addresses.admin.push(...admin.addresses)
 
   await shardsServe(pool)
@@ -175,38 +177,6 @@ async function start(
       return stopped
     }
   }
-}
-
-async function openMetadata(
-  directory: DataDirectory,
-  bootId: string,
-  { log }: LogOutput,
-  undo: Undo
-): Promise<{ cluster: Cluster; session: Session; notes: HealthProblem[] }> {
-  const environment = { clock: systemClock, random: systemRandom }
-  // Made by the first start, or by the second where the first did not come that far. Later its
-  // absence means lost metadata, not a new directory.
-  const create = directory.superblock.bootCounter <= 2
-  const tables = await LmdbTables.open(directory.metadataPath, { create })
-  const metadata = await EmbeddedStore.open(tables, environment)
-  undo.add(() => metadata.close())
-  const { clusterId, peerId, bootCounter } = directory.superblock
-  const { capacityBytes } = directory
-  const self = { clusterId, peerId, bootId, bootCounter, capacityBytes }
-  const cluster = await Cluster.open(metadata, self, environment)
-  const notes: HealthProblem[] = []
-  if (!cluster.bootCounterFollows) {
-    const message =
-      'the superblock and the metadata disagree about the number of starts: one of them is from ' +
-      'an older copy of the data directory. Check that the volumes are what you expect'
-    notes.push({ level: 'warning', code: 'bootCounter', message })
-    log.warn(message)
-  }
-  const session = await Session.open(metadata, systemClock, {
-    onTrouble: (err) => log.error({ err }, 'renewing the lease failed')
-  })
-  undo.add(() => session.close())
-  return { cluster, session, notes }
 }
 
 function startShards(
@@ -321,6 +291,7 @@ async function startAdminServer(
   output: LogOutput,
   backend: PeerBackend,
   nbd: NbdServer,
+  metadata: PeerMetadata,
   undo: Undo
 ): Promise<AdminServer> {
   const { adminListen, adminSocket } = resolved.config
@@ -331,7 +302,10 @@ async function startAdminServer(
     configEntries: effectiveEntries(resolved, directory),
     listen: adminListen,
     socket: adminSocket,
-    registerMetrics: (registry) => registerNbdMetrics(registry, () => nbd.snapshot())
+    registerMetrics: (registry) => {
+      registerNbdMetrics(registry, () => nbd.snapshot())
+      registerMetadataMetrics(registry, metadata)
+    }
   })
   undo.add(() => admin.stop())
   return admin

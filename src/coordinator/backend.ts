@@ -45,8 +45,8 @@ export interface BackendParts {
   /** Filled while the peer starts. */
   readonly addresses: { nbd: readonly string[]; admin: readonly string[] }
   readonly syncLatency: readonly LatencyHistogram[]
-  /** Problems that are known from the start on. */
-  readonly notes: readonly HealthProblem[]
+  /** Problems of what is not shards or space. */
+  problems(): readonly HealthProblem[]
   stopping(): boolean
 }
 
@@ -87,16 +87,19 @@ export class PeerBackend implements AdminBackend {
   }
 
   async status(): Promise<Status> {
-    const [peer, volumes] = await Promise.all([this.peer(), this.#parts.volumes.listAll()])
-    this.#noteVolumes(volumes)
+    const peer = await this.peer()
+    await this.refreshVolumes().catch((thrown: unknown) => {
+      // Health must be told most of all when the metadata does not answer; it is a problem of it.
+      if (!(thrown instanceof StoreError) || thrown.code !== ErrorCode.Unavailable) throw thrown
+    })
     const shards = this.shards()
     const gauges = this.gauges()
-    const problems = healthProblems(peer, shards, this.#parts.notes)
+    const problems = healthProblems(peer, shards, this.#parts.problems())
     return {
       health: healthOf(problems),
       problems,
       peer,
-      volumeCount: volumes.length,
+      volumeCount: this.#volumeCount,
       promisedBytes: this.#promisedBytes,
       clientCount: gauges.clients,
       arenaBytes: gauges.arenaBytes,

@@ -11,6 +11,11 @@ export interface Random {
   u32(): number
 }
 
+export interface Timers {
+  /** Runs `work` once, about `ms` milliseconds later, unless the returned function is called. */
+  after(ms: number, work: () => void): () => void
+}
+
 export const systemClock: Clock = {
   monotonicMs: () => performance.now(),
   wallMs: () => Date.now()
@@ -18,4 +23,13 @@ export const systemClock: Clock = {
 
 export const systemRandom: Random = {
   u32: () => globalThis.crypto.getRandomValues(new Uint32Array(1))[0] ?? 0
+}
+
+/** They do not keep the process alive. */
+export const systemTimers: Timers = {
+  after: (ms, work) => {
+    const timer = setTimeout(work, ms)
+    timer.unref()
+    return () => clearTimeout(timer)
+  }
 }
