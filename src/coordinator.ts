@@ -28,10 +28,12 @@ import { NbdServer } from './nbd/server.ts'
 import { TlsContext, type TlsFiles } from './nbd/tls-context.ts'
 import type { BlockOp } from './replication/block-store.ts'
 import { LocalStore } from './replication/local-store.ts'
+import { NearReads } from './replication/near-reads.ts'
 import { resolveShardConfig } from './shard/shard-config.ts'
 import { loadPlugin } from './volume/plugins.ts'
 import { VolumeTypes } from './volume/volume-types.ts'
 import { Volumes } from './volume/volumes.ts'
+import type { ShardWorkerConfig } from '../workers/shard.ts'
 
 /** One line finds the worker in sources and in dist/. */
 const workerUrl = new URL(`../workers/shard${extname(import.meta.url)}`, import.meta.url)
@@ -122,8 +124,10 @@ async function start(
   undo.add(() => metadata.close())
   const { cluster, session } = metadata
   const arena = new SharedArena(config.arenaBytes)
-  const { pool, syncLatency } = startShards(config, directory, arena, output, undo)
-  const store = new LocalStore(pool)
+  const { shards, segmentBytes } = directory.superblock
+  const near = new NearReads({ shards, segmentBytes, memory: arena.bytes })
+  const { pool, syncLatency } = startShards(config, directory, { arena, near }, output, undo)
+  const store = new LocalStore(pool, near)
 
   const volumes: Volumes = new Volumes({
     cluster,
@@ -182,7 +186,7 @@ async function start(
 function startShards(
   config: Config,
   directory: DataDirectory,
-  arena: SharedArena,
+  { arena, near }: { arena: SharedArena; near: NearReads },
   { log }: LogOutput,
   undo: Undo
 ): { pool: ShardPool<BlockOp>; syncLatency: readonly LatencyHistogram[] } {
@@ -192,8 +196,10 @@ function startShards(
     shards,
     worker: workerUrl,
     arena,
-    configOf: (shard) => ({
+    configOf: (shard): ShardWorkerConfig => ({
       directory: directory.shardPath(shard),
+      places: near.places[shard]!,
+      maps: near.maps.shared,
       shard: resolveShardConfig({
         shard,
         shards,

@@ -146,6 +146,8 @@ export class PeerBackend implements AdminBackend {
       const stats = Object.fromEntries(
         shardStatNames.map((name, index) => [name, client.stats[index]!])
       ) as ShardStats
+      stats.reads += stats.nearReads
+      stats.readBytes += stats.nearReadBytes
       return {
         shard: client.shard,
         state: stateOf(client.state, stats),

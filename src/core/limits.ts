@@ -31,6 +31,8 @@ export const UNSYNCED_FILES_MAX = 64
 /** File descriptors are numbered below this: the hard limit of common systems. */
 export const FILE_DESCRIPTORS_MAX = 1024 * 1024
 
+/** Segments of one shard. Bounds arrays indexed by slot: 16 TiB a shard with 128 MiB each. */
+export const SEGMENT_SLOTS_MAX = 2 ** 17
 /** Ops that one request has out at once; a longer trim goes on as they end. */
 export const OPS_PER_REQUEST_MAX = 64
 /** Pages for edges of sub-block writes: two at most for each that is being done. */

@@ -18,7 +18,9 @@ export const OpKind = {
   /** Background verbs. They only start or steer; progress is in ShardStats. */
   Compact: 8,
   Scrub: 9,
-  Checkpoint: 10
+  Checkpoint: 10,
+  /** Fills the frame of chunk-map.ts at `payload` of the shard's maps with the whole chunk. */
+  Locate: 11
 } as const
 export type OpKind = (typeof OpKind)[keyof typeof OpKind]
 
@@ -59,4 +61,9 @@ export class ShardOp {
   /** Answer: first block that failed its checksum, number of status pairs, by kind. */
   resultA: number = 0
   resultB: number = 0
+  /**
+   * Answer to a write of one block that counts: birth of the segment where it stands, with
+   * `resultA` its location and `resultB` its checksum. 0: nothing is told.
+   */
+  resultC: number = 0
 }
