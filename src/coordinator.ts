@@ -4,13 +4,12 @@
  */
 import { extname } from 'node:path'
 import { type AdminServer, startAdmin } from './admin/server.ts'
-import type { HealthProblem } from './admin/schemas.ts'
-import { Cluster } from './cluster/cluster.ts'
 import { randomId128 } from './cluster/ids.ts'
-import { Session } from './cluster/session.ts'
 import { PeerBackend } from './coordinator/backend.ts'
 import { joinCluster } from './coordinator/cluster-parts.ts'
 import { type DataDirectory, openDataDirectory } from './coordinator/data-directory.ts'
+import { openMetadata, type PeerMetadata } from './coordinator/metadata.ts'
+import { registerMetadataMetrics } from './coordinator/metadata-metrics.ts'
 import { systemClock, systemRandom } from './core/clock.ts'
 import {
   type ConfigEntry,
@@ -25,17 +24,17 @@ import { optionInfo } from './core/option-info.ts'
 import type { Config } from './core/options.ts'
 import { SharedArena } from './handoff/arena.ts'
 import { ShardPool } from './handoff/shard-pool.ts'
-import { EmbeddedStore } from './metadata/embedded-store.ts'
-import { LmdbTables } from './metadata/lmdb-tables.ts'
 import { registerNbdMetrics } from './nbd/register-metrics.ts'
 import { NbdServer } from './nbd/server.ts'
 import { TlsContext, type TlsFiles } from './nbd/tls-context.ts'
 import type { BlockOp } from './replication/block-store.ts'
 import { LocalStore } from './replication/local-store.ts'
+import { NearReads } from './replication/near-reads.ts'
 import { resolveShardConfig } from './shard/shard-config.ts'
 import { loadPlugin } from './volume/plugins.ts'
 import { VolumeTypes } from './volume/volume-types.ts'
 import { Volumes } from './volume/volumes.ts'
+import type { ShardWorkerConfig } from '../workers/shard.ts'
 
 /** One line finds the worker in sources and in dist/. */
 const workerUrl = new URL(`../workers/shard${extname(import.meta.url)}`, import.meta.url)
@@ -80,16 +79,18 @@ class Undo {
 
 /**
  * Starts a peer on its data directory, which is made if it is new. Resolves when clients are
- * served. @throws StoreError for what the operator can mend; nothing is left running then
+ * served. `signal` ends the waiting for an etcd that does not answer.
+ * @throws StoreError for what the operator can mend; nothing is left running then
  */
 export async function startPeer(
   resolved: ResolvedConfig,
   output: LogOutput,
-  types: VolumeTypes = new VolumeTypes()
+  types: VolumeTypes = new VolumeTypes(),
+  signal: AbortSignal = new AbortController().signal
 ): Promise<RunningPeer> {
   const undo = new Undo()
   try {
-    return await start(resolved, output, types, undo)
+    return await start(resolved, output, types, undo, signal)
   } catch (thrown) {
     await undo.run().catch((later: unknown) => {
       output.log.error({ err: later }, 'stopping after a failed start failed too')
@@ -102,7 +103,8 @@ async function start(
   resolved: ResolvedConfig,
   output: LogOutput,
   types: VolumeTypes,
-  undo: Undo
+  undo: Undo,
+  signal: AbortSignal
 ): Promise<RunningPeer> {
   const { config } = resolved
   const { log } = output
@@ -119,12 +121,15 @@ async function start(
     log.info({ plugin: name, volumeTypes: volumeTypes.map((type) => type.name) }, 'plugin loaded')
   }
 
-  const { cluster, session, notes } = await openMetadata(directory, bootId, output, undo)
-  const parts = await joinCluster(cluster, session, output)
-  undo.add(() => parts.close())
+  const metadata = await openMetadata({ config, directory, bootId, output, signal })
+  undo.add(() => metadata.close())
+  const { cluster, session } = metadata
+  const parts = await joinCluster(cluster, session, output, undo)
   const arena = new SharedArena(config.arenaBytes)
-  const { pool, syncLatency } = startShards(config, directory, arena, output, undo)
-  const store = new LocalStore(pool)
+  const { shards, segmentBytes } = directory.superblock
+  const near = new NearReads({ shards, segmentBytes, memory: arena.bytes })
+  const { pool, syncLatency } = startShards(config, directory, { arena, near }, output, undo)
+  const store = new LocalStore(pool, near)
 
   const volumes: Volumes = new Volumes({
     cluster,
@@ -149,13 +154,13 @@ async function start(
     startedMs,
     addresses,
     syncLatency,
-    notes,
-    cluster: parts.backend,
+    peers: parts.backend,
+    problems: () => metadata.problems(),
     stopping: () => stopping
   })
   await backend.refreshVolumes()
   // Before the shards are there: a long recovery is watched through /readyz and `torus status`.
-  const admin = await startAdminServer(resolved, directory, output, backend, nbd, undo)
+  const admin = await startAdminServer(resolved, directory, output, backend, nbd, metadata, undo)
   addresses.admin.push(...admin.addresses)
 
   await shardsServe(pool)
@@ -181,42 +186,10 @@ async function start(
   }
 }
 
-async function openMetadata(
-  directory: DataDirectory,
-  bootId: string,
-  { log }: LogOutput,
-  undo: Undo
-): Promise<{ cluster: Cluster; session: Session; notes: HealthProblem[] }> {
-  const environment = { clock: systemClock, random: systemRandom }
-  // Made by the first start, or by the second where the first did not come that far. Later its
-  // absence means lost metadata, not a new directory.
-  const create = directory.superblock.bootCounter <= 2
-  const tables = await LmdbTables.open(directory.metadataPath, { create })
-  const metadata = await EmbeddedStore.open(tables, environment)
-  undo.add(() => metadata.close())
-  const { clusterId, peerId, bootCounter } = directory.superblock
-  const { capacityBytes } = directory
-  const self = { clusterId, peerId, bootId, bootCounter, capacityBytes }
-  const cluster = await Cluster.open(metadata, self, environment)
-  const notes: HealthProblem[] = []
-  if (!cluster.bootCounterFollows) {
-    const message =
-      'the superblock and the metadata disagree about the number of starts: one of them is from ' +
-      'an older copy of the data directory. Check that the volumes are what you expect'
-    notes.push({ level: 'warning', code: 'bootCounter', message })
-    log.warn(message)
-  }
-  const session = await Session.open(metadata, systemClock, {
-    onTrouble: (err) => log.error({ err }, 'renewing the lease failed')
-  })
-  undo.add(() => session.close())
-  return { cluster, session, notes }
-}
-
 function startShards(
   config: Config,
   directory: DataDirectory,
-  arena: SharedArena,
+  { arena, near }: { arena: SharedArena; near: NearReads },
   { log }: LogOutput,
   undo: Undo
 ): { pool: ShardPool<BlockOp>; syncLatency: readonly LatencyHistogram[] } {
@@ -226,8 +199,10 @@ function startShards(
     shards,
     worker: workerUrl,
     arena,
-    configOf: (shard) => ({
+    configOf: (shard): ShardWorkerConfig => ({
       directory: directory.shardPath(shard),
+      places: near.places[shard]!,
+      maps: near.maps.shared,
       shard: resolveShardConfig({
         shard,
         shards,
@@ -325,6 +300,7 @@ async function startAdminServer(
   output: LogOutput,
   backend: PeerBackend,
   nbd: NbdServer,
+  metadata: PeerMetadata,
   undo: Undo
 ): Promise<AdminServer> {
   const { adminListen, adminSocket } = resolved.config
@@ -335,7 +311,10 @@ async function startAdminServer(
     configEntries: effectiveEntries(resolved, directory),
     listen: adminListen,
     socket: adminSocket,
-    registerMetrics: (registry) => registerNbdMetrics(registry, () => nbd.snapshot())
+    registerMetrics: (registry) => {
+      registerNbdMetrics(registry, () => nbd.snapshot())
+      registerMetadataMetrics(registry, metadata)
+    }
   })
   undo.add(() => admin.stop())
   return admin

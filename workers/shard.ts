@@ -9,6 +9,7 @@ import { WorkerLoop } from '../src/handoff/worker-loop.ts'
 import { DiskFiles, type DiskFilesOptions } from '../src/shard/disk-files.ts'
 import type { FileHandle } from '../src/shard/files.ts'
 import { ShardOp } from '../src/shard/op.ts'
+import { SegmentPlaces } from '../src/shard/segment-places.ts'
 import { Shard } from '../src/shard/shard.ts'
 import type { ShardConfig, ShardHost } from '../src/shard/shard-config.ts'
 import { shardStatIndex, shardStatNames } from '../src/shard/stats.ts'
@@ -17,6 +18,9 @@ import { shardStatIndex, shardStatNames } from '../src/shard/stats.ts'
 export interface ShardWorkerConfig {
   readonly directory: string
   readonly shard: ShardConfig
+  /** Where the main thread reads blocks by itself: SegmentPlaces and frames of chunk-map.ts. */
+  readonly places?: SharedArrayBuffer
+  readonly maps?: SharedArrayBuffer
 }
 
 /** Syncs that the engine runs itself meet those of the main thread on the board. */
@@ -32,7 +36,7 @@ class BoardFiles extends DiskFiles {
   }
 }
 
-function hostOf(task: ShardTask, directory: string): ShardHost {
+function hostOf(task: ShardTask, { directory, places, maps }: ShardWorkerConfig): ShardHost {
   const board = new SyncBoard(task.memory.syncBoard, task.bell)
   const stats = new Float64Array(task.memory.stats)
   assert(shardStatNames.length <= stats.length, 'the channel has room for all statistics')
@@ -43,6 +47,8 @@ function hostOf(task: ShardTask, directory: string): ShardHost {
     stats,
     clock: systemClock,
     random: systemRandom,
+    ...(places === undefined ? {} : { places: new SegmentPlaces(places) }),
+    ...(maps === undefined ? {} : { maps: new Uint32Array(maps) }),
     log: (level, message, fields) => {
       parentPort?.postMessage({ log: level, shard: task.shard, message, fields })
     }
@@ -52,9 +58,9 @@ function hostOf(task: ShardTask, directory: string): ShardHost {
 export default function serveShard(task: ShardTask): ShardTaskEnd {
   return shardTaskEnd(() => {
     const loop = new WorkerLoop(task.memory, task.bell, () => new ShardOp(), task.knobs)
-    const { directory, shard: config } = task.config as ShardWorkerConfig
-    const host = hostOf(task, directory)
-    const shard = Shard.open(config, host)
+    const config = task.config as ShardWorkerConfig
+    const host = hostOf(task, config)
+    const shard = Shard.open(config.shard, host)
     loop.run({
       execute: (ops, count) => shard.execute(ops, count),
       background: (budgetMs) => {

@@ -48,6 +48,7 @@ const shardGauges: readonly ShardRow[] = [
 const shardCounters: readonly ShardRow[] = [
   ['reads_total', 'Read operations of the shard', stat('reads')],
   ['read_bytes_total', 'Bytes read for clients', stat('readBytes')],
+  ['near_reads_total', 'Of these, read without the worker', stat('nearReads')],
   ['writes_total', 'Write operations of the shard', stat('writes')],
   ['written_bytes_total', 'Bytes written for clients', stat('writeBytes')],
   ['trims_total', 'Trim and write-zeroes operations of the shard', stat('trims')],

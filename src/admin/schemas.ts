@@ -170,7 +170,9 @@ export const shardStatsSchema = z
     checkpointBytes: bytes,
     syncs: count,
     syncFailures: count,
-    busyMs: count
+    busyMs: count,
+    nearReads: count,
+    nearReadBytes: bytes
   })
   .meta({ id: 'ShardStats' })
 export type ShardStats = z.infer<typeof shardStatsSchema>

@@ -44,8 +44,9 @@ export class Cluster {
   }
 
   /**
-   * Registers `self`, and makes the cluster's record if the metadata has none.
-   * @throws StoreError InvalidArgument when the metadata belongs to another cluster
+   * Registers `self`, and makes the cluster's record if the metadata has none and nothing else.
+   * @throws StoreError InvalidArgument when the metadata belongs to another cluster, or to
+   * something else; NotFound when it has none and must not be made. Nothing is changed then
    */
   static async open(
     store: MetadataStore,
@@ -54,6 +55,7 @@ export class Cluster {
   ): Promise<Cluster> {
     const keys = environment.keys ?? new Keys()
     const now = new Date(environment.clock.wallMs()).toISOString()
+    await requireCluster(store, keys, environment.create ?? true)
     const cluster = { v: 1, clusterId: self.clusterId, createdAt: now } as const
     const { entries } = await store.transact({
       compare: [{ key: keys.cluster, is: 'absent' }],
@@ -67,8 +69,8 @@ export class Cluster {
     const known = decodeRecord('cluster', keys.cluster, entries[0]!.value)
     if (known.clusterId !== self.clusterId) {
       const ours = `this data directory is of cluster ${self.clusterId}`
-      const text = `${ours}, the metadata of ${known.clusterId}`
-      throw new StoreError(ErrorCode.InvalidArgument, text)
+      const theirs = `the metadata below ${keys.prefix}/ of ${known.clusterId}`
+      throw new StoreError(ErrorCode.InvalidArgument, `${ours}, ${theirs}`)
     }
     const follows = await registerPeer(store, keys, self, entries[1] ?? null, now)
     return new Cluster(store, self, follows, { ...environment, keys })
@@ -103,6 +105,36 @@ export interface ClusterEnvironment {
   readonly clock: Clock
   readonly random: Random
   readonly keys?: Keys
+  /** May metadata that has no cluster become ours? By default it may. */
+  readonly create?: boolean
+}
+
+async function requireCluster(store: MetadataStore, keys: Keys, create: boolean): Promise<void> {
+  if ((await store.get(keys.cluster)) !== null) return
+  const [found] = (await store.range(`${keys.prefix}/`, { limit: 1 })).entries
+  if (found === undefined && create) return
+  const [code, text] =
+    found === undefined
+      ? [
+          ErrorCode.NotFound,
+          `there is no cluster below ${keys.prefix}/ although this data directory is of one: is ` +
+            'this the right store? If it was lost, see "torus metadata restore"'
+        ]
+      : [ErrorCode.InvalidArgument, foreignText(keys, found.key)]
+  throw new StoreError(code, text)
+}
+
+function foreignText(keys: Keys, found: string): string {
+  if (found.startsWith(keys.root)) {
+    return (
+      `the metadata below ${keys.root} is incomplete (${found} but no cluster): a ` +
+      'migrate or restore was interrupted, run it again'
+    )
+  }
+  return (
+    `keys below ${keys.prefix}/ are not of this cluster (${found}): choose another ` +
+    '--etcd-prefix. Nothing was changed'
+  )
 }
 
 async function registerPeer(
@@ -136,6 +168,8 @@ async function registerPeer(
     const text = `peer ${self.peerId} is being started twice: its metadata changed meanwhile`
     throw new StoreError(ErrorCode.Conflict, text)
   }
+  // The same boot again: the answer to its first registration did not arrive.
+  if (old?.bootId === self.bootId) return old.bootCounter === self.bootCounter
   return old === null || old.bootCounter < self.bootCounter
 }
 

@@ -25,10 +25,12 @@ const KEY_LAYOUT_VERSION = 'v1'
 const KEY_PREFIX_DEFAULT = '/torus'
 
 export class Keys {
+  readonly prefix: string
   readonly root: string
 
   constructor(prefix: string = KEY_PREFIX_DEFAULT) {
-    this.root = `${prefix.replace(/\/+$/, '')}/${KEY_LAYOUT_VERSION}/`
+    this.prefix = prefix.replace(/\/+$/, '')
+    this.root = `${this.prefix}/${KEY_LAYOUT_VERSION}/`
   }
 
   get cluster(): string {

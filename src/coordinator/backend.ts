@@ -46,9 +46,9 @@ export interface BackendParts {
   /** Filled while the peer starts. */
   readonly addresses: { nbd: readonly string[]; admin: readonly string[] }
   readonly syncLatency: readonly LatencyHistogram[]
-  readonly cluster: ClusterBackend
-  /** Problems that are known from the start on. */
-  readonly notes: readonly HealthProblem[]
+  readonly peers: ClusterBackend
+  /** Problems of what is not shards or space. */
+  problems(): readonly HealthProblem[]
   stopping(): boolean
 }
 
@@ -79,7 +79,7 @@ export class PeerBackend implements AdminBackend {
   }
 
   get cluster(): ClusterBackend {
-    return this.#parts.cluster
+    return this.#parts.peers
   }
 
   ready(): Ready {
@@ -93,16 +93,19 @@ export class PeerBackend implements AdminBackend {
   }
 
   async status(): Promise<Status> {
-    const [peer, volumes] = await Promise.all([this.peer(), this.#parts.volumes.listAll()])
-    this.#noteVolumes(volumes)
+    const peer = await this.peer()
+    await this.refreshVolumes().catch((thrown: unknown) => {
+      // Health must be told most of all when the metadata does not answer; it is a problem of it.
+      if (!(thrown instanceof StoreError) || thrown.code !== ErrorCode.Unavailable) throw thrown
+    })
     const shards = this.shards()
     const gauges = this.gauges()
-    const problems = healthProblems(peer, shards, this.#parts.notes)
+    const problems = healthProblems(peer, shards, this.#parts.problems())
     return {
       health: healthOf(problems),
       problems,
       peer,
-      volumeCount: volumes.length,
+      volumeCount: this.#volumeCount,
       promisedBytes: this.#promisedBytes,
       clientCount: gauges.clients,
       arenaBytes: gauges.arenaBytes,
@@ -149,6 +152,8 @@ export class PeerBackend implements AdminBackend {
       const stats = Object.fromEntries(
         shardStatNames.map((name, index) => [name, client.stats[index]!])
       ) as ShardStats
+      stats.reads += stats.nearReads
+      stats.readBytes += stats.nearReadBytes
       return {
         shard: client.shard,
         state: stateOf(client.state, stats),

@@ -16,13 +16,13 @@ export interface ClusterParts {
   readonly pools: Pools
   readonly controller: Controller
   readonly backend: PeerClusterBackend
-  close(): Promise<void>
 }
 
 export async function joinCluster(
   cluster: Cluster,
   session: Session,
-  { log }: LogOutput
+  { log }: LogOutput,
+  undo: { add(step: () => Promise<void>): void }
 ): Promise<ClusterParts> {
   const alive = { peerAddress: null, adminAddresses: [], nbdAddresses: [], usedBytes: 0 }
   const onTrouble = (what: string, err: Error): void => log.error({ err }, what)
@@ -45,14 +45,9 @@ export async function joinCluster(
     leaseTrustedMs: () => session.trustedUntilMs - cluster.clock.monotonicMs(),
     resync: () => ({ groupsLeft: 0, bytesCopied: 0, bytesPerSecond: 0, secondsLeft: null })
   })
-  return {
-    membership,
-    pools,
-    controller,
-    backend,
-    close: async () => {
-      await controller.close()
-      membership.close()
-    }
-  }
+  undo.add(async () => {
+    await controller.close()
+    membership.close()
+  })
+  return { membership, pools, controller, backend }
 }

@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { isMap, LineCounter, parseDocument } from 'yaml'
 import { ErrorCode, StoreError } from './errors.ts'
-import { ARENA_BYTES_DEFAULT } from './limits.ts'
+import { ARENA_BYTES_DEFAULT, ETCD_WAIT_MS_DEFAULT } from './limits.ts'
 import { environmentNameOf, optionInfo, optionKeys } from './option-info.ts'
 import {
   type Address,
@@ -36,6 +36,14 @@ const defaults: Omit<Config, 'dataDir'> = {
   adminListen: { host: '127.0.0.1', port: 4321 },
   adminSocket: null, // D/admin.sock, see `resolveConfig`
   insecure: false,
+  etcd: [],
+  etcdPrefix: '/torus',
+  etcdCa: null,
+  etcdCert: null,
+  etcdKey: null,
+  etcdUser: null,
+  etcdPasswordFile: null,
+  etcdWaitMs: ETCD_WAIT_MS_DEFAULT,
   scrubPeriodMs: 14 * DAY_MS, // disks are read twice before most monthly jobs would start
   shutdownMs: 30_000, // systemd kills after 90 s; a checkpoint of a full index takes a few
   plugins: [],
@@ -234,6 +242,7 @@ function completeConfig(
   if (values.nbdTls === 'off' && (values.nbdTlsCert ?? values.nbdTlsKey ?? values.nbdTlsCa)) {
     throw invalid('nbd-tls is off although certificates are given: set it to allow or require')
   }
+  requireEtcdRules(values, sources)
   for (const key of ['nbdSocket', 'adminSocket'] as const) {
     const path = values[key]
     if (path === null || Buffer.byteLength(path) <= SOCKET_PATH_BYTES_MAX) continue
@@ -266,6 +275,26 @@ function checkCapacity(values: Config, sources: Readonly<Record<OptionKey, Sourc
       `gives a shard ${segments} segments of ${of}; it needs ${SEGMENTS_PER_SHARD_MIN}` +
       `${shards === null ? '' : `, and there are ${shards} shards`}`
   )
+}
+
+function requireEtcdRules(values: Config, sources: Readonly<Record<OptionKey, Source>>): void {
+  const { etcd, etcdCa, etcdCert, etcdKey, etcdUser, etcdPasswordFile } = values
+  const files = ['etcdCa', 'etcdCert', 'etcdKey', 'etcdUser', 'etcdPasswordFile'] as const
+  const given = files.find((key) => values[key] !== null)
+  if (etcd.length === 0 && given !== undefined) {
+    const from = sourceText(sources[given])
+    throw invalid(`${optionInfo[given].name} (from ${from}) means nothing without etcd`)
+  }
+  const secure = etcd.some((url) => url.startsWith('https:'))
+  if (!secure && (etcdCa ?? etcdCert ?? etcdKey) !== null) {
+    throw invalid('etcd certificates are given, but etcd is reached by http: write https://')
+  }
+  if ((etcdCert === null) !== (etcdKey === null)) {
+    throw invalid('etcd-cert and etcd-key are only given together')
+  }
+  if ((etcdUser === null) !== (etcdPasswordFile === null)) {
+    throw invalid('etcd-user and etcd-password-file are only given together')
+  }
 }
 
 /**

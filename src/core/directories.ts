@@ -1,4 +1,13 @@
-import { existsSync, mkdirSync, statSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  statSync,
+  writeSync
+} from 'node:fs'
 import { dirname } from 'node:path'
 
 /**
@@ -16,5 +25,34 @@ export function makeDirectory(path: string): void {
     if (code !== 'ENOENT' || parent === path || existsSync(parent)) throw error
     makeDirectory(parent)
     makeDirectory(path)
+  }
+}
+
+/**
+ * The file has all of `parts` or is as it was, whatever happens, and that is durable.
+ * @throws the system's error
+ */
+export function replaceFile(path: string, parts: Iterable<Uint8Array>): void {
+  const draft = `${path}.new`
+  const handle = openSync(draft, 'w', 0o600)
+  try {
+    for (const part of parts) {
+      for (let at = 0; at < part.length; ) at += writeSync(handle, part, at)
+    }
+    fsyncSync(handle)
+  } finally {
+    closeSync(handle)
+  }
+  renameSync(draft, path)
+  syncDirectory(dirname(path))
+}
+
+/** What was renamed, made or removed in it stays so. */
+function syncDirectory(path: string): void {
+  const handle = openSync(path, 'r')
+  try {
+    fsyncSync(handle)
+  } finally {
+    closeSync(handle)
   }
 }

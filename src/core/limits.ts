@@ -31,6 +31,8 @@ export const UNSYNCED_FILES_MAX = 64
 /** File descriptors are numbered below this: the hard limit of common systems. */
 export const FILE_DESCRIPTORS_MAX = 1024 * 1024
 
+/** Segments of one shard. Bounds arrays indexed by slot: 16 TiB a shard with 128 MiB each. */
+export const SEGMENT_SLOTS_MAX = 2 ** 17
 /** Ops that one request has out at once; a longer trim goes on as they end. */
 export const OPS_PER_REQUEST_MAX = 64
 /** Pages for edges of sub-block writes: two at most for each that is being done. */
@@ -80,6 +82,25 @@ export const LEASE_TTL_MS_MIN = 2000
 export const LEASE_TTL_MS_MAX = 24 * 3600 * 1000
 /** Of a process's lease: two missed keepalives of a third of it, and room for a slow one. */
 export const SESSION_TTL_MS = 10_000
+/** Part of a lease's time that is not trusted: clocks run differently, and answers take time. */
+export const SESSION_MARGIN = 0.1
+/** Between the wall and the monotonic clock, since the last keepalive: more means that the machine
+ * slept, or that its clock was set, and nobody knows how long the lease went on meanwhile. */
+export const CLOCK_JUMP_MS_MAX = 500
+/** At a stop the lease is given back within this time, or left to end by itself. */
+export const SESSION_CLOSE_MS = 2000
+/** How long a start waits for etcd. Longer than etcd's own restart after a power cut takes. */
+export const ETCD_WAIT_MS_DEFAULT = 5 * 60_000
+/** A call to etcd, all attempts included: what a person waits before being told. */
+export const ETCD_CALL_MS = 5000
+/** One member of etcd may take this long; an election of its leader takes 1 to 2 s. */
+export const ETCD_ATTEMPT_MS = 2000
+/** A silent watch is asked for a sign of life: so old may be what a cut-off member shows. */
+export const ETCD_WATCH_CHECK_MS = 30_000
+/** A watch that etcd forgot without a word misses something for so long at most. */
+export const ETCD_WATCH_LIFE_MS = 10 * 60_000
+/** Members that are named; etcd itself advises 7 at most. */
+export const ETCD_ENDPOINTS_MAX = 16
 /** How often a transaction that lost a race is tried again before the caller gets Conflict. */
 export const TRANSACTION_ATTEMPTS_MAX = 16
 

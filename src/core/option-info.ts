@@ -123,6 +123,59 @@ export const optionInfo: Readonly<Record<OptionKey, OptionInfo>> = {
     help: 'allow listeners that other machines can reach, though nobody has to log in',
     usual: ''
   },
+  etcd: {
+    name: 'etcd',
+    argument: 'URL[,URL]',
+    list: true,
+    help: 'keep the metadata in etcd instead of the data directory',
+    usual: ''
+  },
+  etcdPrefix: {
+    name: 'etcd-prefix',
+    argument: 'PREFIX',
+    help: 'all keys of the cluster start with this; one cluster has it alone',
+    usual: '/torus'
+  },
+  etcdCa: {
+    name: 'etcd-ca',
+    argument: 'FILE',
+    path: true,
+    help: 'authorities that may have signed the certificate of etcd, PEM',
+    usual: 'those of the system'
+  },
+  etcdCert: {
+    name: 'etcd-cert',
+    argument: 'FILE',
+    path: true,
+    help: 'our certificate, for an etcd that asks for one, PEM',
+    usual: ''
+  },
+  etcdKey: {
+    name: 'etcd-key',
+    argument: 'FILE',
+    path: true,
+    help: 'private key of that certificate, PEM',
+    usual: ''
+  },
+  etcdUser: {
+    name: 'etcd-user',
+    argument: 'NAME',
+    help: 'user of etcd; it needs readwrite on the prefix',
+    usual: ''
+  },
+  etcdPasswordFile: {
+    name: 'etcd-password-file',
+    argument: 'FILE',
+    path: true,
+    help: 'file with the password of that user',
+    usual: ''
+  },
+  etcdWaitMs: {
+    name: 'etcd-wait',
+    argument: 'DURATION',
+    help: 'how long a start waits for an etcd that does not answer',
+    usual: '5m'
+  },
   scrubPeriodMs: {
     name: 'scrub-period',
     argument: 'DURATION',

@@ -4,7 +4,7 @@
  */
 import { z } from 'zod'
 import { StoreError } from './errors.ts'
-import { BLOCK_BYTES, SHARDS_MAX, VOLUME_BYTES_MAX } from './limits.ts'
+import { BLOCK_BYTES, ETCD_ENDPOINTS_MAX, SHARDS_MAX, VOLUME_BYTES_MAX } from './limits.ts'
 import { formatDuration, formatSizeExact, parseDuration, parseSize } from './units.ts'
 
 /** Smaller ones are only files to open; larger ones make a compaction step long. */
@@ -20,6 +20,8 @@ const CAPACITY_BYTES_MIN = 64 * 1024 * 1024
 const CAPACITY_BYTES_MAX = SHARDS_MAX * 2 ** 32 * BLOCK_BYTES
 const SHUTDOWN_MS_MAX = 10 * 60_000
 const SCRUB_PERIOD_MS_MIN = 60_000
+const ETCD_WAIT_MS_MIN = 1000
+const ETCD_WAIT_MS_MAX = 30 * 24 * 3600 * 1000
 const LOG_LINES_MAX = 100_000
 
 export interface Address {
@@ -133,6 +135,32 @@ const listOf = <T extends z.ZodType>(item: T) =>
     z.array(item).readonly()
   )
 
+const ETCD_URL = /^https?:\/\/(\[[0-9a-f:.]+\]|[^\s/:[\]]+):\d{1,5}\/?$/i
+
+const etcdUrl = z
+  .string({ error: 'must be text' })
+  .regex(ETCD_URL, { error: 'must be http://HOST:PORT or https://HOST:PORT' })
+  .transform((url) => url.replace(/\/$/, ''))
+
+/** As `listOf`; each part may again be several, with commas between. */
+const etcdUrls = z.preprocess(
+  (input) =>
+    [input].flat().flatMap((part) => (typeof part === 'string' ? part.split(',') : [part])),
+  z
+    .array(etcdUrl)
+    .max(ETCD_ENDPOINTS_MAX, { error: `must be ${ETCD_ENDPOINTS_MAX} at most` })
+    .refine((urls) => new Set(urls.map((url) => url.startsWith('https:'))).size <= 1, {
+      error: 'must all be http or all be https'
+    })
+    .readonly()
+)
+
+const etcdPrefix = z
+  .string({ error: 'must be text' })
+  .regex(/^(\/[A-Za-z0-9._-]+)+\/?$/, { error: 'must be like /torus or /storage/torus' })
+  .max(128, { error: 'must have 128 characters at most' })
+  .transform((prefix) => prefix.replace(/\/$/, ''))
+
 const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
 
 const DAY_MS = 24 * 3600 * 1000
@@ -154,6 +182,14 @@ export const optionsSchema = z.strictObject({
   adminListen: listenAddress.nullable(),
   adminSocket: fileOrOff.nullable(),
   insecure: flag,
+  etcd: etcdUrls,
+  etcdPrefix,
+  etcdCa: text.nullable(),
+  etcdCert: text.nullable(),
+  etcdKey: text.nullable(),
+  etcdUser: text.nullable(),
+  etcdPasswordFile: text.nullable(),
+  etcdWaitMs: durationBetween(ETCD_WAIT_MS_MIN, ETCD_WAIT_MS_MAX, false),
   scrubPeriodMs: durationBetween(SCRUB_PERIOD_MS_MIN, 365 * DAY_MS, true),
   shutdownMs: durationBetween(100, SHUTDOWN_MS_MAX, false),
   plugins: listOf(text),

@@ -27,7 +27,8 @@ import { BLOCK_BYTES } from '../core/limits.ts'
 //      1  error
 //      2  resultA
 //      3  resultB
-//   4-15  zero
+//      4  resultC
+//   5-15  zero
 export const ENTRY_WORDS = 16
 
 /** The fields of a shard's request that cross threads: ShardOp of shard/, as handoff sees it. */
@@ -47,6 +48,7 @@ export interface HandoffOp {
   error: number
   resultA: number
   resultB: number
+  resultC: number
 }
 
 export function writeSubmission(words: Uint32Array, at: number, slot: number, op: HandoffOp): void {
@@ -83,6 +85,7 @@ export function readSubmission(words: Uint32Array, at: number, op: HandoffOp): n
   op.error = 0
   op.resultA = 0
   op.resultB = 0
+  op.resultC = 0
   return words[at + 1]!
 }
 
@@ -91,6 +94,7 @@ export function writeCompletion(words: Uint32Array, at: number, slot: number, op
   words[at + 1] = op.error
   words[at + 2] = op.resultA
   words[at + 3] = op.resultB
+  words[at + 4] = op.resultC
 }
 
 /** Sets the answer fields of `op`; the slot is word 0. */
@@ -98,6 +102,7 @@ export function readCompletion(words: Uint32Array, at: number, op: HandoffOp): v
   op.error = words[at + 1]!
   op.resultA = words[at + 2]!
   op.resultB = words[at + 3]!
+  op.resultC = words[at + 4]!
 }
 
 const TWO_32 = 2 ** 32

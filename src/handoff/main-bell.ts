@@ -7,8 +7,9 @@
  */
 const BELL_WORDS = 2
 const ARMED = 0
-/** Thread id of the worker that spins: a second one sleeps instead. */
+/** Thread id of the worker that spins, or MAIN_SPINS: a second one sleeps instead. */
 export const SPINNER = 1
+export const MAIN_SPINS = -1
 
 /** Worker side: call after publishing. */
 export function ringMain(bell: Int32Array): void {

@@ -55,6 +55,9 @@ export class ShardClient<Op extends ClientOp<Op>> {
   /** False once the pool closes: requests in flight are finished, new ones refused. */
   private accepting = true
 
+  /** Called when a worker's thread has ended, before its files are closed. */
+  onGone: () => void = () => {}
+
   private readonly control: Int32Array
   private readonly submissions: Uint32Array
   private readonly completions: Uint32Array
@@ -204,6 +207,7 @@ export class ShardClient<Op extends ClientOp<Op>> {
         this.refuse(this.takeSlot(slot), ErrorCode.ShardFailed)
       }
     }
+    this.onGone()
     this.rounds.hold(() => {
       this.openFiles.takeAll(closeQuietly)
       closed()
@@ -302,6 +306,7 @@ export class ShardClient<Op extends ClientOp<Op>> {
     op.error = error
     op.resultA = 0
     op.resultB = 0
+    op.resultC = 0
     if (this.refused.push(op) === 1) queueMicrotask(this.answerRefused)
   }
 

@@ -3,6 +3,7 @@ import { assert } from '../core/assert.ts'
 import { ErrorCode } from '../core/errors.ts'
 import type { SharedArena } from './arena.ts'
 import { type ChannelMemory, createChannelMemory } from './channel.ts'
+import { LoopSpin } from './loop-spin.ts'
 import { freeSpinner, MainBell } from './main-bell.ts'
 import { type ClientOp, ShardClient } from './shard-client.ts'
 import type { ShardTask, ShardTaskEnd, WorkerLog } from './shard-task.ts'
@@ -43,6 +44,8 @@ const defaultRestarts: RestartLimits = {
 }
 /** A read from the page cache takes 10 microseconds, a small append 20. */
 const SPIN_MICROS_DEFAULT = 50
+/** What a client takes for its next request, when nobody has to be woken. */
+const LOOP_SPIN_MICROS_DEFAULT = 100
 /** Deeper queues keep everybody busy anyway, and then a core that spins is missed. */
 const SPIN_DEPTH_MAX = 2
 /** A checkpoint of a large index takes seconds; after this the files alone must do. */
@@ -61,6 +64,7 @@ export class ShardPool<Op extends ClientOp<Op>> {
   private readonly bell: MainBell
   private polling = false
   private readonly spin: Spin
+  private readonly loopSpin: LoopSpin
   /** The thread of each shard that has one. */
   private readonly running: (ShardThread | null)[] = []
   private readonly tasks: Promise<void>[] = []
@@ -71,6 +75,7 @@ export class ShardPool<Op extends ClientOp<Op>> {
     this.options = options
     this.limits = { ...defaultRestarts, ...options.restarts }
     this.bell = new MainBell(this.poll)
+    this.loopSpin = new LoopSpin(this.bell.words, options.spinMicros ?? LOOP_SPIN_MICROS_DEFAULT)
     this.spin = new Spin(options.spinMicros ?? SPIN_MICROS_DEFAULT, this.hasAnswers)
     const clients: ShardClient<Op>[] = []
     for (let shard = 0; shard < options.shards; shard++) {
@@ -122,6 +127,11 @@ export class ShardPool<Op extends ClientOp<Op>> {
     this.bell.disarm()
     if (this.publish() && this.spin.run()) this.poll()
     this.bell.arm()
+  }
+
+  /** A request needed no worker: the next one is likely to come soon. */
+  served(): void {
+    this.loopSpin.touch()
   }
 
   private publish(): boolean {

@@ -12,11 +12,29 @@ const PROBE_EVERY = 32
 /** Reading the clock costs as much as a few looks. */
 const LOOKS_PER_CLOCK = 50
 
+export class SpinCredit {
+  private credit = CREDIT_MAX / 2
+  private skipped = 0
+
+  mayTry(): boolean {
+    if (this.credit <= 0 && ++this.skipped < PROBE_EVERY) return false
+    this.skipped = 0
+    return true
+  }
+
+  paid(): void {
+    if (this.credit < CREDIT_MAX) this.credit += 2
+  }
+
+  wasted(): void {
+    if (this.credit > 0) this.credit--
+  }
+}
+
 export class Spin {
   private readonly limitMs: number
   private readonly hasNews: () => boolean
-  private credit = CREDIT_MAX / 2
-  private skipped = 0
+  private readonly credit = new SpinCredit()
 
   constructor(limitMicros: number, hasNews: () => boolean) {
     // On a single core nothing can become new while somebody spins.
@@ -26,14 +44,12 @@ export class Spin {
 
   /** Whether news came while looking; false at once when looking has not paid lately. */
   run(): boolean {
-    if (this.limitMs === 0) return false
-    if (this.credit <= 0 && ++this.skipped < PROBE_EVERY) return false
-    this.skipped = 0
+    if (this.limitMs === 0 || !this.credit.mayTry()) return false
     if (this.look()) {
-      if (this.credit < CREDIT_MAX) this.credit += 2
+      this.credit.paid()
       return true
     }
-    if (this.credit > 0) this.credit--
+    this.credit.wasted()
     return false
   }
 

@@ -127,6 +127,13 @@ export class Answers {
     return true
   }
 
+  /** Counts a read that never became a request. */
+  noteRead(length: number, latencyMs: number): void {
+    this.metrics.note(NBD_CMD_READ, false, length, latencyMs)
+    this.info.reads++
+    this.info.readBytes += length
+  }
+
   /** Counts an answered command. */
   note(request: NbdRequest, failed: boolean): void {
     const { command, commandLength } = request

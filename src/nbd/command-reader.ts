@@ -18,7 +18,8 @@ import {
   NBD_REPLY_FLAG_DONE,
   NBD_REQUEST_MAGIC
 } from './protocol.ts'
-import { getU64, ReplyMode } from './replies.ts'
+import { QuickReads } from './quick-reads.ts'
+import { type Answered, getU64, ReplyMode } from './replies.ts'
 import type { NbdRequest } from './request.ts'
 import type { Transmission } from './transmission.ts'
 
@@ -55,10 +56,13 @@ export class CommandReader {
   /** Bytes of a refused payload still to be dropped. */
   private skip = 0
   private nowMs = 0
+  private readonly quick: QuickReads
+  private readonly answered: Answered = { cookieHigh: 0, cookieLow: 0, offsetHigh: 0, offsetLow: 0 }
 
   constructor(transmission: Transmission, statusContexts: boolean) {
     const { mode, device } = transmission
     this.transmission = transmission
+    this.quick = new QuickReads(transmission)
     this.extended = mode === ReplyMode.Extended
     this.requestSize = this.extended ? EXTENDED_REQUEST_SIZE : REQUEST_SIZE
     this.magic = this.extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC
@@ -100,6 +104,7 @@ export class CommandReader {
       transmission.drain()
       return false
     }
+    if (command === NBD_CMD_READ && this.readQuickly(view, at)) return true
     const { budget } = transmission
     if (transmission.inFlight >= budget.limits.requestsPerConnection) {
       return transmission.block(false)
@@ -126,6 +131,23 @@ export class CommandReader {
     const taken = this.start(request, hasPayload ? length : 0)
     if (!taken) budget.putBackRequest(transmission, request)
     return taken
+  }
+
+  /** Whether the read at `at` was answered already. */
+  private readQuickly(view: DataView, at: number): boolean {
+    const { transmission, answered } = this
+    const flags = view.getUint16(at + AT_FLAGS)
+    const offset = getU64(view, at + AT_OFFSET)
+    const length = this.extended ? getU64(view, at + AT_LENGTH) : view.getUint32(at + AT_LENGTH)
+    if (this.refusing || this.refusalOf(NBD_CMD_READ, flags, offset, length) !== null) return false
+    answered.cookieHigh = view.getUint32(at + AT_COOKIE)
+    answered.cookieLow = view.getUint32(at + AT_COOKIE + 4)
+    answered.offsetHigh = view.getUint32(at + AT_OFFSET)
+    answered.offsetLow = view.getUint32(at + AT_OFFSET + 4)
+    if (!this.quick.take(answered, flags, offset, length)) return false
+    transmission.receiver.start += this.requestSize
+    transmission.batch.add(transmission)
+    return true
   }
 
   /** False: nothing was taken, and the request is not in use. */
@@ -187,14 +209,18 @@ export class CommandReader {
 
   private check(request: NbdRequest): Refusal | null {
     if (this.refusing) return refusals.shutdown
-    return checkCommand(
-      this.rules,
-      this.transmission.device.sizeBytes,
-      request.command,
-      request.commandFlags,
-      request.commandOffset,
-      request.commandLength
-    )
+    const { command, commandFlags, commandOffset, commandLength } = request
+    return this.refusalOf(command, commandFlags, commandOffset, commandLength)
+  }
+
+  private refusalOf(
+    command: number,
+    flags: number,
+    offset: number,
+    length: number
+  ): Refusal | null {
+    const { sizeBytes } = this.transmission.device
+    return checkCommand(this.rules, sizeBytes, command, flags, offset, length)
   }
 
   private accept(payloadBytes: number): true {

@@ -21,7 +21,6 @@ import {
   NBD_SIMPLE_REPLY_MAGIC,
   NBD_STRUCTURED_REPLY_MAGIC
 } from './protocol.ts'
-import type { NbdRequest } from './request.ts'
 
 /** What was negotiated. */
 export const ReplyMode = { Simple: 0, Structured: 1, Extended: 2 } as const
@@ -93,7 +92,7 @@ export function putDataChunk(
   mode: ReplyMode,
   view: DataView,
   at: number,
-  to: NbdRequest,
+  to: Answered,
   flags: number,
   offset: number,
   length: number
@@ -108,7 +107,7 @@ export function putHoleChunk(
   mode: ReplyMode,
   view: DataView,
   at: number,
-  to: NbdRequest,
+  to: Answered,
   flags: number,
   offset: number,
   length: number

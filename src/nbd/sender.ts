@@ -64,6 +64,16 @@ export class Sender {
     return at
   }
 
+  /** Where `reserve` found room, as bytes. */
+  get bytes(): Buffer {
+    return this.current!.bytes
+  }
+
+  /** Gives back the last `bytes` that `reserve` took. */
+  unreserve(bytes: number): void {
+    this.current!.length -= bytes
+  }
+
   /** Appends a copy of `source[from, to)`. There is room. */
   copy(source: Buffer, from: number, to: number): void {
     const buffer = this.current!

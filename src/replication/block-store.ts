@@ -10,6 +10,8 @@ export { OpFlag, OpKind, StatusExtent } from '../shard/op.ts'
 export class BlockOp extends ShardOp {
   /** Called once on the main thread when the op is done; `error` and results are set then. */
   onDone: (op: BlockOp) => void = () => {}
+  /** The store's own: `onDone` as it was submitted. */
+  onChanged: (op: BlockOp) => void = () => {}
   /** Whatever the caller needs to find its way back (a VolumeRequest, usually). */
   owner: unknown = null
   /** Of replicated stores: where the chunk belongs, and the group epoch it was sent under. */
@@ -36,6 +38,11 @@ export interface BlockStore {
    * called from inside.
    */
   submit(op: BlockOp): void
+  /**
+   * Reads the blocks of `op`, which is not submitted and may be used again, into `into` from
+   * `start` on, if they are at hand. Returns the milliseconds that took; below 0: submit a read.
+   */
+  readNow(op: BlockOp, into: Buffer, start: number): number
   /**
    * Tells the shards about all that was submitted since: once per batch of requests. Ops that are
    * done already may be answered from inside.

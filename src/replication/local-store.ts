@@ -1,26 +1,36 @@
 import { assert } from '../core/assert.ts'
 import { ErrorCode } from '../core/errors.ts'
+import { BLOCK_BYTES } from '../core/limits.ts'
 import type { ShardClient } from '../handoff/shard-client.ts'
-import { shardOfChunk } from '../placement/hash.ts'
-import type { ShardOp } from '../shard/op.ts'
+import { chunkHash } from '../placement/hash.ts'
+import { OpKind, type ShardOp } from '../shard/op.ts'
+import { shardStatIndex } from '../shard/stats.ts'
 import { BlockOp, type BlockStore } from './block-store.ts'
+import { NEAR_BLOCKS_MAX, type NearReads } from './near-reads.ts'
 
 /** What a ShardPool is to the store. */
 interface Shards {
   readonly clients: readonly ShardClient<BlockOp>[]
   ring(): void
+  /** A read needed none of them. */
+  served(): void
 }
 
 /** The shards of this peer as one store: each chunk lives in one shard, by its hash. */
 export class LocalStore implements BlockStore {
   private readonly shards: Shards
   private readonly clients: readonly ShardClient<BlockOp>[]
+  private readonly near: NearReads | null
   private readonly freeOps: BlockOp[] = []
 
-  constructor(shards: Shards) {
+  /** With `near` small reads need no worker. */
+  constructor(shards: Shards, near: NearReads | null = null) {
     assert(shards.clients.length > 0, 'a store has a shard')
     this.shards = shards
     this.clients = shards.clients
+    this.near = near
+    if (near === null) return
+    for (const client of this.clients) client.onGone = () => near.gone(client.shard)
   }
 
   acquireOp(): BlockOp {
@@ -34,13 +44,86 @@ export class LocalStore implements BlockStore {
   }
 
   submit(op: BlockOp): void {
-    const { clients } = this
-    const shard = shardOfChunk(op.familyHigh, op.familyLow, op.chunk, clients.length)
-    clients[shard]!.submit(op)
+    const { clients, near } = this
+    const hash = chunkHash(op.familyHigh, op.familyLow, op.chunk)
+    const client = clients[hash % clients.length]!
+    if (near !== null) {
+      if (op.kind === OpKind.Read) {
+        if (op.blockCount <= NEAR_BLOCKS_MAX && this.readNear(near, op, hash, client)) return
+      } else if (isChange(op.kind)) {
+        near.maps.forget(op, hash)
+        op.onChanged = op.onDone
+        op.onDone = this.changed
+      } else if (op.kind === OpKind.Void) near.maps.clear()
+    }
+    client.submit(op)
   }
 
   ring(): void {
     this.shards.ring()
+  }
+
+  readNow(op: BlockOp, into: Buffer, start: number): number {
+    const { near } = this
+    if (near === null || op.blockCount > NEAR_BLOCKS_MAX) return -1
+    const hash = chunkHash(op.familyHigh, op.familyLow, op.chunk)
+    const client = this.clients[hash % this.clients.length]!
+    if (client.state !== 'serving') return -1
+    const ms = near.readNow(op, hash, client.shard, into, start)
+    if (ms >= 0) this.noteNear(client, op.blockCount)
+    return ms
+  }
+
+  private noteNear(client: ShardClient<BlockOp>, blockCount: number): void {
+    client.stats[shardStatIndex.nearReads]! += 1
+    client.stats[shardStatIndex.nearReadBytes]! += blockCount * BLOCK_BYTES
+    this.shards.served()
+  }
+
+  /** Reads without the worker if that is better now; if not, may ask it for the chunk's map. */
+  private readNear(
+    near: NearReads,
+    op: BlockOp,
+    hash: number,
+    client: ShardClient<BlockOp>
+  ): boolean {
+    if (client.state !== 'serving') return false
+    const map = near.maps.find(op, hash)
+    if (map >= 0 && near.start(op, map, client.shard, this.pooled)) return true
+    if (map >= 0 && near.knows(op, map)) return false
+    const payload = near.maps.missed(op, hash)
+    if (payload < 0) return false
+    const locate = this.acquireOp()
+    copyRequest(op, locate)
+    locate.kind = OpKind.Locate
+    locate.payload = payload
+    locate.onDone = this.located
+    client.submit(locate)
+    return false
+  }
+
+  /** A read in the thread pool is over. */
+  private readonly pooled = (op: BlockOp, whole: boolean): void => {
+    const hash = chunkHash(op.familyHigh, op.familyLow, op.chunk)
+    const client = this.clients[hash % this.clients.length]!
+    if (whole) {
+      this.noteNear(client, op.blockCount)
+      op.onDone(op)
+    } else {
+      client.submit(op)
+      this.shards.ring()
+    }
+  }
+
+  private readonly located = (op: BlockOp): void => {
+    this.near!.maps.loaded(op.payload, op.error !== ErrorCode.Ok)
+    this.releaseOp(op)
+  }
+
+  private readonly changed = (op: BlockOp): void => {
+    this.near!.maps.changed(op, chunkHash(op.familyHigh, op.familyLow, op.chunk))
+    op.onDone = op.onChanged
+    op.onDone(op)
   }
 
   flush(done: (error: number) => void): void {
@@ -54,6 +137,7 @@ export class LocalStore implements BlockStore {
   }
 
   broadcast(op: ShardOp, done: (error: number) => void): void {
+    if (op.kind === OpKind.DeleteLayer) this.near?.maps.clear()
     const join = joinOf(this.clients.length, done)
     const onDone = (answered: BlockOp): void => {
       const { error } = answered
@@ -69,6 +153,8 @@ export class LocalStore implements BlockStore {
     this.ring()
   }
 }
+
+const isChange = (kind: number): boolean => kind >= OpKind.Write && kind <= OpKind.WriteZeroes
 
 /** Calls `done` with the first error, or Ok, when it was called `parts` times. */
 function joinOf(parts: number, done: (error: number) => void): (error: number) => void {

@@ -1,7 +1,8 @@
 /** Answers reads and block status: index lookup, one pread per contiguous run, verify. */
 import { crc32c } from '../core/checksum.ts'
 import { ErrorCode, type StoreError, storeErrorOf } from '../core/errors.ts'
-import { BLOCK_BYTES } from '../core/limits.ts'
+import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
+import { MAP_BIRTHS, MAP_CRCS } from './chunk-map.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import type { Files } from './files.ts'
 import type { BlockViews } from './memory.ts'
@@ -96,6 +97,43 @@ export class BlockReader {
       const from = runs.firsts[run]! - runs.firsts[0]!
       for (let i = from; i < from + runs.counts[run]!; i++) words[at + i] = runs.crcs[i]!
     }
+  }
+
+  /** Fills the frame at `payload` of the maps: what another thread may read by itself. */
+  locate(op: ShardOp): void {
+    const maps = this.host.maps!
+    const at = op.payload / 4
+    const { runs } = this
+    this.index.lookup(this.layerOf(op), op.chunk, 0, CHUNK_BLOCKS, runs)
+    for (let run = 0; run < runs.length; run++) {
+      const first = runs.firsts[run]!
+      const end = first + runs.counts[run]!
+      let location = runs.locations[run]!
+      if (location >= LOCATION_END) {
+        maps.fill(location, at + first, at + end)
+        continue
+      }
+      const birth = this.showSegment(location)
+      for (let block = first; block < end; block++) {
+        maps[at + block] = location++
+        maps[at + MAP_BIRTHS + block] = birth
+        maps[at + MAP_CRCS + block] = runs.crcs[block]!
+      }
+    }
+  }
+
+  /** Opens the segment of `location` for others too; its birth, 0 when it cannot be read. */
+  private showSegment(location: number): number {
+    const segment = this.segments.get(location >>> this.segments.pageShift)
+    if (segment === null || segment.state === SegmentState.Free) return 0
+    try {
+      this.segments.open(segment)
+    } catch (thrown) {
+      storeErrorOf(thrown) // who reads it finds out
+      return 0
+    }
+    this.segments.show(segment)
+    return segment.birth
   }
 
   layerOf(op: ShardOp): number {

@@ -169,8 +169,14 @@ export class BlockWriter {
         this.crcs,
         crcAt
       )
+      const segment = this.segments.get(location >>> this.segments.pageShift)!
       // Something older than what a tombstone may hide is in this segment now.
-      if (taken < blockCount) this.segments.get(location >>> this.segments.pageShift)!.oldestLsn = 0
+      if (taken < blockCount) segment.oldestLsn = 0
+      else if (blockCount === 1) {
+        op.resultA = location
+        op.resultB = this.crcs[crcAt]!
+        op.resultC = segment.birth
+      }
       return
     }
     this.stats[shardStatIndex.trims]!++

@@ -53,7 +53,9 @@ export const OpKind = {
    */
   ListLayers: 17,
   /** From now on compaction keeps every tombstone; with OpFlag.Stop it drops those of no use. */
-  HoldHoles: 18
+  HoldHoles: 18,
+  /** Fills the frame of chunk-map.ts at `payload` of the shard's maps with the whole chunk. */
+  Locate: 19
 } as const
 export type OpKind = (typeof OpKind)[keyof typeof OpKind]
 
@@ -127,4 +129,9 @@ export class ShardOp {
   /** Answer: first block that failed its checksum, number of status pairs, by kind. */
   resultA: number = 0
   resultB: number = 0
+  /**
+   * Answer to a write of one block that counts: birth of the segment where it stands, with
+   * `resultA` its location and `resultB` its checksum. 0: nothing is told.
+   */
+  resultC: number = 0
 }

@@ -4,6 +4,7 @@
  */
 import { assert } from '../core/assert.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { SEGMENT_SLOTS_MAX } from '../core/limits.ts'
 import { PAGE_BYTES } from '../format/fields.ts'
 import { encodeSegmentHeader, SEGMENT_HEADER_BYTES, SegmentUse } from '../format/segment.ts'
 import { LOCATION_END } from './run-list.ts'
@@ -64,9 +65,6 @@ export function slotOfName(name: string): number {
   return segmentName(slot) === name ? slot : -1
 }
 
-/** Bounds the arrays that are indexed by slot, not the disk: 16 TiB a shard with 128 MiB each. */
-const SLOTS_MAX = 2 ** 17
-
 export class Segments {
   readonly pagesPerSegment: number
   /** log2(pagesPerSegment): slot = location >>> pageShift. */
@@ -100,7 +98,7 @@ export class Segments {
     this.pagesPerSegment = config.segmentBytes / PAGE_BYTES
     this.pageShift = Math.log2(this.pagesPerSegment)
     assert(Number.isInteger(this.pageShift), 'segmentBytes is a power of two')
-    this.lostSlot = Math.min(SLOTS_MAX, Math.floor(LOCATION_END / this.pagesPerSegment) - 1)
+    this.lostSlot = Math.min(SEGMENT_SLOTS_MAX, Math.floor(LOCATION_END / this.pagesPerSegment) - 1)
     this.live = new Int32Array(this.lostSlot + 1)
   }
 
@@ -169,6 +167,7 @@ export class Segments {
    */
   begin(firstLsn: number): Segment {
     const segment = this.takeFree() ?? this.create()
+    this.host.places?.hide(segment.slot)
     segment.saltHigh = this.host.random.u32()
     segment.saltLow = this.host.random.u32()
     segment.birth = this.nextBirth++
@@ -185,7 +184,14 @@ export class Segments {
     segment.state = SegmentState.Active
     this.freeCount--
     this.usedCount++
+    this.show(segment)
     return segment
+  }
+
+  /** Lets other threads read the blocks of an open segment. */
+  show(segment: Segment): void {
+    if (segment.handle < 0 || segment.state === SegmentState.Free) return
+    this.host.places?.show(segment.slot, segment.handle, segment.birth)
   }
 
   /**
@@ -237,6 +243,7 @@ export class Segments {
     if (segment.handle < 0) return true
     if (!this.tracker.isIdle(segment.handle)) return false
     this.tracker.untrack(segment.handle)
+    this.host.places?.hide(segment.slot)
     this.files.close(segment.handle)
     segment.handle = -1
     this.openCount--

@@ -3,6 +3,7 @@ import type { Clock, Random } from '../core/clock.ts'
 import { SHARDS_MAX } from '../core/limits.ts'
 import { PAGE_BYTES } from '../format/fields.ts'
 import type { Files, SyncTracker } from './files.ts'
+import type { SegmentPlaces } from './segment-places.ts'
 
 /** What a shard is told; complete and checked. */
 export interface ShardConfig {
@@ -95,5 +96,9 @@ export interface ShardHost {
   readonly stats: Float64Array
   readonly clock: Clock
   readonly random: Random
+  /** For a thread that reads blocks by itself; without it nobody does. */
+  readonly places?: SegmentPlaces
+  /** Frames of chunk-map.ts. */
+  readonly maps?: Uint32Array
   log(level: LogLevel, message: string, fields: Record<string, unknown>): void
 }

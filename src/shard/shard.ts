@@ -169,6 +169,7 @@ export class Shard {
       op.error = ErrorCode.Ok
       op.resultA = 0
       op.resultB = 0
+      op.resultC = 0
       if (op.kind >= OpKind.Write && op.kind <= OpKind.WriteZeroes) mutations++
       else if (op.kind === OpKind.DeleteLayer) mutations++
       else if (op.kind === OpKind.Void) voids++
@@ -309,6 +310,9 @@ export class Shard {
     switch (op.kind) {
       case OpKind.BlockStatus:
         this.reader.status(op)
+        return
+      case OpKind.Locate:
+        this.reader.locate(op)
         return
       case OpKind.Flush:
         this.host.tracker.syncNow()

@@ -44,7 +44,10 @@ export const shardStatNames = [
   'checkpointBytes',
   'syncs',
   'syncFailures',
-  'busyMs' // time not asleep
+  'busyMs', // time not asleep
+  // written by the thread that reads blocks by itself, not by the shard
+  'nearReads',
+  'nearReadBytes'
 ] as const
 export type ShardStatName = (typeof shardStatNames)[number]
 

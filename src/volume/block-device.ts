@@ -14,6 +14,12 @@ export interface BlockDevice {
    * Call `DeviceSource.ring` after the last submit of a batch.
    */
   submit(request: VolumeRequest): void
+  /**
+   * Reads the range into `into` from `start` on, if it is at hand: small, aligned, and known to be
+   * nowhere but in memory. Returns the milliseconds that took, and counts as a request; below 0:
+   * submit one, what is in `into` means nothing. Devices need not have it.
+   */
+  readNow?(offset: number, length: number, into: Buffer, start: number): number
   /** Ends this open; requests in flight finish first. */
   close(): Promise<void>
 }

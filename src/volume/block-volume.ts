@@ -77,6 +77,15 @@ export class BlockVolume {
     else this.#change(request)
   }
 
+  /** See BlockDevice.readNow. */
+  readNow(offset: number, length: number, into: Buffer, start: number): number {
+    if (offset % BLOCK_BYTES !== 0 || length % BLOCK_BYTES !== 0) return -1
+    if (offset + length > this.sizeBytes) return -1
+    const ms = this.ops.readNow(offset / BLOCK_BYTES, length / BLOCK_BYTES, into, start)
+    if (ms >= 0) this.stats.record(RequestKind.Read, length, false, ms)
+    return ms
+  }
+
   /** Accounts for a request that is over. */
   count(request: VolumeRequest): void {
     const ms = this.io.clock.monotonicMs() - request.startedMs

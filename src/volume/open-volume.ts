@@ -51,6 +51,10 @@ export class OpenVolume implements BlockDevice {
     this.volume.submit(request, refused, false)
   }
 
+  readNow(offset: number, length: number, into: Buffer, start: number): number {
+    return this.#closed ? -1 : this.volume.readNow(offset, length, into, start)
+  }
+
   /** As `submit`, for a range that may lie behind the end: the volume's own clearing up. */
   submitBeyondEnd(request: VolumeRequest): void {
     request.device = this

@@ -1,6 +1,6 @@
 import { assert } from '../core/assert.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS, PIECE_BLOCKS_MAX, SEQUENCE_MAX } from '../core/limits.ts'
-import { type BlockOp, OpFlag, OpKind } from '../replication/block-store.ts'
+import { BlockOp, OpFlag, OpKind } from '../replication/block-store.ts'
 import { RequestFlag, type VolumeRequest } from './request.ts'
 import type { VolumeIo } from './volume-io.ts'
 
@@ -26,12 +26,14 @@ export class VolumeOps {
   #highestEpoch = 0
   #sequence = 0
   #sequenceLow = false
+  readonly #near = new BlockOp()
 
   /** `onRequestOp` is called for each op that `cut` made, when it is done. */
   constructor(io: VolumeIo, identity: VolumeIdentity, onRequestOp: (op: BlockOp) => void) {
     this.#io = io
     this.identity = identity
     this.#onRequestOp = onRequestOp
+    Object.assign(this.#near, identity, { kind: OpKind.Read })
   }
 
   get writerEpoch(): number {
@@ -80,6 +82,15 @@ export class VolumeOps {
       this.#io.store.submit(op)
       block += count
     }
+  }
+
+  /** See BlockStore.readNow: `count` blocks from `first` on, which are in one chunk. */
+  readNow(first: number, count: number, into: Buffer, start: number): number {
+    const op = this.#near
+    op.chunk = Math.floor(first / CHUNK_BLOCKS)
+    op.firstBlock = first - op.chunk * CHUNK_BLOCKS
+    op.blockCount = count
+    return op.firstBlock + count > CHUNK_BLOCKS ? -1 : this.#io.store.readNow(op, into, start)
   }
 
   /** An op on this volume; one that changes something gets the next version. */

@@ -61,12 +61,31 @@ test('the first peer makes the cluster, others join it, strangers do not', async
   strictEqual((await first.peers()).length, 2)
 })
 
+test('metadata that is not of a cluster, or not all of it, is left as it is', async () => {
+  const { store, clock } = await openSite()
+  const environment = { clock, random: new SeededRandom(2) }
+  const lost = Cluster.open(store, identity('a', 1), { ...environment, create: false })
+  await rejects(lost, failsWith(ErrorCode.NotFound))
+  for (const key of ['/torus/other', '/torus/v1/volumes/1']) {
+    await store.transact({ success: [{ put: key, value: Buffer.from('1') }] })
+    const { revision } = await store.range('')
+    const refused = Cluster.open(store, identity('a', 1), environment)
+    await rejects(refused, failsWith(ErrorCode.InvalidArgument))
+    strictEqual((await store.range('')).revision, revision)
+    await store.transact({ success: [{ delete: key }] })
+  }
+})
+
 test('a boot counter that does not follow is noticed, and never goes back', async () => {
-  const { peer } = await openSite()
+  const { peer, store, clock } = await openSite()
   await peer('a', 4)
   const next = await peer('a', 5)
   ok(next.bootCounterFollows)
-  const copy = await peer('a', 5)
+  const again = await peer('a', 5)
+  ok(again.bootCounterFollows, 'the same boot, whose first answer was lost')
+  const environment = { clock, random: new SeededRandom(3) }
+  const copied = { ...identity('a', 5), bootId: 'f'.repeat(32) }
+  const copy = await Cluster.open(store, copied, environment)
   strictEqual(copy.bootCounterFollows, false)
   const reverted = await peer('a', 2)
   strictEqual(reverted.bootCounterFollows, false)

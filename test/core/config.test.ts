@@ -183,6 +183,21 @@ test('TLS needs its files, and files need TLS', () => {
   equal(resolve({ flags }).config.nbdTls, 'allow')
 })
 
+test('etcd is given as URLs, with the files that fit them', () => {
+  const dataDir = '/d'
+  const urls = ['http://a:2379', 'http://[::1]:2379', 'http://c:2379']
+  const flags = { dataDir, etcd: ['http://a:2379/,http://[::1]:2379', 'http://c:2379'] }
+  deepEqual(resolve({ flags }).config.etcd, urls)
+  deepEqual(resolve({ env: { TORUS_ETCD: urls.join(',') } }).config.etcd, urls)
+  refused({ flags: { dataDir, etcd: 'a:2379' } }, /must be http:\/\/HOST:PORT/)
+  refused({ flags: { dataDir, etcd: 'http://a:1,https://b:1' } }, /all be http or all be https/)
+  refused({ flags: { dataDir, etcd: 'http://a:1', etcdPrefix: 'x' } }, /must be like \/torus/)
+  refused({ flags: { dataDir, etcdCa: '/ca' } }, /etcd-ca .*means nothing without etcd/)
+  refused({ flags: { ...flags, etcdCa: '/ca' } }, /write https:/)
+  refused({ flags: { dataDir, etcd: 'https://a:1', etcdCert: '/c' } }, /only given together/)
+  refused({ flags: { ...flags, etcdUser: 'u' } }, /etcd-password-file are only given together/)
+})
+
 test('a socket path that the system could not bind is refused, a derived one is left out', () => {
   const long = `/${'x'.repeat(120)}`
   refused({ flags: { dataDir: '/d', nbdSocket: long } }, /has 121 bytes.*at most 107/)

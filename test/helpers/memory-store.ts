@@ -85,6 +85,10 @@ export class MemoryStore implements BlockStore {
     this.#free.push(op)
   }
 
+  readNow(): number {
+    return -1
+  }
+
   submit(op: BlockOp): void {
     strict(this.#inUse.has(op), 'an acquired op is submitted')
     strict(!this.#submitting)

@@ -130,6 +130,13 @@ export function freePort(): Promise<number> {
   })
 }
 
+/** Several that differ. */
+export async function findFreePorts(count: number): Promise<number[]> {
+  const ports = new Set<number>()
+  while (ports.size < count) ports.add(await freePort())
+  return [...ports]
+}
+
 /** Asks `probe` every few milliseconds until it says true. */
 export async function until(
   probe: () => boolean | Promise<boolean>,

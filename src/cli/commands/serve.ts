@@ -36,7 +36,9 @@ async function serve(context: Context, options: Record<string, unknown>): Promis
   endOnBugs(output)
   const signals = new Signals(output)
   const { startPeer } = await import('../../coordinator.ts')
-  const peer = await startPeer(resolved, output)
+  const waiting = new AbortController()
+  void signals.stop.then(() => waiting.abort())
+  const peer = await startPeer(resolved, output, undefined, waiting.signal)
   signals.onReload = () => reload(peer, output)
   const { dataDir, nbdAddresses, adminAddresses } = peer
   context.output.result({ pid: process.pid, dataDir, nbdAddresses, adminAddresses }, () =>

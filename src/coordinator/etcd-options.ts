@@ -1,0 +1,47 @@
+import { readFileSync } from 'node:fs'
+import { systemClock, systemRandom } from '../core/clock.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { optionInfo } from '../core/option-info.ts'
+import type { Config } from '../core/options.ts'
+import type { EtcdOptions } from '../metadata/etcd-options.ts'
+
+type EtcdConfig = Pick<
+  Config,
+  'etcd' | 'etcdCa' | 'etcdCert' | 'etcdKey' | 'etcdUser' | 'etcdPasswordFile'
+>
+
+/** With the files that the options name. @throws StoreError InvalidArgument */
+export function etcdOptionsOf(config: EtcdConfig): EtcdOptions {
+  const ca = fileOf(config, 'etcdCa')
+  const cert = fileOf(config, 'etcdCert')
+  const key = fileOf(config, 'etcdKey')
+  const password = fileOf(config, 'etcdPasswordFile')
+  return {
+    endpoints: config.etcd,
+    clock: systemClock,
+    random: systemRandom,
+    tls: {
+      ...(ca === null ? {} : { ca }),
+      ...(cert === null ? {} : { cert }),
+      ...(key === null ? {} : { key })
+    },
+    ...(config.etcdUser === null || password === null
+      ? {}
+      : { auth: { user: config.etcdUser, password: password.toString().replace(/\r?\n$/, '') } })
+  }
+}
+
+function fileOf(
+  config: EtcdConfig,
+  key: 'etcdCa' | 'etcdCert' | 'etcdKey' | 'etcdPasswordFile'
+): Buffer | null {
+  const path = config[key]
+  if (path === null) return null
+  try {
+    return readFileSync(path)
+  } catch (cause) {
+    const why = (cause as NodeJS.ErrnoException).code
+    const text = `${optionInfo[key].name} ${path} cannot be read: ${why}`
+    throw new StoreError(ErrorCode.InvalidArgument, text, { cause })
+  }
+}

@@ -1,0 +1,209 @@
+/**
+ * Small reads that the main thread answers by itself, from where `ChunkMaps` says that the blocks
+ * stand: a pread and a checksum, no other thread to wake, which takes longer than the read.
+ *
+ * A pread of what is not in the page cache would stop everybody. So reads here may block, on
+ * average, for as long as the way through the thread pool would cost, and only so long at a time:
+ * else they take that way for a while, which also gives a disk many reads to work on at once. When
+ * anything is not as it should be, the read goes to the worker, who knows better.
+ */
+import { read, readSync } from 'node:fs'
+import { crc32c } from '../core/checksum.ts'
+import { BLOCK_BYTES } from '../core/limits.ts'
+import { LOCATION_UNKNOWN, MAP_BIRTHS, MAP_CRCS } from '../shard/chunk-map.ts'
+import { SegmentPlaces } from '../shard/segment-places.ts'
+import type { BlockOp } from './block-store.ts'
+import { ChunkMaps } from './chunk-maps.ts'
+
+/** Larger reads are worth the way to a worker. */
+export const NEAR_BLOCKS_MAX = 4
+/** What a read through the thread pool costs more than one here: so much credit a read earns. */
+const POOL_COST_MS = 0.01
+/** A read from the page cache is quicker, and one from a disk is not. */
+const QUICK_MS = 0.03
+/** What one read may cost at most: a single long one is likely to have lost its core meanwhile. */
+const LATE_MAX_MS = 0.3
+/** Bounds how long reads may block that come after very many that did not. */
+const CREDIT_MAX_MS = 2
+/** After a pause so much is tried, and if it does not do, the next pause is twice as long. */
+const CREDIT_TRIAL_MS = 0.4
+const PAUSE_MIN_MS = 20
+const PAUSE_MAX_MS = 1000
+/** Reads in the thread pool; the others are for a worker. */
+const POOL_READS_MAX = 64
+
+/** Told when a read in the thread pool is over; false: its bytes do not count. */
+export type PoolReadEnd = (op: BlockOp, whole: boolean) => void
+
+export class NearReads {
+  readonly maps: ChunkMaps = new ChunkMaps()
+  /** Memory of the SegmentPlaces of each shard. */
+  readonly places: readonly SharedArrayBuffer[]
+  private readonly tables: readonly SegmentPlaces[]
+  private readonly memory: Buffer
+  private readonly pageShift: number
+  private readonly pageMask: number
+  private readonly freeReads: PoolRead[] = []
+  private poolReads = 0
+  private creditMs = CREDIT_TRIAL_MS
+  private pauseMs = PAUSE_MIN_MS
+  private pausedUntilMs = 0
+
+  constructor(options: { shards: number; segmentBytes: number; memory: Buffer }) {
+    const { shards, segmentBytes, memory } = options
+    this.places = Array.from({ length: shards }, () => new SharedArrayBuffer(SegmentPlaces.bytes))
+    this.tables = this.places.map((shared) => new SegmentPlaces(shared))
+    this.memory = memory
+    this.pageShift = Math.log2(segmentBytes / BLOCK_BYTES)
+    this.pageMask = segmentBytes / BLOCK_BYTES - 1
+  }
+
+  /** A shard's worker is gone, and its files are about to be closed. */
+  gone(shard: number): void {
+    this.tables[shard]!.hideAll()
+    this.maps.clear()
+  }
+
+  /**
+   * Reads the op's blocks into `into` from `start` on. Returns how long that took; below 0: they
+   * have to be read some other way, and what is in `into` means nothing.
+   */
+  readNow(op: BlockOp, hash: number, shard: number, into: Buffer, start: number): number {
+    const map = this.maps.find(op, hash)
+    if (map < 0) return -1
+    const at = map + op.firstBlock
+    const location = this.placeOf(at, op.blockCount)
+    if (location === LOCATION_UNKNOWN) return -1
+    const bytes = op.blockCount * BLOCK_BYTES
+    if (location > LOCATION_UNKNOWN) {
+      into.fill(0, start, start + bytes)
+      return 0
+    }
+    const slot = location >>> this.pageShift
+    const table = this.tables[shard]!
+    const version = table.version(slot)
+    const descriptor = this.descriptorOf(table, slot, at)
+    const startMs = performance.now()
+    if ((version & 1) === 1 || descriptor < 0 || startMs < this.pausedUntilMs) return -1
+    try {
+      const position = (location & this.pageMask) * BLOCK_BYTES
+      if (readSync(descriptor, into, start, bytes, position) !== bytes) return -1
+    } catch {
+      return -1 // the worker will say what is wrong
+    }
+    const endMs = performance.now()
+    this.account(startMs, endMs)
+    const whole = table.version(slot) === version && this.verify(into, start, at, op.blockCount)
+    return whole ? endMs - startMs : -1
+  }
+
+  /**
+   * Reads the op's blocks into its payload, through the thread pool, while reads here are paused.
+   * False: they are for the shard to read.
+   */
+  start(op: BlockOp, map: number, shard: number, ended: PoolReadEnd): boolean {
+    if (this.poolReads === POOL_READS_MAX || performance.now() >= this.pausedUntilMs) return false
+    const at = map + op.firstBlock
+    const location = this.placeOf(at, op.blockCount)
+    if (location >= LOCATION_UNKNOWN) return false
+    const slot = location >>> this.pageShift
+    const table = this.tables[shard]!
+    const version = table.version(slot)
+    const descriptor = this.descriptorOf(table, slot, at)
+    if ((version & 1) === 1 || descriptor < 0) return false
+    const position = (location & this.pageMask) * BLOCK_BYTES
+    const pooled = this.freeReads.pop() ?? new PoolRead(this)
+    this.poolReads++
+    pooled.start(op, { table, slot, version, at, ended })
+    read(descriptor, this.memory, op.payload, op.blockCount * BLOCK_BYTES, position, pooled.done)
+    return true
+  }
+
+  /** Whether the map says where the op's blocks stand, one after the other. */
+  knows(op: BlockOp, map: number): boolean {
+    return this.placeOf(map + op.firstBlock, op.blockCount) !== LOCATION_UNKNOWN
+  }
+
+  /** Verifies what `pooled` read. */
+  endPooled(pooled: PoolRead, got: number): void {
+    const { op, where } = pooled
+    this.poolReads--
+    this.freeReads.push(pooled)
+    const { table, slot, version, at, ended } = where!
+    const { payload, blockCount } = op!
+    const complete = got === blockCount * BLOCK_BYTES && table.version(slot) === version
+    ended(op!, complete && this.verify(this.memory, payload, at, blockCount))
+  }
+
+  /** Descriptor to read the block at `at` by, which stands in `slot`; -1 when there is none. */
+  private descriptorOf(table: SegmentPlaces, slot: number, at: number): number {
+    const birth = table.birth(slot)
+    if (birth === 0 || birth !== this.maps.words[at + MAP_BIRTHS]) return -1
+    return table.descriptor(slot)
+  }
+
+  /** Location of the first block if the others follow it; LOCATION_UNKNOWN if not. */
+  private placeOf(at: number, count: number): number {
+    const { words } = this.maps
+    const location = words[at]!
+    for (let block = 1; block < count; block++) {
+      const next = words[at + block]!
+      if (location > LOCATION_UNKNOWN && next > LOCATION_UNKNOWN) continue // all of them zeroes
+      if (next !== location + block) return LOCATION_UNKNOWN
+      if (words[at + MAP_BIRTHS + block] !== words[at + MAP_BIRTHS]) return LOCATION_UNKNOWN
+    }
+    return location
+  }
+
+  /** Whether bytes have the checksums at `at`. Where not, only the worker reads from now on. */
+  private verify(bytes: Buffer, start: number, at: number, count: number): boolean {
+    const { words } = this.maps
+    for (let block = 0; block < count; block++) {
+      const from = start + block * BLOCK_BYTES
+      const sum = crc32c(bytes.subarray(from, from + BLOCK_BYTES))
+      if (sum === words[at + MAP_CRCS + block]) continue
+      words[at + block] = LOCATION_UNKNOWN
+      return false
+    }
+    return true
+  }
+
+  /** Pays for a read with the credit that reads earn, and stops them when there is none. */
+  private account(startMs: number, endMs: number): void {
+    const lateMs = Math.min(endMs - startMs - QUICK_MS, LATE_MAX_MS)
+    this.creditMs += lateMs > 0 ? POOL_COST_MS - lateMs : POOL_COST_MS
+    if (this.creditMs < 0) {
+      this.pausedUntilMs = endMs + this.pauseMs
+      this.pauseMs = Math.min(2 * this.pauseMs, PAUSE_MAX_MS)
+      this.creditMs = CREDIT_TRIAL_MS
+    } else if (this.creditMs > CREDIT_MAX_MS) {
+      this.creditMs = CREDIT_MAX_MS
+      this.pauseMs = PAUSE_MIN_MS
+    }
+  }
+}
+
+/** What a read in the thread pool has to find unchanged when it ends, and who waits for it. */
+interface PoolReadPlace {
+  readonly table: SegmentPlaces
+  readonly slot: number
+  readonly version: number
+  readonly at: number
+  readonly ended: PoolReadEnd
+}
+
+/** A read in the thread pool. Used again with its callback. */
+class PoolRead {
+  op: BlockOp | null = null
+  where: PoolReadPlace | null = null
+  readonly done: (error: Error | null, got: number) => void
+
+  constructor(reads: NearReads) {
+    this.done = (error, got) => reads.endPooled(this, error === null ? got : -1)
+  }
+
+  start(op: BlockOp, where: PoolReadPlace): void {
+    this.op = op
+    this.where = where
+  }
+}

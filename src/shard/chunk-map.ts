@@ -1,0 +1,20 @@
+/**
+ * A chunk's blocks as another thread of the process reads them: where each stands, in which life
+ * of the segment, and its checksum. A frame of shared memory, filled by the shard on request.
+ *
+ *   words
+ *      0 .. 1023  location, or one of the marks of run-list.ts
+ *   1024 .. 2047  birth of the segment
+ *   2048 .. 3071  CRC-32C
+ */
+import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
+import { assert } from '../core/assert.ts'
+
+export const MAP_WORDS = 3 * CHUNK_BLOCKS
+export const MAP_BYTES = MAP_WORDS * 4
+export const MAP_BIRTHS = CHUNK_BLOCKS
+export const MAP_CRCS = 2 * CHUNK_BLOCKS
+/** In place of a location: nobody knows, ask the shard. No run of a lookup has it. */
+export const LOCATION_UNKNOWN = 0xfffffffc
+
+assert(MAP_BYTES % BLOCK_BYTES === 0, 'a frame can be named like a payload')

@@ -1,0 +1,223 @@
+/** On real workers and files, since what is tested is who reads what behind whose back. */
+import { ok, strictEqual } from 'node:assert/strict'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { extname, join } from 'node:path'
+import { suite } from 'uvu'
+import { systemClock, systemRandom } from '../../src/core/clock.ts'
+import { BLOCK_BYTES, CHUNK_BLOCKS } from '../../src/core/limits.ts'
+import { SharedArena } from '../../src/handoff/arena.ts'
+import { ShardPool } from '../../src/handoff/shard-pool.ts'
+import type { BlockOp } from '../../src/replication/block-store.ts'
+import { LocalStore } from '../../src/replication/local-store.ts'
+import { NearReads } from '../../src/replication/near-reads.ts'
+import { DiskFiles } from '../../src/shard/disk-files.ts'
+import { LocalSyncTracker } from '../../src/shard/local-sync-tracker.ts'
+import { OpKind } from '../../src/shard/op.ts'
+import { SegmentPlaces } from '../../src/shard/segment-places.ts'
+import { Shard } from '../../src/shard/shard.ts'
+import { resolveShardConfig } from '../../src/shard/shard-config.ts'
+import { shardStatIndex } from '../../src/shard/stats.ts'
+import type { ShardWorkerConfig } from '../../workers/shard.ts'
+import { opOf } from '../helpers/memory-pool.ts'
+import { seededRandom } from '../helpers/shard-rig.ts'
+
+const test = suite('near reads')
+
+const SHARDS = 2
+const SEGMENT_BYTES = 1024 * 1024
+
+const configOf = (shard: number) =>
+  resolveShardConfig({
+    shard,
+    shards: SHARDS,
+    clusterId: '11'.repeat(16),
+    peerId: '22'.repeat(16),
+    segmentBytes: SEGMENT_BYTES,
+    capacityBytes: 64 * 1024 * 1024
+  })
+
+function format(directory: string): void {
+  for (let shard = 0; shard < SHARDS; shard++) {
+    mkdirSync(join(directory, `shard-${shard}`))
+    const files = new DiskFiles(join(directory, `shard-${shard}`))
+    const tracker = new LocalSyncTracker(files)
+    const stats = new Float64Array(128)
+    const host = { files, tracker, memory: Buffer.alloc(BLOCK_BYTES), stats, log: () => {} }
+    Shard.format(configOf(shard), { ...host, clock: systemClock, random: systemRandom })
+  }
+}
+
+/** A store with near reads on two real shards. */
+class Rig {
+  readonly arena = new SharedArena(8 * 1024 * 1024)
+  readonly near = new NearReads({
+    shards: SHARDS,
+    segmentBytes: SEGMENT_BYTES,
+    memory: this.arena.bytes
+  })
+  readonly pool: ShardPool<BlockOp>
+  readonly store: LocalStore
+  readonly page = this.arena.acquire(8)
+  private readonly into = Buffer.alloc(8 * BLOCK_BYTES)
+  private sequence = 0
+
+  constructor(directory: string) {
+    this.pool = new ShardPool<BlockOp>({
+      shards: SHARDS,
+      worker: new URL(`../../workers/shard${extname(import.meta.url)}`, import.meta.url),
+      arena: this.arena,
+      configOf: (shard): ShardWorkerConfig => ({
+        directory: join(directory, `shard-${shard}`),
+        shard: configOf(shard),
+        places: this.near.places[shard]!,
+        maps: this.near.maps.shared
+      }),
+      log: () => {},
+      restarts: { backoffMs: 0 }
+    })
+    this.store = new LocalStore(this.pool, this.near)
+  }
+
+  start(kind: number, chunk: number, firstBlock: number, blockCount: number, payload = this.page) {
+    const sequence = ++this.sequence
+    return new Promise<BlockOp>((resolve) => {
+      const fields = { layerLow: 1, writerEpoch: 1, sequence, chunk, firstBlock, blockCount }
+      this.store.submit(opOf(kind, { ...fields, payload }, resolve))
+      this.store.ring()
+    })
+  }
+
+  /** Bytes of the blocks, and whether no worker was asked. */
+  async read(chunk: number, firstBlock: number, blockCount: number) {
+    const op = opOf(OpKind.Read, { layerLow: 1, chunk, firstBlock, blockCount }, () => {})
+    const near = this.store.readNow(op, this.into, 0) >= 0
+    if (!near) {
+      strictEqual((await this.start(OpKind.Read, chunk, firstBlock, blockCount)).error, 0)
+    }
+    return { bytes: near ? this.into : this.arena.bytes.subarray(this.page), near }
+  }
+
+  async write(chunk: number, firstBlock: number, blockCount: number, value: number) {
+    for (let block = 0; block < blockCount; block++) {
+      const at = this.page + block * BLOCK_BYTES
+      this.arena.bytes.fill(0, at, at + BLOCK_BYTES)
+      this.arena.bytes.writeUInt32LE(value, at + 100)
+    }
+    return await this.start(OpKind.Write, chunk, firstBlock, blockCount)
+  }
+
+  valueAt(bytes: Buffer, block: number): number {
+    return bytes.readUInt32LE(block * BLOCK_BYTES + 100)
+  }
+
+  total(name: keyof typeof shardStatIndex): number {
+    const at = shardStatIndex[name]
+    return this.pool.clients.reduce((sum, client) => sum + client.stats[at]!, 0)
+  }
+}
+
+async function withRig(use: (rig: Rig) => Promise<void>): Promise<void> {
+  const directory = mkdtempSync(join(tmpdir(), 'torus-near-'))
+  format(directory)
+  const rig = new Rig(directory)
+  try {
+    await rig.pool.start()
+    await use(rig)
+  } finally {
+    await rig.pool.close()
+    rmSync(directory, { recursive: true })
+  }
+}
+
+const seed = Number(process.env['SEED'] ?? 1)
+const CHUNKS = 6
+
+test(`near reads answer as an array of blocks does (SEED=${seed})`, () =>
+  withRig(async (rig) => {
+    const random = seededRandom(seed)
+    const model = new Uint32Array(CHUNKS * CHUNK_BLOCKS)
+    let near = 0
+    for (let step = 1; step <= 12_000; step++) {
+      const chunk = random.below(CHUNKS)
+      const first = random.below(CHUNK_BLOCKS - 4)
+      const count = random.below(4) === 0 ? 1 + random.below(4) : 1
+      const at = chunk * CHUNK_BLOCKS + first
+      const what = random.below(100)
+      if (what < 50) {
+        strictEqual((await rig.write(chunk, first, count, step)).error, 0)
+        model.fill(step, at, at + count)
+      } else if (what < 52) {
+        strictEqual((await rig.start(OpKind.Trim, chunk, first, count)).error, 0)
+        model.fill(0, at, at + count)
+      } else {
+        const read = await rig.read(chunk, first, count)
+        if (read.near) near++
+        for (let block = 0; block < count; block++) {
+          strictEqual(rig.valueAt(read.bytes, block), model[at + block])
+        }
+      }
+    }
+    ok(near > 1_000, `${near} reads needed no worker`)
+    ok(rig.total('compactedSegments') > 0, 'segments came and went')
+  }))
+
+test('a read never answers what was there before an acknowledged write in flight with others', () =>
+  withRig(async (rig) => {
+    for (let block = 0; block < 64; block++) await rig.write(0, block, 1, 1)
+    await rig.read(0, 0, 1)
+    for (let round = 2; round < 300; round++) {
+      const other = rig.start(OpKind.Write, 1, round % 64, 1)
+      strictEqual((await rig.write(0, 7, 1, round)).error, 0)
+      const trim = rig.start(OpKind.Trim, 0, 8, 4)
+      const { bytes } = await rig.read(0, 7, 1)
+      strictEqual(rig.valueAt(bytes, 0), round)
+      await Promise.all([other, trim])
+    }
+  }))
+
+test('after a worker died its files are not read by numbers they had', () =>
+  withRig(async (rig) => {
+    for (let block = 0; block < 16; block++) await rig.write(0, block, 1, block + 1)
+    await rig.read(0, 3, 1)
+    ok((await rig.read(0, 3, 1)).near)
+    for (const thread of rig.pool.threads) await thread.terminate()
+    for (let block = 0; block < 16; block++) {
+      const { bytes } = await rig.read(0, block, 1)
+      strictEqual(rig.valueAt(bytes, 0), block + 1)
+    }
+    ok(rig.pool.restarts > 0)
+    ok((await rig.read(0, 3, 1)).near)
+  }))
+
+test('a deleted layer reads as zeroes at once', () =>
+  withRig(async (rig) => {
+    await rig.write(0, 3, 1, 9)
+    await rig.read(0, 3, 1)
+    ok((await rig.read(0, 3, 1)).near)
+    const op = opOf(OpKind.DeleteLayer, { layerLow: 1 }, () => {})
+    strictEqual(await new Promise((resolve) => rig.store.broadcast(op, resolve)), 0)
+    strictEqual(rig.valueAt((await rig.read(0, 3, 1)).bytes, 0), 0)
+  }))
+
+test('a place that changes has another version, and is odd meanwhile', () => {
+  const places = new SegmentPlaces(new SharedArrayBuffer(SegmentPlaces.bytes))
+  const unused = places.version(5)
+  places.show(5, 17, 3)
+  ok(places.version(5) !== unused)
+  strictEqual(places.version(5) % 2, 0)
+  strictEqual(places.descriptor(5), 17)
+  strictEqual(places.birth(5), 3)
+  const shown = places.version(5)
+  places.show(5, 17, 3)
+  strictEqual(places.version(5), shown)
+  places.hide(5)
+  strictEqual(places.descriptor(5), -1)
+  places.show(5, 17, 3)
+  ok(places.version(5) !== shown)
+  places.hideAll()
+  strictEqual(places.descriptor(5), -1)
+  strictEqual(places.birth(5), 0)
+})
+
+test.run()
