@@ -13,7 +13,7 @@ export interface Arena {
    * -1 when there is none now.
    */
   acquire(pages: number): number
-  /** One more hold on the run that starts at `offset`. */
+  /** One more hold on the run that has the page at `offset`. */
   retain(offset: number): void
   /** Gives one hold back; the last one frees the run. */
   release(offset: number): void

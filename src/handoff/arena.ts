@@ -16,6 +16,7 @@ export class SharedArena implements Arena {
   private readonly runs: PageRuns
   /** Holds on the run that starts at a page; 0 where none starts. */
   private readonly holds: Uint32Array
+  /** Length of the run that starts at a page; inside a run, how far back it starts, negative. */
   private readonly lengths: Int32Array
   private waiting: (() => void)[] = []
   private wakeQueued = false
@@ -40,17 +41,18 @@ export class SharedArena implements Arena {
     if (page < 0) return -1
     this.holds[page] = 1
     this.lengths[page] = pages
+    for (let inside = 1; inside < pages; inside++) this.lengths[page + inside] = -inside
     return page * BLOCK_BYTES
   }
 
   retain(offset: number): void {
-    const page = offset / BLOCK_BYTES
+    const page = this.startOf(offset / BLOCK_BYTES)
     assert(this.holds[page]! > 0, 'only a held run is held once more')
     this.holds[page]!++
   }
 
   release(offset: number): void {
-    const page = offset / BLOCK_BYTES
+    const page = this.startOf(offset / BLOCK_BYTES)
     const holds = this.holds[page]!
     assert(holds > 0, 'only a held run is given back')
     this.holds[page] = holds - 1
@@ -65,6 +67,13 @@ export class SharedArena implements Arena {
 
   onFree(wake: () => void): void {
     this.waiting.push(wake)
+  }
+
+  private startOf(page: number): number {
+    const length = this.lengths[page]!
+    const start = length >= 0 ? page : page + length
+    assert(start + this.lengths[start]! > page, 'a page of a run is named')
+    return start
   }
 
   private readonly wakeAll = (): void => {

@@ -99,7 +99,7 @@ test('a waiter is woken once, after pages were freed', async () => {
 test('a run that is not held is neither held once more nor given back', () => {
   const arena = new SharedArena(64 * 1024)
   const run = arena.acquire(2)
-  for (const wrong of [run + 4096, run + 1]) {
+  for (const wrong of [run + 2 * 4096, run + 1]) {
     let failures = 0
     for (const act of [() => arena.retain(wrong), () => arena.release(wrong)]) {
       try {
@@ -111,6 +111,16 @@ test('a run that is not held is neither held once more nor given back', () => {
     strictEqual(failures, 2)
   }
   arena.release(run)
+})
+
+test('any page of a run names it', () => {
+  const arena = new SharedArena(64 * 1024)
+  const run = arena.acquire(4)
+  arena.retain(run + 3 * 4096)
+  arena.release(run + 4096)
+  strictEqual(arena.pagesFree, 12)
+  arena.release(run + 2 * 4096)
+  strictEqual(arena.pagesFree, 16)
 })
 
 test.run()

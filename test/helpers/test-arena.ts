@@ -38,18 +38,26 @@ export class TestArena implements Arena {
   }
 
   retain(offset: number): void {
-    strict(this.#holds[offset / BLOCK_BYTES]! > 0, 'a held run is retained')
-    this.#holds[offset / BLOCK_BYTES]!++
+    const first = this.#startOf(offset / BLOCK_BYTES)
+    strict(this.#holds[first]! > 0, 'a held run is retained')
+    this.#holds[first]!++
   }
 
-  release(offset: number): void {
-    const first = offset / BLOCK_BYTES
+  release(at: number): void {
+    const first = this.#startOf(at / BLOCK_BYTES)
+    const offset = first * BLOCK_BYTES
     strict(this.#holds[first]! > 0, 'a held run is released')
     if (--this.#holds[first]! > 0) return
     this.#used.fill(0, first, first + this.#lengths[first]!)
     // What is read after its release must show.
     this.bytes.fill(0xdd, offset, offset + this.#lengths[first]! * BLOCK_BYTES)
     for (const wake of this.#wakes.splice(0)) queueMicrotask(wake)
+  }
+
+  #startOf(page: number): number {
+    let first = page
+    while (first > 0 && this.#holds[first] === 0 && this.#used[first] === 1) first--
+    return first
   }
 
   onFree(wake: () => void): void {
