@@ -51,18 +51,18 @@ export const defaultPeerLimits: PeerLimits = Object.freeze({
 /** Deadlines are looked at so often in the time of a request. */
 export const TICKS_PER_REQUEST = 20
 
-/** Frames with payloads up to SMALL_PAYLOAD_BYTES_MAX are parsed in it. */
-export const RECEIVE_BUFFER_BYTES = 256 * 1024
+/** Frames with payloads up to SMALL_PAYLOAD_BYTES_MAX are parsed in it. Larger ones are slower. */
+export const RECEIVE_BUFFER_BYTES = 64 * 1024
 /** Room behind it, so that a full buffer still has a next read target while reading is stopped. */
 export const RECEIVE_SPARE_BYTES = 4096
 /** Of a connection that has not proved anything: all it may send. */
 export const STRANGER_BUFFER_BYTES = 4096
 /** A payload up to this is completed in the receive buffer; larger ones are received in place. */
 export const SMALL_PAYLOAD_BYTES_MAX = 32 * 1024
-/** Frames of a tick gather here. */
-export const SEND_BUFFER_BYTES = 256 * 1024
-/** One being filled while the other is in the socket. */
-export const SEND_BUFFERS_PER_LINK = 2
+/** Frames of a tick gather here. A full one leaves at once, so that both sides work together. */
+export const SEND_BUFFER_BYTES = 64 * 1024
+/** One being filled while others are in the socket. */
+export const SEND_BUFFERS_PER_LINK = 4
 /** Payloads up to this are copied to the send buffer; more is sent from where it is. */
 export const COPY_PAYLOAD_BYTES_MAX = 16 * 1024
 

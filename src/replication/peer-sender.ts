@@ -71,7 +71,7 @@ export class PeerSender {
   room(bytes: number): boolean {
     if (this.current !== null) {
       if (SEND_BUFFER_BYTES - this.current.length >= bytes) return true
-      this.cork()
+      // At once: the other side begins with it while the rest is made.
       this.writeCurrent()
       this.current = null
     }
