@@ -66,4 +66,8 @@ export class ShardOp {
    * `resultA` its location and `resultB` its checksum. 0: nothing is told.
    */
   resultC: number = 0
+
+  get payloadBlocks(): number {
+    return this.kind === OpKind.Read || this.kind === OpKind.Write ? this.blockCount : 0
+  }
 }
