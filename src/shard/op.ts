@@ -20,7 +20,9 @@ export const OpKind = {
   Scrub: 9,
   Checkpoint: 10,
   /** Fills the frame of chunk-map.ts at `payload` of the shard's maps with the whole chunk. */
-  Locate: 11
+  Locate: 11,
+  /** `resultA` is how many blocks of the family hold data. */
+  Usage: 12
 } as const
 export type OpKind = (typeof OpKind)[keyof typeof OpKind]
 
