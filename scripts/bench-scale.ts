@@ -3,11 +3,16 @@
  * of connections and of shards. For each: random 4 KiB IOPS, memory, and the time to start again.
  * It reports; it never fails on a figure.
  *
- *   npm run bench:scale                  all series, about five minutes
- *   npm run bench:scale -- --quick       two points of each, one minute
- *   npm run bench:scale -- --series size,shards --seconds 8
+ *   npm run bench:scale                  all series, no more than five minutes
+ *   npm run bench:scale -- --quick       two points of each, two minutes
+ *   npm run bench:scale -- --series size,shards --blocks 1000000 --minutes 30
  *
- * Exit codes: 0 measured, 1 something could not run, 2 usage.
+ * At each point a new peer gets --blocks random 4 KiB writes (131,072: 512 MiB), the same reads for
+ * --seconds (2), and is started again after a stop and after a kill -9. No point begins after
+ * --minutes (4.5); what was measured is in the files after every point. --save NAME also keeps them
+ * as scripts/bench/results/NAME.*.
+ *
+ * Exit codes: 0 measured, 1 something could not run or not in time, 2 usage.
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -15,8 +20,15 @@ import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import Table from 'cli-table3'
 import { type LineChart, lineCharts } from './bench/lines.ts'
-import { describeMachine, machineLine } from './bench/machine.ts'
-import { measureSeries, type ScalePoint, type ScaleSeries, seriesIds } from './bench/scale.ts'
+import { durationText } from './bench/estimate.ts'
+import { describeMachine, type Machine, machineLine } from './bench/machine.ts'
+import {
+  measureSeries,
+  pointsOf,
+  type ScalePoint,
+  type ScaleSeries,
+  seriesIds
+} from './bench/scale.ts'
 import { repositoryRoot } from './repository.ts'
 
 const MiB = 2 ** 20
@@ -106,6 +118,8 @@ interface ScaleOptions {
   readonly series: readonly string[]
   readonly quick: boolean
   readonly seconds: number
+  readonly blocks: number
+  readonly minutes: number
   readonly directory: string
   readonly out: string
   readonly save: string
@@ -117,7 +131,9 @@ function parseOptions(): ScaleOptions {
     options: {
       series: { type: 'string', default: seriesIds.join(',') },
       quick: { type: 'boolean', default: false },
-      seconds: { type: 'string' },
+      seconds: { type: 'string', default: '2' },
+      blocks: { type: 'string', default: '131072' },
+      minutes: { type: 'string', default: '4.5' },
       dir: { type: 'string', default: tmpdir() },
       out: { type: 'string', default: 'bench-out' },
       save: { type: 'string', default: '' }
@@ -126,39 +142,80 @@ function parseOptions(): ScaleOptions {
   const series = values.series.split(',')
   const unknown = series.find((id) => !seriesIds.includes(id))
   if (unknown !== undefined) throw new Error(`no series ${unknown}: ${seriesIds.join(' ')}`)
-  const seconds = Number(values.seconds ?? (values.quick ? 2 : 5))
-  if (!(seconds > 0)) throw new Error('--seconds is not a number above 0')
-  const { quick, dir, out, save } = values
-  return { series, quick, seconds, directory: dir, out, save }
+  const number = (name: 'seconds' | 'blocks' | 'minutes'): number => {
+    const value = Number(values[name])
+    if (!(value > 0)) throw new Error(`--${name} ${values[name]} is not a number above 0`)
+    return value
+  }
+  return {
+    series,
+    quick: values.quick,
+    seconds: number('seconds'),
+    blocks: number('blocks'),
+    minutes: number('minutes'),
+    directory: values.dir,
+    out: values.out,
+    save: values.save
+  }
 }
 
-async function measure(options: ScaleOptions): Promise<void> {
+/** Starting, stopping and starting a peer again, and what fio takes by itself. */
+const POINT_SECONDS = 7
+/** A guess, for the estimate alone. */
+const WRITES_PER_SECOND = 35_000
+
+/** False when the time was over before the last point. */
+async function measure(options: ScaleOptions): Promise<boolean> {
+  const { series, quick, seconds, blocks, minutes } = options
   const directory = mkdtempSync(join(options.directory, 'torus-scale-'))
+  const remove = (): void => rmSync(directory, { recursive: true, force: true })
+  process.once('exit', remove)
   const note = (text: string): void => console.error(text)
-  const all: ScaleSeries[] = []
   const machine = await describeMachine(directory)
-  try {
-    for (const id of options.series) {
-      const { seconds } = options
-      all.push(await measureSeries(id, options.quick, { seconds, directory, note }))
-    }
-  } finally {
-    rmSync(directory, { recursive: true, force: true })
+  const points = series.reduce((sum, id) => sum + pointsOf(id, quick), 0)
+  const estimate = points * (POINT_SECONDS + seconds + blocks / WRITES_PER_SECOND)
+  note(`this takes about ${durationText(estimate)}; no point begins after ${minutes} min`)
+  const all = new Map<string, ScaleSeries>()
+  const startedMs = performance.now()
+  const plan = {
+    seconds,
+    blocks,
+    directory,
+    note,
+    onPoint: (measured: ScaleSeries) => {
+      all.set(measured.id, measured)
+      keep(options, machine, [...all.values()])
+    },
+    isOver: () => performance.now() - startedMs > minutes * 60_000
   }
+  let complete = true
+  for (const id of series) complete = (await measureSeries(id, quick, plan)) && complete
+  remove()
   console.log(machineLine(machine))
-  for (const series of all) printSeries(series)
+  for (const each of all.values()) printSeries(each)
+  if (!complete) console.log('not all of it: the time was over; --minutes gives more')
+  for (const place of placesOf(options)) console.log(`wrote ${place}.json and .svg`)
+  return complete
+}
+
+function placesOf({ out, save }: ScaleOptions): string[] {
+  const place = join(resolve(out), 'scale')
+  return save === '' ? [place] : [place, join(repositoryRoot, 'scripts/bench/results', save)]
+}
+
+function keep(options: ScaleOptions, machine: Machine, all: readonly ScaleSeries[]): void {
+  const { blocks, seconds } = options
   const drawn = lineCharts(
     'How the cost of Torus grows',
-    `${machine.date.slice(0, 10)}, ${machine.cores} cores, client on the same machine`,
+    `${machine.date.slice(0, 10)}, ${machine.cores} cores with the client on them, ` +
+      `${countText(blocks)} random 4 KiB blocks written`,
     all.map(charts)
   )
-  const places = [join(resolve(options.out), 'scale')]
-  if (options.save !== '') places.push(join(repositoryRoot, 'scripts/bench/results', options.save))
-  for (const place of places) {
+  const text = JSON.stringify({ machine, options: { blocks, seconds }, series: all }, null, 2)
+  for (const place of placesOf(options)) {
     mkdirSync(join(place, '..'), { recursive: true })
-    writeFileSync(`${place}.json`, `${JSON.stringify({ machine, series: all }, null, 2)}\n`)
+    writeFileSync(`${place}.json`, `${text}\n`)
     writeFileSync(`${place}.svg`, drawn)
-    console.log(`wrote ${place}.json and .svg`)
   }
 }
 
@@ -171,7 +228,7 @@ try {
 }
 if (options !== null) {
   try {
-    await measure(options)
+    if (!(await measure(options))) process.exitCode = 1
   } catch (error) {
     console.error(error)
     process.exitCode = 1

@@ -110,9 +110,7 @@ async function start(
   const { log } = output
   const startedMs = systemClock.wallMs()
   for (const warning of resolved.warnings) log.warn(warning)
-  // A certificate that cannot be used is named before anything is made or locked.
-  const tls = tlsFilesOf(config)
-  if (tls !== null) await new TlsContext(tls).load()
+  await checkTlsFiles(config)
   const directory = openDataDirectory(config, systemClock, systemRandom)
   undo.add(() => directory.release())
   const bootId = randomId128(systemRandom)
@@ -235,6 +233,12 @@ function tlsFilesOf(config: Config): TlsFiles | null {
   const { nbdTls: mode, nbdTlsCert: certFile, nbdTlsKey: keyFile, nbdTlsCa } = config
   if (mode === 'off' || certFile === null || keyFile === null) return null
   return { mode, certFile, keyFile, ...(nbdTlsCa === null ? {} : { clientCaFile: nbdTlsCa }) }
+}
+
+/** A certificate that cannot be used is named before anything is made or locked. */
+async function checkTlsFiles(config: Config): Promise<void> {
+  const files = tlsFilesOf(config)
+  if (files !== null) await new TlsContext(files).load()
 }
 
 function createNbd(config: Config, source: Volumes, { log }: LogOutput): NbdServer {

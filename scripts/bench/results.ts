@@ -81,25 +81,25 @@ export class Results {
     return inTableOrder(measured.map((row) => reportRow(row, this.measurements)))
   }
 
-  /** Writes everything so far; `extra` is another place for the same. Returns the places. */
+  /**
+   * Writes everything so far; at `extra` another time, without single measurements. Returns the
+   * places.
+   */
   keep(complete: boolean, extra = ''): string[] {
     const reports = this.reports()
-    const text = JSON.stringify(
-      {
-        machine: this.machine,
-        options: this.#settings,
-        complete,
-        rows: reports,
-        selfRows: this.selfReports,
-        memoryPeaks: Object.fromEntries(memoryPeaks(this.measurements)),
-        measurements: this.measurements
-      },
-      null,
-      2
-    )
+    const told = {
+      machine: this.machine,
+      options: this.#settings,
+      complete,
+      rows: reports,
+      selfRows: this.selfReports,
+      memoryPeaks: Object.fromEntries(memoryPeaks(this.measurements))
+    }
     const places = extra === '' ? [this.place] : [this.place, extra]
     for (const place of places) {
       mkdirSync(dirname(place), { recursive: true })
+      const all = place === extra ? told : { ...told, measurements: this.measurements }
+      const text = JSON.stringify(all, null, 2)
       replaceFile(`${place}.json`, `${text}\n`)
       if (reports.length > 0) replaceFile(`${place}.svg`, this.#chart(reports))
     }

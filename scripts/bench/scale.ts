@@ -7,9 +7,16 @@ import { writeBack } from './page-cache.ts'
 import { residentBytes } from './usage.ts'
 
 export interface ScalePlan {
+  /** Of reading at each point. */
   readonly seconds: number
+  /** Random blocks written at each point: the same everywhere, so that memory compares. */
+  readonly blocks: number
   readonly directory: string
   note(text: string): void
+  /** Takes every point as it is measured. */
+  onPoint(series: ScaleSeries): void
+  /** The time is over: no more points are begun. */
+  isOver(): boolean
 }
 
 export interface ScalePoint {
@@ -58,7 +65,7 @@ const seriesPlans: readonly SeriesPlan[] = [
     id: 'size',
     title: 'volume size (thin)',
     unit: 'bytes',
-    values: [1, 4, 16, 64, 256, 1024].map((gib) => gib * GiB),
+    values: [1, 4, 32, 256, 1024].map((gib) => gib * GiB),
     quickValues: [GiB, 1024 * GiB],
     setting: (volumeBytes) => ({ ...usual, volumeBytes })
   },
@@ -91,14 +98,17 @@ const seriesPlans: readonly SeriesPlan[] = [
 
 export const seriesIds: readonly string[] = seriesPlans.map(({ id }) => id)
 
-export async function measureSeries(
-  id: string,
-  quick: boolean,
-  plan: ScalePlan
-): Promise<ScaleSeries> {
+export const pointsOf = (id: string, quick: boolean): number => {
+  const series = seriesPlans.find((each) => each.id === id)!
+  return (quick ? series.quickValues : series.values).length
+}
+
+/** False when the time was over before the last point. */
+export async function measureSeries(id: string, quick: boolean, plan: ScalePlan): Promise<boolean> {
   const series = seriesPlans.find((each) => each.id === id)!
   const points: ScalePoint[] = []
   for (const x of quick ? series.quickValues : series.values) {
+    if (plan.isOver()) return false
     const point = await measurePoint(x, series.setting(x), plan)
     points.push(point)
     const { writeIops, readIops, restartMs, recoveryMs } = point
@@ -106,8 +116,9 @@ export async function measureSeries(
     const starts = `restart ${restartMs.toFixed(0)} ms, after kill ${recoveryMs.toFixed(0)} ms`
     const memory = `${(point.residentBytes / 2 ** 20).toFixed(0)} MiB`
     plan.note(`${series.title} ${x}: ${iops}, ${memory}, ${starts}`)
+    plan.onPoint({ id, title: series.title, unit: series.unit, points: [...points] })
   }
-  return { id, title: series.title, unit: series.unit, points }
+  return true
 }
 
 async function measurePoint(x: number, setting: Setting, plan: ScalePlan): Promise<ScalePoint> {
@@ -123,10 +134,11 @@ async function measurePoint(x: number, setting: Setting, plan: ScalePlan): Promi
     readyMs: 60_000
   })
   try {
-    const written = await load(server, 'randwrite', setting, plan)
+    const written = await load(server, setting, writing(setting, plan.blocks))
     await writeBack()
     // The same seed: reads meet what was written, as far as they come.
-    const read = await load(server, 'randread', setting, plan)
+    const reading = ['--rw=randread', '--time_based=1', `--runtime=${plan.seconds}`]
+    const read = await load(server, setting, reading)
     const resident = residentBytes(server.pid)
     const { shards } = await server.json<StatusShards>('status')
     const sum = (of: (stats: IndexStats) => number): number =>
@@ -134,7 +146,7 @@ async function measurePoint(x: number, setting: Setting, plan: ScalePlan): Promi
     await server.stop(60_000)
     const restartMs = await timeToStart(server)
     // A little is written, so that there is something to recover.
-    await load(server, 'randwrite', setting, { ...plan, seconds: 1 })
+    await load(server, setting, writing(setting, plan.blocks / 8))
     await server.kill()
     const recoveryMs = await timeToStart(server)
     return {
@@ -168,31 +180,41 @@ async function timeToStart(server: TorusServer): Promise<number> {
   return performance.now() - started
 }
 
+/** A slow machine must not take for ever; fio ends at what comes first. */
+const WRITE_SECONDS_MAX = 30
+
+/** fio's arguments for so many random blocks, by all its jobs together. */
+function writing({ connections }: Setting, blocks: number): string[] {
+  const each = Math.max(1, Math.round(blocks / connections)) * 4096
+  return ['--rw=randwrite', `--io_size=${each}`, `--runtime=${WRITE_SECONDS_MAX}`]
+}
+
 /** Random 4 KiB requests over all of the volumes under load. */
 async function load(
   server: TorusServer,
-  rw: 'randread' | 'randwrite',
   setting: Setting,
-  plan: ScalePlan
+  what: readonly string[]
 ): Promise<FioResult> {
   const { volumes, connections, depth, volumeBytes } = setting
   const shape = [
     '--thread',
     '--group_reporting',
-    `--rw=${rw}`,
     '--bs=4096',
     `--iodepth=${depth}`,
     `--size=${volumeBytes}`,
     '--norandommap',
-    '--randseed=7',
-    '--time_based=1',
-    `--runtime=${plan.seconds}`
+    ...what
   ]
-  if (volumes === 1) {
-    const args = [...shape, ...nbdTarget(server.uri('v0')), `--numjobs=${connections}`]
-    return await fio(['--name=scale', ...args], plan.seconds + 120)
+  if (volumes === 1 && connections === 1) {
+    const target = [...nbdTarget(server.uri('v0')), '--randseed=7']
+    return await fio(['--name=scale', ...shape, ...target], LIMIT_SECONDS)
   }
-  const used = Array.from({ length: Math.min(volumes, connections) }, (_, at) => `v${at}`)
-  const jobs = used.flatMap((name) => [`--name=${name}`, ...shape, ...nbdTarget(server.uri(name))])
-  return await fio(jobs, plan.seconds + 120)
+  // Connections take turns with the volumes, or volumes with the connections.
+  const jobs = Array.from({ length: connections }, (_, at) => {
+    const uri = server.uri(`v${at % volumes}`)
+    return [`--name=j${at}`, ...shape, ...nbdTarget(uri), `--randseed=${7 + at}`]
+  })
+  return await fio(jobs.flat(), LIMIT_SECONDS)
 }
+
+const LIMIT_SECONDS = 120

@@ -45,7 +45,7 @@ export const volumeSchema = z
     createdAt: time,
     /** Connections that have it open now. */
     clients: count,
-    /** Bytes that its blocks hold on this peer; null where the peer does not count them. */
+    /** Bytes that its blocks hold on this peer; null while a shard does not serve. */
     usedBytes: bytes.nullable()
   })
   .meta({ id: 'Volume' })

@@ -34,6 +34,7 @@ import type { VolumeInfo } from '../volume/volume-info.ts'
 import type { Volumes } from '../volume/volumes.ts'
 import type { DataDirectory } from './data-directory.ts'
 import { healthOf, healthProblems } from './health.ts'
+import { bytesOfFamilies } from './volume-usage.ts'
 
 export interface BackendParts {
   readonly directory: DataDirectory
@@ -197,26 +198,32 @@ export class PeerBackend implements AdminBackend {
   async listVolumes(): Promise<readonly Volume[]> {
     const volumes = await this.#parts.volumes.listAll()
     this.#noteVolumes(volumes)
-    return volumes.map(volumeOf)
+    const used = await bytesOfFamilies(
+      this.#parts.pool,
+      volumes.map(({ family }) => family)
+    )
+    return volumes.map((info, at) => volumeOf(info, used[at] ?? null))
   }
 
   async volume(name: string): Promise<Volume> {
-    return volumeOf(await this.#parts.volumes.show(name))
+    return await this.#volumeOf(await this.#parts.volumes.show(name))
   }
 
   async createVolume(request: VolumeCreate): Promise<Volume> {
-    const volume = volumeOf(await this.#parts.volumes.create(request))
+    const volume = await this.#volumeOf(await this.#parts.volumes.create(request))
     await this.refreshVolumes()
     return volume
   }
 
   async renameVolume(name: string, newName: string): Promise<Volume> {
-    return volumeOf(await this.#parts.volumes.rename(name, newName))
+    return await this.#volumeOf(await this.#parts.volumes.rename(name, newName))
   }
 
   async resizeVolume(name: string, request: VolumeResize): Promise<Volume> {
     const { sizeBytes, shrink } = request
-    const volume = volumeOf(await this.#parts.volumes.resize(name, sizeBytes, { shrink }))
+    const volume = await this.#volumeOf(
+      await this.#parts.volumes.resize(name, sizeBytes, { shrink })
+    )
     await this.refreshVolumes()
     return volume
   }
@@ -251,6 +258,11 @@ export class PeerBackend implements AdminBackend {
     this.#noteVolumes(await this.#parts.volumes.listAll())
   }
 
+  async #volumeOf(info: VolumeInfo): Promise<Volume> {
+    const [used = null] = await bytesOfFamilies(this.#parts.pool, [info.family])
+    return volumeOf(info, used)
+  }
+
   #noteVolumes(volumes: readonly VolumeInfo[]): void {
     this.#volumeCount = volumes.length
     this.#promisedBytes = volumes.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
@@ -275,7 +287,7 @@ function stateOf(state: string, stats: ShardStats): Shard['state'] {
   return shardStates[stats.state] ?? 'failed'
 }
 
-function volumeOf(info: VolumeInfo): Volume {
+function volumeOf(info: VolumeInfo, usedBytes: number | null): Volume {
   const { name, type, sizeBytes, family, readOnly, description, createdAt, clients } = info
   return {
     name,
@@ -286,7 +298,7 @@ function volumeOf(info: VolumeInfo): Volume {
     description,
     createdAt,
     clients,
-    usedBytes: null
+    usedBytes
   }
 }
 

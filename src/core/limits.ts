@@ -26,6 +26,11 @@ export const QUEUE_SLOTS = 1024
 
 /** Ops a worker carries out as one batch: fills one gathered write, short enough to wait for. */
 export const BATCH_OPS_MAX = 256
+/**
+ * A batch ends with the op that brings it to this many blocks of payload. All are answered at its
+ * end: with more, the main thread and the clients have nothing to do until then.
+ */
+export const BATCH_BLOCKS_MAX = 256
 /** Files of one shard with unsynced appends; at the limit the worker syncs before it goes on. */
 export const UNSYNCED_FILES_MAX = 64
 /** File descriptors are numbered below this: the hard limit of common systems. */

@@ -1,5 +1,5 @@
 import { threadId } from 'node:worker_threads'
-import { BATCH_OPS_MAX } from '../core/limits.ts'
+import { BATCH_BLOCKS_MAX, BATCH_OPS_MAX } from '../core/limits.ts'
 import {
   BATCH_OPS,
   COMMAND,
@@ -19,8 +19,13 @@ import { type HandoffOp, readSubmission, writeCompletion } from './entry.ts'
 import { ringMain, SPINNER } from './main-bell.ts'
 import { Spin } from './spin.ts'
 
+interface WorkerOp extends HandoffOp {
+  /** Blocks that are moved for it. */
+  readonly payloadBlocks: number
+}
+
 /** A shard's engine as its worker drives it. */
-interface WorkerEngine<Op extends HandoffOp> {
+interface WorkerEngine<Op extends WorkerOp> {
   /** Carries out ops[0..count) and sets their answers. */
   execute(ops: readonly Op[], count: number): void
   /** Does background work for about `budgetMs`; whether there is more to do. */
@@ -50,7 +55,7 @@ const defaultKnobs: LoopKnobs = {
 const SLEEP_MS_MAX = 1000
 
 /** The worker's side of a channel: drains, executes, completes, wakes the main thread, sleeps. */
-export class WorkerLoop<Op extends HandoffOp> {
+export class WorkerLoop<Op extends WorkerOp> {
   private readonly control: Int32Array
   private readonly submissions: Uint32Array
   private readonly completions: Uint32Array
@@ -119,9 +124,13 @@ export class WorkerLoop<Op extends HandoffOp> {
     const waiting = (Atomics.load(this.control, SUBMISSION_TAIL) - this.head) | 0
     if (waiting === 0) return 0
     const count = Math.min(waiting, Atomics.load(this.control, BATCH_OPS))
+    let blocks = 0
     for (let at = 0; at < count; at++) {
       const entry = entryAt(this.head + at)
-      this.slots[at] = readSubmission(this.submissions, entry, this.ops[at]!)
+      const op = this.ops[at]!
+      this.slots[at] = readSubmission(this.submissions, entry, op)
+      blocks += op.payloadBlocks
+      if (blocks >= BATCH_BLOCKS_MAX) return at + 1
     }
     return count
   }

@@ -19,45 +19,60 @@ export const ketama: RingKind = {
 }
 
 class KetamaOrder implements RingOrder {
-  readonly #points: Uint32Array
-  readonly #peers: Uint16Array
-  readonly #groupPoints: Uint32Array
-  readonly #peerCount: number
+  readonly #description: LeafRing
+  readonly #peers: readonly RingPeer[]
+  readonly #heavyPeers: number
+  /** Made by the first walk: a change that only levels loads needs none. */
+  #circle: Circle | null = null
   /** Number of the walk that met the peer last. */
   readonly #metIn: Uint32Array
   #walks = 0
 
   constructor(description: LeafRing, peers: readonly RingPeer[]) {
-    const sorted = pointsOf(peers)
-    this.#points = new Uint32Array(sorted.length)
-    this.#peers = new Uint16Array(sorted.length)
-    for (let at = 0; at < sorted.length; at++) {
-      this.#points[at] = Math.floor(sorted[at]! / PEERS_BASE)
-      this.#peers[at] = sorted[at]! % PEERS_BASE
-    }
-    this.#peerCount = peers.filter(({ weight }) => weight > 0).length
+    this.#description = description
+    this.#peers = peers
+    this.#heavyPeers = peers.filter(({ weight }) => weight > 0).length
     this.#metIn = new Uint32Array(peers.length)
-    this.#groupPoints = new Uint32Array(description.groups)
-    const digest = new Uint32Array(4)
-    for (let group = 0; group < description.groups; group++) {
-      md5(`${description.seed}-${group}`, digest)
-      this.#groupPoints[group] = digest[0]!
-    }
   }
 
   walk(group: number, visit: (peer: number) => boolean): void {
-    const points = this.#points
-    let at = firstAtOrAbove(points, this.#groupPoints[group]!)
+    this.#circle ??= circleOf(this.#description, this.#peers)
+    const { points, peers, groupPoints } = this.#circle
+    let at = firstAtOrAbove(points, groupPoints[group]!)
     this.#walks++
-    for (let met = 0; met < this.#peerCount; at++) {
+    for (let met = 0; met < this.#heavyPeers; at++) {
       if (at >= points.length) at = 0
-      const peer = this.#peers[at]!
+      const peer = peers[at]!
       if (this.#metIn[peer] === this.#walks) continue
       this.#metIn[peer] = this.#walks
       met++
       if (visit(peer)) return
     }
   }
+}
+
+interface Circle {
+  readonly points: Uint32Array
+  /** Peer of each point. */
+  readonly peers: Uint16Array
+  readonly groupPoints: Uint32Array
+}
+
+function circleOf({ seed, groups }: LeafRing, peers: readonly RingPeer[]): Circle {
+  const sorted = pointsOf(peers)
+  const digest = new Uint32Array(4)
+  const groupPoints = new Uint32Array(groups)
+  for (let group = 0; group < groups; group++) {
+    md5(`${seed}-${group}`, digest)
+    groupPoints[group] = digest[0]!
+  }
+  const points = new Uint32Array(sorted.length)
+  const peerOfPoint = new Uint16Array(sorted.length)
+  for (let at = 0; at < sorted.length; at++) {
+    points[at] = Math.floor(sorted[at]! / PEERS_BASE)
+    peerOfPoint[at] = sorted[at]! % PEERS_BASE
+  }
+  return { points, peers: peerOfPoint, groupPoints }
 }
 
 function pointsOf(peers: readonly RingPeer[]): Float64Array {

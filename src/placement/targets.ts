@@ -7,6 +7,7 @@
  * So a change moves what it must: one peer more among n takes 1/(n+1) of the data, and nothing
  * moves between the others. Given its own answer as the current state, it changes nothing.
  */
+import { assert } from '../core/assert.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { Assignment, NOBODY } from './assignment.ts'
 import { type FairShares, fairShares } from './fair-shares.ts'
@@ -70,6 +71,7 @@ export function planTargets(
   current: readonly GroupState[] | null
 ): Targets {
   const ring = new Ring(description)
+  assert(current === null || current.length === ring.groups, 'every group has a state')
   const size = membersOf(redundancy)
   const { domains, groups, peers } = ring
   const shares = fairShares(peers, domains, groups, Math.min(size, domains.usable))

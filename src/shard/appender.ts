@@ -319,6 +319,7 @@ export class Appender {
       return
     }
     segment.state = SegmentState.Sealed
+    if (this.segments.live[segment.slot] === 0) this.segments.emptied.push(segment.slot)
     try {
       writeFooter(this.files, this.segments, segment, this.footer, this.durableLsn())
     } catch (thrown) {

@@ -23,7 +23,8 @@ import {
 import { IndexPages, slabOf, UNIT_WORDS, wordOf } from './index-pages.ts'
 import type { ReplayItems } from './index-replay.ts'
 import { IndexTable, keyHash, type Slots } from './index-table.ts'
-import { type Change, type LiveCounter, PackedChunks } from './packed-chunks.ts'
+import type { LayerUsage } from './layer-usage.ts'
+import { type Change, PackedChunks } from './packed-chunks.ts'
 import { LOCATION_END } from './run-list.ts'
 import { RunsSplice } from './runs-splice.ts'
 
@@ -44,9 +45,9 @@ export class ChunkStore {
   readonly image = new ChunkImage()
   private readonly splice = new RunsSplice()
   readonly packed: PackedChunks
-  private readonly counter: LiveCounter
+  private readonly counter: LayerUsage
 
-  constructor(counter: LiveCounter) {
+  constructor(counter: LayerUsage) {
     this.counter = counter
     this.packed = new PackedChunks(this.pages, counter)
   }
@@ -78,6 +79,7 @@ export class ChunkStore {
 
   /** Makes the change where no newer version stands. Returns the blocks taken. */
   apply(layer: number, chunk: number, change: Change): number {
+    this.counter.select(layer)
     const address = this.find(layer, chunk)
     if (address === 0) {
       if (!change.insert) return 0
@@ -118,6 +120,7 @@ export class ChunkStore {
     picked: Uint32Array,
     count: number
   ): void {
+    this.counter.select(layer)
     const image = this.image
     image.clear()
     for (let i = 0; i < count; i++) {
@@ -135,6 +138,7 @@ export class ChunkStore {
 
   /** Puts many blocks into a packed chunk: see `PackedChunks.merge`. */
   merge(address: number, items: ReplayItems, picked: Uint32Array, count: number): void {
+    this.counter.select(this.pages.slabs[slabOf(address)]![wordOf(address) + AT_LAYER]!)
     const growth = this.packed.growthBy(address, items, picked, count)
     const words = this.packed.wordsWith(address, growth)
     const home = words > this.pages.wordsAt(address) ? this.resettle(address, words) : address

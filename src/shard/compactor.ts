@@ -40,6 +40,9 @@ const KEPT_SHARE_SPARSE = 3 / 8
 const OVERHEAD_SHARE = 0.03
 /** Pause after a failure: its cause may go away. */
 const RETRY_MS = 1000
+/** So long after the last segment began, up to so many times the usual free ones are kept. */
+const KEEP_FREE_MS = 10_000
+const BUSY_FREE_FACTOR = 8
 /** Victims that wait for their copies to become durable at once. */
 const DRAINING_MAX = 4
 
@@ -98,6 +101,7 @@ export class Compactor {
   /** A slice. `pressed`: space is short, so that any gain is welcome. Returns: more to do now. */
   step(pressed: boolean): boolean {
     this.drain()
+    this.takeEmptied()
     try {
       if (this.victim === null && !this.choose(pressed)) {
         this.host.stats[shardStatIndex.compactionActive] = this.isWaiting ? 1 : 0
@@ -161,13 +165,30 @@ export class Compactor {
         this.segments.setFree(segment)
         return false
       })
-      this.trimFree()
     }
+    this.trimFree()
     if (this.draining.length === 0) return
     const ready = this.draining.filter(({ waitLsn }) => waitLsn <= durable)
     if (ready.length === 0) return
     this.draining = this.draining.filter(({ waitLsn }) => waitLsn > durable)
     for (const { segment } of ready) this.release(segment)
+  }
+
+  /**
+   * Segments that overwrites left nothing live in need no copying: they go at once, whatever the
+   * waste. Those with tombstones are compacted like others.
+   */
+  private takeEmptied(): void {
+    const { emptied } = this.segments
+    if (emptied.length === 0) return
+    for (const slot of emptied.splice(0)) {
+      const segment = this.segments.get(slot)
+      if (segment === null || segment === this.victim || this.isDraining(segment)) continue
+      const isEmpty = this.segments.live[slot] === 0 && segment.state === SegmentState.Sealed
+      if (!isEmpty || segment.markRecords > 0 || !segment.marksCounted) continue
+      this.draining.push({ segment, waitLsn: this.appender.nextLsn - 1 })
+      this.host.tracker.requestSync()
+    }
   }
 
   /** Share of pages in use that holds nothing live. */
@@ -296,12 +317,18 @@ export class Compactor {
     this.host.tracker.requestSync()
   }
 
+  /**
+   * One file at a time, which takes milliseconds: a step. More are kept while segments come and
+   * go, because to write one anew costs a fraction of making another.
+   */
   private trimFree(): void {
-    for (const segment of this.segments.bySlot) {
-      if (this.segments.freeCount <= this.config.freeSegmentsMax) return
-      if (segment === null || segment.state !== SegmentState.Free) continue
-      this.segments.remove(segment)
-    }
+    const { segments } = this
+    const { freeSegmentsMax } = this.config
+    if (segments.freeCount <= freeSegmentsMax) return
+    const isBusy = this.host.clock.monotonicMs() - segments.lastBeginMs < KEEP_FREE_MS
+    if (isBusy && segments.freeCount <= freeSegmentsMax * BUSY_FREE_FACTOR) return
+    const free = segments.bySlot.findLast((segment) => segment?.state === SegmentState.Free)
+    if (free) segments.remove(free)
   }
 
   private leaveVictim(error: StoreError): void {

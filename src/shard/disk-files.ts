@@ -1,7 +1,8 @@
 /**
  * Files in a real directory. Handles are file descriptors. Large aligned writes from page-aligned
- * memory go through a second descriptor with O_DIRECT: appending to a new file that way is 1.5 to
- * 4 times faster than through the page cache, and leaves the cache to what is read.
+ * memory that make a file longer go through a second descriptor with O_DIRECT: that takes the
+ * least time of this thread and the processor. What overwrites goes through the page cache, which
+ * has most of it: 3 to 4 times faster, and the next read of it is at hand.
  */
 import * as fs from 'node:fs'
 import { join } from 'node:path'
@@ -53,6 +54,8 @@ export class DiskFiles implements Files {
   private readonly directBytesMin: number
   private readonly descriptors: DescriptorWatch
   private readonly names = new Map<FileHandle, string>()
+  /** Up to here the file has bytes; kept for files that large writes went to. */
+  private readonly ends = new Map<FileHandle, number>()
   /** Second descriptor of a file for direct writes; -1 when the filesystem takes none. */
   private readonly direct = new Map<FileHandle, number>()
   /** Memory that is not page aligned: direct writes from it failed. */
@@ -100,6 +103,7 @@ export class DiskFiles implements Files {
   close(handle: FileHandle): void {
     const direct = this.direct.get(handle)
     this.direct.delete(handle)
+    this.ends.delete(handle)
     const name = this.nameOf(handle)
     this.names.delete(handle)
     try {
@@ -121,6 +125,7 @@ export class DiskFiles implements Files {
   truncate(handle: FileHandle, bytes: number): void {
     try {
       fs.ftruncateSync(handle, bytes)
+      this.ends.delete(handle)
     } catch (thrown) {
       throw storeErrorOfSystem(thrown, `truncate ${this.nameOf(handle)} to ${bytes}`)
     }
@@ -141,8 +146,8 @@ export class DiskFiles implements Files {
   }
 
   write(handle: FileHandle, offset: number, from: Buffer, start: number, length: number): void {
-    if (length >= this.directBytesMin && this.writeDirect(handle, offset, from, start, length)) {
-      return
+    if (length >= this.directBytesMin && this.grows(handle, offset, length)) {
+      if (this.writeDirect(handle, offset, from, start, length)) return
     }
     try {
       writeFully(handle, offset, from, start, length)
@@ -153,7 +158,9 @@ export class DiskFiles implements Files {
 
   writeGathered(handle: FileHandle, offset: number, parts: PartList): void {
     const mayBeDirect = parts.length > 1 && parts.bytes >= this.directBytesMin && isLarge(parts)
-    if (mayBeDirect && this.writeGatheredDirect(handle, offset, parts)) return
+    if (mayBeDirect && this.grows(handle, offset, parts.bytes)) {
+      if (this.writeGatheredDirect(handle, offset, parts)) return
+    }
     let at = offset
     for (let i = 0; i < parts.length; i++) {
       const length = parts.lengths[i]!
@@ -197,6 +204,13 @@ export class DiskFiles implements Files {
     } catch (thrown) {
       throw storeErrorOfSystem(thrown, `statfs ${this.directory}`)
     }
+  }
+
+  /** Whether a write makes the file longer; notes that it does. */
+  private grows(handle: FileHandle, offset: number, length: number): boolean {
+    const size = this.ends.get(handle) ?? this.size(handle)
+    this.ends.set(handle, Math.max(size, offset + length))
+    return offset + length > size
   }
 
   /** False when this memory or filesystem takes no direct writes: the caller writes buffered. */

@@ -38,7 +38,7 @@ import type { ChunkStore } from './chunk-store.ts'
 import type { IndexLayers } from './index-layers.ts'
 import { slabOf, UNIT_WORDS, UNITS_MAX, wordOf } from './index-pages.ts'
 import { keyHash } from './index-table.ts'
-import type { LiveCounter } from './packed-chunks.ts'
+import type { LayerUsage } from './layer-usage.ts'
 import { LOCATION_END, LOCATION_HOLE, LOCATION_ZERO } from './run-list.ts'
 
 /** Layer numbers stay below these. */
@@ -182,11 +182,11 @@ class ChunkKey {
 export class IndexLoad {
   private readonly store: ChunkStore
   private readonly layers: IndexLayers
-  private readonly counter: LiveCounter
+  private readonly counter: LayerUsage
   /** Number in the index by number in the pieces. */
   private readonly numbers = new Map<number, number>()
 
-  constructor(store: ChunkStore, layers: IndexLayers, counter: LiveCounter) {
+  constructor(store: ChunkStore, layers: IndexLayers, counter: LayerUsage) {
     this.store = store
     this.layers = layers
     this.counter = counter
@@ -224,6 +224,7 @@ export class IndexLoad {
     check(this.store.find(layer, words[at + AT_CHUNK]!) === 0, 'a chunk twice in the index')
     this.store.adopt(words, at, length, layer)
     const { counter } = this
+    counter.select(layer)
     const shape = words[at + AT_SHAPE]!
     const bodyAt = at + AT_SUMS + paletteOf(shape) * PALETTE_WORDS
     if (formOf(shape) === FORM_RUNS) {

@@ -32,6 +32,7 @@ import { slabOf, wordOf } from './index-pages.ts'
 import { IndexQueries } from './index-queries.ts'
 import { IndexReplay, REPLAY_BLOCKS_MAX } from './index-replay.ts'
 import { StatusExtent } from './op.ts'
+import { LayerUsage } from './layer-usage.ts'
 import { Change, type LiveCounter } from './packed-chunks.ts'
 import {
   LOCATION_ABSENT,
@@ -69,7 +70,7 @@ const SEQUENCE_END = 2 ** 40
 const RECLAIM_CHUNKS = 16
 
 export class ExtentIndex {
-  private readonly counter: LiveCounter
+  private readonly counter: LayerUsage
   private readonly store: ChunkStore
   private readonly layers = new IndexLayers()
   private readonly change = new Change()
@@ -82,8 +83,8 @@ export class ExtentIndex {
   private readonly addresses: number[] = []
 
   constructor(counter: LiveCounter) {
-    this.counter = counter
-    this.store = new ChunkStore(counter)
+    this.counter = new LayerUsage(counter)
+    this.store = new ChunkStore(this.counter)
   }
 
   /** Blocks with an entry: data, hole or zeroes. */
@@ -98,7 +99,16 @@ export class ExtentIndex {
 
   /** Memory of the index, in bytes. */
   get bytes(): number {
-    return this.store.bytes + this.layers.bytes
+    return this.store.bytes + this.layers.bytes + this.counter.bytes
+  }
+
+  /** Blocks with data of all layers of the family; dropped ones count no more. */
+  familyBlocks(familyHigh: number, familyLow: number): number {
+    let blocks = 0
+    for (let layer = 0; layer < this.layers.length; layer++) {
+      if (this.layers.isOf(layer, familyHigh, familyLow)) blocks += this.counter.blocksOf(layer)
+    }
+    return blocks
   }
 
   /**
@@ -416,6 +426,7 @@ export class ExtentIndex {
     for (const address of this.addresses) {
       const words = this.store.pages.slabs[slabOf(address)]!
       if (!this.layers.isDropped(words[wordOf(address) + AT_LAYER]!)) continue
+      this.counter.select(words[wordOf(address) + AT_LAYER]!)
       const found = this.store.look(address, 0, CHUNK_BLOCKS)
       for (let run = 0; run < found.length; run++) {
         const location = found.locations[run]!

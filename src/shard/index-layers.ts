@@ -59,6 +59,13 @@ export class IndexLayers {
     this.recent = -1
   }
 
+  /** Whether it is a layer of the family, and not dropped. */
+  isOf(number: number, familyHigh: number, familyLow: number): boolean {
+    const at = number * 4
+    if (this.keys[at] !== familyHigh || this.keys[at + 1] !== familyLow) return false
+    return this.dropped[number] === 0
+  }
+
   isDropped(number: number): boolean {
     return this.dropped[number] === 1
   }

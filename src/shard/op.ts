@@ -55,7 +55,9 @@ export const OpKind = {
   /** From now on compaction keeps every tombstone; with OpFlag.Stop it drops those of no use. */
   HoldHoles: 18,
   /** Fills the frame of chunk-map.ts at `payload` of the shard's maps with the whole chunk. */
-  Locate: 19
+  Locate: 19,
+  /** `resultA` is how many blocks of the family hold data. */
+  Usage: 20
 } as const
 export type OpKind = (typeof OpKind)[keyof typeof OpKind]
 
@@ -134,4 +136,8 @@ export class ShardOp {
    * `resultA` its location and `resultB` its checksum. 0: nothing is told.
    */
   resultC: number = 0
+
+  get payloadBlocks(): number {
+    return this.kind === OpKind.Read || this.kind === OpKind.Write ? this.blockCount : 0
+  }
 }

@@ -218,6 +218,7 @@ class Recovery {
       // The footer has the next lsn: it may be in the page cache only.
       if (segment.lastLsn === this.mark) this.toSync.push(segment)
       const wanted = segment.lastLsn >= this.startLsn
+      if (!wanted) segment.marksCounted = false
       if (!wanted || this.replayFooter(segment)) {
         if (candidate.adopted) this.mendHeader(segment)
         return

@@ -43,6 +43,8 @@ export class Segment {
   footerPages = 0
   /** Tombstones and zeroes in it, live or not. */
   markRecords = 0
+  /** `markRecords` has all of them: false where recovery did not need to read the records. */
+  marksCounted = true
   /** Holds live blocks that cannot be read: compaction leaves it alone. */
   damaged = false
   /** Freeing: becomes free when this is durable. */
@@ -75,11 +77,15 @@ export class Segments {
   readonly live: Int32Array
   /** All live blocks. */
   liveBlocks = 0
+  /** Slots whose last live block died, and of segments sealed without one; may have others. */
+  readonly emptied: number[] = []
   readonly bySlot: (Segment | null)[] = []
   /** Segments whose state is not Free. */
   usedCount = 0
   freeCount = 0
   nextBirth = 1
+  /** When the last segment began, monotonic milliseconds. */
+  lastBeginMs = 0
   private readonly config: ShardConfig
   private readonly files: Files
   private readonly tracker: SyncTracker
@@ -109,8 +115,10 @@ export class Segments {
   }
 
   onDead(location: number, count: number): void {
-    this.live[location >>> this.pageShift]! -= count
+    const slot = location >>> this.pageShift
+    this.live[slot]! -= count
     this.liveBlocks -= count
+    if (this.live[slot] === 0) this.emptied.push(slot)
   }
 
   locationOf(slot: number, page: number): number {
@@ -171,6 +179,7 @@ export class Segments {
     segment.saltHigh = this.host.random.u32()
     segment.saltLow = this.host.random.u32()
     segment.birth = this.nextBirth++
+    this.lastBeginMs = this.host.clock.monotonicMs()
     segment.firstLsn = firstLsn
     this.writeHeader(segment, SegmentUse.Used)
     segment.lastLsn = firstLsn - 1
@@ -180,6 +189,7 @@ export class Segments {
     segment.footerPage = 0
     segment.footerPages = 0
     segment.markRecords = 0
+    segment.marksCounted = true
     segment.damaged = false
     segment.state = SegmentState.Active
     this.freeCount--

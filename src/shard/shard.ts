@@ -314,6 +314,9 @@ export class Shard {
       case OpKind.Locate:
         this.reader.locate(op)
         return
+      case OpKind.Usage:
+        op.resultA = this.index.familyBlocks(op.familyHigh, op.familyLow)
+        return
       case OpKind.Flush:
         this.host.tracker.syncNow()
         op.error = this.refusal()

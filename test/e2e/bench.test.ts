@@ -51,4 +51,33 @@ testNeeding(
   }
 )
 
+testNeeding(
+  { programs: ['fio'] },
+  'growth is measured and drawn until the time is over',
+  async () => {
+    const scratch = await Scratch.create()
+    try {
+      const program = join(repositoryRoot, 'dist/scripts/bench-scale.js')
+      const small = ['--series', 'shards', '--blocks', '512', '--seconds', '1', '--minutes', '0.01']
+      const { code, stdout, stderr } = await run(
+        process.execPath,
+        [program, ...small, '--dir', scratch.path(''), '--out', scratch.path('out')],
+        { timeoutMs: 120_000 }
+      )
+      strictEqual(code, 1, stderr)
+      match(stderr, /this takes about \d+ s; no point begins after 0.01 min/)
+      match(stdout, /the time was over/)
+      const { series } = JSON.parse(readFileSync(scratch.path('out/scale.json'), 'utf8'))
+      strictEqual(series.length, 1)
+      const [point] = series[0].points
+      for (const name of ['writeIops', 'readIops', 'residentBytes', 'restartMs', 'recoveryMs']) {
+        ok(point[name] > 0, name)
+      }
+      ok(readFileSync(scratch.path('out/scale.svg'), 'utf8').startsWith('<svg '))
+    } finally {
+      await scratch.remove()
+    }
+  }
+)
+
 test.run()

@@ -25,6 +25,7 @@ test.after(async () => {
 interface Volume {
   readonly name: string
   readonly sizeBytes: number
+  readonly usedBytes: number | null
 }
 
 const list = (): Promise<readonly Volume[]> => server.json<Volume[]>('volume', 'list')
@@ -45,6 +46,31 @@ test('volumes are created, listed, shown, renamed, resized and deleted', async (
   await server.json('volume', 'delete', 'renamed', '--yes')
   await server.json('volume', 'delete', 'second', '--yes')
   strictEqual((await list()).length, 0)
+})
+
+testNeeding({ programs: ['qemu-io'] }, 'what a volume uses follows its data', async () => {
+  await server.createVolume('measured', '64MiB')
+  await server.createVolume('beside', '64MiB')
+  const used = async (): Promise<number | null> =>
+    (await server.json<Volume>('volume', 'show', 'measured')).usedBytes
+  const io = (...commands: string[]) => qemuIo(server.uri('measured'), ...commands)
+  strictEqual(await used(), 0)
+  await io('write 0 8M', 'write 6M 4M', 'write 20M 4k', 'flush')
+  await qemuIo(server.uri('beside'), 'write 0 1M', 'flush')
+  strictEqual(await used(), 10 * MiB + 4096)
+  await io('discard 0 4M', 'flush')
+  strictEqual(await used(), 6 * MiB + 4096)
+  await server.json('compact')
+  strictEqual(await used(), 6 * MiB + 4096)
+  for (const end of [() => server.stop(), () => server.kill()]) {
+    await end()
+    await server.start()
+    strictEqual(await used(), 6 * MiB + 4096)
+  }
+  const all = await list()
+  strictEqual(all.find(({ name }) => name === 'beside')?.usedBytes, MiB)
+  await server.json('volume', 'delete', 'measured', '--yes')
+  await server.json('volume', 'delete', 'beside', '--yes')
 })
 
 test('what cannot be done is told in words, with exit code 1', async () => {

@@ -18,7 +18,7 @@ import { Spin } from '../../src/handoff/spin.ts'
 import { SyncRounds } from '../../src/handoff/sync-rounds.ts'
 import { WorkerLoop } from '../../src/handoff/worker-loop.ts'
 import { BlockOp } from '../../src/replication/block-store.ts'
-import { ShardOp } from '../../src/shard/op.ts'
+import { OpKind, ShardOp } from '../../src/shard/op.ts'
 
 const test = suite('queues')
 
@@ -109,6 +109,24 @@ function oneThreadOn(client: ShardClient<BlockOp>, memory: ChannelMemory) {
   }
   return { batches, run }
 }
+
+test('large requests are answered a few at a time, and small ones together', () => {
+  const { client, batches, run } = oneThread()
+  const sizes = [100, 100, 100, 256, 1, 1, 1, 1]
+  let answered = 0
+  for (const blockCount of sizes) {
+    const op = new BlockOp()
+    op.kind = OpKind.Read
+    op.blockCount = blockCount
+    op.onDone = () => answered++
+    client.submit(op)
+  }
+  client.ring()
+  run()
+  client.poll()
+  strictEqual(answered, sizes.length)
+  deepStrictEqual(batches, [3, 1, 4])
+})
 
 test('a full queue overflows into a list that keeps the order', () => {
   const { client, batches, run } = oneThread()

@@ -208,7 +208,7 @@ export class IndexPair {
     deepStrictEqual([...live.locations].sort(ascending), [...this.live.locations].sort(ascending))
     this.live = live
     for (let layer = 0; layer < MODEL_LAYERS; layer++) {
-      this.numbers[layer] = this.index.layerIndex(1, 2, 3, this.ids[layer]!, true)
+      this.numbers[layer] = this.index.layerIndex(1, layer, 3, this.ids[layer]!, true)
     }
   }
 
@@ -250,6 +250,7 @@ export class IndexPair {
     const locations: number[] = []
     let present = 0
     for (let layer = 0; layer < MODEL_LAYERS; layer++) {
+      const before = locations.length
       for (let chunk = 0; chunk < MODEL_CHUNKS; chunk++) {
         this.check({ layer, chunk, first: 0, count: CHUNK_BLOCKS })
         for (const entry of this.entriesOf(layer, chunk)) {
@@ -257,6 +258,7 @@ export class IndexPair {
           if (entry.location < LOCATION_END) locations.push(entry.location)
         }
       }
+      strictEqual(this.index.familyBlocks(1, layer), locations.length - before)
     }
     strictEqual(this.index.entries, present)
     deepStrictEqual([...this.live.locations].sort(ascending), locations.sort(ascending))
@@ -303,7 +305,7 @@ export class IndexPair {
 
   private nameLayer(layer: number): void {
     this.ids[layer] = this.nextId++
-    this.numbers[layer] = this.index.layerIndex(1, 2, 3, this.ids[layer]!, true)
+    this.numbers[layer] = this.index.layerIndex(1, layer, 3, this.ids[layer]!, true)
   }
 }
 

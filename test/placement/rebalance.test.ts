@@ -71,6 +71,19 @@ class Cluster {
     }
   }
 
+  /** Whether every group can still be read without the peer. */
+  canFail(peer: string): boolean {
+    const { redundancy } = this
+    const needed = redundancy.kind === 'erasure' ? redundancy.data : 1
+    return this.states.every(
+      (state) =>
+        copiesOf(
+          state.filter((member) => member.peer !== peer),
+          redundancy
+        ) >= needed
+    )
+  }
+
   fail(peer: string): void {
     this.down.add(peer)
     for (const [group, state] of this.states.entries()) {
@@ -122,7 +135,7 @@ test('any changes of any pool end at the targets, and no move makes a group less
       fc.constantFrom(three, stripes, parseRedundancy('replicated:1')),
       fc.array(
         fc.record({
-          kind: fc.constantFrom('add', 'remove', 'drain', 'weigh', 'replace'),
+          kind: fc.constantFrom('add', 'remove', 'drain', 'weigh', 'replace', 'fail', 'return'),
           which: fc.nat(100),
           lists: fc.nat(6)
         }),
@@ -144,6 +157,8 @@ test('any changes of any pool end at the targets, and no move makes a group less
             peers = peers.with(at, { ...peers[at]!, weight: 0 })
           if (kind === 'replace') peers = peers.with(at, added())
           if (kind === 'remove' && peers.length > 7) peers = peers.toSpliced(at, 1)
+          if (kind === 'fail' && cluster.canFail(peers[at]!.id)) cluster.fail(peers[at]!.id)
+          if (kind === 'return') cluster.down.clear()
           if (peers.filter(({ weight }) => weight > 0).length < 6) peers = [...peers, added()]
           // Changes come while the one before is still carried out, each planned anew.
           for (let list = 0; list < lists; list++) {
@@ -154,6 +169,8 @@ test('any changes of any pool end at the targets, and no move makes a group less
             cluster.sync(slowly)
           }
         }
+        // Those that were removed while they were away may stay away for ever.
+        for (const { id } of peers) cluster.down.delete(id)
         const targets = poolOf(peers, redundancy, cluster.states)
         cluster.settle(targets, slowly)
         deepStrictEqual(setsOf(cluster.states), setsOf(statesOf(targets)))

@@ -160,6 +160,31 @@ test('members stay in their slots, which are fragments', () => {
   }
 })
 
+test('who leaves a slot is not put into another one, where it would need another fragment', () => {
+  const peers = somePeers(0, 12)
+  const before = place(ringFor(peers), stripes)
+  const gone = peers[0]!.id
+  const added = somePeers(12, 12)
+  // A free slot where `gone` was; in the next slot somebody is being replaced.
+  let inOther = 0
+  const states = statesOf(before).map((state, group) => {
+    const slot = state.find(({ peer }) => peer === gone)?.slot
+    if (slot === undefined) return state
+    const replaced = (slot + 1) % 6
+    return [...state, { peer: added[group % 12]!.id, slot: replaced, inSync: false }]
+  })
+  const ring = ringFor([...peers.slice(1), ...added])
+  const after = planTargets({ redundancy: stripes, ring }, states)
+  isApart(after)
+  for (let group = 0; group < 256; group++) {
+    const had = before.membersOf(group)
+    for (const [slot, peer] of after.membersOf(group).entries()) {
+      if (had.includes(peer) && had.indexOf(peer) !== slot) inOther++
+    }
+  }
+  ok(inOther < 256 / 20, `${inOther} of 256`)
+})
+
 test('a split pool moves nothing, and is even', () => {
   const before = place(ringFor(somePeers(0, 10)))
   const ring = ringFor(somePeers(0, 10), { groups: 512 })

@@ -157,7 +157,8 @@ test('what was measured is kept, and another run goes on behind it', () => {
     second.keep(true, join(out, 'there/named'))
     const kept = JSON.parse(readFileSync(join(out, 'there/named.json'), 'utf8'))
     strictEqual(kept.complete, true)
-    strictEqual(kept.measurements.length, 2)
+    strictEqual(kept.measurements, undefined)
+    strictEqual(kept.rows[0].servers.length, 2)
     throws(() => results({ rounds: 3 }).resume(), /"rounds":2.*not .*"rounds":3/)
     throws(() => results({}, 'def').resume(), /at commit abc, not def/)
   } finally {

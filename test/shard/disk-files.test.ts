@@ -74,6 +74,31 @@ test(
 )
 
 test(
+  'a direct write only makes a file longer: what overwrites goes through the page cache',
+  inDirectory((_, path) => {
+    const opened: number[] = []
+    const descriptors = { opened: (fd: number) => void opened.push(fd), closing: () => {} }
+    const files = new DiskFiles(path, { directBytesMin: 4096, descriptors })
+    const bytes = pageAlignedBuffer(8192)
+    const first = files.open('f', 'create')
+    files.write(first, 0, Buffer.alloc(100), 0, 100)
+    files.write(first, 0, bytes, 0, 8192)
+    assert.is(opened.length, 2, 'one for direct writes')
+    files.close(first)
+    const again = files.open('f', 'existing')
+    files.write(again, 0, bytes, 0, 8192)
+    files.write(again, 4096, bytes, 0, 4096)
+    assert.is(opened.length, 3)
+    files.write(again, 8192, bytes, 0, 4096)
+    assert.is(opened.length, 4, 'behind the end of the file')
+    files.truncate(again, 0)
+    files.write(again, 0, bytes, 0, 8192)
+    assert.is(files.size(again), 8192)
+    files.close(again)
+  })
+)
+
+test(
   'errors of the system have our codes and name the file',
   inDirectory((files) => {
     assert.is(

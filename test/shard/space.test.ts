@@ -109,6 +109,49 @@ test('a full shard is overwritten again and again within its capacity', () => {
   check()
 })
 
+test('what overwrites emptied is free at once, and nothing is copied for it', () => {
+  const { rig, files } = smallRig()
+  for (let round = 1; round <= 20; round++) {
+    for (let first = 0; first < 128; first += 16) {
+      assert.is(rig.write(0, first, 16, round), 0)
+      rig.shard.background(1)
+    }
+  }
+  assert.is(rig.stat('compactionReadBytes'), 0)
+  const used = files.list().filter((name) => name.startsWith('seg-')).length
+  assert.ok(used <= 14, `${used} segment files for 8 that are live`)
+  files.kill()
+  rig.reopen()
+  for (let first = 0; first < 128; first += 16) {
+    assert.equal(rig.read(0, first, 16), new Array(16).fill(20))
+  }
+})
+
+test('a tombstone stays when all else in its segment was overwritten, after a restart too', () => {
+  const { rig, files } = smallRig()
+  assert.is(rig.write(0, 0, 1, 1), 0)
+  assert.is(rig.write(3, 0, 16, 9), 0, 'keeps the segment of what is trimmed')
+  for (let i = 0; i < 2; i++) assert.is(rig.write(1, 16 * i, 16, 2), 0)
+  assert.is(rig.trim(0, 0, 1), 0)
+  for (let i = 0; i < 2; i++) assert.is(rig.write(2, 16 * i, 16, 3), 0)
+  assert.is(rig.run(rig.op(OpKind.Checkpoint, 0, 0, 0)), 0)
+  works(rig)
+  rig.restart()
+  // The index of the checkpoint has it all: recovery read no records of these segments.
+  for (const [chunk, value] of [
+    [2, 4],
+    [1, 5]
+  ] as const) {
+    for (let i = 0; i < 2; i++) assert.is(rig.write(chunk, 16 * i, 16, value), 0)
+  }
+  for (let syncs = 0; syncs < 4; syncs++) works(rig)
+  files.kill()
+  for (const name of files.list()) if (name.startsWith('checkpoint')) files.remove(name)
+  rig.reopen()
+  assert.equal(rig.read(0, 0, 1), [0])
+  assert.equal(rig.read(1, 0, 1), [5])
+})
+
 test('background compaction keeps the files near what is live', () => {
   const { rig } = smallRig()
   const random = seededRandom(3)

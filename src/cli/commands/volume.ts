@@ -49,9 +49,9 @@ function addList(parent: Command): void {
           volumes.length === 0
             ? `no volumes yet: ${programName()} volume create NAME SIZE`
             : output.table(
-                ['NAME', 'SIZE', 'CLIENTS', 'TYPE', 'CREATED', 'DESCRIPTION'],
+                ['NAME', 'SIZE', 'USED', 'CLIENTS', 'TYPE', 'CREATED', 'DESCRIPTION'],
                 volumes.map(rowOf),
-                'lrrlll'
+                'lrrrlll'
               )
         )
       })
@@ -62,6 +62,7 @@ function addList(parent: Command): void {
 const rowOf = (volume: Volume): string[] => [
   volume.name,
   formatSize(volume.sizeBytes),
+  volume.usedBytes === null ? '-' : formatSize(volume.usedBytes),
   String(volume.clients),
   volume.type,
   volume.createdAt.slice(0, 16).replace('T', ' '),
@@ -82,7 +83,7 @@ function addShow(parent: Command): void {
   withExamples(command, 'torus volume show demo')
 }
 
-/** Blocks are counted by shard, not by volume, until a peer says otherwise. */
+/** Not known while a shard is not serving. */
 const usedFact = ({ usedBytes }: Volume): [string, string][] =>
   usedBytes === null ? [] : [['used', formatSize(usedBytes)]]
 
