@@ -7,6 +7,7 @@ import { type AdminServer, startAdmin } from './admin/server.ts'
 import { randomId128 } from './cluster/ids.ts'
 import { PeerBackend } from './coordinator/backend.ts'
 import { joinCluster } from './coordinator/cluster-parts.ts'
+import { clusterToJoin } from './coordinator/join.ts'
 import { type DataDirectory, openDataDirectory } from './coordinator/data-directory.ts'
 import { openMetadata, type PeerMetadata } from './coordinator/metadata.ts'
 import { registerMetadataMetrics } from './coordinator/metadata-metrics.ts'
@@ -110,19 +111,14 @@ async function start(
   const { log } = output
   const startedMs = systemClock.wallMs()
   for (const warning of resolved.warnings) log.warn(warning)
-  await checkTlsFiles(config)
-  const directory = openDataDirectory(config, systemClock, systemRandom)
-  undo.add(() => directory.release())
+  const directory = await ownDirectory(config, undo)
   const bootId = randomId128(systemRandom)
-  for (const plugin of config.plugins) {
-    const { name, volumeTypes } = await loadPlugin(plugin, types)
-    log.info({ plugin: name, volumeTypes: volumeTypes.map((type) => type.name) }, 'plugin loaded')
-  }
+  await loadPlugins(config, types, output)
 
   const metadata = await openMetadata({ config, directory, bootId, output, signal })
   undo.add(() => metadata.close())
   const { cluster, session } = metadata
-  const parts = await joinCluster(cluster, session, output, undo)
+  const parts = await joinCluster({ config, cluster, session, output, undo })
   const arena = new SharedArena(config.arenaBytes)
   const { shards, segmentBytes } = directory.superblock
   const near = new NearReads({ shards, segmentBytes, memory: arena.bytes })
@@ -181,6 +177,22 @@ async function start(
       stopped ??= undo.run()
       return stopped
     }
+  }
+}
+
+async function ownDirectory(config: Config, undo: Undo): Promise<DataDirectory> {
+  // What cannot be used is named before anything is made or locked.
+  await checkTlsFiles(config)
+  const clusterId = await clusterToJoin(config)
+  const directory = openDataDirectory({ ...config, clusterId }, systemClock, systemRandom)
+  undo.add(() => directory.release())
+  return directory
+}
+
+async function loadPlugins(config: Config, types: VolumeTypes, { log }: LogOutput): Promise<void> {
+  for (const plugin of config.plugins) {
+    const { name, volumeTypes } = await loadPlugin(plugin, types)
+    log.info({ plugin: name, volumeTypes: volumeTypes.map((type) => type.name) }, 'plugin loaded')
   }
 }
 

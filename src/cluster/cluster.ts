@@ -14,6 +14,8 @@ export interface SelfIdentity {
   /** Raised by one at each start. */
   readonly bootCounter: number
   readonly capacityBytes: number
+  /** Added to those that the peer has. */
+  readonly labels?: Readonly<Record<string, string>>
 }
 
 /** The cluster's records in the metadata, seen by one peer. */
@@ -147,17 +149,18 @@ async function registerPeer(
   const key = keys.peer(self.peerId)
   const old = entry === null ? null : decodeRecord('peer', key, entry.value)
   if (old?.state === 'removed') {
-    const text = `peer ${self.peerId} was removed from the cluster: start it with a new data directory`
-    throw new StoreError(ErrorCode.Forbidden, text)
+    const text = `peer ${self.peerId} was removed from the cluster`
+    throw new StoreError(ErrorCode.Forbidden, `${text}: start with a new data directory`)
   }
   const record: PeerRecord = {
-    ...(old ?? { labels: {}, addedAt: now }),
+    ...(old ?? { addedAt: now }),
     v: 1,
     peerId: self.peerId,
     bootCounter: Math.max(self.bootCounter, old?.bootCounter ?? 0),
     bootId: self.bootId,
     capacityBytes: self.capacityBytes,
-    cleanPredecessor: endedCleanly(old, self) ? old.bootId : null,
+    labels: { ...old?.labels, ...self.labels },
+    cleanPredecessor: cleanPredecessorOf(old, self),
     cleanBootId: null
   }
   const { succeeded } = await store.transact({
@@ -173,9 +176,12 @@ async function registerPeer(
   return old === null || old.bootCounter < self.bootCounter
 }
 
-/** Was the boot before this one, and no other, the last to write to the disk, and ended well? */
-function endedCleanly(old: PeerRecord | null, self: SelfIdentity): old is PeerRecord {
-  return old !== null && old.bootCounter + 1 === self.bootCounter && old.cleanBootId === old.bootId
+/** The boot before this one, if that was the last to write to the disk and ended well. */
+function cleanPredecessorOf(old: PeerRecord | null, self: SelfIdentity): string | null {
+  if (old === null) return null
+  if (old.bootId === self.bootId) return old.cleanPredecessor ?? null
+  const follows = old.bootCounter + 1 === self.bootCounter
+  return follows && old.cleanBootId === old.bootId ? old.bootId : null
 }
 
 /**

@@ -1,5 +1,5 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import { METADATA_TRANSACTION_OPS_MAX } from '../core/limits.ts'
+import { GROUPS_DEFAULT_MIN, METADATA_TRANSACTION_OPS_MAX } from '../core/limits.ts'
 import { defaultGroupCount, isGroupCount } from '../placement/groups.ts'
 import { membersOf, parseRedundancy, type Redundancy } from '../placement/redundancy.ts'
 import type { FailureDomain } from '../placement/ring-description.ts'
@@ -38,6 +38,21 @@ export function writeMinimumOf(pool: PoolRecord): number {
   return redundancy.parity > 1 ? redundancy.data + 1 : redundancy.data
 }
 
+/** The pool that every cluster has, as it begins. */
+export const defaultPool = (seed: number, createdAt: string): PoolRecord => ({
+  v: 1,
+  name: DEFAULT_POOL,
+  number: DEFAULT_POOL_NUMBER,
+  redundancy: 'replicated:1',
+  failureDomain: 'host',
+  ring: 'ketama',
+  groups: GROUPS_DEFAULT_MIN,
+  seed,
+  writeMinimum: null,
+  peers: null,
+  createdAt
+})
+
 /** The pools of a cluster. Each change is one transaction. */
 export class Pools {
   readonly #cluster: Cluster
@@ -51,14 +66,11 @@ export class Pools {
    * every group: what an embedded cluster wrote before is in these groups, so that they are
    * recorded before anybody else joins.
    */
-  async ensureDefault(groups: number): Promise<PoolRecord> {
-    const { keys, store, self } = this.#cluster
+  async ensureDefault(groups: number = GROUPS_DEFAULT_MIN): Promise<PoolRecord> {
+    const { keys, store, self, random } = this.#cluster
     const known = await store.get(keys.pool(DEFAULT_POOL))
     if (known !== null) return decodeRecord('pool', known.key, known.value)
-    const record: PoolRecord = {
-      ...this.#recordOf({ name: DEFAULT_POOL, redundancy: 'replicated:1', groups }),
-      number: DEFAULT_POOL_NUMBER
-    }
+    const record = { ...defaultPool(random.u32(), this.#cluster.nowText()), groups }
     const members = [self.peerId]
     const inSync = [{ peer: self.peerId, boot: self.bootId }]
     const group: GroupRecord = { v: 1, epoch: 1, members, inSync, syncing: [] }

@@ -51,7 +51,10 @@ export interface DataDirectory {
   release(): void
 }
 
-type DirectoryOptions = Pick<Config, 'dataDir' | 'shards' | 'segmentBytes' | 'capacityBytes'>
+type DirectoryOptions = Pick<Config, 'dataDir' | 'shards' | 'segmentBytes' | 'capacityBytes'> & {
+  /** Cluster of a new directory; null makes one. */
+  readonly clusterId: string | null
+}
 
 /**
  * Makes the directory where it is new, and raises the boot counter: one call is one start.
@@ -114,7 +117,7 @@ function createDirectory(
   const shards = options.shards ?? shardsByDefault()
   const capacityBytes = options.capacityBytes ?? freeBytesOf(path)
   return createPeerSuperblock(path, {
-    clusterId: randomId128(random),
+    clusterId: options.clusterId ?? randomId128(random),
     peerId: randomId128(random),
     shards,
     segmentBytes: options.segmentBytes ?? segmentBytesFor(capacityBytes, shards),

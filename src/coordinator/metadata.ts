@@ -1,4 +1,5 @@
 /** A peer's metadata: the store, the cluster seen through it, and the lease. */
+import { hostname } from 'node:os'
 import type { HealthProblem } from '../admin/schemas.ts'
 import { Cluster, type SelfIdentity } from '../cluster/cluster.ts'
 import { Keys } from '../cluster/keys.ts'
@@ -52,7 +53,8 @@ export async function openMetadata(environment: Environment): Promise<PeerMetada
     const { EtcdStore } = await import('../metadata/etcd-store.ts')
     const store = await EtcdStore.open(etcdOptionsOf(config))
     // Only a directory that never had metadata may make a cluster.
-    return openOn(store, environment, new Keys(config.etcdPrefix), place === null)
+    const create = place === null && !config.join
+    return openOn(store, environment, new Keys(config.etcdPrefix), create)
   })
   const { clusterId } = directory.superblock
   const endpoints = [...config.etcd]
@@ -85,7 +87,8 @@ async function openOn(
     const { directory, bootId, output } = environment
     const { clusterId, peerId, bootCounter } = directory.superblock
     const { capacityBytes } = directory
-    const self: SelfIdentity = { clusterId, peerId, bootId, bootCounter, capacityBytes }
+    const labels = { host: hostname(), ...labelsOf(environment.config.labels) }
+    const self: SelfIdentity = { clusterId, peerId, bootId, bootCounter, capacityBytes, labels }
     const outside = { clock: systemClock, random: systemRandom, keys, create }
     const cluster = await Cluster.open(store, self, outside)
     const notes = notesOf(cluster)
@@ -110,6 +113,15 @@ async function openOn(
     throw thrown
   }
 }
+
+/** `KEY=VALUE` each. */
+const labelsOf = (texts: readonly string[]): Record<string, string> =>
+  Object.fromEntries(
+    texts.map((text) => {
+      const at = text.indexOf('=')
+      return [text.slice(0, at), text.slice(at + 1)]
+    })
+  )
 
 function notesOf(cluster: Cluster): HealthProblem[] {
   if (cluster.bootCounterFollows) return []

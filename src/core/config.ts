@@ -45,6 +45,9 @@ const defaults: Omit<Config, 'dataDir'> = {
   etcdPasswordFile: null,
   etcdWaitMs: ETCD_WAIT_MS_DEFAULT,
   scrubPeriodMs: 14 * DAY_MS, // disks are read twice before most monthly jobs would start
+  join: false,
+  labels: [],
+  downAfterMs: 10 * 60_000, // longer than a reboot, shorter than a second failure is likely
   shutdownMs: 30_000, // systemd kills after 90 s; a checkpoint of a full index takes a few
   plugins: [],
   logLevel: 'info',
@@ -281,6 +284,7 @@ function requireEtcdRules(values: Config, sources: Readonly<Record<OptionKey, So
   const { etcd, etcdCa, etcdCert, etcdKey, etcdUser, etcdPasswordFile } = values
   const files = ['etcdCa', 'etcdCert', 'etcdKey', 'etcdUser', 'etcdPasswordFile'] as const
   const given = files.find((key) => values[key] !== null)
+  if (etcd.length === 0 && values.join) throw invalid('join means nothing without etcd')
   if (etcd.length === 0 && given !== undefined) {
     const from = sourceText(sources[given])
     throw invalid(`${optionInfo[given].name} (from ${from}) means nothing without etcd`)

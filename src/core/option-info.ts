@@ -182,6 +182,25 @@ export const optionInfo: Readonly<Record<OptionKey, OptionInfo>> = {
     help: 'read and verify everything once in this time, or off',
     usual: '2w'
   },
+  join: {
+    name: 'join',
+    argument: '',
+    help: 'a new data directory becomes part of the cluster that etcd has',
+    usual: ''
+  },
+  labels: {
+    name: 'label',
+    argument: 'KEY=VALUE',
+    list: true,
+    help: 'of this peer: host, rack and zone keep copies apart; host is the machine unless said',
+    usual: ''
+  },
+  downAfterMs: {
+    name: 'down-after',
+    argument: 'DURATION',
+    help: 'how long a peer may be away before its copies are made anew elsewhere',
+    usual: '10m'
+  },
   shutdownMs: {
     name: 'shutdown-timeout',
     argument: 'DURATION',

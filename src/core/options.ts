@@ -22,6 +22,9 @@ const SHUTDOWN_MS_MAX = 10 * 60_000
 const SCRUB_PERIOD_MS_MIN = 60_000
 const ETCD_WAIT_MS_MIN = 1000
 const ETCD_WAIT_MS_MAX = 30 * 24 * 3600 * 1000
+/** Below the lease it would be no patience at all. */
+const DOWN_AFTER_MS_MIN = 15_000
+const DOWN_AFTER_MS_MAX = 365 * 24 * 3600 * 1000
 const LOG_LINES_MAX = 100_000
 
 export interface Address {
@@ -161,6 +164,12 @@ const etcdPrefix = z
   .max(128, { error: 'must have 128 characters at most' })
   .transform((prefix) => prefix.replace(/\/$/, ''))
 
+const LABEL = /^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}=[^,]{1,256}$/
+
+const label = z
+  .string({ error: 'must be text' })
+  .regex(LABEL, { error: 'must be KEY=VALUE, like rack=r1' })
+
 const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
 
 const DAY_MS = 24 * 3600 * 1000
@@ -191,6 +200,9 @@ export const optionsSchema = z.strictObject({
   etcdPasswordFile: text.nullable(),
   etcdWaitMs: durationBetween(ETCD_WAIT_MS_MIN, ETCD_WAIT_MS_MAX, false),
   scrubPeriodMs: durationBetween(SCRUB_PERIOD_MS_MIN, 365 * DAY_MS, true),
+  join: flag,
+  labels: listOf(label),
+  downAfterMs: durationBetween(DOWN_AFTER_MS_MIN, DOWN_AFTER_MS_MAX, false),
   shutdownMs: durationBetween(100, SHUTDOWN_MS_MAX, false),
   plugins: listOf(text),
   logLevel: choice(logLevels),
