@@ -56,6 +56,14 @@ export const SEQUENCE_MAX = 2 ** 40 - 1
 /** Void versions of one shard, in runs: what writers that died had in flight, many times over. */
 export const VOIDS_MAX = 262_144
 
+/** Fences that a peer keeps, on disk too: volumes and groups that it may ever have served. */
+export const FENCED_FAMILIES_MAX = 262_144
+export const FENCED_GROUPS_MAX = 262_144
+/** Answers to `chunkSums` that go on: lists kept for those who read them, page by page. */
+export const CHUNK_LISTS_MAX = 8
+/** Entries of one `chunkSums` answer. */
+export const CHUNK_SUMS_MAX = 4096
+
 /** Pages for payloads in flight. Bounds the memory of the data path together with QUEUE_SLOTS. */
 export const ARENA_BYTES_DEFAULT = 64 * 1024 * 1024
 /** Requests of all clients in flight at once; an empty pool stops sockets from being read. */

@@ -28,6 +28,17 @@ export class BlockOp extends ShardOp {
   submittedMs: number = 0
 }
 
+/** The shards of this process, which can also be asked one by one. */
+export interface ShardedStore extends BlockStore {
+  readonly shardCount: number
+  /** Ops that were submitted and not answered. */
+  readonly inFlight: number
+  /** Bytes that writes may still take, about. */
+  readonly freeBytes: number
+  /** As `submit`, to a shard of the caller's choice. */
+  submitTo(shard: number, op: BlockOp): void
+}
+
 export interface BlockStore {
   /** A free op, from a pool that grows to what was ever in flight. */
   acquireOp(): BlockOp

@@ -4,9 +4,13 @@ import { BLOCK_BYTES } from '../core/limits.ts'
 import type { ShardClient } from '../handoff/shard-client.ts'
 import { chunkHash } from '../placement/hash.ts'
 import { OpKind, type ShardOp } from '../shard/op.ts'
+import { RESERVE_SEGMENTS } from '../shard/shard-config.ts'
 import { shardStatIndex } from '../shard/stats.ts'
-import { BlockOp, type BlockStore } from './block-store.ts'
+import { BlockOp, type ShardedStore } from './block-store.ts'
 import { NEAR_BLOCKS_MAX, type NearReads } from './near-reads.ts'
+
+/** Header and footer pages of well packed segments. */
+const OVERHEAD_SHARE = 0.05
 
 /** What a ShardPool is to the store. */
 interface Shards {
@@ -17,7 +21,7 @@ interface Shards {
 }
 
 /** The shards of this peer as one store: each chunk lives in one shard, by its hash. */
-export class LocalStore implements BlockStore {
+export class LocalStore implements ShardedStore {
   private readonly shards: Shards
   private readonly clients: readonly ShardClient<BlockOp>[]
   private readonly near: NearReads | null
@@ -31,6 +35,35 @@ export class LocalStore implements BlockStore {
     this.near = near
     if (near === null) return
     for (const client of this.clients) client.onGone = () => near.gone(client.shard)
+  }
+
+  get shardCount(): number {
+    return this.clients.length
+  }
+
+  get inFlight(): number {
+    let inFlight = 0
+    for (const client of this.clients) inFlight += client.inFlightCount
+    return inFlight
+  }
+
+  /**
+   * Chunks spread evenly, so the fullest shard counts for all. Compaction makes room of what is
+   * dead, but for what headers and footers take.
+   */
+  get freeBytes(): number {
+    let least = Number.POSITIVE_INFINITY
+    for (const { stats } of this.clients) {
+      const capacity = stats[shardStatIndex.capacityBytes]!
+      const reserve = (RESERVE_SEGMENTS + 1) * segmentBytesOf(stats)
+      const kept = stats[shardStatIndex.liveBytes]! * (1 + OVERHEAD_SHARE)
+      least = Math.min(least, capacity - reserve - kept)
+    }
+    return Math.max(0, Math.floor(least)) * this.clients.length
+  }
+
+  submitTo(shard: number, op: BlockOp): void {
+    this.clients[shard]!.submit(op)
   }
 
   acquireOp(): BlockOp {
@@ -155,6 +188,11 @@ export class LocalStore implements BlockStore {
 }
 
 const isChange = (kind: number): boolean => kind >= OpKind.Write && kind <= OpKind.WriteZeroes
+
+function segmentBytesOf(stats: Float64Array): number {
+  const segments = stats[shardStatIndex.segments]!
+  return segments === 0 ? 0 : stats[shardStatIndex.usedBytes]! / segments
+}
 
 /** Calls `done` with the first error, or Ok, when it was called `parts` times. */
 function joinOf(parts: number, done: (error: number) => void): (error: number) => void {

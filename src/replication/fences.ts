@@ -1,0 +1,131 @@
+/**
+ * Who may still be heard here (PROTOCOL.md, R3 and R4): the highest writerEpoch of each family and
+ * the highest epoch of each group. An op with an older one is refused; a newer one raises the bar
+ * at once. Only `hold` promises that nothing older is on its way any more, also after a restart.
+ */
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { FENCED_FAMILIES_MAX, FENCED_GROUPS_MAX } from '../core/limits.ts'
+import { type FenceEntry, FenceKind } from '../format/fences.ts'
+import type { BlockOp } from './block-store.ts'
+import { EpochTable } from './epoch-table.ts'
+
+/** Where promised fences outlive the process. */
+export interface FenceStore {
+  /** @throws StoreError Corrupt, UnknownVersion, DiskFailure */
+  load(): Promise<readonly FenceEntry[]>
+  /** Replaces what is there; durable when it resolves. @throws StoreError */
+  save(entries: readonly FenceEntry[]): Promise<void>
+}
+
+export class Fences {
+  readonly #store: FenceStore
+  readonly #families = new EpochTable('families', FENCED_FAMILIES_MAX)
+  /** Keys are the pool and the group + 1: no key is all zero. */
+  readonly #groups = new EpochTable('groups', FENCED_GROUPS_MAX)
+  /** The save that runs, and the one that begins when it has ended. */
+  #saving: Promise<void> | null = null
+  #next: Promise<void> | null = null
+
+  private constructor(store: FenceStore) {
+    this.#store = store
+  }
+
+  static async open(store: FenceStore): Promise<Fences> {
+    const fences = new Fences(store)
+    for (const { kind, high, low, epoch } of await store.load()) {
+      if (kind === FenceKind.Family) fences.#families.raise(high, low, epoch)
+      else fences.#groups.raise(high, low + 1, epoch)
+    }
+    return fences
+  }
+
+  /**
+   * ErrorCode.Ok, or why the op is refused. `isRead`: of a resync, which has no writerEpoch.
+   * Called for every op: no allocation.
+   */
+  admit(op: BlockOp, isRead: boolean): ErrorCode {
+    const { familyHigh, familyLow, fenceEpoch, groupEpoch } = op
+    const familyBar = this.#families.get(familyHigh, familyLow)
+    if (fenceEpoch < familyBar && !(fenceEpoch === 0 && isRead)) return ErrorCode.StaleEpoch
+    const groupBar = this.#groups.get(op.pool, op.group + 1)
+    if (groupEpoch < groupBar) return ErrorCode.StaleGroup
+    if (fenceEpoch > familyBar || groupEpoch > groupBar) return this.#raise(op)
+    return ErrorCode.Ok
+  }
+
+  #raise(op: BlockOp): ErrorCode {
+    try {
+      this.#families.raise(op.familyHigh, op.familyLow, op.fenceEpoch)
+      this.#groups.raise(op.pool, op.group + 1, op.groupEpoch)
+      return ErrorCode.Ok
+    } catch (thrown) {
+      if (thrown instanceof StoreError) return thrown.code
+      throw thrown
+    }
+  }
+
+  /** 0 when none is known. */
+  familyEpoch(high: number, low: number): number {
+    return this.#families.get(high, low)
+  }
+
+  /**
+   * Raises a family's bar; nothing older is admitted from now on.
+   * @throws StoreError StaleEpoch when it is above already, LimitReached
+   */
+  raiseFamily(high: number, low: number, epoch: number): void {
+    const known = this.#families.get(high, low)
+    if (known > epoch) {
+      const text = `writerEpoch ${epoch} is fenced off by ${known}`
+      throw new StoreError(ErrorCode.StaleEpoch, text)
+    }
+    this.#families.raise(high, low, epoch)
+  }
+
+  /** The same for a group. @throws StoreError StaleGroup, LimitReached */
+  raiseGroup(pool: number, group: number, epoch: number): void {
+    const known = this.#groups.get(pool, group + 1)
+    if (known > epoch) {
+      const text = `epoch ${epoch} of group ${pool}/${group} is fenced off by ${known}`
+      throw new StoreError(ErrorCode.StaleGroup, text)
+    }
+    this.#groups.raise(pool, group + 1, epoch)
+  }
+
+  /** A deleted family needs no fence: its id is never used again. */
+  forgetFamily(high: number, low: number): void {
+    this.#families.remove(high, low)
+  }
+
+  /** Everything raised before this call is durable when it resolves. Calls share saves. */
+  hold(): Promise<void> {
+    if (this.#saving === null) return this.#save()
+    if (this.#next === null) {
+      const save = (): Promise<void> => {
+        this.#next = null
+        return this.#save()
+      }
+      this.#next = this.#saving.then(save, save)
+    }
+    return this.#next
+  }
+
+  #save(): Promise<void> {
+    const saving = this.#store.save(this.#entries()).finally(() => {
+      if (this.#saving === saving) this.#saving = null
+    })
+    this.#saving = saving
+    return saving
+  }
+
+  #entries(): FenceEntry[] {
+    const entries: FenceEntry[] = []
+    for (const [high, low, epoch] of this.#families.entries()) {
+      entries.push({ kind: FenceKind.Family, high, low, epoch })
+    }
+    for (const [high, low, epoch] of this.#groups.entries()) {
+      entries.push({ kind: FenceKind.Group, high, low: low - 1, epoch })
+    }
+    return entries
+  }
+}

@@ -1,0 +1,176 @@
+/** The service of a peer over its own shards. */
+import { parseId64 } from '../cluster/ids.ts'
+import type { Arena } from '../core/arena.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { CHUNK_LISTS_MAX, CHUNK_SUMS_MAX } from '../core/limits.ts'
+import { CHUNK_SUM_BYTES } from '../shard/op.ts'
+import { type BlockOp, OpKind, type ShardedStore } from './block-store.ts'
+import type { Fences } from './fences.ts'
+import type { MemberAnswer, MemberCall, PoolShape } from './member.ts'
+import type { Caller, MemberService } from './member-service.ts'
+import { compareChunks, ShardQuestions } from './shard-questions.ts'
+
+type CallOf<K extends MemberCall['call']> = Extract<MemberCall, { readonly call: K }>
+
+/** Bit per kind. */
+const ADMITTED =
+  (1 << OpKind.Read) |
+  (1 << OpKind.Write) |
+  (1 << OpKind.Trim) |
+  (1 << OpKind.WriteZeroes) |
+  (1 << OpKind.BlockStatus) |
+  (1 << OpKind.ReadVersions)
+
+export class ShardMemberService implements MemberService {
+  /** Also for resync, which asks its own shards. */
+  readonly questions: ShardQuestions
+  readonly fences: Fences
+  readonly #store: ShardedStore
+  /** Sums of chunks by who asked for which, for answers that go on; the newest one last. */
+  readonly #lists = new Map<string, Buffer>()
+  /** Ops answered without the shards, from a microtask. */
+  #refused: BlockOp[] = []
+
+  constructor(store: ShardedStore, arena: Arena, fences: Fences) {
+    this.#store = store
+    this.fences = fences
+    this.questions = new ShardQuestions(store, arena)
+  }
+
+  get inFlight(): number {
+    return this.#store.inFlight + this.#refused.length
+  }
+
+  submit(op: BlockOp): void {
+    const { kind } = op
+    if (kind > 31 || ((ADMITTED >>> kind) & 1) === 0) {
+      this.#refuse(op, ErrorCode.InvalidArgument)
+      return
+    }
+    const error = this.fences.admit(op, kind === OpKind.ReadVersions)
+    if (error === ErrorCode.Ok) this.#store.submit(op)
+    else this.#refuse(op, error)
+  }
+
+  ring(): void {
+    this.#store.ring()
+  }
+
+  flush(done: (error: number) => void): void {
+    this.#store.flush(done)
+  }
+
+  async call(request: MemberCall, from: Caller): Promise<MemberAnswer> {
+    switch (request.call) {
+      case 'fenceFamily': {
+        const { high, low } = parseId64(request.family)
+        this.fences.raiseFamily(high, low, request.writerEpoch)
+        return this.#hold()
+      }
+      case 'fenceGroup': {
+        const { pool, group } = request.id
+        this.fences.raiseGroup(pool, group, request.epoch)
+        return this.#hold()
+      }
+      case 'groupSums':
+        return { data: await this.questions.groupSums(sumsOf(request)) }
+      case 'chunkSums':
+        return this.#chunkSums(request, from)
+      case 'versions':
+        return { data: await this.#versions(request) }
+      case 'ping':
+        return this.#ping(request)
+    }
+  }
+
+  /** What was admitted under an older bar is done, and the bar is on disk. */
+  async #hold(): Promise<MemberAnswer> {
+    await Promise.all([this.questions.barrier(), this.fences.hold()])
+    return { data: Buffer.alloc(0) }
+  }
+
+  #versions(request: CallOf<'versions'>): Promise<Buffer> {
+    const family = parseId64(request.family)
+    const layer = parseId64(request.layer)
+    const id = {
+      ...{ familyHigh: family.high, familyLow: family.low },
+      ...{ layerHigh: layer.high, layerLow: layer.low }
+    }
+    return this.questions.versions(id, request.chunk)
+  }
+
+  #ping(request: CallOf<'ping'>): MemberAnswer {
+    const fenced = request.families.filter(([family, writerEpoch]) => {
+      const { high, low } = parseId64(family)
+      return this.fences.familyEpoch(high, low) > writerEpoch
+    })
+    return {
+      fenced: fenced.map(([family]) => family),
+      freeBytes: this.#store.freeBytes,
+      data: Buffer.alloc(0)
+    }
+  }
+
+  /**
+   * The first answer makes the list of all chunks, the next ones go on in it: it need not be of
+   * one moment, because what changes meanwhile changes on both sides.
+   */
+  async #chunkSums(request: CallOf<'chunkSums'>, from: Caller): Promise<MemberAnswer> {
+    const { after, group, shape, family } = request
+    const limit = Math.min(request.limit, CHUNK_SUMS_MAX)
+    if (limit < 1) throw new StoreError(ErrorCode.InvalidArgument, 'chunkSums: limit of nothing')
+    const key = [from.bootId, shape.pool, shape.groups, group, family, request.withHoles].join()
+    let list = after === null ? undefined : this.#lists.get(key)
+    if (list === undefined) list = await this.questions.chunkSums(sumsOf(request), group)
+    const start = after === null ? 0 : firstAfter(list, after)
+    const end = Math.min(list.length, start + limit * CHUNK_SUM_BYTES)
+    const more = end < list.length
+    this.#lists.delete(key)
+    if (more) this.#keepList(key, list)
+    return { data: Buffer.from(list.subarray(start, end)), more }
+  }
+
+  #keepList(key: string, list: Buffer): void {
+    this.#lists.set(key, list)
+    if (this.#lists.size <= CHUNK_LISTS_MAX) return
+    const [oldest] = this.#lists.keys()
+    this.#lists.delete(oldest!)
+  }
+
+  #refuse(op: BlockOp, error: ErrorCode): void {
+    op.error = error
+    op.resultA = 0
+    op.resultB = 0
+    if (this.#refused.push(op) === 1) queueMicrotask(this.#answerRefused)
+  }
+
+  readonly #answerRefused = (): void => {
+    const refused = this.#refused
+    this.#refused = []
+    for (const op of refused) op.onDone(op)
+  }
+}
+
+function sumsOf(request: { family: string; shape: PoolShape; withHoles: boolean }) {
+  const { high, low } = parseId64(request.family)
+  const { groups } = request.shape
+  return { familyHigh: high, familyLow: low, groups, withHoles: request.withHoles }
+}
+
+/** Where the first entry behind `after` begins. */
+function firstAfter(list: Buffer, after: { layer: string; chunk: number }): number {
+  const last = Buffer.alloc(CHUNK_SUM_BYTES)
+  const { high, low } = parseId64(after.layer)
+  last.writeUInt32LE(low, 0)
+  last.writeUInt32LE(high, 4)
+  last.writeUInt32LE(after.chunk, 8)
+  let from = 0
+  let to = list.length / CHUNK_SUM_BYTES
+  while (from < to) {
+    const middle = (from + to) >>> 1
+    const at = middle * CHUNK_SUM_BYTES
+    if (compareChunks(list.subarray(at, at + CHUNK_SUM_BYTES), last) <= 0) from = middle + 1
+    else to = middle
+  }
+  return from * CHUNK_SUM_BYTES
+}

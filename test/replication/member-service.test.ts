@@ -1,0 +1,168 @@
+/** What a member does with the requests of gateways and other members. */
+import { deepStrictEqual, ok, rejects, strictEqual } from 'node:assert/strict'
+import { suite } from 'uvu'
+import { ErrorCode, StoreError } from '../../src/core/errors.ts'
+import { BlockOp, OpFlag, OpKind } from '../../src/replication/block-store.ts'
+import type { MemberAnswer, MemberCall } from '../../src/replication/member.ts'
+import { MemberPeer } from '../helpers/member-peer.ts'
+
+const test = suite('member service')
+
+const FAMILY = '0000000000000001'
+const LAYER = '0000000000000007'
+const epochs = { fenceEpoch: 5, groupEpoch: 3, writerEpoch: 5, pool: 1, group: 2 }
+const shape = { pool: 1, groups: 4 }
+
+const fenceFamily = (peer: MemberPeer, writerEpoch: number): Promise<MemberAnswer> =>
+  peer.member.call({ call: 'fenceFamily', family: FAMILY, writerEpoch })
+const fenceGroup = (peer: MemberPeer, epoch: number): Promise<MemberAnswer> =>
+  peer.member.call({ call: 'fenceGroup', id: { pool: 1, group: 2 }, epoch })
+
+const isStale = (code: ErrorCode) => (error: unknown) =>
+  error instanceof StoreError && error.code === code
+
+test('a fence ends older writers and older groups, for reads as for writes', async () => {
+  const peer = await MemberPeer.create(1)
+  strictEqual((await peer.run(OpKind.Write, { ...epochs, sequence: 1 }, 7)).error, 0)
+  await fenceFamily(peer, 6)
+  for (const kind of [OpKind.Read, OpKind.Write, OpKind.Trim, OpKind.BlockStatus]) {
+    const { error } = await peer.run(kind, { ...epochs, sequence: 2 })
+    strictEqual(error, ErrorCode.StaleEpoch)
+  }
+  const newer = { ...epochs, fenceEpoch: 6 }
+  strictEqual((await peer.run(OpKind.Read, newer)).error, 0)
+  await fenceGroup(peer, 4)
+  strictEqual((await peer.run(OpKind.Read, newer)).error, ErrorCode.StaleGroup)
+  strictEqual((await peer.run(OpKind.Read, { ...newer, groupEpoch: 4 })).error, 0)
+  await rejects(fenceFamily(peer, 5), isStale(ErrorCode.StaleEpoch))
+  await rejects(fenceGroup(peer, 3), isStale(ErrorCode.StaleGroup))
+})
+
+test('a newer op raises the bar as a fence does', async () => {
+  const peer = await MemberPeer.create(1)
+  strictEqual((await peer.run(OpKind.Write, { ...epochs, sequence: 1 }, 7)).error, 0)
+  const other = { ...epochs, fenceEpoch: 9, groupEpoch: 9 }
+  strictEqual((await peer.run(OpKind.Read, other)).error, 0)
+  strictEqual((await peer.run(OpKind.Read, epochs)).error, ErrorCode.StaleEpoch)
+  strictEqual(
+    (await peer.run(OpKind.Read, { ...epochs, fenceEpoch: 9 })).error,
+    ErrorCode.StaleGroup
+  )
+})
+
+test('a fence is answered once older ops are done, and holds after a restart', async () => {
+  const peer = await MemberPeer.create(1)
+  const order: string[] = []
+  const write = peer.run(OpKind.Write, { ...epochs, sequence: 1 }, 7).then(({ error }) => {
+    order.push(`write ${error}`)
+  })
+  const fence = fenceFamily(peer, 6).then(() => order.push('fence'))
+  const late = peer.run(OpKind.Write, { ...epochs, sequence: 2 }, 8)
+  strictEqual((await late).error, ErrorCode.StaleEpoch)
+  await Promise.all([write, fence])
+  deepStrictEqual(order, ['write 0', 'fence'])
+  peer.die(true)
+  await peer.boot()
+  strictEqual((await peer.run(OpKind.Read, epochs)).error, ErrorCode.StaleEpoch)
+})
+
+test('a resync reads under its group epoch alone, and writes nothing', async () => {
+  const peer = await MemberPeer.create(1)
+  await fenceFamily(peer, 6)
+  const op = { ...epochs, fenceEpoch: 0, firstBlock: 0 }
+  strictEqual((await peer.run(OpKind.ReadVersions, op)).error, 0)
+  strictEqual((await peer.run(OpKind.Read, op)).error, ErrorCode.StaleEpoch)
+  strictEqual((await peer.run(OpKind.Write, op)).error, ErrorCode.StaleEpoch)
+  await fenceGroup(peer, 9)
+  strictEqual((await peer.run(OpKind.ReadVersions, op)).error, ErrorCode.StaleGroup)
+})
+
+test('what is no request of a gateway is refused', async () => {
+  const peer = await MemberPeer.create(1)
+  for (const kind of [OpKind.DeleteLayer, OpKind.Void, OpKind.Compact, OpKind.Flush, 0, 99, 255]) {
+    strictEqual((await peer.run(kind, epochs)).error, ErrorCode.InvalidArgument)
+  }
+})
+
+test('sums of chunks come page by page, in order', async () => {
+  const peer = await MemberPeer.create(1)
+  for (let chunk = 0; chunk < 40; chunk++) {
+    await peer.run(OpKind.Write, { ...epochs, chunk, sequence: chunk + 1 }, 7)
+  }
+  const hole = { ...epochs, chunk: 99, sequence: 99, flags: OpFlag.KeepHole }
+  strictEqual((await peer.run(OpKind.Trim, hole)).error, 0)
+  const sums = await peer.member.call({
+    ...{ call: 'groupSums', shape, family: FAMILY, withHoles: false }
+  })
+  strictEqual(sums.data.length, 4 * 16)
+  let blocks = 0
+  let chunks = 0
+  for (let group = 0; group < 4; group++) {
+    strictEqual(sums.data.readUInt32LE(group * 16), group)
+    blocks += sums.data.readUInt32LE(group * 16 + 4)
+    const ask = { call: 'chunkSums', shape, group, family: FAMILY, withHoles: false } as const
+    let request: Extract<MemberCall, { call: 'chunkSums' }> = { ...ask, after: null, limit: 3 }
+    let last = -1
+    for (;;) {
+      const { data, more } = await peer.member.call(request)
+      for (let at = 0; at < data.length; at += 24) {
+        ok(data.readUInt32LE(at + 8) > last)
+        last = data.readUInt32LE(at + 8)
+        chunks++
+      }
+      if (more !== true) break
+      request = { ...ask, limit: 3, after: { layer: LAYER, chunk: last } }
+    }
+  }
+  strictEqual(blocks, 40)
+  strictEqual(chunks, 40)
+  const { data } = await peer.member.call({
+    ...{ call: 'versions', family: FAMILY, layer: LAYER, chunk: 99 }
+  })
+  strictEqual(data.readUInt32LE(4), 3)
+})
+
+test('a ping names the families that another writer took, and the room', async () => {
+  const peer = await MemberPeer.create(1)
+  await fenceFamily(peer, 6)
+  const { fenced, freeBytes } = await peer.member.call({
+    call: 'ping',
+    families: [
+      [FAMILY, 5],
+      ['0000000000000009', 1]
+    ]
+  })
+  deepStrictEqual(fenced, [FAMILY])
+  strictEqual(freeBytes, 2 ** 30)
+})
+
+test('many fences share writes of their file', async () => {
+  const peer = await MemberPeer.create(1)
+  const fences: Promise<MemberAnswer>[] = []
+  for (let family = 1; family <= 500; family++) {
+    const id = family.toString(16).padStart(16, '0')
+    fences.push(peer.member.call({ call: 'fenceFamily', family: id, writerEpoch: family }))
+  }
+  await Promise.all(fences)
+  ok(peer.fenceStore.saves <= 3, `${peer.fenceStore.saves} saves`)
+  strictEqual(peer.fenceStore.saved.length, 500)
+  for (let family = 1; family <= 500; family++)
+    strictEqual(peer.fences.familyEpoch(0, family), family)
+})
+
+test('admission of an op takes far less than its way through a queue', async () => {
+  const peer = await MemberPeer.create(1)
+  for (let family = 1; family <= 1000; family++) peer.fences.raiseFamily(0, family, 1)
+  const ops = Array.from({ length: 64 }, (_, i) =>
+    Object.assign(new BlockOp(), { ...epochs, familyLow: 1 + (i >> 4), group: i & 7 })
+  )
+  for (let round = 0; round < 2000; round++) for (const op of ops) peer.fences.admit(op, false)
+  const start = performance.now()
+  const rounds = 10_000
+  for (let round = 0; round < rounds; round++) for (const op of ops) peer.fences.admit(op, false)
+  const nanoseconds = ((performance.now() - start) * 1e6) / rounds / ops.length
+  ok(nanoseconds < 1000, `${nanoseconds} ns`)
+  if (process.env['VERBOSE'] !== undefined) console.log(`${nanoseconds} ns an op`)
+})
+
+test.run()
