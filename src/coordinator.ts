@@ -145,6 +145,7 @@ async function start(
     pool,
     store,
     volumes,
+    cluster,
     nbd,
     bootId,
     startedMs,

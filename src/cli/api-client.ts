@@ -91,6 +91,8 @@ export class ApiClient {
   startTask = (task: TaskName): Promise<Task> => this.#send('POST', `/v1/tasks/${task}/start`)
   stopTask = (task: TaskName): Promise<Task> => this.#send('POST', `/v1/tasks/${task}/stop`)
 
+  metadataBackup = (): Promise<Buffer> => this.#exchange('GET', '/v1/metadata/backup', undefined)
+
   /** A .tar.gz. */
   debugBundle = (): Promise<Buffer> => this.#exchange('GET', '/v1/debug/bundle', undefined)
 

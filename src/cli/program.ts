@@ -7,6 +7,7 @@ import { addClientCommands } from './commands/client.ts'
 import { addCompletionCommand } from './commands/completion.ts'
 import { addConfigCommands } from './commands/config.ts'
 import { addDebugCommands } from './commands/debug.ts'
+import { addMetadataCommands } from './commands/metadata.ts'
 import { addMountCommands } from './commands/mount.ts'
 import { addOfflineCommands } from './commands/offline.ts'
 import { addRingCommands } from './commands/ring.ts'
@@ -58,6 +59,7 @@ export function buildProgram(): Command {
   addBenchCommand(program)
   addTaskCommands(program)
   addOfflineCommands(program)
+  addMetadataCommands(program)
   addRingCommands(program)
   addConfigCommands(program)
   addDebugCommands(program)

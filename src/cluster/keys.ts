@@ -4,6 +4,7 @@
  *
  *   key                  value                                      changed by
  *   cluster              ClusterRecord: identity, made once          first start, `cluster init`
+ *   incoming             IncomingRecord: a restore or migrate runs   that command
  *   settings             SettingsRecord                              operators
  *   peers/<peer id>      PeerRecord: capacity, labels, boot counter  that peer, operators
  *   alive/<peer id>      boot id, bound to the peer's lease          that peer
@@ -32,6 +33,9 @@ export class Keys {
   get cluster(): string {
     return `${this.root}cluster`
   }
+  get incoming(): string {
+    return `${this.root}incoming`
+  }
   get settings(): string {
     return `${this.root}settings`
   }
@@ -59,8 +63,11 @@ export class Keys {
   name(name: string): string {
     return this.names + name
   }
+  get families(): string {
+    return `${this.root}families/`
+  }
   family(family: string): string {
-    return `${this.root}families/${family}`
+    return this.families + family
   }
   writer(family: string): string {
     return `${this.root}writers/${family}`
