@@ -52,6 +52,16 @@ export class TestArena implements Arena {
     for (const wake of this.#wakes.splice(0)) queueMicrotask(wake)
   }
 
+  lend(bytes: number): Buffer {
+    return Buffer.alloc(bytes)
+  }
+
+  giveBack(): void {}
+
+  copy(to: Buffer, at: number, from: Buffer, start: number, length: number): void {
+    from.copy(to, at, start, start + length)
+  }
+
   onFree(wake: () => void): void {
     this.#wakes.push(wake)
   }
