@@ -47,7 +47,9 @@ export interface LoopKnobs {
 }
 
 const defaultKnobs: LoopKnobs = {
-  spinMicros: 100, // what a client at queue depth 1 takes for its next request
+  // What a client at queue depth 1 takes for its next request on a bad day: less, and one bad
+  // spell, in which everybody sleeps between requests, goes on for ever.
+  spinMicros: 250,
   busySliceMs: 1, // what a request may wait for it
   idleSliceMs: 0.5,
   idleRestMs: 1, // clients need not be seen here: the main thread serves small reads itself
