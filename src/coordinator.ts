@@ -143,6 +143,7 @@ async function start(
     pool,
     store,
     volumes,
+    cluster,
     nbd,
     bootId,
     startedMs,

@@ -133,6 +133,9 @@ async function measurePoint(x: number, setting: Setting, plan: ScalePlan): Promi
     env: { TORUS_LOG_LEVEL: 'warn' },
     readyMs: 60_000
   })
+  // Interrupted: the server must not outlive us.
+  const interrupted = (): void => void server.dispose().then(() => process.exit(1))
+  process.on('SIGINT', interrupted).on('SIGTERM', interrupted)
   try {
     const written = await load(server, setting, writing(setting, plan.blocks))
     await writeBack()
@@ -160,6 +163,7 @@ async function measurePoint(x: number, setting: Setting, plan: ScalePlan): Promi
       recoveryMs
     }
   } finally {
+    process.off('SIGINT', interrupted).off('SIGTERM', interrupted)
     await server.dispose()
     rmSync(dataDir, { recursive: true, force: true })
   }

@@ -47,6 +47,9 @@ export interface AdminBackend {
   /** @throws StoreError NotFound, Busy (clients and not `force`) */
   deleteVolume(name: string, request: VolumeDelete): Promise<void>
 
+  /** All metadata as of one moment, as a file that `torus metadata restore` takes. */
+  metadataBackup(): Promise<Iterable<Buffer>>
+
   listClients(): readonly Client[]
   /** Closes the connection. @throws StoreError NotFound */
   disconnectClient(id: number): Promise<void>

@@ -1,12 +1,13 @@
+import type { Readable } from 'node:stream'
 import { z } from 'zod'
 
 /** The contents of an answer that is not JSON. */
 export class RawAnswer {
   readonly contentType: string
-  readonly content: string | Buffer
+  readonly content: string | Buffer | Readable
   /** Name under which a browser or curl -OJ saves it; '' for none. */
   readonly fileName: string
-  constructor(contentType: string, content: string | Buffer, fileName: string = '') {
+  constructor(contentType: string, content: string | Buffer | Readable, fileName: string = '') {
     this.contentType = contentType
     this.content = content
     this.fileName = fileName

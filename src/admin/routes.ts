@@ -1,4 +1,5 @@
 /** The admin API, line by line. */
+import { Readable } from 'node:stream'
 import { z } from 'zod'
 import type { MetricsRegistry } from '../core/metrics.ts'
 import type { AdminBackend } from './backend.ts'
@@ -190,6 +191,18 @@ const taskRoutes = ({ backend, tasks }: RouteContext): Route[] => [
 ]
 
 const observationRoutes = (context: RouteContext): Route[] => [
+  route({
+    method: 'GET',
+    path: '/v1/metadata/backup',
+    operationId: 'getMetadataBackup',
+    summary: 'All metadata as of one moment, for `torus metadata restore`',
+    contentType: 'application/octet-stream',
+    handle: async () => {
+      const parts = await context.backend.metadataBackup()
+      const type = 'application/octet-stream'
+      return new RawAnswer(type, Readable.from(parts), 'torus-metadata.backup')
+    }
+  }),
   route({
     method: 'GET',
     path: '/v1/debug/bundle',

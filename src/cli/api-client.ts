@@ -117,6 +117,8 @@ export class ApiClient {
   changePool = (name: string, change: cluster.PoolChange): Promise<Pool> =>
     this.#send('POST', poolPath(name), change)
 
+  metadataBackup = (): Promise<Buffer> => this.#exchange('GET', '/v1/metadata/backup', undefined)
+
   /** A .tar.gz. */
   debugBundle = (): Promise<Buffer> => this.#exchange('GET', '/v1/debug/bundle', undefined)
 

@@ -8,6 +8,7 @@ import { addClusterCommands } from './commands/cluster.ts'
 import { addCompletionCommand } from './commands/completion.ts'
 import { addConfigCommands } from './commands/config.ts'
 import { addDebugCommands } from './commands/debug.ts'
+import { addMetadataCommands } from './commands/metadata.ts'
 import { addMountCommands } from './commands/mount.ts'
 import { addOfflineCommands } from './commands/offline.ts'
 import { addRingCommands } from './commands/ring.ts'
@@ -64,6 +65,7 @@ export function buildProgram(): Command {
   addBenchCommand(program)
   addTaskCommands(program)
   addOfflineCommands(program)
+  addMetadataCommands(program)
   addRingCommands(program)
   addConfigCommands(program)
   addDebugCommands(program)

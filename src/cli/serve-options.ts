@@ -4,13 +4,19 @@ import type { OptionKey } from '../core/options.ts'
 
 /** Adds a flag for every option of the configuration, and --config. */
 export function addServeOptions(command: Command): Command {
-  for (const key of optionKeys) {
+  addOptions(command, optionKeys)
+  return command.option('--config <FILE>', 'YAML file with the same options, without the dashes')
+}
+
+/** Adds a flag for each of `keys`. */
+export function addOptions(command: Command, keys: readonly OptionKey[]): Command {
+  for (const key of keys) {
     const { name, argument, list } = optionInfo[key]
     const flags = argument === '' ? `--${name}` : `--${name} <${argument}>`
     if (list === true) command.option(flags, helpOf(key), appended)
     else command.option(flags, helpOf(key))
   }
-  return command.option('--config <FILE>', 'YAML file with the same options, without the dashes')
+  return command
 }
 
 const helpOf = (key: OptionKey): string => {

@@ -4,6 +4,7 @@
  *
  *   key                  value                                      changed by
  *   cluster              ClusterRecord: identity, made once          first start, `cluster init`
+ *   incoming             IncomingRecord: a restore or migrate runs   that command
  *   settings             SettingsRecord                              operators
  *   peers/<peer id>      PeerRecord: capacity, labels, boot counter  that peer, operators
  *   alive/<peer id>      AliveRecord, bound to the peer's lease      that peer
@@ -35,6 +36,9 @@ export class Keys {
 
   get cluster(): string {
     return `${this.root}cluster`
+  }
+  get incoming(): string {
+    return `${this.root}incoming`
   }
   get settings(): string {
     return `${this.root}settings`
@@ -72,8 +76,11 @@ export class Keys {
   name(name: string): string {
     return this.names + name
   }
+  get families(): string {
+    return `${this.root}families/`
+  }
   family(family: string): string {
-    return `${this.root}families/${family}`
+    return this.families + family
   }
   writer(family: string): string {
     return `${this.root}writers/${family}`

@@ -17,6 +17,9 @@ const version = z.literal(1)
 
 const clusterSchema = z.looseObject({ v: version, clusterId: id128, createdAt: time })
 
+/** The metadata is being written as a whole; until it is done there is no cluster's record. */
+const incomingSchema = z.looseObject({ v: version, clusterId: id128 })
+
 const settingsSchema = z.looseObject({ v: version })
 
 const peerSchema = z.looseObject({
@@ -145,6 +148,7 @@ export type GroupMember = z.infer<typeof memberSchema>
 
 const kinds = {
   cluster: clusterSchema,
+  incoming: incomingSchema,
   settings: settingsSchema,
   peer: peerSchema,
   volume: volumeSchema,

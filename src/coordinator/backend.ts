@@ -20,11 +20,14 @@ import type {
   VolumeStats
 } from '../admin/schemas.ts'
 import { shardStates } from '../admin/schemas.ts'
+import type { Cluster } from '../cluster/cluster.ts'
+import { readBackup } from '../cluster/metadata-copy.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { LatencyHistogram } from '../core/histogram.ts'
 import { version } from '../core/version.ts'
 import { FORMAT_VERSION } from '../format/superblock.ts'
 import type { ShardPool } from '../handoff/shard-pool.ts'
+import { encodeBackup } from '../metadata/backup-format.ts'
 import type { NbdServer } from '../nbd/server.ts'
 import type { BlockOp, BlockStore } from '../replication/block-store.ts'
 import { OpFlag, OpKind, ShardOp } from '../shard/op.ts'
@@ -41,6 +44,7 @@ export interface BackendParts {
   readonly pool: ShardPool<BlockOp>
   readonly store: BlockStore
   readonly volumes: Volumes
+  readonly cluster: Cluster
   readonly nbd: NbdServer
   readonly bootId: string
   readonly startedMs: number
@@ -231,6 +235,11 @@ export class PeerBackend implements AdminBackend {
   async deleteVolume(name: string, request: VolumeDelete): Promise<void> {
     await this.#parts.volumes.delete(name, { force: request.force })
     await this.refreshVolumes()
+  }
+
+  async metadataBackup(): Promise<Iterable<Buffer>> {
+    const { store, keys, clock } = this.#parts.cluster
+    return encodeBackup(await readBackup(store, keys, clock.wallMs()))
   }
 
   listClients(): readonly Client[] {

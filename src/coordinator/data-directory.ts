@@ -6,6 +6,8 @@
  *   D/shard-N/     made after the superblock; a missing one is only made while the boot counter
  *                  is 0, because afterwards its absence means lost data, not a new directory
  *   D/metadata/    the embedded metadata store
+ *   D/metadata-place   says that the metadata is in etcd instead, and where
+ *   D/metadata-copy    a recent copy of the metadata, wherever it is
  */
 import { readdirSync, statfsSync, statSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
@@ -35,7 +37,7 @@ import { DirectoryLock, LOCK_FILE } from './lock.ts'
 const SHARDS_DEFAULT_MAX = 4
 /** Left on the filesystem by the default capacity: for metadata, logs and what others write. */
 const FILESYSTEM_MARGIN = 0.05
-const METADATA_DIRECTORY = 'metadata'
+export const METADATA_DIRECTORY = 'metadata'
 /** What a filesystem's own root may hold, and what an earlier, interrupted start left. */
 const allowedInNewDirectory = new Set([LOCK_FILE, 'lost+found'])
 

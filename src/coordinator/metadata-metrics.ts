@@ -1,8 +1,11 @@
 /** How much the metadata store is asked, how it answers, and how long the lease still holds. */
 import type { MetricsRegistry } from '../core/metrics.ts'
-import type { PeerMetadata } from './metadata.ts'
+import type { MeasuredStore } from '../metadata/measured-store.ts'
 
-type Measured = Pick<PeerMetadata, 'store' | 'session'>
+interface Measured {
+  readonly store: Pick<MeasuredStore, 'stats' | 'watchChanges'>
+  readonly session: { readonly trustedForMs: number }
+}
 
 export function registerMetadataMetrics(registry: MetricsRegistry, measured: Measured): void {
   const { store, session } = measured

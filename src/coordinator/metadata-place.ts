@@ -22,7 +22,7 @@ const placeSchema = z.looseObject({
 type EtcdPlace = z.infer<typeof placeSchema>
 
 /** null: the metadata is embedded, or the directory is new. @throws StoreError Corrupt */
-function readPlace(dataDir: string): EtcdPlace | null {
+export function readPlace(dataDir: string): EtcdPlace | null {
   const path = join(dataDir, PLACE_FILE)
   let text: string
   try {

@@ -15,6 +15,7 @@ import { MeasuredStore } from '../metadata/measured-store.ts'
 import type { MetadataStore } from '../metadata/store.ts'
 import type { DataDirectory } from './data-directory.ts'
 import { etcdOptionsOf } from './etcd-options.ts'
+import { MetadataCopies } from './metadata-copies.ts'
 import { requirePlace, writePlace } from './metadata-place.ts'
 
 /** Between attempts of a start to reach etcd; each takes some seconds itself. */
@@ -28,7 +29,7 @@ export interface PeerMetadata {
   readonly session: Session
   /** What is wrong with it now. */
   problems(): HealthProblem[]
-  /** Gives the lease back, and closes the store. */
+  /** Gives the lease back, and closes the store. Until then a copy of it is kept up to date. */
   close(): Promise<void>
 }
 
@@ -98,12 +99,15 @@ async function openOn(
       onTrouble: (error) => trouble.tell(error),
       onRecovered: () => trouble.end()
     })
+    const copies = new MetadataCopies(cluster, directory.path, output)
+    copies.start()
     return {
       store,
       cluster,
       session,
       problems: () => [...notes, ...trouble.problems()],
       close: async () => {
+        await copies.stop()
         await session.close()
         await store.close()
       }

@@ -17,6 +17,12 @@ export interface Arena {
   retain(offset: number): void
   /** Gives one hold back; the last one frees the run. */
   release(offset: number): void
+  /** Memory of this size from and to which `copy` is quick, if there is any left, else any. */
+  lend(bytes: number): Buffer
+  /** Gives back what `lend` gave. */
+  giveBack(buffer: Buffer): void
+  /** Copies `from[start, start + length)` to `to[at..]`: any two buffers, at any alignment. */
+  copy(to: Buffer, at: number, from: Buffer, start: number, length: number): void
   /** Calls `wake` once, after pages have been freed since this call. */
   onFree(wake: () => void): void
 }

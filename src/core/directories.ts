@@ -48,7 +48,7 @@ export function replaceFile(path: string, parts: Iterable<Uint8Array>): void {
 }
 
 /** What was renamed, made or removed in it stays so. */
-function syncDirectory(path: string): void {
+export function syncDirectory(path: string): void {
   const handle = openSync(path, 'r')
   try {
     fsyncSync(handle)

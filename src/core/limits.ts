@@ -104,6 +104,19 @@ export const CLOCK_JUMP_MS_MAX = 500
 export const SESSION_CLOSE_MS = 2000
 /** How long a start waits for etcd. Longer than etcd's own restart after a power cut takes. */
 export const ETCD_WAIT_MS_DEFAULT = 5 * 60_000
+/** A snapshot is read again when something changed meanwhile, so often at most. */
+export const METADATA_SNAPSHOT_ATTEMPTS_MAX = 10
+/** Of one transaction of a restore: well below what etcd takes. */
+export const METADATA_BATCH_BYTES = 512 * 1024
+/** A restored store may have missed writers since its backup, each of which took one epoch:
+ * 2^20 is centuries of a volume that is opened every hour, and leaves room for 4,095 restores. */
+export const RESTORE_EPOCH_STEP = 2 ** 20
+/** Between copies of the metadata that a peer keeps: what is lost with all of etcd at most. */
+export const METADATA_COPY_MS = 10 * 60_000
+/** A copy is not taken of more than this; metadata is some hundred bytes a volume. */
+export const METADATA_COPY_BYTES_MAX = 256 * 1024 * 1024
+/** An older copy is kept beside the newest, from at least this long before it. */
+export const METADATA_COPY_OLD_MS = 24 * 3600 * 1000
 /** A call to etcd, all attempts included: what a person waits before being told. */
 export const ETCD_CALL_MS = 5000
 /** One member of etcd may take this long; an election of its leader takes 1 to 2 s. */

@@ -71,6 +71,17 @@ export class SyncRounds {
     return !this.held && this.failure === '' && !this.anyUnsynced()
   }
 
+  get isRunning(): boolean {
+    return this.inRound
+  }
+
+  /** Counts a sync, of a round or one that the worker was asked for. */
+  note(durationMs: number, failed: boolean): void {
+    this.syncs++
+    if (failed) this.syncFailures++
+    this.onSync(durationMs, failed)
+  }
+
   /** Calls `done` later, never from inside, once all that is on the board now is durable. */
   flush(done: FlushDone): void {
     this.waiting.push(done)
@@ -193,16 +204,11 @@ export class SyncRounds {
     const startedMs = performance.now()
     this.running++
     this.sync(Atomics.load(words, at + DESCRIPTOR), (error) => {
-      this.syncs++
-      if (error === null) {
-        Atomics.store(words, at + SYNCED, appended)
-      } else {
-        this.syncFailures++
-        markSyncFailed(words, error)
-      }
+      if (error === null) Atomics.store(words, at + SYNCED, appended)
+      else markSyncFailed(words, error)
       Atomics.store(words, state, RowState.Idle)
       Atomics.notify(words, state)
-      this.onSync(performance.now() - startedMs, error !== null)
+      this.note(performance.now() - startedMs, error !== null)
       this.syncReturned()
     })
     return true

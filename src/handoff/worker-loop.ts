@@ -40,14 +40,19 @@ export interface LoopKnobs {
   /** Length of a background slice while requests come, and while none do. */
   readonly busySliceMs: number
   readonly idleSliceMs: number
+  /** While none do, background work rests this long behind each slice: cores are for clients. */
+  readonly idleRestMs: number
   /** Requests are served at least this long between two background slices. */
   readonly busyGapMs: number
 }
 
 const defaultKnobs: LoopKnobs = {
-  spinMicros: 100, // what a client at queue depth 1 takes for its next request
+  // What a client at queue depth 1 takes for its next request on a bad day: less, and one bad
+  // spell, in which everybody sleeps between requests, goes on for ever.
+  spinMicros: 250,
   busySliceMs: 1, // what a request may wait for it
-  idleSliceMs: 2,
+  idleSliceMs: 0.5,
+  idleRestMs: 1, // clients need not be seen here: the main thread serves small reads itself
   busyGapMs: 4 // a fifth of a busy worker's time goes to compaction
 }
 
@@ -110,6 +115,10 @@ export class WorkerLoop<Op extends WorkerOp> {
         more = engine.background(this.knobs.idleSliceMs)
         sliceEndAt = performance.now()
         wakeAt = sliceEndAt + engine.nextWakeMs()
+        if (!more) continue
+        this.busyMs += sliceEndAt - awakeAt
+        this.sleep(this.knobs.idleRestMs)
+        awakeAt = performance.now()
       } else if (!this.spin()) {
         const now = performance.now()
         this.busyMs += now - awakeAt

@@ -55,13 +55,42 @@ interface Header {
 
 class Endpoint {
   readonly url: string
-  readonly etcd: Etcd3
+  readonly #options: EtcdOptions
+  #etcd: Etcd3
   verified = false
 
   constructor(url: string, options: EtcdOptions) {
     this.url = url
+    this.#options = options
+    this.#etcd = this.#connect()
+  }
+
+  get etcd(): Etcd3 {
+    return this.#etcd
+  }
+
+  /**
+   * etcd forgets tokens of users, when it starts again for instance, and etcd3 notices that only
+   * for calls, not for streams: after a failure the next use logs in again.
+   */
+  doubt(): void {
+    this.verified = false
+    if (this.#options.auth === undefined) return
+    const old = this.#etcd
+    this.#etcd = this.#connect()
+    // Calls that others have out end by themselves before that.
+    setTimeout(() => old.close(), 2 * timesOf(this.#options).callMs).unref()
+  }
+
+  close(): void {
+    this.#etcd.close()
+  }
+
+  #connect(): Etcd3 {
+    const { url } = this
+    const options = this.#options
     const { tls, auth } = options
-    this.etcd = new Etcd3({
+    return new Etcd3({
       hosts: url,
       grpcOptions: channelOptions,
       ...(url.startsWith('https:') && tls !== undefined ? { credentials: credentialsOf(tls) } : {}),
@@ -164,7 +193,7 @@ export class EtcdClient {
   /** The endpoint did not answer as it should: others are asked before it. */
   moveFrom(url: string): void {
     const index = this.#endpoints.findIndex((endpoint) => endpoint.url === url)
-    this.#endpoints[index]!.verified = false
+    this.#endpoints[index]!.doubt()
     if (this.#current === index) this.#current = (index + 1) % this.#endpoints.length
   }
 
@@ -196,7 +225,7 @@ export class EtcdClient {
   close(): void {
     if (this.#closed) return
     this.#closed = true
-    for (const { etcd } of this.#endpoints) etcd.close()
+    for (const endpoint of this.#endpoints) endpoint.close()
   }
 
   #allFailed(doing: string, failures: ReadonlyMap<string, StoreError>): StoreError {

@@ -70,6 +70,8 @@ const rules: readonly Rule[] = [
   { match: /corrupt/i, code: ErrorCode.Corrupt, text: null },
   // Refused before anything was proposed.
   { match: /too many requests|no leader|not capable|learner/, ...unavailable(false) },
+  // The token that we have is from before; the next attempt gets a new one.
+  { match: /revision of auth store is old|invalid auth token/, ...unavailable(false) },
   { match: /No connection established|ECONNREFUSED|EHOSTUNREACH/, ...unavailable(false) },
   { match: /Name resolution failed|ENOTFOUND|EAI_AGAIN/, ...unavailable(false) },
   { match: /Waiting for LB pick|Waiting for name/, ...unavailable(false) },

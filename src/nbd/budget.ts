@@ -6,7 +6,13 @@
  */
 import type { Arena } from '../core/arena.ts'
 import { assert } from '../core/assert.ts'
-import { type NbdLimits, PAGES_EACH_MAX, REPLY_BUFFER_BYTES, REQUESTS_EACH_MAX } from './limits.ts'
+import {
+  type NbdLimits,
+  PAGES_EACH_MAX,
+  REPLY_BUFFER_BYTES,
+  REQUESTS_EACH_MAX,
+  SMALL_REPLY_BUFFER_BYTES
+} from './limits.ts'
 import { ReplyBuffer } from './reply-buffer.ts'
 import { type NbdRequest, RequestPool } from './request.ts'
 import { type Share, Shares } from './shares.ts'
@@ -36,13 +42,14 @@ export class Budget {
   private readonly onFreed: () => void
   private readonly freeBuffers: ReplyBuffer[] = []
   private buffersMade = 0
+  private readonly freeSmallBuffers: ReplyBuffer[] = []
+  private smallBuffersMade = 0
   private armed = false
   private denied = false
 
   constructor(arena: Arena, limits: NbdLimits, onFreed: () => void) {
     // A write of several pieces holds one request while it waits for those of its pieces.
     assert(limits.requests > limits.connections, 'clients cannot use up requests by waiting')
-    assert(limits.replyBuffers >= limits.connections, 'there is a reply buffer for every client')
     this.arena = arena
     this.limits = limits
     this.onFreed = onFreed
@@ -63,7 +70,8 @@ export class Budget {
   }
 
   get replyBuffersInUse(): number {
-    return this.buffersMade - this.freeBuffers.length
+    const free = this.freeBuffers.length + this.freeSmallBuffers.length
+    return this.buffersMade + this.smallBuffersMade - free
   }
 
   /** `spender` goes on, by `proceed`, when something was given back. */
@@ -150,19 +158,31 @@ export class Budget {
     request.pageCount = 0
   }
 
-  /** One for every client; a second one of `second` when there are enough. */
+  /**
+   * One for every client, a small one where the large are in use; a `second` one of the large
+   * while half of them are free.
+   */
   acquireBuffer(second: boolean): ReplyBuffer | null {
-    const spare = this.limits.replyBuffers - this.limits.connections
-    if (second && this.replyBuffersInUse >= spare) return null
-    const buffer = this.freeBuffers.pop()
-    if (buffer !== undefined) return buffer
-    if (this.buffersMade === this.limits.replyBuffers) return null
-    this.buffersMade++
-    return new ReplyBuffer(REPLY_BUFFER_BYTES)
+    const { replyBuffers } = this.limits
+    const inUse = this.buffersMade - this.freeBuffers.length
+    if (inUse < (second ? replyBuffers / 2 : replyBuffers)) {
+      const buffer = this.freeBuffers.pop()
+      if (buffer !== undefined) return buffer
+      this.buffersMade++
+      return new ReplyBuffer(REPLY_BUFFER_BYTES)
+    }
+    if (second) return null
+    const small = this.freeSmallBuffers.pop()
+    if (small !== undefined) return small
+    if (this.smallBuffersMade === this.limits.connections) return null
+    this.smallBuffersMade++
+    return new ReplyBuffer(SMALL_REPLY_BUFFER_BYTES)
   }
 
   releaseBuffer(buffer: ReplyBuffer): void {
     buffer.reset()
-    this.freeBuffers.push(buffer)
+    const isLarge = buffer.bytes.length === REPLY_BUFFER_BYTES
+    if (isLarge) this.freeBuffers.push(buffer)
+    else this.freeSmallBuffers.push(buffer)
   }
 }

@@ -93,7 +93,7 @@ export class Connection implements Consumer {
       send: (bytes) => this.send(bytes)
     })
     this.deadlineMs = host.clock.monotonicMs() + host.limits.handshakeMs
-    this.receiver = new Receiver(this)
+    this.receiver = new Receiver(this, host.budget.arena)
     this.rawSocket = this.receiver.attach(accepted)
     this.socket = this.rawSocket
     // Replies are gathered here already; waiting for more of them would only add latency.
@@ -342,6 +342,7 @@ export class Connection implements Consumer {
       const { message } = storeErrorOf(thrown)
       this.host.log('warn', `closing the volume failed: ${message}`, this.fields())
     }
+    this.receiver.release()
     this.host.forget(this)
   }
 

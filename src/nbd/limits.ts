@@ -15,7 +15,7 @@ export interface NbdLimits {
   readonly requests: number
   /** The same of one client: what more it sends waits in its socket. */
   readonly requestsPerConnection: number
-  /** Reply buffers of all clients, at least one for each. */
+  /** Large reply buffers of all clients; who finds none has a small one. */
   readonly replyBuffers: number
   /** Time for a client to send its flags, each next option, or its side of the TLS handshake. */
   readonly handshakeMs: number
@@ -37,7 +37,7 @@ export const defaultLimits: NbdLimits = Object.freeze({
   connections: NBD_CONNECTIONS_MAX,
   requests: REQUESTS_IN_FLIGHT_MAX,
   requestsPerConnection: 256,
-  replyBuffers: NBD_CONNECTIONS_MAX + 256, // 160 MiB if no client takes its replies
+  replyBuffers: 128, // 16 MiB, and 20 of small ones, if no client takes its replies
   handshakeMs: 30_000,
   handshakeOptions: 16_384,
   stallMs: 5_000,
@@ -58,6 +58,8 @@ export const SMALL_PAYLOAD_BYTES_MAX = 32 * 1024
 
 /** Replies of a tick gather here: 31 reads of 4 KiB, or thousands of write replies. */
 export const REPLY_BUFFER_BYTES = 128 * 1024
+/** For a client that finds none of these: the longest reply that is copied, at least. */
+export const SMALL_REPLY_BUFFER_BYTES = 20 * 1024
 /** One being filled while the other is in the socket. */
 export const REPLY_BUFFERS_PER_CONNECTION = 2
 /** Read data up to this is copied to the reply buffer; more is sent from the arena. */
@@ -86,8 +88,8 @@ export const OPTION_SKIP_BYTES_MAX = 1024 * 1024
 /** Metadata contexts a client may filter block status by; we serve fewer. */
 export const STATUS_FILTER_IDS_MAX = 16
 
-/** Extents in one block status chunk: 32 KiB with extended headers. */
-export const STATUS_REPLY_EXTENTS_MAX = 2_048
+/** Extents in one block status chunk: 16 KiB with extended headers. */
+export const STATUS_REPLY_EXTENTS_MAX = 1_024
 /** Block status commands of one client at a time: each keeps its extents until there is room. */
 export const STATUS_REPLIES_PER_CONNECTION = 1
 
@@ -98,9 +100,9 @@ export const PAYLOAD_BYTES_MAX = NBD_REQUEST_BYTES_MAX
 
 assert(SMALL_PAYLOAD_BYTES_MAX + 64 <= RECEIVE_BUFFER_BYTES, 'a small write fits the buffer')
 assert(OPTION_BYTES_MAX + 64 <= RECEIVE_BUFFER_BYTES, 'an option fits the buffer')
-assert(COPY_REPLY_BYTES_MAX + 64 <= REPLY_BUFFER_BYTES, 'a copied read fits a reply buffer')
+assert(COPY_REPLY_BYTES_MAX + 2048 <= SMALL_REPLY_BUFFER_BYTES, 'a copied read fits a reply buffer')
 assert(
-  STATUS_REPLY_EXTENTS_MAX * 16 + 64 <= REPLY_BUFFER_BYTES,
+  STATUS_REPLY_EXTENTS_MAX * 16 + 64 <= SMALL_REPLY_BUFFER_BYTES,
   'a block status fits a reply buffer'
 )
 assert(TRANSFER_BYTES_MAX % BLOCK_BYTES === 0, 'transfers are cut between blocks')

@@ -41,7 +41,8 @@ export class PayloadReceiver {
     const answer = acquireFor(this.transmission, request, request.offset, request.offset + length)
     if (answer < 0) return answer
     const from = receiver.start + headerBytes
-    receiver.bytes.copy(budget.arena.bytes, firstByteOf(request), from, from + length)
+    const { arena } = budget
+    arena.copy(arena.bytes, firstByteOf(request), receiver.bytes, from, length)
     this.transmission.submit(request)
     return answer
   }
@@ -63,7 +64,8 @@ export class PayloadReceiver {
     const count = Math.min(receiver.available, piece.length - this.got)
     if (count > 0) {
       const at = firstByteOf(piece) + this.got
-      receiver.bytes.copy(budget.arena.bytes, at, receiver.start, receiver.start + count)
+      const { arena } = budget
+      arena.copy(arena.bytes, at, receiver.bytes, receiver.start, count)
       receiver.start += count
       this.got += count
     }

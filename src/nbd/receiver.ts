@@ -13,6 +13,7 @@
  * target is given out.
  */
 import net from 'node:net'
+import type { Arena } from '../core/arena.ts'
 import { RECEIVE_BUFFER_BYTES, RECEIVE_SPARE_BYTES } from './limits.ts'
 
 export interface Consumer {
@@ -27,15 +28,16 @@ export interface Consumer {
 }
 
 export class Receiver {
-  readonly bytes: Buffer = Buffer.allocUnsafeSlow(RECEIVE_BUFFER_BYTES + RECEIVE_SPARE_BYTES)
-  readonly view: DataView = new DataView(this.bytes.buffer, this.bytes.byteOffset)
+  readonly bytes: Buffer
+  readonly view: DataView
   start = 0
   end = 0
   /** Everything that ever arrived, to see whether a client moves. */
   receivedBytes = 0
   private readonly consumer: Consumer
-  private readonly empty: Buffer = this.bytes.subarray(0, RECEIVE_BUFFER_BYTES)
-  private header: Buffer = this.empty
+  private readonly arena: Arena
+  private readonly empty: Buffer
+  private header: Buffer
   private direct = false
   private reading = true
   private socket: net.Socket | null = null
@@ -43,8 +45,18 @@ export class Receiver {
   private chunk: Buffer | null = null
   private chunkAt = 0
 
-  constructor(consumer: Consumer) {
+  constructor(consumer: Consumer, arena: Arena) {
     this.consumer = consumer
+    this.arena = arena
+    this.bytes = arena.lend(RECEIVE_BUFFER_BYTES + RECEIVE_SPARE_BYTES)
+    this.view = new DataView(this.bytes.buffer, this.bytes.byteOffset)
+    this.empty = this.bytes.subarray(0, RECEIVE_BUFFER_BYTES)
+    this.header = this.empty
+  }
+
+  /** The socket is closed: nothing is received any more, and nobody looks at what was. */
+  release(): void {
+    this.arena.giveBack(this.bytes)
   }
 
   get available(): number {
@@ -140,7 +152,8 @@ export class Receiver {
       return this.header
     }
     if (this.start > 0) {
-      this.bytes.copyWithin(0, this.start, this.end)
+      const { bytes, start, end } = this
+      this.arena.copy(bytes, 0, bytes, start, end - start)
       this.end -= this.start
       this.start = 0
     }

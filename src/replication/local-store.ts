@@ -7,6 +7,7 @@ import { OpKind, type ShardOp } from '../shard/op.ts'
 import { RESERVE_SEGMENTS } from '../shard/shard-config.ts'
 import { shardStatIndex } from '../shard/stats.ts'
 import { BlockOp, type ShardedStore } from './block-store.ts'
+import { NearFlushes } from './near-flushes.ts'
 import { NEAR_BLOCKS_MAX, type NearReads } from './near-reads.ts'
 
 /** Header and footer pages of well packed segments. */
@@ -25,14 +26,17 @@ export class LocalStore implements ShardedStore {
   private readonly shards: Shards
   private readonly clients: readonly ShardClient<BlockOp>[]
   private readonly near: NearReads | null
+  private readonly nearFlushes: NearFlushes | null
   private readonly freeOps: BlockOp[] = []
+  private pooledReads: BlockOp[] = []
 
-  /** With `near` small reads need no worker. */
+  /** With `near` small reads need no worker, and lone flushes no thread pool. */
   constructor(shards: Shards, near: NearReads | null = null) {
     assert(shards.clients.length > 0, 'a store has a shard')
     this.shards = shards
     this.clients = shards.clients
     this.near = near
+    this.nearFlushes = near === null ? null : new NearFlushes((done) => this.flush(done))
     if (near === null) return
     for (const client of this.clients) client.onGone = () => near.gone(client.shard)
   }
@@ -83,6 +87,7 @@ export class LocalStore implements ShardedStore {
     if (near !== null) {
       if (op.kind === OpKind.Read) {
         if (op.blockCount <= NEAR_BLOCKS_MAX && this.readNear(near, op, hash, client)) return
+        this.nearFlushes?.pause(performance.now())
       } else if (isChange(op.kind)) {
         near.maps.forget(op, hash)
         op.onChanged = op.onDone
@@ -135,17 +140,26 @@ export class LocalStore implements ShardedStore {
     return false
   }
 
-  /** A read in the thread pool is over. */
+  /**
+   * A read in the thread pool is over. All that are in one turn of the event loop are answered
+   * together, with one write to each socket.
+   */
   private readonly pooled = (op: BlockOp, whole: boolean): void => {
     const hash = chunkHash(op.familyHigh, op.familyLow, op.chunk)
     const client = this.clients[hash % this.clients.length]!
     if (whole) {
       this.noteNear(client, op.blockCount)
-      op.onDone(op)
+      if (this.pooledReads.push(op) === 1) setImmediate(this.answerPooled)
     } else {
       client.submit(op)
       this.shards.ring()
     }
+  }
+
+  private readonly answerPooled = (): void => {
+    const reads = this.pooledReads
+    this.pooledReads = []
+    for (const op of reads) op.onDone(op)
   }
 
   private readonly located = (op: BlockOp): void => {
@@ -163,6 +177,10 @@ export class LocalStore implements ShardedStore {
     const unsynced = this.clients.filter((client) => !client.isClean)
     if (unsynced.length === 0) {
       queueMicrotask(() => done(ErrorCode.Ok))
+      return
+    }
+    if (unsynced.length === 1 && this.nearFlushes?.take(unsynced[0]!, done) === true) {
+      this.ring()
       return
     }
     const join = unsynced.length === 1 ? done : joinOf(unsynced.length, done)

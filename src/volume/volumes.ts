@@ -301,11 +301,31 @@ export class Volumes implements DeviceSource {
         throw new StoreError(ErrorCode.Busy, `volume ${name} is still being made`)
       }
       const managed = this.#manage(found)
-      const device = await managed.openAlone(readOnly)
-      if (this.#closed) await device.close()
-      this.#checkOpen()
-      return { managed, device }
-    })
+      return this.#openAlone(managed, readOnly)
+    }).catch((thrown: unknown) => this.#openKnown(name, readOnly, thrown))
+  }
+
+  /** While the metadata is away, clients of a volume that this process writes may come back. */
+  async #openKnown(
+    name: string,
+    readOnly: boolean,
+    thrown: unknown
+  ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
+    const isAway = thrown instanceof StoreError && thrown.code === ErrorCode.Unavailable
+    const written = [...this.#managed.values()].filter(({ volume }) => volume.writable)
+    const managed = written.find(({ volume }) => volume.name === name)
+    if (!isAway || managed === undefined) throw thrown
+    return managed.exclusively(() => this.#openAlone(managed, readOnly))
+  }
+
+  async #openAlone(
+    managed: ManagedVolume,
+    readOnly: boolean
+  ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
+    const device = await managed.openAlone(readOnly)
+    if (this.#closed) await device.close()
+    this.#checkOpen()
+    return { managed, device }
   }
 
   async #format(type: VolumeType, record: VolumeRecord): Promise<VolumeInfo> {

@@ -5,6 +5,8 @@ import { test } from 'uvu'
 import { parse } from 'yaml'
 import { repositoryRoot } from '../../scripts/repository.ts'
 import { createRegistry } from '../../src/admin/metrics.ts'
+import { registerMetadataMetrics } from '../../src/coordinator/metadata-metrics.ts'
+import { LatencyHistogram } from '../../src/core/histogram.ts'
 import { FakeBackend } from '../helpers/fake-backend.ts'
 
 interface Rule {
@@ -46,6 +48,13 @@ async function seriesOfRegistry(): Promise<Map<string, Set<string>>> {
   const backend = new FakeBackend()
   backend.addTraffic('demo', 5)
   const registry = createRegistry(backend, { version: '1', nodeVersion: 'v20' })
+  const latency = new LatencyHistogram().snapshot()
+  const calls = [{ operation: 'get', count: 1, errors: 0, latency } as const]
+  const session = { trustedForMs: 9000 }
+  registerMetadataMetrics(registry, {
+    store: { stats: () => [...calls], watchChanges: 0 },
+    session
+  })
   const series = new Map(foreign)
   for (const line of (await registry.text()).split('\n')) {
     const [, name, labels = ''] = /^([a-z_]\w*)(?:\{(.*)\})? \S+$/.exec(line) ?? []

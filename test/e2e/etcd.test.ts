@@ -79,6 +79,39 @@ testNeeding(
   }
 )
 
+testNeeding(needs, 'etcd is not asked for reads and writes of volumes', async () => {
+  await withSite(async ({ scratch, flags }) => {
+    const image = scratch.path('image')
+    makeImage(image, SIZE, [[0, 12 * MiB]])
+    const server = await TorusServer.start({ args: [...flags, '--volume', 'v=16MiB'] })
+    /** Calls but keepalives, which the clock makes, and by which operation. */
+    const calls = async (): Promise<Map<string, number>> => {
+      const text = await (await fetch(`${server.adminUrl}/metrics`)).text()
+      const rows = text.matchAll(/^torus_metadata_requests_total\{operation="(\w+)"\} (\d+)$/gm)
+      return new Map([...rows].map(([, operation = '', count]) => [operation, Number(count)]))
+    }
+    try {
+      const client = await NbdWireClient.connect({ port: server.nbdPort })
+      await client.attach('v')
+      const write = { type: nbd.NBD_CMD_WRITE, payload: Buffer.alloc(64 * KiB, 1) }
+      strictEqual(await client.errorOf(write), 0)
+      const before = await calls()
+      ok((before.get('keepAlive') ?? 0) < 100)
+      for (let step = 0; step < 500; step++) {
+        const offset = (step % 100) * 64 * KiB
+        const flagsOf = step % 10 === 0 ? nbd.NBD_CMD_FLAG_FUA : 0
+        strictEqual(await client.errorOf({ ...write, offset, flags: flagsOf }), 0)
+      }
+      const after = await calls()
+      for (const operation of ['get', 'range', 'transact', 'grantLease']) {
+        strictEqual(after.get(operation), before.get(operation), operation)
+      }
+    } finally {
+      await server.dispose()
+    }
+  })
+})
+
 testNeeding(needs, 'a start waits for etcd, in words, and goes on when it comes', async () => {
   await withSite(async ({ etcd, flags }) => {
     const server = await TorusServer.start({ args: [...flags, '--volume', 'v=16MiB'] })

@@ -1,4 +1,4 @@
-import { notStrictEqual, ok, strictEqual } from 'node:assert/strict'
+import { notStrictEqual, ok, strictEqual, throws } from 'node:assert/strict'
 import fc from 'fast-check'
 import { suite } from 'uvu'
 import { SharedArena } from '../../src/handoff/arena.ts'
@@ -121,6 +121,34 @@ test('any page of a run names it', () => {
   strictEqual(arena.pagesFree, 12)
   arena.release(run + 2 * 4096)
   strictEqual(arena.pagesFree, 16)
+})
+
+test('copies are right at any alignment, between lent buffers, pages and any other buffer', () => {
+  const arena = new SharedArena(64 * 1024)
+  const lent = arena.lend(1000)
+  const other = Buffer.alloc(1000)
+  for (let at = 0; at < 1000; at++) other[at] = at % 251
+  arena.copy(lent, 0, other, 0, 1000)
+  ok(lent.equals(other))
+  arena.copy(arena.bytes, 4096, lent, 28, 900)
+  ok(arena.bytes.subarray(4096, 4996).equals(other.subarray(28, 928)))
+  // To the front of itself, as a receive buffer is compacted.
+  arena.copy(lent, 0, lent, 3, 900)
+  ok(lent.subarray(0, 900).equals(other.subarray(3, 903)))
+  throws(() => arena.copy(arena.bytes, 64 * 1024 - 4, lent, 0, 8))
+  throws(() => arena.copy(lent, 990, arena.bytes, 0, 11))
+})
+
+test('lent buffers are apart from the pages, and given back they are lent again', () => {
+  const arena = new SharedArena(64 * 1024)
+  const first = arena.lend(70_000)
+  strictEqual(first.length, 70_000)
+  ok(first.byteOffset >= 64 * 1024)
+  arena.giveBack(first)
+  strictEqual(arena.lend(5).byteOffset, first.byteOffset)
+  // However many are asked for, all of them work.
+  const many = Array.from({ length: 200 }, (_, value) => arena.lend(100).fill(value))
+  for (const [value, buffer] of many.entries()) strictEqual(buffer[99], value)
 })
 
 test.run()

@@ -200,6 +200,11 @@ export class FakeBackend implements AdminBackend {
     this.calls.push(`stop ${task}`)
   }
 
+  async metadataBackup(): Promise<Iterable<Buffer>> {
+    this.#mayFail()
+    return [Buffer.from('meta'), Buffer.from('data')]
+  }
+
   /** Gives a volume some traffic, for metrics and `top`. */
   addTraffic(volume: string, count: number): void {
     const latency = new LatencyHistogram()

@@ -69,6 +69,16 @@ export class MemoryArena implements Arena {
     for (const wake of wakes) wake()
   }
 
+  lend(bytes: number): Buffer {
+    return Buffer.alloc(bytes)
+  }
+
+  giveBack(): void {}
+
+  copy(to: Buffer, at: number, from: Buffer, start: number, length: number): void {
+    from.copy(to, at, start, start + length)
+  }
+
   onFree(wake: () => void): void {
     this.wakes.push(wake)
   }

@@ -60,6 +60,16 @@ export class TestArena implements Arena {
     return first
   }
 
+  lend(bytes: number): Buffer {
+    return Buffer.alloc(bytes)
+  }
+
+  giveBack(): void {}
+
+  copy(to: Buffer, at: number, from: Buffer, start: number, length: number): void {
+    from.copy(to, at, start, start + length)
+  }
+
   onFree(wake: () => void): void {
     this.#wakes.push(wake)
   }

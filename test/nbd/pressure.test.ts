@@ -69,7 +69,23 @@ test('one request and one reply buffer for each: clients take turns', () =>
         })
       )
     },
-    { limits: { connections: 8, requests: 9, replyBuffers: 8, requestsPerConnection: 3 } }
+    { limits: { connections: 8, requests: 9, replyBuffers: 2, requestsPerConnection: 3 } }
+  ))
+
+test('clients without a large reply buffer get every kind of answer', () =>
+  serving(
+    async ({ connect, demo }) => {
+      pattern(2 * MIB).copy(demo.bytes)
+      const client = await connect()
+      await client.attach('demo')
+      const lengths = [4096, 16 * 1024, 16 * 1024 + 1, 64 * 1024, MIB, 2 * MIB]
+      for (let round = 0; round < 3; round++) {
+        for (const length of lengths) {
+          ok((await client.readRange(0, length)).equals(pattern(2 * MIB).subarray(0, length)))
+        }
+      }
+    },
+    { limits: { replyBuffers: 0 } }
   ))
 
 test('a client has no more than its limit of commands in flight', () =>

@@ -6,6 +6,7 @@ import { suite } from 'uvu'
 import { RECEIVE_BUFFER_BYTES } from '../../src/nbd/limits.ts'
 import { type Consumer, Receiver } from '../../src/nbd/receiver.ts'
 import { bounded, pattern, until } from '../helpers/nbd-serving.ts'
+import { TestArena } from '../helpers/test-arena.ts'
 
 const test = suite('nbd receiver')
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
@@ -125,7 +126,7 @@ test(`a socket's bytes all arrive in order, whatever stops in between (SEED=${se
     const roll = dice(seed + round)
     const records = makeRecords(roll)
     const consumer = new Records(roll)
-    consumer.receiver = new Receiver(consumer)
+    consumer.receiver = new Receiver(consumer, new TestArena(1))
     const server = net.createServer({ pauseOnConnect: true })
     server.listen(0, '127.0.0.1')
     await once(server, 'listening')
@@ -152,7 +153,7 @@ test(`so do the chunks of a stream without a handle (SEED=${seed})`, async () =>
     const roll = dice(seed + 100 + round)
     const records = makeRecords(roll)
     const consumer = new Records(roll)
-    consumer.receiver = new Receiver(consumer)
+    consumer.receiver = new Receiver(consumer, new TestArena(1))
     const stream = new PassThrough()
     consumer.receiver.attach(stream as unknown as net.Socket)
     const bytes = wireBytes(records)

@@ -74,7 +74,7 @@ class Rig {
         maps: this.near.maps.shared
       }),
       log: () => {},
-      restarts: { backoffMs: 0 }
+      restarts: { deathsMax: 1000, backoffMs: 0 }
     })
     this.store = new LocalStore(this.pool, this.near)
   }
@@ -198,6 +198,34 @@ test('a deleted layer reads as zeroes at once', () =>
     const op = opOf(OpKind.DeleteLayer, { layerLow: 1 }, () => {})
     strictEqual(await new Promise((resolve) => rig.store.broadcast(op, resolve)), 0)
     strictEqual(rig.valueAt((await rig.read(0, 3, 1)).bytes, 0), 0)
+  }))
+
+test('flushes one by one, at once and beside writes all end, with what came before them', () =>
+  withRig(async (rig) => {
+    const flush = () => new Promise<number>((resolve) => rig.store.flush(resolve))
+    for (let round = 1; round < 60; round++) {
+      strictEqual((await rig.write(round % CHUNKS, 5, 1, round)).error, 0)
+      const flushes = [flush()]
+      if (round % 3 === 0) flushes.push(flush(), flush())
+      const beside = rig.start(OpKind.Write, 0, 9, 1)
+      await new Promise<void>((resolve) => setImmediate(resolve))
+      flushes.push(flush())
+      for (const error of await Promise.all(flushes)) strictEqual(error, 0)
+      await beside
+    }
+    strictEqual(await flush(), 0)
+    for (const { isClean } of rig.pool.clients) ok(isClean)
+  }))
+
+test('a flush is answered though the worker that carried it out died', () =>
+  withRig(async (rig) => {
+    for (let round = 1; round < 10; round++) {
+      await rig.write(0, 5, 1, round)
+      const flushed = new Promise<number>((resolve) => rig.store.flush(resolve))
+      for (const thread of rig.pool.threads) await thread.terminate()
+      strictEqual(await flushed, 0)
+      strictEqual(rig.valueAt((await rig.read(0, 5, 1)).bytes, 0), round)
+    }
   }))
 
 test('a place that changes has another version, and is odd meanwhile', () => {

@@ -298,6 +298,22 @@ test('a failed sync stops the writes, outlives the process, and loses nothing fl
   assert.equal(problems(rig), [])
 })
 
+test('compaction gets past the damaged blocks of a long write, and moves the others', () => {
+  const files = new FaultyFiles(seededRandom(5))
+  const rig = new ShardRig({ files, config: { segmentBytes: 2 * 1024 * 1024 } })
+  rig.write(0, 0, 250, 1)
+  rig.write(0, 200, 50, 2)
+  // Behind the header pages of segment and batch: more of them than one slice copies.
+  for (let block = 0; block < 150; block++) files.flipBit('seg-000000', (2 + block) * 4096 * 8)
+  rig.run(rig.op(OpKind.Compact, 0, 0, 0))
+  for (let i = 0; i < 200 && rig.shard.background(1); i++);
+  rig.flush()
+  assert.is(rig.stat('compactionActive'), 0)
+  assert.is(rig.stat('checksumErrors'), 150, 'each is met once')
+  assert.equal(rig.read(0, 150, 100), [...new Array(50).fill(1), ...new Array(50).fill(2)])
+  assert.throws(() => rig.read(0, 149, 1), /ChecksumMismatch/)
+})
+
 test('a segment whose freeing could not be synced brings nothing back', () => {
   const files = new FaultyFiles(seededRandom(5))
   const rig = new ShardRig({ files, config: { segmentBytes: 128 * 1024 } })

@@ -1,6 +1,6 @@
 import { deepStrictEqual, ok, rejects, strictEqual } from 'node:assert'
 import { test } from 'uvu'
-import { ErrorCode } from '../../src/core/errors.ts'
+import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BYTES } from '../../src/core/limits.ts'
 import { MemoryTables } from '../../src/metadata/memory-tables.ts'
 import type { BlockDevice } from '../../src/volume/block-device.ts'
@@ -178,6 +178,22 @@ test('a volume that another peer writes is busy, and free when that peer has gon
   await writer.close()
   await session.close()
   await metadata.close()
+})
+
+test('while the metadata is away, a volume that is written here can be opened again', async () => {
+  const bench = await openBench()
+  for (const name of ['v', 'w']) await bench.volumes.create({ name, sizeBytes: MIB })
+  await (await bench.volumes.open('v', {})).close()
+  const { get } = bench.metadata
+  bench.metadata.get = async () => {
+    throw new StoreError(ErrorCode.Unavailable, 'away')
+  }
+  const device = await bench.volumes.open('v', {})
+  strictEqual((await write(bench, device, 0, Buffer.alloc(4096, 1))).error, 0)
+  await device.close()
+  await rejects(bench.volumes.open('w', {}), failsWith(ErrorCode.Unavailable))
+  bench.metadata.get = get
+  await bench.close()
 })
 
 test('a lease that ended while the process was paused is taken anew', async () => {

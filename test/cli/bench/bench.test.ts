@@ -1,12 +1,20 @@
 /** `torus bench` as a process of its own, before a real NBD server over memory. */
 import { deepEqual, equal, match, ok } from 'node:assert/strict'
+import { spawn } from 'node:child_process'
 import { test } from 'uvu'
 import { ErrorCode } from '../../../src/core/errors.ts'
 import { RequestKind } from '../../../src/volume/request.ts'
 import { type AdminFixture, startFixture } from '../../helpers/admin.ts'
-import { type Cli, cliFor, runOnTerminal } from '../../helpers/cli.ts'
+import { type Cli, cliFor, cliProgram, runOnTerminal } from '../../helpers/cli.ts'
 import { testNeeding } from '../../helpers/environment.ts'
-import { MIB, type Serving, type ServingOptions, serving } from '../../helpers/nbd-serving.ts'
+import {
+  MIB,
+  type Serving,
+  type ServingOptions,
+  serving,
+  until
+} from '../../helpers/nbd-serving.ts'
+import { gather, waitForEnd } from '../../helpers/process.ts'
 
 interface Here extends Serving {
   readonly fixture: AdminFixture
@@ -209,6 +217,23 @@ test('a server that goes away in the middle is named, with what was measured', a
     equal(code, 1)
     match(stderr, /the connection to volume "demo" broke in the middle of the run/)
     match(stdout, /read +\d+/)
+  })
+})
+
+test('Ctrl-C ends a run early, and what was measured is told', async () => {
+  await withVolume(async ({ fixture, server }) => {
+    const child = spawn(process.execPath, [cliProgram, 'bench', 'demo', '--json'], {
+      env: { ...process.env, TORUS_ADMIN: fixture.url },
+      stdio: ['ignore', 'pipe', 'pipe']
+    })
+    const output = gather(child)
+    await until(() => server.listClients().length > 0)
+    setTimeout(() => child.kill('SIGINT'), 300)
+    ok(await waitForEnd(child, 8_000))
+    equal(child.exitCode, 0, output.all())
+    const { ended, read, seconds } = JSON.parse(output.stdout())
+    equal(ended, 'interrupted')
+    ok(read.count > 0 && seconds < 5)
   })
 })
 
