@@ -10,6 +10,9 @@ export interface KnownGroup {
   readonly modRevision: number
 }
 
+/** What else must hold for a change of a group. */
+export type GroupGuard = Compare
+
 export interface GroupListener {
   onGroup(group: number, known: KnownGroup): void
   onGone?(group: number): void

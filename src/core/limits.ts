@@ -59,6 +59,11 @@ export const VOIDS_MAX = 262_144
 /** Fences that a peer keeps, on disk too: volumes and groups that it may ever have served. */
 export const FENCED_FAMILIES_MAX = 262_144
 export const FENCED_GROUPS_MAX = 262_144
+/** Groups that are brought up to date together: they share the sums of a family. */
+export const RESYNC_GROUPS_MAX = 64
+/** Calls and chunks of a resync under way at once: enough to hide a round trip. */
+export const RESYNC_CALLS_MAX = 16
+export const RESYNC_CHUNKS_MAX = 4
 /** Answers to `chunkSums` that go on: lists kept for those who read them, page by page. */
 export const CHUNK_LISTS_MAX = 8
 /** Entries of one `chunkSums` answer. */

@@ -65,7 +65,7 @@ export class MemberPeer {
       shard,
       shards: 64,
       peerId: this.peerId,
-      segmentBytes: 64 * 1024,
+      segmentBytes: 256 * 1024,
       capacityBytes: 64 * 1024 * 1024,
       holdHoles: true
     })
@@ -100,6 +100,18 @@ export class MemberPeer {
     for (const files of this.#files) {
       if (power) files.crash('some')
       else files.kill()
+    }
+  }
+
+  /** Flips a bit in the middle of every data block on its disks. */
+  damage(): void {
+    for (const files of this.#files) {
+      for (const name of files.list().filter((each) => each.startsWith('seg-'))) {
+        const pages = Math.floor(files.bytesOf(name).length / BLOCK_BYTES)
+        for (let page = 2; page < pages; page++) {
+          files.flipBit(name, (page * BLOCK_BYTES + 2000) * 8)
+        }
+      }
     }
   }
 

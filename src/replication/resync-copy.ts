@@ -1,0 +1,251 @@
+import type { Arena } from '../core/arena.ts'
+import { crc32c } from '../core/checksum.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
+import {
+  READ_VERSIONS_BLOCKS_MAX,
+  READ_VERSIONS_CRCS_AT,
+  VERSION_RUN_BYTES,
+  VOID_BYTES,
+  VersionKind
+} from '../shard/op.ts'
+import { type BlockOp, OpFlag, OpKind, type ShardedStore } from './block-store.ts'
+import type { Member } from './member.ts'
+import type { Pace } from './pace.ts'
+import { decodeHeld, type HeldRun, planChunk } from './resync-plan.ts'
+import { clearOp, errorOf, type LayerId, setLayer, type ShardQuestions } from './shard-questions.ts'
+
+const VOIDS_PER_OP = Math.floor(BLOCK_BYTES / VOID_BYTES)
+
+/** Where a chunk is copied from, and by which epoch of its group the source admits it. */
+export interface CopySource {
+  /** The authority first; the others are asked for blocks that it cannot read. */
+  readonly members: readonly Member[]
+  readonly pool: number
+  readonly group: number
+  readonly groupEpoch: number
+}
+
+/** What was done, for whoever shows it. */
+export interface CopyTally {
+  bytes: number
+  voidedBlocks: number
+}
+
+/** Makes chunks of this peer's shards what they are at the source. */
+export class ChunkCopier {
+  readonly tally: CopyTally = { bytes: 0, voidedBlocks: 0 }
+  /** Ops of ours at the local shards. */
+  inFlight = 0
+  readonly #store: ShardedStore
+  readonly #arena: Arena
+  readonly #questions: ShardQuestions
+  readonly #pace: Pace
+
+  constructor(parts: {
+    store: ShardedStore
+    arena: Arena
+    questions: ShardQuestions
+    pace: Pace
+  }) {
+    this.#store = parts.store
+    this.#arena = parts.arena
+    this.#questions = parts.questions
+    this.#pace = parts.pace
+  }
+
+  /**
+   * Returns how many blocks were left alone, see ChunkPlan.
+   * @throws StoreError whatever a member, or a local shard, answered
+   */
+  async copyChunk(
+    source: CopySource,
+    layer: LayerId,
+    chunk: number,
+    settledEpoch: number
+  ): Promise<number> {
+    const { data } = await source.members[0]!.call({
+      call: 'versions',
+      family: hexOf(layer.familyHigh, layer.familyLow),
+      layer: hexOf(layer.layerHigh, layer.layerLow),
+      chunk
+    })
+    const held = await this.#questions.versions(layer, chunk)
+    const plan = planChunk(heldOf(data), heldOf(held), settledEpoch)
+    for (let at = 0; at < plan.voids.length; at += VOIDS_PER_OP) {
+      const voids = plan.voids.slice(at, at + VOIDS_PER_OP)
+      await this.#questions.addVoids(layer, chunk, voids)
+      for (const { blockCount } of voids) this.tally.voidedBlocks += blockCount
+    }
+    await this.#write(layer, chunk, plan.marks, 0, 0)
+    for (const { firstBlock, blockCount } of plan.copies) {
+      const end = firstBlock + blockCount
+      for (let first = firstBlock; first < end; first += READ_VERSIONS_BLOCKS_MAX) {
+        const count = Math.min(READ_VERSIONS_BLOCKS_MAX, end - first)
+        await this.#copyBlocks(source, layer, chunk, { first, count })
+      }
+    }
+    return plan.leftBlocks
+  }
+
+  /** Bytes of one range with the versions that they have, from the first member that can. */
+  async #copyBlocks(
+    source: CopySource,
+    layer: LayerId,
+    chunk: number,
+    range: { first: number; count: number }
+  ): Promise<void> {
+    const { first, count } = range
+    await this.#pace.take(count * BLOCK_BYTES)
+    const payload = await this.#acquire(1 + count)
+    try {
+      let error: number = ErrorCode.ChecksumMismatch
+      for (const member of source.members) {
+        const op = this.#readOp(source, layer, chunk, range)
+        op.payload = payload
+        error = await runAt(member, op)
+        const runs = error === 0 ? this.#heldAt(payload, op.resultA) : []
+        this.#store.releaseOp(op)
+        if (error === 0 && !this.#isWhole(payload, runs, first)) error = ErrorCode.ChecksumMismatch
+        if (error === 0) {
+          await this.#write(layer, chunk, runs, payload + BLOCK_BYTES, first)
+          this.tally.bytes += count * BLOCK_BYTES
+          return
+        }
+        if (error !== ErrorCode.ChecksumMismatch) break
+      }
+      // One bad block must not hide the others, nor which one it is.
+      if (error !== ErrorCode.ChecksumMismatch || count === 1) {
+        throw errorOf(error, `${nameOf(layer, chunk, range)} cannot be read from its source`)
+      }
+    } finally {
+      this.#arena.release(payload)
+    }
+    const half = count >>> 1
+    await this.#copyBlocks(source, layer, chunk, { first, count: half })
+    await this.#copyBlocks(source, layer, chunk, { first: first + half, count: count - half })
+  }
+
+  #readOp(
+    source: CopySource,
+    layer: LayerId,
+    chunk: number,
+    range: { first: number; count: number }
+  ): BlockOp {
+    const op = clearOp(this.#store.acquireOp())
+    setLayer(op, layer)
+    op.kind = OpKind.ReadVersions
+    op.chunk = chunk
+    op.firstBlock = range.first
+    op.blockCount = range.count
+    op.pool = source.pool
+    op.group = source.group
+    op.groupEpoch = source.groupEpoch
+    return op
+  }
+
+  #heldAt(payload: number, count: number): HeldRun[] {
+    if (count * VERSION_RUN_BYTES > READ_VERSIONS_CRCS_AT) return []
+    return decodeHeld(this.#arena.bytes, payload, count)
+  }
+
+  /** Every block of data came as its checksum says. */
+  #isWhole(payload: number, runs: readonly HeldRun[], first: number): boolean {
+    const { bytes } = this.#arena
+    for (const run of runs) {
+      if (run.kind !== VersionKind.Data) continue
+      for (let i = run.firstBlock - first; i < run.firstBlock - first + run.blockCount; i++) {
+        const at = payload + (1 + i) * BLOCK_BYTES
+        const crc = bytes.readUInt32LE(payload + READ_VERSIONS_CRCS_AT + 4 * i)
+        if (crc32c(bytes.subarray(at, at + BLOCK_BYTES)) !== crc) return false
+      }
+    }
+    return true
+  }
+
+  /** Appends runs here under their versions; data of block `first` stands at `payload`. */
+  async #write(
+    layer: LayerId,
+    chunk: number,
+    runs: readonly HeldRun[],
+    payload: number,
+    first: number
+  ): Promise<void> {
+    const writes: Promise<number>[] = []
+    for (const run of runs) {
+      const op = clearOp(this.#store.acquireOp())
+      setLayer(op, layer)
+      op.chunk = chunk
+      op.firstBlock = run.firstBlock
+      op.blockCount = run.blockCount
+      op.writerEpoch = run.writerEpoch
+      op.sequence = run.sequence
+      op.payload = payload + (run.firstBlock - first) * BLOCK_BYTES
+      setKind(op, run.kind)
+      if (op.kind !== OpKind.Write) op.payload = 0
+      writes.push(this.#runHere(op))
+    }
+    if (writes.length === 0) return
+    this.#store.ring()
+    const errors = await Promise.all(writes)
+    const error = errors.find((each) => each !== ErrorCode.Ok)
+    if (error === undefined) return
+    throw errorOf(error, `chunk ${chunk} cannot be written here`)
+  }
+
+  #runHere(op: BlockOp): Promise<number> {
+    this.inFlight++
+    return new Promise((resolve) => {
+      op.onDone = ({ error }) => {
+        this.inFlight--
+        this.#store.releaseOp(op)
+        resolve(error)
+      }
+      this.#store.submit(op)
+    })
+  }
+
+  async #acquire(pages: number): Promise<number> {
+    for (;;) {
+      const payload = this.#arena.acquire(pages)
+      if (payload >= 0) return payload
+      await new Promise<void>((resolve) => this.#arena.onFree(resolve))
+    }
+  }
+}
+
+const heldOf = (data: Buffer): HeldRun[] =>
+  decodeHeld(data, 0, Math.min(CHUNK_BLOCKS, Math.floor(data.length / VERSION_RUN_BYTES)))
+
+function runAt(member: Member, op: BlockOp): Promise<number> {
+  return new Promise((resolve) => {
+    op.onDone = ({ error }) => resolve(error)
+    member.submit(op)
+    member.ring()
+  })
+}
+
+function setKind(op: BlockOp, kind: number): void {
+  switch (kind) {
+    case VersionKind.Data:
+      op.kind = OpKind.Write
+      return
+    case VersionKind.Zeroes:
+      op.kind = OpKind.WriteZeroes
+      op.flags = OpFlag.NoHole
+      return
+    case VersionKind.Hole:
+      op.kind = OpKind.Trim
+      op.flags = OpFlag.KeepHole
+      return
+    default:
+      throw new StoreError(ErrorCode.Corrupt, `a member sent versions of kind ${kind}`)
+  }
+}
+
+export const hexOf = (high: number, low: number): string =>
+  high.toString(16).padStart(8, '0') + low.toString(16).padStart(8, '0')
+
+const nameOf = (layer: LayerId, chunk: number, range: { first: number; count: number }): string =>
+  `layer ${hexOf(layer.layerHigh, layer.layerLow)} chunk ${chunk} ` +
+  `block ${range.first}${range.count > 1 ? `..${range.first + range.count - 1}` : ''}`
