@@ -122,6 +122,13 @@ export class PeerServer implements ConnectionHost {
     return links
   }
 
+  /** Ends the links of a peer: one that was removed from the cluster. It may connect again. */
+  disconnect(peerId: string): void {
+    for (const connection of [...this.connections]) {
+      if (connection.caller?.peerId === peerId) connection.destroy('it was disconnected')
+    }
+  }
+
   /**
    * Takes no more connections and requests, answers what is in flight, says goodbye. Who is not
    * done after `graceMs` is cut off; what the service has is always awaited.

@@ -93,6 +93,8 @@ export class PeerSession implements FrameHandler, PeerBatchMember, PageWaiter {
   private firstReady: PeerRequest | null = null
   private lastReady: PeerRequest | null = null
   private inLine = false
+  /** Goodbye is said when all is answered. */
+  private leaving = false
   /** Requests taken since the start. */
   private taken = 0
   private pongs = 0
@@ -388,7 +390,10 @@ export class PeerSession implements FrameHandler, PeerBatchMember, PageWaiter {
     if (this.pongs > 0) this.sendPong()
     if (this.reader.blocked && !this.inLine && this.state === 'open') this.reader.proceed()
     this.sender.flush()
-    if (this.state === 'draining' && this.quiet) this.parts.onEnd(null)
+    if (this.state !== 'draining' || !this.quiet) return
+    if (this.leaving) this.sayGoodbye('the peer is shutting down')
+    this.leaving = false
+    this.parts.onEnd(null)
   }
 
   /** Everything taken was answered. A payload that is half there never is. */
@@ -445,6 +450,7 @@ export class PeerSession implements FrameHandler, PeerBatchMember, PageWaiter {
   drain(): void {
     if (this.state !== 'open') return
     this.state = 'draining'
+    this.leaving = true
     this.host.batch.add(this)
   }
 
