@@ -44,6 +44,11 @@ const defaults: Omit<Config, 'dataDir'> = {
   etcdUser: null,
   etcdPasswordFile: null,
   etcdWaitMs: ETCD_WAIT_MS_DEFAULT,
+  peerListen: null, // a machine alone has nobody to talk to
+  clusterSecretFile: null,
+  peerTlsCa: null,
+  peerTlsCert: null,
+  peerTlsKey: null,
   scrubPeriodMs: 14 * DAY_MS, // disks are read twice before most monthly jobs would start
   join: false,
   labels: [],
@@ -246,6 +251,7 @@ function completeConfig(
     throw invalid('nbd-tls is off although certificates are given: set it to allow or require')
   }
   requireEtcdRules(values, sources)
+  requirePeerRules(values)
   for (const key of ['nbdSocket', 'adminSocket'] as const) {
     const path = values[key]
     if (path === null || Buffer.byteLength(path) <= SOCKET_PATH_BYTES_MAX) continue
@@ -301,6 +307,14 @@ function requireEtcdRules(values: Config, sources: Readonly<Record<OptionKey, So
   }
 }
 
+/** Who connects to `peerListen` proves that it is of the cluster: it needs no `insecure`. */
+function requirePeerRules({ peerTlsCa, peerTlsCert, peerTlsKey }: Config): void {
+  const given = [peerTlsCa, peerTlsCert, peerTlsKey].filter((file) => file !== null).length
+  if (given === 1 || given === 2) {
+    throw invalid('peer-tls-ca, peer-tls-cert and peer-tls-key are only given together')
+  }
+}
+
 /**
  * A variable that looks like a misspelt option only warns, and others say nothing: Kubernetes makes
  * some up for a service called torus (`TORUS_SERVICE_HOST`), and they must not stop a start.
@@ -349,7 +363,7 @@ export function configEntries(resolved: ResolvedConfig): ConfigEntry[] {
 
 function externalValue(key: OptionKey, config: Config): unknown {
   const value = config[key]
-  if (key === 'nbdListen' || key === 'adminListen') {
+  if (key === 'nbdListen' || key === 'adminListen' || key === 'peerListen') {
     const address = config[key]
     return address === null ? 'off' : formatAddress(address)
   }

@@ -176,6 +176,40 @@ export const optionInfo: Readonly<Record<OptionKey, OptionInfo>> = {
     help: 'how long a start waits for an etcd that does not answer',
     usual: '5m'
   },
+  peerListen: {
+    name: 'peer-listen',
+    argument: 'HOST:PORT',
+    help: 'where other peers of the cluster connect, or off; port 0 takes a free one',
+    usual: 'off'
+  },
+  clusterSecretFile: {
+    name: 'cluster-secret-file',
+    argument: 'FILE',
+    path: true,
+    help: 'text of 32 characters or more, the same on all peers, by which they know each other',
+    usual: ''
+  },
+  peerTlsCa: {
+    name: 'peer-tls-ca',
+    argument: 'FILE',
+    path: true,
+    help: 'links between peers use TLS, and show certificates signed by one of these, PEM',
+    usual: ''
+  },
+  peerTlsCert: {
+    name: 'peer-tls-cert',
+    argument: 'FILE',
+    path: true,
+    help: 'certificate of this peer, for client and server, PEM',
+    usual: ''
+  },
+  peerTlsKey: {
+    name: 'peer-tls-key',
+    argument: 'FILE',
+    path: true,
+    help: 'private key of that certificate, PEM',
+    usual: ''
+  },
   scrubPeriodMs: {
     name: 'scrub-period',
     argument: 'DURATION',

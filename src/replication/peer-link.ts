@@ -321,6 +321,7 @@ export class PeerLink implements Member, FrameHandler {
   /** Puts an answer into its op; false: it is none. */
   private takeResult(op: BlockOp, view: DataView, at: number, payloadBytes: number): boolean {
     if (!takeAnswerFrame(view, at, op)) return this.fail('its answer has fields of a later version')
+    op.resultC = 0
     this.freeBytes = frameFreeBytes(view, at)
     const wanted = op.error === 0 ? answerBytesOf(op) : 0
     const most = payloadBytesOf(op.kind, op.blockCount)
@@ -441,6 +442,7 @@ export class PeerLink implements Member, FrameHandler {
         request.error = error
         request.resultA = 0
         request.resultB = 0
+        request.resultC = 0
         request.onDone(request)
       } else if (request instanceof LinkFlush) request.done(error)
       else request.reject(new StoreError(error, why))

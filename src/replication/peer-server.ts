@@ -76,7 +76,7 @@ export class PeerServer implements ConnectionHost {
   private readonly connections = new Set<PeerConnection>()
   private readonly strangers = new Set<PeerConnection>()
   private readonly boots = new Map<string, GatewayBoot>()
-  private closing = false
+  private closed: Promise<void> | null = null
   private onQuiet: (() => void) | null = null
   private cancelTick: () => void
 
@@ -133,8 +133,12 @@ export class PeerServer implements ConnectionHost {
    * Takes no more connections and requests, answers what is in flight, says goodbye. Who is not
    * done after `graceMs` is cut off; what the service has is always awaited.
    */
-  async close(graceMs = 5_000): Promise<void> {
-    this.closing = true
+  close(graceMs = 5_000): Promise<void> {
+    this.closed ??= this.finish(graceMs)
+    return this.closed
+  }
+
+  private async finish(graceMs: number): Promise<void> {
     for (const listener of this.listeners) listener.close()
     for (const connection of [...this.connections]) connection.drain()
     const cancel = this.timers.start(graceMs, () => {
@@ -155,7 +159,7 @@ export class PeerServer implements ConnectionHost {
   }
 
   private accept(socket: net.Socket): void {
-    if (this.closing || this.connections.size >= this.limits.connections) {
+    if (this.closed !== null || this.connections.size >= this.limits.connections) {
       socket.destroy()
       this.onceAWhile.warn('full', 'peer connection refused: too many', {
         limit: this.limits.connections

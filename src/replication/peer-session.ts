@@ -284,6 +284,7 @@ export class PeerSession implements FrameHandler, PeerBatchMember, PageWaiter {
     request.error = 0
     request.resultA = 0
     request.resultB = 0
+    request.resultC = 0
     this.parts.onOps(1)
     host.batch.noteSubmitted()
     host.service.submit(request)

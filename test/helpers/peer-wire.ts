@@ -124,7 +124,11 @@ export function opFrame(
   return Buffer.concat([header, payload])
 }
 
-export function plainFrame(kind: number, requestId: number, payload: Buffer = Buffer.alloc(0)): Buffer {
+export function plainFrame(
+  kind: number,
+  requestId: number,
+  payload: Buffer = Buffer.alloc(0)
+): Buffer {
   const header = Buffer.alloc(FRAME_HEADER_BYTES)
   const crc = payload.length === 0 ? 0 : crc32c(payload)
   putPlainFrame(viewOf(header), 0, kind, requestId, payload.length, crc)

@@ -44,7 +44,13 @@ test('another secret gets nothing, and both sides say so', () =>
   }))
 
 test('a server with another secret is not believed', () => {
-  const client = new ClientHandshake(clientIdentity, serverIdentity.peerId, null, security, NO_BINDING)
+  const client = new ClientHandshake(
+    clientIdentity,
+    serverIdentity.peerId,
+    null,
+    security,
+    NO_BINDING
+  )
   const other = PeerSecurity.ofSecret('a secret of quite another cluster')
   const server = new ServerHandshake(serverIdentity, other, NO_BINDING)
   const challenge = server.receive(client.hello)
@@ -103,7 +109,13 @@ test('versions that do not meet are both named, to both', () =>
     const wire = await PeerWire.connect(at)
     wire.write(encodeHello(hello))
     const challenge = await wire.message()
-    const client = new ClientHandshake(clientIdentity, serverIdentity.peerId, null, security, NO_BINDING)
+    const client = new ClientHandshake(
+      clientIdentity,
+      serverIdentity.peerId,
+      null,
+      security,
+      NO_BINDING
+    )
     const step = client.receive(challenge!)
     ok(step.kind === 'failed')
     match(step.reason, /speaks version 1 of the peer protocol, this program 1/)
@@ -152,7 +164,13 @@ test('strangers have little time and little room', () =>
 test('nothing is taken behind a hello or a proof', () =>
   peerServing(async ({ at, member }) => {
     const wire = await PeerWire.connect(at)
-    const client = new ClientHandshake(clientIdentity, serverIdentity.peerId, null, security, NO_BINDING)
+    const client = new ClientHandshake(
+      clientIdentity,
+      serverIdentity.peerId,
+      null,
+      security,
+      NO_BINDING
+    )
     wire.write(client.hello)
     const step = client.receive((await wire.message())!)
     ok(step.kind === 'reply')
