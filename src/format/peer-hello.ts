@@ -22,7 +22,7 @@ export const NONCE_BYTES = 32
 export const PROOF_BYTES = 32
 /** No message of the handshake is longer, in any version. */
 export const HANDSHAKE_MESSAGE_BYTES_MAX = 1024
-export const REFUSAL_TEXT_BYTES_MAX = 512
+const REFUSAL_TEXT_BYTES_MAX = 512
 
 export interface VersionRange {
   readonly min: number

@@ -24,6 +24,11 @@ export class BlockOp extends ShardOp {
    * 0 for a resync, which is admitted by its group epoch alone.
    */
   fenceEpoch: number = 0
+  /**
+   * Of a write to members: CRC-32C of the payload where it is known already, so that it is
+   * computed once for all of them; -1: it is not. Whoever sets it takes it back.
+   */
+  payloadCrc: number = -1
   /** When it was submitted, monotonic milliseconds; for latency and deadlines. */
   submittedMs: number = 0
 }

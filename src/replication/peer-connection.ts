@@ -153,7 +153,9 @@ export class PeerConnection {
     const sender: PeerSender = new PeerSender(socket, host.buffers, () => this.session?.moved())
     this.sender = sender
     const onEnd = (reason: string | null): void => this.end(reason, null)
-    this.session = new PeerSession({ host, caller: this.caller!, receiver, sender, onEnd, onOps })
+    const onGone = (): void => this.destroy(null)
+    const ways = { onEnd, onGone, onOps }
+    this.session = new PeerSession({ host, caller: this.caller!, receiver, sender, ...ways })
     const { windowOps, windowBytes, idleMs } = host.limits
     const grants = { windowOps, windowBytes, idleMs }
     socket.write(this.handshake!.welcome({ error: ErrorCode.Ok, text: '', ...grants }))
@@ -169,6 +171,7 @@ export class PeerConnection {
     this.reason ??= reason
     this.cancelTimer()
     this.cancelTimer = this.host.timers.start(LINGER_MS, () => this.destroy(null))
+    this.receiver.discard()
     if (last === null) this.socket.end()
     else this.socket.end(last)
   }

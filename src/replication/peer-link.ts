@@ -202,7 +202,8 @@ export class PeerLink implements Member, FrameHandler {
       return true
     }
     const payload = this.arena.bytes.subarray(op.payload, op.payload + bytes)
-    putOpFrame(sender.view, at, frame, slot.requestId, op, bytes, crc32c(payload))
+    const crc = op.payloadCrc < 0 ? crc32c(payload) : op.payloadCrc
+    putOpFrame(sender.view, at, frame, slot.requestId, op, bytes, crc)
     if (copied) {
       sender.copy(payload)
       return true

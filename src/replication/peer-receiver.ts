@@ -94,6 +94,22 @@ export class PeerReceiver {
     this.socket.resume()
   }
 
+  /** What arrives is dropped: only the end of it is of interest. */
+  discard(): void {
+    if (this.closed) return
+    this.consumer = {
+      consume: () => {
+        this.start = this.end
+        return true
+      },
+      bytesWanted: () => this.limit,
+      directTarget: () => null,
+      directArrived: () => {}
+    }
+    // Once the callback that we may be in has stopped the reading.
+    queueMicrotask(() => this.resume())
+  }
+
   /** Nothing that arrives is looked at any more. */
   close(): void {
     this.closed = true

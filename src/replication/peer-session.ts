@@ -72,6 +72,8 @@ export interface SessionParts {
   readonly sender: PeerSender
   /** Nothing more can be said on this connection: close it. `reason`: what was wrong, or null. */
   readonly onEnd: (reason: string | null) => void
+  /** The gateway said goodbye. */
+  readonly onGone: () => void
   /** An op of this link was submitted, or is done. */
   readonly onOps: (change: 1 | -1) => void
 }
@@ -139,8 +141,7 @@ export class PeerSession implements FrameHandler, PeerBatchMember, PageWaiter {
 
   private takePlain(view: DataView, at: number, kind: number, payloadBytes: number): boolean {
     if (kind === FrameKind.Goodbye && payloadBytes <= GOODBYE_BYTES_MAX) {
-      this.state = 'draining'
-      this.parts.onEnd(null)
+      this.parts.onGone()
       return false
     }
     if (payloadBytes > 0) return this.refuse(`a frame of kind ${kind} with a payload`)

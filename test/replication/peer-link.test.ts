@@ -1,6 +1,7 @@
 import { deepStrictEqual, match, ok, strictEqual } from 'node:assert'
 import net from 'node:net'
 import { suite } from 'uvu'
+import { crc32c } from '../../src/core/checksum.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { FrameKind } from '../../src/format/peer-frames.ts'
 import { OpFlag, OpKind } from '../../src/replication/block-store.ts'
@@ -380,6 +381,22 @@ test('a peer that is not there is tried again', () =>
     port = at.port
     own.links.refresh(serverIdentity.peerId)
     await own.member()
+  }))
+
+test('a checksum that was computed before is sent as it is', () =>
+  peerServing(async ({ gateway, member }) => {
+    const own = gateway()
+    const link = await own.member()
+    const payload = own.arena.acquire(1)
+    const bytes = own.arena.bytes.subarray(payload, payload + 4096)
+    filled(1, 5).copy(bytes)
+    const payloadCrc = crc32c(bytes)
+    strictEqual((await own.run(link, OpKind.Write, { payload, payloadCrc })).error, 0)
+    // Of other bytes: as if they had changed since.
+    const stale = { payload, payloadCrc: (payloadCrc ^ 1) >>> 0 }
+    strictEqual((await own.run(link, OpKind.Write, stale)).error, ErrorCode.PeerLost)
+    strictEqual(member.applied, 1)
+    own.arena.release(payload)
   }))
 
 test('a payload that the reader damaged on its way loses the link', () =>
