@@ -10,9 +10,17 @@ export interface ClusterBackend {
   changePeer(id: string, change: schemas.PeerChange): Promise<schemas.ClusterPeer>
   /** @throws StoreError NotFound, Busy (up, or the only one with its data, and not `force`) */
   removePeer(id: string, force: boolean): Promise<void>
+  /** Lets a pending peer in. @throws StoreError NotFound */
+  addPeer(id: string): Promise<schemas.ClusterPeer>
+  /** Ids as above. @throws StoreError NotFound, InvalidArgument */
+  replacePeer(id: string, by: string): Promise<schemas.ClusterPeer>
+  settings(): Promise<schemas.ClusterSettings>
+  changeSettings(change: schemas.ClusterSettingsChange): Promise<schemas.ClusterSettings>
   pools(): Promise<readonly schemas.Pool[]>
   /** @throws StoreError NotFound */
   pool(name: string): Promise<schemas.Pool>
+  /** Of a pool. @throws StoreError NotFound */
+  ring(name: string): Promise<schemas.Ring>
   /** @throws StoreError AlreadyExists, InvalidArgument */
   createPool(pool: schemas.PoolCreate): Promise<schemas.Pool>
   /** @throws StoreError NotFound, InvalidArgument */
@@ -23,6 +31,12 @@ const byId = z.strictObject({ id: z.string().regex(/^[0-9a-f]{1,32}$/, 'must be 
 const byName = z.strictObject({ name: z.string().min(1).max(63) })
 
 export const clusterRoutesOf = (backend: ClusterBackend): Route[] => [
+  ...wholeRoutesOf(backend),
+  ...peerRoutesOf(backend),
+  ...poolRoutesOf(backend)
+]
+
+const wholeRoutesOf = (backend: ClusterBackend): Route[] => [
   route({
     method: 'GET',
     path: '/v1/cluster',
@@ -31,6 +45,26 @@ export const clusterRoutesOf = (backend: ClusterBackend): Route[] => [
     answer: schemas.clusterStatusSchema,
     handle: () => backend.clusterStatus()
   }),
+  route({
+    method: 'GET',
+    path: '/v1/cluster/settings',
+    operationId: 'getClusterSettings',
+    summary: 'Settings of the whole cluster',
+    answer: schemas.settingsSchema,
+    handle: () => backend.settings()
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/cluster/settings',
+    operationId: 'changeClusterSettings',
+    summary: 'Change settings of the whole cluster; what is not named stays',
+    body: schemas.settingsChangeSchema,
+    answer: schemas.settingsSchema,
+    handle: ({ body }) => backend.changeSettings(body)
+  })
+]
+
+const peerRoutesOf = (backend: ClusterBackend): Route[] => [
   route({
     method: 'GET',
     path: '/v1/peers',
@@ -50,6 +84,25 @@ export const clusterRoutesOf = (backend: ClusterBackend): Route[] => [
     handle: ({ params, body }) => backend.changePeer(params.id, body)
   }),
   route({
+    method: 'POST',
+    path: '/v1/peers/{id}/add',
+    operationId: 'addPeer',
+    summary: 'Let a pending peer into the cluster',
+    params: byId,
+    answer: schemas.clusterPeerSchema,
+    handle: ({ params }) => backend.addPeer(params.id)
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/peers/{id}/replace',
+    operationId: 'replacePeer',
+    summary: 'Another peer takes over all copies of this one, which then holds nothing',
+    params: byId,
+    body: schemas.peerReplaceSchema,
+    answer: schemas.clusterPeerSchema,
+    handle: ({ params, body }) => backend.replacePeer(params.id, body.by)
+  }),
+  route({
     method: 'DELETE',
     path: '/v1/peers/{id}',
     operationId: 'removePeer',
@@ -61,7 +114,10 @@ export const clusterRoutesOf = (backend: ClusterBackend): Route[] => [
       await backend.removePeer(params.id, query.force === 'true')
       return null
     }
-  }),
+  })
+]
+
+const poolRoutesOf = (backend: ClusterBackend): Route[] => [
   route({
     method: 'GET',
     path: '/v1/pools',
@@ -98,5 +154,14 @@ export const clusterRoutesOf = (backend: ClusterBackend): Route[] => [
     body: schemas.poolChangeSchema,
     answer: schemas.poolSchema,
     handle: ({ params, body }) => backend.changePool(params.name, body)
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/pools/{name}/ring',
+    operationId: 'getRing',
+    summary: 'The ring of a pool: who should have how much of it, and who has',
+    params: byName,
+    answer: schemas.ringSchema,
+    handle: ({ params }) => backend.ring(params.name)
   })
 ]

@@ -10,8 +10,12 @@ export const clusterPeerSchema = z
   .object({
     peerId: z.string(),
     up: z.boolean(),
-    /** `active`, `drained`: gets no data and gives away what it has. */
-    state: z.enum(['active', 'drained']),
+    /**
+     * `pending`: not let in yet, holds nothing; `drained`: gets no data and gives away what it has.
+     */
+    state: z.enum(['pending', 'active', 'drained']),
+    /** Who takes its copies over; null for nobody. */
+    replacedBy: z.string().nullable(),
     bootId: z.string(),
     /** Where other peers reach it; null while it is down or serves no others. */
     address: z.string().nullable(),
@@ -42,6 +46,10 @@ export const peerChangeSchema = z
   })
   .meta({ id: 'PeerChange' })
 export type PeerChange = z.infer<typeof peerChangeSchema>
+
+export const peerReplaceSchema = z
+  .strictObject({ by: z.string().regex(/^[0-9a-f]{1,32}$/, 'must be hex digits') })
+  .meta({ id: 'PeerReplace' })
 
 export const failureDomainNames = ['peer', 'host', 'rack', 'zone'] as const
 
@@ -86,6 +94,43 @@ export const poolChangeSchema = z
   .strictObject({ ...poolFields, redundancy: z.string().max(64).optional() })
   .meta({ id: 'PoolChange' })
 export type PoolChange = z.infer<typeof poolChangeSchema>
+
+/** A pool's ring over the peers there are. */
+export const ringSchema = z
+  .object({
+    pool: z.string(),
+    kind: z.string(),
+    redundancy: z.string(),
+    failureDomain: z.enum(failureDomainNames),
+    groups: count,
+    seed: count,
+    peers: z.array(
+      z.object({
+        peerId: z.string(),
+        weight: z.number(),
+        share: z.number().meta({ description: 'Of the weight of all peers, 0 to 1' }),
+        target: count.meta({ description: 'Groups whose member it should be' }),
+        members: count.meta({ description: 'Groups whose member it is' })
+      })
+    ),
+    shortage: z.string().nullable()
+  })
+  .meta({ id: 'Ring' })
+export type Ring = z.infer<typeof ringSchema>
+
+export const settingsSchema = z
+  .object({
+    joinPolicy: z.enum(['open', 'approve']).meta({
+      description: '`approve`: new peers wait until an operator adds them'
+    })
+  })
+  .meta({ id: 'ClusterSettings' })
+export type ClusterSettings = z.infer<typeof settingsSchema>
+
+export const settingsChangeSchema = z
+  .strictObject({ joinPolicy: z.enum(['open', 'approve']).optional() })
+  .meta({ id: 'ClusterSettingsChange' })
+export type ClusterSettingsChange = z.infer<typeof settingsChangeSchema>
 
 export const clusterProblemSchema = z
   .object({ level: z.enum(['error', 'warning']), code: z.string(), message: z.string() })

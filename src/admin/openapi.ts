@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import type { Route } from './route.ts'
+import * as clusterSchemas from './cluster-schemas.ts'
 import * as schemas from './schemas.ts'
 
 type Json = Record<string, unknown>
@@ -77,10 +78,10 @@ function convert(schema: z.ZodType): Json {
   return converted
 }
 
-/** Every schema of schemas.ts that has a name. */
+/** Every schema that has a name. */
 function components(): Json {
   const named = z.registry<{ id?: string | undefined }>()
-  for (const schema of Object.values(schemas)) {
+  for (const schema of [...Object.values(schemas), ...Object.values(clusterSchemas)]) {
     if (!(schema instanceof z.ZodType)) continue
     const id = schema.meta()?.id
     if (id !== undefined) named.add(schema, { id })

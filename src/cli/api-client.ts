@@ -37,6 +37,8 @@ export type TaskName = schemas.TaskName
 export type ClusterPeer = cluster.ClusterPeer
 export type ClusterStatus = cluster.ClusterStatus
 export type Pool = cluster.Pool
+export type Ring = cluster.Ring
+export type ClusterSettings = cluster.ClusterSettings
 
 export interface ConfigEntry {
   readonly name: string
@@ -106,6 +108,19 @@ export class ApiClient {
 
   removePeer = (id: string, force: boolean): Promise<void> =>
     this.#send('DELETE', `/v1/peers/${encodeURIComponent(id)}?force=${force}`)
+
+  addPeer = (id: string): Promise<ClusterPeer> =>
+    this.#send('POST', `/v1/peers/${encodeURIComponent(id)}/add`)
+
+  replacePeer = (id: string, by: string): Promise<ClusterPeer> =>
+    this.#send('POST', `/v1/peers/${encodeURIComponent(id)}/replace`, { by })
+
+  clusterSettings = (): Promise<ClusterSettings> => this.#get('/v1/cluster/settings')
+
+  changeClusterSettings = (change: Readonly<Record<string, string>>): Promise<ClusterSettings> =>
+    this.#send('POST', '/v1/cluster/settings', change)
+
+  ring = (pool: string): Promise<Ring> => this.#get(`${poolPath(pool)}/ring`)
 
   async pools(): Promise<Pool[]> {
     return (await this.#get<{ pools: Pool[] }>('/v1/pools')).pools

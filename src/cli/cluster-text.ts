@@ -1,6 +1,7 @@
 /** The cluster as people read it; pure. */
 import { formatDuration, formatSize } from '../core/units.ts'
-import type { ClusterPeer, ClusterStatus, Pool } from './api-client.ts'
+import type { ClusterPeer, ClusterStatus, Pool, Ring } from './api-client.ts'
+import { UsageError } from './errors.ts'
 import type { Output } from './output.ts'
 
 export const peerTableHead = [
@@ -25,9 +26,10 @@ export const peerRow = (peer: ClusterPeer): string[] => [
   labelsOf(peer)
 ]
 
-function stateOf({ up, state, maintenanceUntil }: ClusterPeer): string {
+function stateOf({ up, state, replacedBy, maintenanceUntil }: ClusterPeer): string {
   const word = up ? 'up' : 'down'
-  if (state === 'drained') return `${word}, drained`
+  if (state === 'pending') return `${word}, pending`
+  if (state === 'drained') return `${word}, ${replacedBy === null ? 'drained' : 'replaced'}`
   return maintenanceUntil === null ? word : `${word}, maintenance`
 }
 
@@ -35,6 +37,14 @@ const labelsOf = ({ labels }: ClusterPeer): string =>
   Object.entries(labels)
     .map(([key, value]) => `${key}=${value}`)
     .join(' ')
+
+/** @throws UsageError when not exactly one begins so */
+export function onlyOne(peers: readonly ClusterPeer[], id: string): ClusterPeer {
+  const found = peers.filter(({ peerId }) => peerId.startsWith(id))
+  if (found.length === 1) return found[0]!
+  const why = found.length === 0 ? 'no peer' : `${found.length} peers`
+  throw new UsageError(`${why} with an id that begins with "${id}": see "torus peer list"`)
+}
 
 export const clusterPeerText = (peer: ClusterPeer, output: Output): string =>
   output.facts([
@@ -52,6 +62,7 @@ export const clusterPeerText = (peer: ClusterPeer, output: Output): string =>
     ...(peer.maintenanceUntil === null
       ? []
       : [['maintenance', `until ${peer.maintenanceUntil}`] as const]),
+    ...(peer.replacedBy === null ? [] : [['replaced', `by ${peer.replacedBy}`] as const]),
     ['added', peer.addedAt]
   ])
 
@@ -69,6 +80,29 @@ export const poolText = (pool: Pool, output: Output): string =>
     ['syncing', `${pool.syncing} groups`],
     ['peers', pool.peers === null ? 'all' : pool.peers.map((id) => id.slice(0, 8)).join(' ')]
   ])
+
+export function ringText(ring: Ring, output: Output): string {
+  const facts = output.facts([
+    ['pool', ring.pool],
+    ['kind', ring.kind],
+    ['redundancy', `${ring.redundancy}, apart by ${ring.failureDomain}`],
+    ['groups', String(ring.groups)]
+  ])
+  const rows = ring.peers.map(({ peerId, weight, share, target, members }) => [
+    peerId.slice(0, 8),
+    formatWeight(weight),
+    `${(share * 100).toFixed(1)} %`,
+    String(target),
+    String(members)
+  ])
+  const head = ['PEER', 'WEIGHT', 'SHARE', 'SHOULD HAVE', 'HAS']
+  const shortage = ring.shortage === null ? [] : [output.colors.yellow(`! ${ring.shortage}`)]
+  return [facts, ...shortage, '', output.table(head, rows, 'lrrrr')].join('\n')
+}
+
+/** Most are capacities. */
+const formatWeight = (weight: number): string =>
+  weight >= 1024 * 1024 ? formatSize(weight) : String(weight)
 
 export function clusterText(status: ClusterStatus, output: Output): string {
   const { peers, pools, resync } = status

@@ -1,3 +1,5 @@
+import { StoreError } from '../core/errors.ts'
+
 /** The command line was wrong, or asked for something that needs a yes: exit code 2. */
 export class UsageError extends Error {
   override readonly name = 'UsageError'
@@ -17,5 +19,15 @@ export class CommandError extends Error {
   constructor(code: string, message: string, options?: { cause?: unknown }) {
     super(message, options)
     this.code = code
+  }
+}
+
+/** What the configuration does not take is wrong usage. @throws UsageError */
+export function usageErrors<T>(make: () => T): T {
+  try {
+    return make()
+  } catch (error) {
+    if (error instanceof StoreError) throw new UsageError(error.message)
+    throw error
   }
 }

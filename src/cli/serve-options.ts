@@ -1,6 +1,7 @@
 import type { Command } from 'commander'
 import { environmentNameOf, optionInfo, optionKeys } from '../core/option-info.ts'
-import type { OptionKey } from '../core/options.ts'
+import type { Config, OptionKey } from '../core/options.ts'
+import { UsageError, usageErrors } from './errors.ts'
 
 /** Adds a flag for every option of the configuration, and --config. */
 export function addServeOptions(command: Command): Command {
@@ -52,3 +53,24 @@ export const configurationHelp = (): string =>
   `\nEvery option may also stand in the file given by --config or TORUS_CONFIG (data-dir: D),\n` +
   `or in the environment (${environmentNameOf('dataDir')}=D). A flag wins over the environment,\n` +
   `and that over the file. "torus config show" tells what holds and where it came from.`
+
+/** What tells where etcd is, for commands that need no peer. */
+export const etcdKeys: readonly OptionKey[] = [
+  'etcd',
+  'etcdPrefix',
+  'etcdCa',
+  'etcdCert',
+  'etcdKey',
+  'etcdUser',
+  'etcdPasswordFile'
+]
+
+/** The options of etcd, checked as `serve` checks them. @throws UsageError */
+export async function etcdConfig(options: object): Promise<Config> {
+  const { resolveConfig } = await import('../core/config.ts')
+  const { flags } = flagsOf(options as Record<string, unknown>)
+  if (flags.etcd === undefined) throw new UsageError('say which etcd: --etcd URL[,URL]')
+  // Nothing of the directory is used; the options that follow from it must not matter.
+  const given = { ...flags, dataDir: '.', adminSocket: 'off' }
+  return usageErrors(() => resolveConfig({ flags: given, env: {}, file: null }).config)
+}

@@ -64,9 +64,10 @@ export class Cluster {
       success: [
         { put: keys.cluster, value: encodeRecord('cluster', cluster) },
         { get: keys.cluster },
-        { get: keys.peer(self.peerId) }
+        { get: keys.peer(self.peerId) },
+        { get: keys.settings }
       ],
-      failure: [{ get: keys.cluster }, { get: keys.peer(self.peerId) }]
+      failure: [{ get: keys.cluster }, { get: keys.peer(self.peerId) }, { get: keys.settings }]
     })
     const known = decodeRecord('cluster', keys.cluster, entries[0]!.value)
     if (known.clusterId !== self.clusterId) {
@@ -74,7 +75,8 @@ export class Cluster {
       const theirs = `the metadata below ${keys.prefix}/ of ${known.clusterId}`
       throw new StoreError(ErrorCode.InvalidArgument, `${ours}, ${theirs}`)
     }
-    const follows = await registerPeer(store, keys, self, entries[1] ?? null, now)
+    const fresh = { addedAt: now, state: firstStateOf(entries[2] ?? null) }
+    const follows = await registerPeer(store, keys, self, entries[1] ?? null, fresh)
     return new Cluster(store, self, follows, { ...environment, keys })
   }
 
@@ -139,12 +141,19 @@ function foreignText(keys: Keys, found: string): string {
   )
 }
 
+/** Of a peer that registers for the first time, by the cluster's settings. */
+function firstStateOf(settings: Entry | null): 'pending' | 'active' {
+  if (settings === null) return 'active'
+  const { joinPolicy } = decodeRecord('settings', settings.key, settings.value)
+  return joinPolicy === 'approve' ? 'pending' : 'active'
+}
+
 async function registerPeer(
   store: MetadataStore,
   keys: Keys,
   self: SelfIdentity,
   entry: Entry | null,
-  now: string
+  fresh: Pick<PeerRecord, 'addedAt' | 'state'>
 ): Promise<boolean> {
   const key = keys.peer(self.peerId)
   const old = entry === null ? null : decodeRecord('peer', key, entry.value)
@@ -153,7 +162,7 @@ async function registerPeer(
     throw new StoreError(ErrorCode.Forbidden, `${text}: start with a new data directory`)
   }
   const record: PeerRecord = {
-    ...(old ?? { addedAt: now }),
+    ...(old ?? fresh),
     v: 1,
     peerId: self.peerId,
     bootCounter: Math.max(self.bootCounter, old?.bootCounter ?? 0),

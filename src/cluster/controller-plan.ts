@@ -10,7 +10,7 @@ import type { LeafRing } from '../placement/ring-description.ts'
 import { planTargets, type Targets } from '../placement/targets.ts'
 import type { KnownGroup } from './groups.ts'
 import { writeMinimumOf } from './pools.ts'
-import type { GroupMember, GroupRecord, PoolRecord } from './records.ts'
+import type { GroupMember, GroupRecord, PeerRecord, PoolRecord } from './records.ts'
 
 /** A peer as the plan sees it. */
 export interface PlannedPeer {
@@ -22,6 +22,14 @@ export interface PlannedPeer {
   readonly labels: Readonly<Record<string, string>>
   /** Down for so long that its copies are made elsewhere. */
   readonly isLost: boolean
+  /** Peer that takes its place in its groups, or null. */
+  readonly replacedBy: string | null
+}
+
+/** A peer in proportion to the data it should have. */
+export function weightOf({ state, weight, capacityBytes }: PeerRecord): number {
+  if (state === 'drained' || state === 'pending') return 0
+  return weight ?? capacityBytes
 }
 
 export interface GroupChange {
@@ -100,14 +108,18 @@ export function planPool(
 }
 
 /** Null when no peer of the pool has any weight. */
-function targetsOf(
+export function targetsOf(
   pool: PoolRecord,
   groups: ReadonlyMap<number, KnownGroup>,
   peers: readonly PlannedPeer[]
 ): Targets | null {
   const ring = ringOf(pool, peers)
   if (ring.peers.every(({ weight }) => weight === 0)) return null
-  const current = Array.from({ length: pool.groups }, (_, group) => stateOf(groups.get(group)))
+  const replacements = replacementsIn(peers)
+  const current = Array.from({ length: pool.groups }, (_, group) => {
+    const known = groups.get(group)
+    return withReplacements(stateOf(known), known?.record.members ?? [], replacements)
+  })
   try {
     return planTargets({ redundancy: parseRedundancy(pool.redundancy), ring }, current)
   } catch (thrown) {
@@ -147,6 +159,33 @@ function stateOf(known: KnownGroup | undefined): GroupState {
     taken.add(next)
     return { peer, slot: next, inSync: isInSync }
   })
+}
+
+/** Who takes whose place: old -> new. */
+const replacementsIn = (peers: readonly PlannedPeer[]): [string, string][] =>
+  peers.flatMap(({ peerId, replacedBy }) => (replacedBy === null ? [] : [[peerId, replacedBy]]))
+
+/**
+ * The state as if who replaces another had its copies already: members stay where they are, so
+ * the targets have the new peer in just these places. Where it is a member itself, the old one
+ * just goes.
+ */
+function withReplacements(
+  state: GroupState,
+  members: readonly string[],
+  replacements: readonly (readonly [string, string])[]
+): GroupState {
+  let replaced = state
+  for (const [from, to] of replacements) {
+    const old = replaced.find(({ peer }) => peer === from)
+    // A lost member is in no state any more; its slot in `members` is still its own.
+    const slot = old?.slot ?? members.indexOf(from)
+    if (slot < 0) continue
+    const others = replaced.filter(({ peer }) => peer !== from)
+    const isFree = others.every((each) => each.peer !== to && each.slot !== slot)
+    replaced = isFree ? [...others, { peer: to, slot, inSync: old?.inSync ?? false }] : others
+  }
+  return replaced
 }
 
 const slotsOf = (members: readonly string[], peer: string): number[] => {

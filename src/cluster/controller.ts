@@ -8,7 +8,13 @@ import { StoreError } from '../core/errors.ts'
 import type { Following } from '../metadata/follow.ts'
 import type { Compare } from '../metadata/store.ts'
 import type { Cluster } from './cluster.ts'
-import { type PlanLimits, type PlannedPeer, type PoolPlan, planPool } from './controller-plan.ts'
+import {
+  type PlanLimits,
+  type PlannedPeer,
+  type PoolPlan,
+  planPool,
+  weightOf
+} from './controller-plan.ts'
 import { GroupRecords, type KnownGroup } from './groups.ts'
 import type { Membership, PeerView } from './membership.ts'
 import type { Pools } from './pools.ts'
@@ -124,7 +130,8 @@ export class Controller {
 
   /** Is this process elected? */
   async #campaign(): Promise<boolean> {
-    const { cluster, session } = this.#options
+    const { cluster, session, membership } = this.#options
+    if (membership.peer(cluster.self.peerId)?.record.state === 'pending') return false
     const { keys, store, self, clock } = cluster
     const key = keys.controller
     const value = encodeRecord('controller', { v: 1, peer: self.peerId, bootId: self.bootId })
@@ -183,6 +190,7 @@ export class Controller {
     const away = views.filter(isAway).length
     const isLost = (view: PeerView): boolean => {
       if (!isAway(view) || this.#isInMaintenance(view)) return false
+      if ((view.record.replacedBy ?? null) !== null) return true
       const sinceMs = Math.max(view.changedMs, this.#watchingSinceMs)
       return now - sinceMs >= downAfterMs
     }
@@ -201,9 +209,10 @@ export class Controller {
     return views.map((view) => ({
       peerId: view.record.peerId,
       boot: view.alive?.bootId ?? null,
-      weight: weightOf(view),
+      weight: weightOf(view.record),
       labels: view.record.labels,
-      isLost: isLost(view)
+      isLost: isLost(view),
+      replacedBy: view.record.replacedBy ?? null
     }))
   }
 
@@ -228,11 +237,6 @@ export class Controller {
       })
     }
   }
-}
-
-const weightOf = ({ record }: PeerView): number => {
-  if (record.state === 'drained') return 0
-  return record.weight ?? record.capacityBytes
 }
 
 function ignoreStoreError(thrown: unknown): void {

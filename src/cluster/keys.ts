@@ -19,8 +19,8 @@
  *   deleted/<family>     DeletedRecord, positive record of the end   `volume delete`, each peer
  *
  * Values are JSON objects with the version `v` of their kind; an unknown version is refused.
- * The number of keys is O(peers + groups + volumes), never of chunks or blocks. Names are ASCII, so they
- * stand in keys as they are.
+ * The number of keys is O(peers + groups + volumes), never of chunks or blocks. Names are ASCII,
+ * so they stand in keys as they are.
  */
 const KEY_LAYOUT_VERSION = 'v1'
 const KEY_PREFIX_DEFAULT = '/torus'

@@ -3,11 +3,13 @@ import { membersOf, parseRedundancy } from '../placement/redundancy.ts'
 import { assertPlaceable } from '../placement/targets.ts'
 import type { Cluster } from './cluster.ts'
 import type { Controller } from './controller.ts'
-import { type PlannedPeer, ringOf } from './controller-plan.ts'
+import { type PlannedPeer, ringOf, weightOf } from './controller-plan.ts'
 import { GroupRecords, type KnownGroup } from './groups.ts'
 import type { Membership, PeerView } from './membership.ts'
 import { type NewPool, type PoolChange, type Pools, writeMinimumOf } from './pools.ts'
 import type { GroupRecord, PeerRecord, PoolRecord } from './records.ts'
+import { type RingView, ringViewOf } from './ring-view.ts'
+import { changeSettings, readSettings, type Settings, type SettingsChange } from './settings.ts'
 
 /** A peer and what its copies are worth. */
 export interface PeerSummary {
@@ -112,12 +114,67 @@ export class ClusterOperations {
       maintenanceMs === undefined || maintenanceMs === 0
         ? null
         : new Date(this.#cluster.clock.wallMs() + maintenanceMs).toISOString()
-    return this.#membership.change(peerId, (record) => ({
-      ...(labels === undefined ? {} : { labels: withLabels(record.labels, labels) }),
-      ...(weight === undefined ? {} : { weight }),
-      ...(drained === undefined ? {} : { state: drained ? 'drained' : 'active' }),
-      ...(maintenanceMs === undefined ? {} : { maintenanceUntil: until })
-    }))
+    this.#requireMembership()
+    return this.#membership.change(peerId, (record) => {
+      if (drained !== undefined) refusePending(record)
+      return {
+        ...(labels === undefined ? {} : { labels: withLabels(record.labels, labels) }),
+        ...(weight === undefined ? {} : { weight }),
+        ...(drained === undefined ? {} : { state: drained ? 'drained' : 'active' }),
+        ...(drained === false ? { replacedBy: null } : {}),
+        ...(maintenanceMs === undefined ? {} : { maintenanceUntil: until })
+      }
+    })
+  }
+
+  /** Lets a pending peer in; of any other it changes nothing. @throws StoreError NotFound */
+  addPeer(peerId: string): Promise<PeerRecord> {
+    this.#requireMembership()
+    return this.#membership.change(peerId, ({ state }) =>
+      state === 'pending' ? { state: 'active' } : {}
+    )
+  }
+
+  /**
+   * `newId` gets every copy that `oldId` has, or had if it is down; then the old one holds nothing
+   * and can be removed.
+   * @throws StoreError NotFound; InvalidArgument when the new one cannot hold data
+   */
+  async replacePeer(oldId: string, newId: string): Promise<PeerRecord> {
+    this.#requireMembership()
+    const replacing = this.#membership.peer(newId)
+    if (replacing === null || this.#membership.peer(oldId) === null) throw notFound(oldId, newId)
+    refusePending(replacing.record)
+    const why =
+      oldId === newId
+        ? 'it cannot replace itself'
+        : replacing.record.state === 'drained'
+          ? 'it is drained'
+          : replacing.alive === null
+            ? 'it is down'
+            : null
+    if (why !== null) throw new StoreError(ErrorCode.InvalidArgument, `peer ${newId}: ${why}`)
+    for (const { name, peers } of await this.pools.list()) {
+      if (peers?.includes(oldId) !== true) continue
+      const others = peers.filter((peer) => peer !== oldId && peer !== newId)
+      await this.pools.set(name, { peers: [...others, newId] })
+    }
+    return this.#membership.change(oldId, () => ({ state: 'drained', replacedBy: newId }))
+  }
+
+  settings(): Promise<Settings> {
+    return readSettings(this.#cluster)
+  }
+
+  async changeSettings(change: SettingsChange): Promise<Settings> {
+    this.#requireMembership()
+    return changeSettings(this.#cluster, change)
+  }
+
+  /** @throws StoreError NotFound */
+  async ring(name: string): Promise<RingView> {
+    const pool = await this.pools.get(name)
+    return ringViewOf(pool, await this.#records.readAll(pool.number), this.#plannedPeers())
   }
 
   /**
@@ -125,6 +182,7 @@ export class ClusterOperations {
    * @throws StoreError Busy while it is up, or when nobody else has what it has and not `force`
    */
   async removePeer(peerId: string, force: boolean): Promise<void> {
+    this.#requireMembership()
     const view = this.#membership.peer(peerId)
     if (view === null) throw new StoreError(ErrorCode.NotFound, `there is no peer ${peerId}`)
     const only: string[] = []
@@ -151,6 +209,7 @@ export class ClusterOperations {
 
   /** @throws StoreError InvalidArgument when the peers cannot satisfy it */
   async createPool(pool: NewPool): Promise<PoolRecord> {
+    this.#requireMembership()
     if (parseRedundancy(pool.redundancy).kind === 'erasure') {
       const text = `${pool.redundancy}: erasure-coded pools are not there yet, use replicated:N`
       throw new StoreError(ErrorCode.InvalidArgument, text)
@@ -167,6 +226,7 @@ export class ClusterOperations {
 
   /** @throws StoreError NotFound, InvalidArgument */
   async changePool(name: string, change: PoolChange): Promise<PoolRecord> {
+    this.#requireMembership()
     const pool = { ...(await this.pools.get(name)), ...change }
     const redundancy = parseRedundancy(pool.redundancy)
     assertPlaceable({ redundancy, ring: ringOf(pool, this.#plannedPeers()) })
@@ -194,10 +254,20 @@ export class ClusterOperations {
     return this.#membership.peers().map(({ record, alive }) => ({
       peerId: record.peerId,
       boot: alive?.bootId ?? null,
-      weight: record.state === 'drained' ? 0 : (record.weight ?? record.capacityBytes),
+      weight: weightOf(record),
       labels: record.labels,
-      isLost: false
+      isLost: false,
+      replacedBy: record.replacedBy ?? null
     }))
+  }
+
+  /** Who is not let in yet must not let itself in, nor change anything else. */
+  #requireMembership(): void {
+    const { peerId } = this.#cluster.self
+    if (this.#membership.peer(peerId)?.record.state !== 'pending') return
+    const text = `this peer (${peerId}) is not part of the cluster yet`
+    const advice = `let it in on another one with "torus peer add ${peerId.slice(0, 8)}"`
+    throw new StoreError(ErrorCode.Forbidden, `${text}: ${advice}`)
   }
 
   #survivesWithout(pool: PoolRecord, record: GroupRecord, peerId: string): boolean {
@@ -229,6 +299,15 @@ export class ClusterOperations {
     const groupsUsed = groups.size
     return { pool, writeMinimum, groupsUsed, degraded, belowMinimum, unavailable, syncing }
   }
+}
+
+const notFound = (...ids: readonly string[]): StoreError =>
+  new StoreError(ErrorCode.NotFound, `there is no peer ${ids.join(', or no peer ')}`)
+
+function refusePending({ state, peerId }: PeerRecord): void {
+  if (state !== 'pending') return
+  const text = `peer ${peerId} is not part of the cluster yet: let it in with "torus peer add"`
+  throw new StoreError(ErrorCode.InvalidArgument, text)
 }
 
 /** An empty value takes a label away. */

@@ -20,7 +20,12 @@ const clusterSchema = z.looseObject({ v: version, clusterId: id128, createdAt: t
 /** The metadata is being written as a whole; until it is done there is no cluster's record. */
 const incomingSchema = z.looseObject({ v: version, clusterId: id128 })
 
-const settingsSchema = z.looseObject({ v: version })
+const settingsSchema = z.looseObject({
+  v: version,
+  /** `approve`: who registers anew is `pending` until an operator adds it. */
+  joinPolicy: z.enum(['open', 'approve']).optional()
+})
+export type SettingsRecord = z.infer<typeof settingsSchema>
 
 const peerSchema = z.looseObject({
   v: version,
@@ -33,8 +38,13 @@ const peerSchema = z.looseObject({
   addedAt: time,
   /** Share of data in proportion to others; null follows the capacity. */
   weight: z.number().min(0).nullable().optional(),
-  /** `drained`: gets no data and gives away what it has. `removed`: never comes back as it is. */
-  state: z.enum(['active', 'drained', 'removed']).optional(),
+  /**
+   * `pending`: registered, but no operator let it in yet; it holds nothing. `drained`: gets no data
+   * and gives away what it has. `removed`: never comes back as it is.
+   */
+  state: z.enum(['pending', 'active', 'drained', 'removed']).optional(),
+  /** Who takes its place in its groups, while it is drained. */
+  replacedBy: id128.nullable().optional(),
   /** Until then its absence is no reason to make copies elsewhere. */
   maintenanceUntil: time.nullable().optional(),
   /** Set by a clean shutdown to the boot that ended. */

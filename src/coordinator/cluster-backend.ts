@@ -3,15 +3,19 @@ import type { ClusterBackend } from '../admin/cluster-routes.ts'
 import type {
   ClusterPeer,
   ClusterProblem,
+  ClusterSettings,
+  ClusterSettingsChange,
   ClusterStatus,
   PeerChange,
   Pool,
   PoolChange,
   PoolCreate,
-  Resync
+  Resync,
+  Ring
 } from '../admin/cluster-schemas.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { ClusterOperations, PeerSummary, PoolSummary } from '../cluster/operations.ts'
+import type { PeerRecord } from '../cluster/records.ts'
 import { clusterProblems } from './cluster-health.ts'
 import { healthOf } from './health.ts'
 
@@ -64,9 +68,26 @@ export class PeerClusterBackend implements ClusterBackend {
       ...(drained === undefined ? {} : { drained }),
       ...(maintenanceMs === undefined ? {} : { maintenanceMs })
     })
-    const summary = (await operations.peers()).find(({ view }) => view.record.peerId === peerId)
-    if (summary === undefined) throw new StoreError(ErrorCode.NotFound, `peer ${id} is gone`)
-    return peerOf({ ...summary, view: { ...summary.view, record } })
+    return this.#peerAs(record)
+  }
+
+  async addPeer(id: string): Promise<ClusterPeer> {
+    const { operations } = this.#parts
+    return this.#peerAs(await operations.addPeer(operations.find(id).record.peerId))
+  }
+
+  async replacePeer(id: string, by: string): Promise<ClusterPeer> {
+    const { operations } = this.#parts
+    const [old, replacing] = [operations.find(id).record, operations.find(by).record]
+    return this.#peerAs(await operations.replacePeer(old.peerId, replacing.peerId))
+  }
+
+  settings(): Promise<ClusterSettings> {
+    return this.#parts.operations.settings()
+  }
+
+  changeSettings(change: ClusterSettingsChange): Promise<ClusterSettings> {
+    return this.#parts.operations.changeSettings(withoutUndefined(change))
   }
 
   async removePeer(id: string, force: boolean): Promise<void> {
@@ -99,6 +120,22 @@ export class PeerClusterBackend implements ClusterBackend {
     return this.pool(name)
   }
 
+  async ring(name: string): Promise<Ring> {
+    const { pool, peers, shortage } = await this.#parts.operations.ring(name)
+    const { redundancy, failureDomain, groups, seed } = pool
+    const fixed = { pool: name, kind: pool.ring, redundancy, failureDomain, groups, seed }
+    return { ...fixed, peers: [...peers], shortage }
+  }
+
+  /** With a record that was just written: what is followed may not have it yet. */
+  async #peerAs(record: PeerRecord): Promise<ClusterPeer> {
+    const { peerId } = record
+    const peers = await this.#parts.operations.peers()
+    const summary = peers.find(({ view }) => view.record.peerId === peerId)
+    if (summary === undefined) throw new StoreError(ErrorCode.NotFound, `peer ${peerId} is gone`)
+    return peerOf({ ...summary, view: { ...summary.view, record } })
+  }
+
   #refuseAlone(what: string): void {
     if (!this.#parts.isAlone) return
     const text = `${what}: this peer has embedded metadata and is alone`
@@ -120,7 +157,8 @@ function peerOf({ view, inSync, syncing }: PeerSummary): ClusterPeer {
   return {
     peerId: record.peerId,
     up: alive !== null,
-    state: record.state === 'drained' ? 'drained' : 'active',
+    state: stateOf(record),
+    replacedBy: record.replacedBy ?? null,
     bootId: record.bootId,
     address: alive?.peerAddress ?? null,
     adminAddresses: alive?.adminAddresses ?? [],
@@ -135,6 +173,9 @@ function peerOf({ view, inSync, syncing }: PeerSummary): ClusterPeer {
     addedAt: record.addedAt
   }
 }
+
+const stateOf = ({ state }: PeerRecord): ClusterPeer['state'] =>
+  state === 'drained' || state === 'pending' ? state : 'active'
 
 const poolOf = ({ pool, ...summary }: PoolSummary): Pool => ({
   name: pool.name,

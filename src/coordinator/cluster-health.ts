@@ -68,7 +68,12 @@ function poolProblems(summary: PoolSummary, { peers, plans }: ClusterFacts): Clu
 
 function peerProblems({ view, inSync }: PeerSummary): ClusterProblem[] {
   const { record, alive } = view
-  const name = `peer ${record.peerId.slice(0, 8)}`
+  const id = record.peerId.slice(0, 8)
+  const name = `peer ${id}`
+  if (record.state === 'pending') {
+    const advice = `let it in with "torus peer add ${id}", or remove it`
+    return [problem('warning', 'pendingPeer', `${name} waits to be let in: ${advice}`)]
+  }
   if (alive === null) {
     if (inSync === 0 && record.state === 'drained') return []
     const advice = 'start it, or remove it with "torus peer remove" if it is gone for good'

@@ -1,4 +1,7 @@
 import { deepEqual, equal, match } from 'node:assert/strict'
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { suite } from 'uvu'
 import { type AdminFixture, startFixture } from '../helpers/admin.ts'
 import { type Cli, cliFor } from '../helpers/cli.ts'
@@ -38,6 +41,61 @@ test('peers are listed, shown, labelled, drained and removed', async ({ torus, f
   match(up.stderr, /is up: drain it first/)
   equal((await torus(['peer', 'remove', 'bb', '--yes'])).stdout, 'removed peer bbbbbbbb\n')
   equal(fixture.backend.cluster.peerList.length, 1)
+})
+
+test('a pending peer is let in, and a peer replaced', async ({ torus, fixture }) => {
+  const { peerList } = fixture.backend.cluster
+  peerList[1] = { ...peerList[1]!, state: 'pending' }
+  match((await torus(['peer', 'list'])).stdout, /bbbbbbbb +down, pending/)
+  const added = await torus(['peer', 'add', 'bb'])
+  equal(added.stdout, 'peer bbbbbbbb is part of the cluster\n', added.stderr)
+  const replaced = await torus(['peer', 'replace', 'aa', 'bb'])
+  match(replaced.stdout, /^peer bbbbbbbb takes the place of peer aaaaaaaa/, replaced.stderr)
+  match((await torus(['peer', 'list'])).stdout, /aaaaaaaa +up, replaced/)
+  match((await torus(['peer', 'show', 'aa'])).stdout, /replaced +by bbbbbbbb/)
+  equal((await torus(['peer', 'replace', 'aa', 'ff'])).code, 1)
+})
+
+test('settings of the cluster are shown and changed', async ({ torus }) => {
+  equal((await torus(['cluster', 'settings'])).stdout, 'join-policy  open\n')
+  const set = await torus(['cluster', 'settings', 'join-policy=approve'])
+  equal(set.stdout, 'join-policy  approve\n', set.stderr)
+  const value = await torus(['cluster', 'settings', 'join-policy=maybe'])
+  deepEqual([value.code, /joinPolicy/.test(value.stderr)], [2, true], value.stderr)
+  const key = await torus(['cluster', 'settings', 'colour=red'])
+  deepEqual([key.code, /colour/.test(key.stderr)], [2, true], key.stderr)
+  equal((await torus(['cluster', 'settings', 'join-policy'])).code, 2)
+  equal((await torus(['cluster', 'settings'])).stdout, 'join-policy  approve\n')
+})
+
+test('rings are shown and set', async ({ torus, fixture }) => {
+  const shown = await torus(['ring', 'show'])
+  match(shown.stdout, /kind +ketama/, shown.stderr)
+  match(shown.stdout, /bbbbbbbb +1 +50\.0 % +256 +192/)
+  const set = await torus(['ring', 'set', '--type', 'single', '--peers', 'bb'])
+  match(set.stdout, /kind +single/, set.stderr)
+  deepEqual(fixture.backend.cluster.poolList[0]?.peers, ['b'.repeat(32)])
+  await torus(['ring', 'set', '--peers', 'all'])
+  equal(fixture.backend.cluster.poolList[0]?.peers, null)
+  const kind = await torus(['ring', 'set', '--type', 'empty'])
+  deepEqual([kind.code, /ketama, rendezvous, mod, single/.test(kind.stderr)], [2, true])
+  equal((await torus(['ring', 'set'])).code, 2)
+  equal((await torus(['ring', 'show', '--pool', 'q'])).code, 1)
+})
+
+test('init needs an etcd, and leaves no secret behind when it fails', async ({ torus }) => {
+  const folder = mkdtempSync(join(tmpdir(), 'torus-init-'))
+  try {
+    const secret = join(folder, 'secret')
+    const none = await torus(['cluster', 'init', '--cluster-secret-file', secret])
+    deepEqual([none.code, /say which etcd: --etcd URL/.test(none.stderr)], [2, true], none.stderr)
+    const flags = ['--etcd', 'http://127.0.0.1:1', '--cluster-secret-file', secret]
+    const away = await torus(['cluster', 'init', ...flags])
+    deepEqual([away.code, /127\.0\.0\.1:1/.test(away.stderr)], [1, true], away.stderr)
+    equal(existsSync(secret), false)
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
 })
 
 test('wrong usage of peer commands is named', async ({ torus }) => {

@@ -37,6 +37,7 @@ const peer = (name: string, more: Partial<PlannedPeer> = {}): PlannedPeer => ({
   weight: 1,
   labels: {},
   isLost: false,
+  replacedBy: null,
   ...more
 })
 
@@ -117,6 +118,22 @@ test('more copies, fewer copies, and a drained peer', () => {
     peer('c')
   ])
   ok(holdersOf(groups).every(([holder]) => holder !== 'a'))
+})
+
+test('who replaces another gets its place in every group, up or down', () => {
+  const pairs = ['ab', 'bc', 'ac', 'cd', 'ad', 'bd', 'ab', 'cd']
+  const away = { boot: null, isLost: true }
+  for (const old of [{}, away]) {
+    const groups = new Map(
+      pairs.map((pair, group) => [group, groupsOf([...pair], 1).get(0)!] as const)
+    )
+    const replaced = peer('a', { ...old, weight: 0, replacedBy: id('e') })
+    settle(POOL, groups, [replaced, ...['b', 'c', 'd', 'e'].map((name) => peer(name))])
+    deepStrictEqual(
+      holdersOf(groups).map((holders) => holders.join('')),
+      ['be', 'bc', 'ce', 'cd', 'de', 'bd', 'be', 'cd']
+    )
+  }
 })
 
 interface Life {

@@ -2,6 +2,7 @@ import { deepStrictEqual, ok, rejects, strictEqual } from 'node:assert'
 import { test } from 'uvu'
 import { Cluster, type SelfIdentity } from '../../src/cluster/cluster.ts'
 import { type AliveInfo, Membership } from '../../src/cluster/membership.ts'
+import { changeSettings } from '../../src/cluster/settings.ts'
 import { Session } from '../../src/cluster/session.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { EmbeddedStore } from '../../src/metadata/embedded-store.ts'
@@ -90,6 +91,26 @@ test('a record of nobody cannot be changed', async () => {
     (thrown: unknown) => thrown instanceof StoreError && thrown.code === ErrorCode.NotFound
   )
   membership.close()
+  await store.close()
+})
+
+test('where joining needs approval a new peer is pending, and known ones are not', async () => {
+  const clock = new ManualClock()
+  const random = new SeededRandom(1)
+  const store = await EmbeddedStore.open(new MemoryTables(), { clock, random })
+  const open = (name: string, boot: number) =>
+    Cluster.open(store, identity(name, boot), { clock, random })
+  const first = await open('a', 1)
+  await changeSettings(first, { joinPolicy: 'approve' })
+  await open('b', 1)
+  await open('b', 2)
+  await open('a', 2)
+  const states = async (): Promise<unknown[]> => (await first.peers()).map(({ state }) => state)
+  deepStrictEqual(await states(), ['active', 'pending'])
+  deepStrictEqual(await changeSettings(first, {}), { joinPolicy: 'approve' })
+  deepStrictEqual(await changeSettings(first, { joinPolicy: 'open' }), { joinPolicy: 'open' })
+  await open('c', 1)
+  deepStrictEqual(await states(), ['active', 'pending', 'active'])
   await store.close()
 })
 

@@ -147,7 +147,7 @@ testNeeding(needs, 'etcd, embedded metadata and other clusters are not mixed up'
     try {
       await one.stop()
       match(await refusal(one, flags), /torus metadata migrate --to etcd/)
-      match(await refusal(three, flags), /this data directory is of cluster .*metadata below/)
+      match(await refusal(three, flags), /there is a cluster .* already: add --join/)
       const raw = etcd.client()
       const before = await raw.getAll().prefix('/').keys()
       await raw.put('/foreign/thing').value('1')

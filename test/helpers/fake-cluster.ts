@@ -2,11 +2,14 @@
 import type { ClusterBackend } from '../../src/admin/cluster-routes.ts'
 import type {
   ClusterPeer,
+  ClusterSettings,
+  ClusterSettingsChange,
   ClusterStatus,
   PeerChange,
   Pool,
   PoolChange,
-  PoolCreate
+  PoolCreate,
+  Ring
 } from '../../src/admin/cluster-schemas.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 
@@ -17,6 +20,7 @@ const peerOf = (id: string, up: boolean): ClusterPeer => ({
   peerId: id.repeat(32),
   up,
   state: 'active',
+  replacedBy: null,
   bootId: 'e'.repeat(32),
   address: up ? '127.0.0.1:40001' : null,
   adminAddresses: [],
@@ -51,6 +55,8 @@ const poolOf = (name: string, redundancy: string): Pool => ({
 export class FakeCluster implements ClusterBackend {
   readonly peerList: ClusterPeer[] = [peerOf('a', true), peerOf('b', false)]
   readonly poolList: Pool[] = [poolOf('default', 'replicated:2')]
+
+  joinPolicy: ClusterSettings['joinPolicy'] = 'open'
 
   async clusterStatus(): Promise<ClusterStatus> {
     return {
@@ -91,6 +97,41 @@ export class FakeCluster implements ClusterBackend {
     this.peerList.splice(at, 1)
   }
 
+  async addPeer(id: string): Promise<ClusterPeer> {
+    const at = this.#find(id)
+    this.peerList[at] = { ...this.peerList[at]!, state: 'active' }
+    return this.peerList[at]
+  }
+
+  async replacePeer(id: string, by: string): Promise<ClusterPeer> {
+    const at = this.#find(id)
+    const replacedBy = this.peerList[this.#find(by)]!.peerId
+    this.peerList[at] = { ...this.peerList[at]!, state: 'drained', replacedBy }
+    return this.peerList[at]
+  }
+
+  async settings(): Promise<ClusterSettings> {
+    return { joinPolicy: this.joinPolicy }
+  }
+
+  async changeSettings({ joinPolicy }: ClusterSettingsChange): Promise<ClusterSettings> {
+    this.joinPolicy = joinPolicy ?? this.joinPolicy
+    return this.settings()
+  }
+
+  async ring(name: string): Promise<Ring> {
+    const { redundancy, failureDomain, groups, ring } = await this.pool(name)
+    const peers = this.peerList.map(({ peerId }, at) => ({
+      peerId,
+      weight: 1,
+      share: 0.5,
+      target: 256,
+      members: at === 0 ? 256 : 192
+    }))
+    const fixed = { pool: name, kind: ring, redundancy, failureDomain, groups, seed: 1 }
+    return { ...fixed, peers, shortage: null }
+  }
+
   async pools(): Promise<readonly Pool[]> {
     return this.poolList
   }
@@ -107,9 +148,11 @@ export class FakeCluster implements ClusterBackend {
     return pool
   }
 
-  async changePool(name: string, { redundancy }: PoolChange): Promise<Pool> {
+  async changePool(name: string, change: PoolChange): Promise<Pool> {
     const pool = await this.pool(name)
-    const changed = { ...pool, redundancy: redundancy ?? pool.redundancy }
+    const redundancy = change.redundancy ?? pool.redundancy
+    const peers = change.peers === undefined ? pool.peers : change.peers
+    const changed = { ...pool, redundancy, peers, ring: change.ring ?? pool.ring }
     this.poolList[this.poolList.indexOf(pool)] = changed
     return changed
   }

@@ -1,14 +1,25 @@
+import { rmSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Command } from 'commander'
+import type { ClusterSettings } from '../api-client.ts'
 import { clusterText } from '../cluster-text.ts'
-import { action, withExamples } from '../context.ts'
+import { action, type Context, withExamples } from '../context.ts'
+import { UsageError } from '../errors.ts'
+import type { Output } from '../output.ts'
+import { addOptions, etcdConfig, etcdKeys } from '../serve-options.ts'
 
 const WATCH_MS = 1000
 
 export function addClusterCommands(program: Command): void {
   const cluster = program.command('cluster').description('all peers together')
   withExamples(cluster, 'torus cluster status', 'torus cluster status --watch')
-  const status = cluster
+  addStatus(cluster)
+  addInit(cluster)
+  addSettings(cluster)
+}
+
+function addStatus(parent: Command): void {
+  const status = parent
     .command('status')
     .description('health in words and what to do about it, pools, peers, running resyncs')
     .option('--watch', 'show it again every second until Ctrl-C')
@@ -25,3 +36,78 @@ export function addClusterCommands(program: Command): void {
     )
   withExamples(status, 'torus cluster status', 'torus cluster status --json | jq .problems')
 }
+
+function addInit(parent: Command): void {
+  const init = parent
+    .command('init')
+    .description('make a new cluster in etcd; its peers start with --join')
+    .option('--cluster-secret-file <FILE>', 'write a new secret there, which every peer needs')
+    .action(action<[], object>((context, _, options) => runInit(context, options)))
+  addOptions(init, etcdKeys)
+  withExamples(
+    init,
+    'torus cluster init --etcd http://127.0.0.1:2379 --cluster-secret-file secret',
+    'torus serve --data-dir D1 --etcd http://127.0.0.1:2379 --cluster-secret-file secret --join'
+  )
+}
+
+async function runInit({ output }: Context, options: object): Promise<void> {
+  const config = await etcdConfig(options)
+  const { initCluster, writeSecret } = await import('../../coordinator/join.ts')
+  const secretFile = config.clusterSecretFile
+  // First, because it can be taken back.
+  if (secretFile !== null) writeSecret(secretFile)
+  let clusterId: string
+  try {
+    clusterId = await initCluster(config)
+  } catch (thrown) {
+    if (secretFile !== null) rmSync(secretFile, { force: true })
+    throw thrown
+  }
+  const prefix = config.etcdPrefix === '/torus' ? '' : ` --etcd-prefix ${config.etcdPrefix}`
+  const secret = secretFile === null ? '' : ` --cluster-secret-file ${secretFile}`
+  const next = `torus serve --data-dir DIR --etcd ${config.etcd.join(',')}${prefix}${secret} --join`
+  output.result({ clusterId, secretFile }, () =>
+    [
+      `made cluster ${clusterId} below ${config.etcdPrefix}/`,
+      secretFile === null
+        ? 'peers prove themselves by certificates: no secret was written'
+        : `peers prove themselves by ${secretFile}: copy it to each, and to nobody else`,
+      '',
+      'Each peer:',
+      `  ${next}`
+    ].join('\n')
+  )
+}
+
+function addSettings(parent: Command): void {
+  const settings = parent
+    .command('settings')
+    .description('what holds for all peers: join-policy=open|approve')
+    .argument('[settings...]', 'KEY=VALUE to change; without any they are shown')
+    .action(
+      action<[string[]], object>(async ({ api, output }, [words]) => {
+        const now =
+          words.length === 0
+            ? await api.clusterSettings()
+            : await api.changeClusterSettings(changeOf(words))
+        output.result(now, () => settingsText(now, output))
+      })
+    )
+  withExamples(settings, 'torus cluster settings', 'torus cluster settings join-policy=approve')
+}
+
+/** Names as on the command line, `join-policy`; the peer that answers knows which there are. */
+function changeOf(words: readonly string[]): Record<string, string> {
+  const change: Record<string, string> = {}
+  for (const word of words) {
+    const match = /^([a-z-]+)=(.+)$/.exec(word)
+    if (match === null) throw new UsageError(`"${word}" is not KEY=VALUE`)
+    const key = match[1]!.replaceAll(/-(\w)/g, (_, letter: string) => letter.toUpperCase())
+    change[key] = match[2]!
+  }
+  return change
+}
+
+const settingsText = (settings: ClusterSettings, output: Output): string =>
+  output.facts([['join-policy', settings.joinPolicy]])

@@ -3,10 +3,9 @@ import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { Command } from 'commander'
 import type { Moved } from '../../coordinator/metadata-moves.ts'
-import type { Config, OptionKey } from '../../core/options.ts'
 import { action, type Context, withExamples } from '../context.ts'
 import { CommandError, UsageError } from '../errors.ts'
-import { addOptions, flagsOf } from '../serve-options.ts'
+import { addOptions, etcdConfig, etcdKeys } from '../serve-options.ts'
 
 interface RestoreOptions {
   readonly dataDir?: string
@@ -18,16 +17,6 @@ interface MigrateOptions {
   readonly to: string
   readonly dataDir: string
 }
-
-const etcdKeys: readonly OptionKey[] = [
-  'etcd',
-  'etcdPrefix',
-  'etcdCa',
-  'etcdCert',
-  'etcdKey',
-  'etcdUser',
-  'etcdPasswordFile'
-]
 
 export function addMetadataCommands(program: Command): void {
   const metadata = program
@@ -145,16 +134,6 @@ async function withProgress<T>(
 ): Promise<T> {
   const bar = output.progress(label, String)
   return work((done, total) => bar.update(done, total)).finally(() => bar.stop())
-}
-
-/** The options of etcd, checked as `serve` checks them. */
-async function etcdConfig(options: object): Promise<Config> {
-  const { resolveConfig } = await import('../../core/config.ts')
-  const { flags } = flagsOf(options as Record<string, unknown>)
-  if (flags.etcd === undefined) throw new UsageError('say which etcd: --etcd URL[,URL]')
-  // Nothing of the directory is used; the options that follow from it must not matter.
-  const given = { ...flags, dataDir: '.', adminSocket: 'off' }
-  return resolveConfig({ flags: given, env: {}, file: null }).config
 }
 
 function existing(dataDir: string): string {

@@ -2,7 +2,7 @@ import { type Command, InvalidArgumentError } from 'commander'
 import { formatDuration, formatSize } from '../../core/units.ts'
 import type { ClusterPeer } from '../api-client.ts'
 import { countArgument, durationArgument, sizeArgument } from '../arguments.ts'
-import { clusterPeerText, peerRow, peerTableHead } from '../cluster-text.ts'
+import { clusterPeerText, onlyOne, peerRow, peerTableHead } from '../cluster-text.ts'
 import { action, withExamples } from '../context.ts'
 import { UsageError } from '../errors.ts'
 import { peerText } from '../status-text.ts'
@@ -13,7 +13,9 @@ export function addPeerCommands(program: Command): void {
   addList(peer)
   addShow(peer)
   addSet(peer)
+  addAdd(peer)
   addDrain(peer)
+  addReplace(peer)
   addMaintenance(peer)
   addRemove(peer)
 }
@@ -81,7 +83,7 @@ function addSet(parent: Command): void {
 
 type Labels = Record<string, string>
 
-export function labelArgument(text: string, previous: Labels): Labels {
+function labelArgument(text: string, previous: Labels): Labels {
   const match = /^([^=]+)=(.*)$/.exec(text)
   if (match === null) throw new InvalidArgumentError(`"${text}" is not KEY=VALUE`)
   return { ...previous, [match[1]!]: match[2]! }
@@ -116,6 +118,40 @@ function addDrain(parent: Command): void {
 }
 
 const shortId = ({ peerId }: ClusterPeer): string => `peer ${peerId.slice(0, 8)}`
+
+function addAdd(parent: Command): void {
+  const command = parent
+    .command('add')
+    .description('let a pending peer in (torus cluster settings join-policy=approve)')
+    .argument('<peer>', 'its id, or the beginning of it')
+    .action(
+      action<[string], object>(async ({ api, output }, [id]) => {
+        const peer = await api.addPeer(id)
+        output.result(peer, () => `${shortId(peer)} is part of the cluster`)
+      })
+    )
+  withExamples(command, 'torus peer add 3f9a')
+}
+
+function addReplace(parent: Command): void {
+  const command = parent
+    .command('replace')
+    .description('a new peer takes over all copies of another, which may be down for good')
+    .argument('<old>', 'id of the one that goes, or the beginning of it')
+    .argument('<new>', 'id of the one that takes its place')
+    .action(
+      action<[string, string], object>(async ({ api, output }, [old, by]) => {
+        const peer = await api.replacePeer(old, by)
+        output.result(
+          peer,
+          () =>
+            `peer ${peer.replacedBy?.slice(0, 8)} takes the place of ${shortId(peer)}: when that ` +
+            `has no groups left ("torus peer list"), "torus peer remove ${peer.peerId.slice(0, 8)}"`
+        )
+      })
+    )
+  withExamples(command, 'torus peer replace 3f9a 77c0')
+}
 
 function addMaintenance(parent: Command): void {
   const command = parent
@@ -157,11 +193,4 @@ function addRemove(parent: Command): void {
       )
     )
   withExamples(command, 'torus peer remove 3f9a', 'torus peer remove 3f9a --force --yes')
-}
-
-function onlyOne(peers: readonly ClusterPeer[], id: string): ClusterPeer {
-  const found = peers.filter(({ peerId }) => peerId.startsWith(id))
-  if (found.length === 1) return found[0]!
-  const why = found.length === 0 ? 'no peer' : `${found.length} peers`
-  throw new UsageError(`${why} with an id that begins with "${id}": see "torus peer list"`)
 }

@@ -1,4 +1,4 @@
-/** What can be said about rings without a server: `ring simulate`. */
+/** Rings: of pools, and what can be said about them without a server. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { RING_PEERS_MAX } from '../../core/limits.ts'
 import { formatDuration, formatSize } from '../../core/units.ts'
@@ -25,7 +25,9 @@ import {
   movementBetween
 } from '../../placement/simulation.ts'
 import { planTargets, type Targets } from '../../placement/targets.ts'
+import type { ApiClient } from '../api-client.ts'
 import { countArgument, countBetween, reader } from '../arguments.ts'
+import { onlyOne, ringText } from '../cluster-text.ts'
 import { action, type Context, withExamples } from '../context.ts'
 import { UsageError } from '../errors.ts'
 import type { Output } from '../output.ts'
@@ -54,7 +56,69 @@ const atLeastOne = countBetween(1, RING_PEERS_MAX)
 
 export function addRingCommands(program: Command): void {
   const ring = program.command('ring').description('rings: which peers hold which data')
-  withExamples(ring, 'torus ring simulate --peers 100 --add 1')
+  withExamples(ring, 'torus ring show', 'torus ring simulate --peers 100 --add 1')
+  addShow(ring)
+  addSet(ring)
+  addSimulate(ring)
+}
+
+const poolOption = (command: Command): Command =>
+  command.option('--pool <POOL>', 'whose ring', 'default')
+
+function addShow(parent: Command): void {
+  const command = poolOption(
+    parent.command('show').description('who should have how much of a pool, and who has')
+  ).action(
+    action<[], { pool: string }>(async ({ api, output }, _, { pool }) => {
+      const ring = await api.ring(pool)
+      output.result(ring, () => ringText(ring, output))
+    })
+  )
+  withExamples(command, 'torus ring show', 'torus ring show --pool p --json')
+}
+
+interface SetOptions {
+  readonly pool: string
+  readonly type?: string
+  readonly peers?: readonly string[]
+}
+
+function addSet(parent: Command): void {
+  const kinds = ringKinds().filter((kind) => kind !== 'empty')
+  const command = poolOption(
+    parent.command('set').description('change a ring in use; data moves in the background')
+  )
+    .addOption(new Option('--type <KIND>', 'of ring').choices(kinds))
+    .option('--peers <IDS>', 'who is in it, with commas between; or all', peersArgument)
+    .action(
+      action<[], SetOptions>(async ({ api, output }, _, { pool, type, peers }) => {
+        const change = {
+          ...(type === undefined ? {} : { ring: type }),
+          ...(peers === undefined ? {} : { peers: await idsOf(api, peers) })
+        }
+        if (Object.keys(change).length === 0) throw new UsageError('nothing to set was given')
+        await api.changePool(pool, change)
+        const ring = await api.ring(pool)
+        output.result(ring, () => ringText(ring, output))
+      })
+    )
+  withExamples(
+    command,
+    'torus ring set --type rendezvous',
+    'torus ring set --pool p --type single --peers 3f9a'
+  )
+}
+
+const peersArgument = (text: string): string[] => text.split(',').filter((id) => id !== '')
+
+/** Whole ids of those that begin so; null for all. */
+async function idsOf(api: ApiClient, names: readonly string[]): Promise<string[] | null> {
+  if (names.length === 1 && names[0] === 'all') return null
+  const peers = await api.peers()
+  return names.map((name) => onlyOne(peers, name).peerId)
+}
+
+function addSimulate(ring: Command): void {
   const kinds = ringKinds().filter((kind) => !NOT_SIMULATED.includes(kind))
   const simulate = ring
     .command('simulate')

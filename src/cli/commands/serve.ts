@@ -1,11 +1,10 @@
 import type { Command } from 'commander'
 import type { RunningPeer } from '../../coordinator.ts'
-import { StoreError } from '../../core/errors.ts'
 import type { LogOutput } from '../../core/log.ts'
 import type { Config } from '../../core/options.ts'
 import { DEFAULT_ADMIN } from '../api-client.ts'
 import { action, type Context, withExamples } from '../context.ts'
-import { UsageError } from '../errors.ts'
+import { usageErrors } from '../errors.ts'
 import { parseNbdAddress, volumeUri } from '../nbd-address.ts'
 import { programName } from '../programs.ts'
 import { addServeOptions, configurationHelp, flagsOf } from '../serve-options.ts'
@@ -82,15 +81,6 @@ async function reload(peer: RunningPeer, { log }: LogOutput): Promise<void> {
     log.info('certificates were read again')
   } catch (error) {
     log.error({ err: error }, 'certificates were not read again; the old ones stay in use')
-  }
-}
-
-function usageErrors<T>(make: () => T): T {
-  try {
-    return make()
-  } catch (error) {
-    if (error instanceof StoreError) throw new UsageError(error.message)
-    throw error
   }
 }
 
