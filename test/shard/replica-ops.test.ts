@@ -123,8 +123,12 @@ function voidOp(rig: ShardRig, chunk: number, first: number, last: Version, floo
 }
 
 const NOTHING: Version = { writerEpoch: 0, sequence: 0 }
+/** Until there is nothing to do for a while: work that waits for a sync goes on after one. */
 const workThrough = (rig: ShardRig): void => {
-  for (let i = 0; i < 200 && rig.shard.background(0); i++) rig.flush()
+  for (let i = 0, idle = 0; i < 400 && idle < 8; i++) {
+    idle = rig.shard.background(1) ? 0 : idle + 1
+    rig.flush()
+  }
 }
 
 test('a barrier is answered', () => {
