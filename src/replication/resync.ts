@@ -178,6 +178,7 @@ export class Resyncer {
   }
 
   async #work(): Promise<void> {
+    await Promise.resolve() // groups that are wanted in one go share their sums
     for (;;) {
       const batch = this.#takeBatch()
       if (batch.length === 0 || this.#closed) return

@@ -24,7 +24,7 @@ class MemoryFences implements FenceStore {
     return Promise.resolve(this.saved)
   }
   async save(entries: readonly FenceEntry[]): Promise<void> {
-    await new Promise((resolve) => setImmediate(resolve))
+    await Promise.resolve()
     this.saved = entries
     this.saves++
   }

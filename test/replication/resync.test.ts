@@ -1,6 +1,7 @@
 /** A member comes back, or a new one comes, and is made what the members in sync are. */
 import { deepStrictEqual, ok, strictEqual } from 'node:assert/strict'
 import { suite } from 'uvu'
+import { ErrorCode } from '../../src/core/errors.ts'
 import { groupOfChunk } from '../../src/placement/hash.ts'
 import { OpKind } from '../../src/replication/block-store.ts'
 import type { MemberPeer } from '../helpers/member-peer.ts'
@@ -128,6 +129,26 @@ test('a new member gets the holes too, lest an old copy shows what they hide', a
   await cluster.resync(u)
   ok(cluster.isInSync(u))
   deepStrictEqual(await cluster.values(u, 0, 0, 2), [0, 0])
+})
+
+test('what was sent before the target was listed is refused once sums are compared', async () => {
+  const cluster = await MemberCluster.create(2)
+  const [s, t] = cluster.peers as [MemberPeer, MemberPeer]
+  await cluster.change(Write, at(0, 0, 8), 10)
+  cluster.kill(t)
+  const group = groupOfChunk(0, 1, 0, 4)
+  const groupEpoch = cluster.records[group]!.record.epoch
+  await cluster.start(t)
+  const late: Promise<number>[] = []
+  cluster.cut = (what) => {
+    if (what !== 'groupSums') return false
+    const old = { pool: 1, group, groupEpoch, fenceEpoch: 1, writerEpoch: 1, sequence: 5000 }
+    late.push(s.run(Write, old, 99).then(({ error }) => error))
+    return false
+  }
+  await cluster.resync(t)
+  deepStrictEqual(await Promise.all(late), [ErrorCode.StaleGroup])
+  await sameHeld(cluster, s, t)
 })
 
 test('deletions are applied before anything is compared', async () => {

@@ -175,6 +175,29 @@ test('sums are equal where blocks have the same versions, however these came', (
   assert.equal(groupSums(one, 1), groupSums(other, 1))
 })
 
+test('sums follow a block that is overwritten where it stands in a crowded chunk', () => {
+  const rig = makeRig()
+  for (let block = 0; block < 400; block += 2) rig.write(1, block, 1, block)
+  for (let block = 0; block < 20; block += 2) {
+    const before = groupSums(rig, 1)
+    assert.equal(groupSums(rig, 1), before)
+    rig.write(1, block, 1, 1000 + block)
+    assert.not.equal(groupSums(rig, 1), before)
+  }
+})
+
+test('a hole that was asked to stay is there after a restart', () => {
+  const rig = makeRig()
+  const op = rig.op(OpKind.Trim, 1, 100, 4)
+  op.flags = OpFlag.KeepHole
+  assert.is(rig.run(op), 0)
+  const held = versions(rig, 1, 98, 8)
+  assert.ok(held[2]!.startsWith('h'))
+  rig.flush()
+  rig.reopen()
+  assert.equal(versions(rig, 1, 98, 8), held)
+})
+
 test('a hole counts only where holes are asked for', () => {
   const rig = makeRig()
   rig.write(1, 0, 4, 5)
