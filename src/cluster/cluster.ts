@@ -1,4 +1,4 @@
-import type { Clock, Random } from '../core/clock.ts'
+import { type Clock, type Random, systemTimers, type Timers } from '../core/clock.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { METADATA_RANGE_KEYS_MAX, TRANSACTION_ATTEMPTS_MAX } from '../core/limits.ts'
 import type { Entry, MetadataStore } from '../metadata/store.ts'
@@ -25,6 +25,7 @@ export class Cluster {
   readonly self: SelfIdentity
   readonly clock: Clock
   readonly random: Random
+  readonly timers: Timers
   /**
    * Did the boot counter in the metadata precede ours? If not, this disk is a copy or an older
    * state of the one that registered, or the metadata is.
@@ -43,6 +44,7 @@ export class Cluster {
     this.keys = environment.keys ?? new Keys()
     this.clock = environment.clock
     this.random = environment.random
+    this.timers = environment.timers ?? systemTimers
   }
 
   /**
@@ -108,6 +110,7 @@ export class Cluster {
 export interface ClusterEnvironment {
   readonly clock: Clock
   readonly random: Random
+  readonly timers?: Timers
   readonly keys?: Keys
   /** May metadata that has no cluster become ours? By default it may. */
   readonly create?: boolean

@@ -1,4 +1,4 @@
-import { type Following, follow } from '../metadata/follow.ts'
+import { type Follower, type Following, follow } from '../metadata/follow.ts'
 import type { Compare, Entry } from '../metadata/store.ts'
 import { StoreError } from '../core/errors.ts'
 import type { Cluster } from './cluster.ts'
@@ -70,7 +70,7 @@ export class GroupRecords {
   /** Reports every group of the pool, and each change of one. */
   follow(pool: number, listener: GroupListener): Following {
     const prefix = this.#cluster.keys.groups(pool)
-    return follow(this.#cluster.store, prefix, {
+    const follower: Follower = {
       onPut: (entry) => {
         try {
           listener.onGroup(numberOf(entry.key, prefix), knownOf(entry))
@@ -81,7 +81,8 @@ export class GroupRecords {
       },
       onDelete: (key) => listener.onGone?.(numberOf(key, prefix)),
       onTrouble: (error) => listener.onTrouble(error)
-    })
+    }
+    return follow(this.#cluster.store, prefix, follower, this.#cluster.timers)
   }
 }
 

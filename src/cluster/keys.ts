@@ -15,6 +15,7 @@
  *   names/<name>         volume id: the name is taken                with its volume record
  *   families/<family>    FamilyRecord: highest writerEpoch given     who takes the writer lease
  *   writers/<family>     WriterRecord, bound to the writer's lease   the writer
+ *   handovers/<family>   HandoverRecord, bound to a lease            who wants to write instead
  *   groups/<pool>/<nr>   GroupRecord: who holds a group's data      who needs it (PROTOCOL.md)
  *   deleted/<family>     DeletedRecord, positive record of the end   `volume delete`, each peer
  *
@@ -90,6 +91,12 @@ export class Keys {
   }
   poolNumber(number: number | string): string {
     return `${this.root}poolnumbers/${number}`
+  }
+  get handovers(): string {
+    return `${this.root}handovers/`
+  }
+  handover(family: string): string {
+    return this.handovers + family
   }
   groups(pool: number): string {
     return `${this.root}groups/${pool}/`

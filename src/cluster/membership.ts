@@ -1,5 +1,5 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import { type Following, follow } from '../metadata/follow.ts'
+import { type Follower, type Following, follow } from '../metadata/follow.ts'
 import type { Entry } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
 import { type AliveRecord, decodeRecord, encodeRecord, type PeerRecord } from './records.ts'
@@ -169,17 +169,20 @@ export class Membership {
     const onTrouble = (error: StoreError): void => {
       this.#options.onTrouble?.('following the peers', error)
     }
+    const peers: Follower = {
+      onPut: (entry) => this.#put(entry, keys.peers, 'peer', this.#records),
+      onDelete: (key) => this.#delete(key, keys.peers, this.#records),
+      onTrouble
+    }
+    const alive: Follower = {
+      onPut: (entry) => this.#put(entry, keys.allAlive, 'alive', this.#alive),
+      onDelete: (key) => this.#delete(key, keys.allAlive, this.#alive),
+      onTrouble
+    }
+    const { timers } = this.#cluster
     this.#following = [
-      follow(store, keys.peers, {
-        onPut: (entry) => this.#put(entry, keys.peers, 'peer', this.#records),
-        onDelete: (key) => this.#delete(key, keys.peers, this.#records),
-        onTrouble
-      }),
-      follow(store, keys.allAlive, {
-        onPut: (entry) => this.#put(entry, keys.allAlive, 'alive', this.#alive),
-        onDelete: (key) => this.#delete(key, keys.allAlive, this.#alive),
-        onTrouble
-      })
+      follow(store, keys.peers, peers, timers),
+      follow(store, keys.allAlive, alive, timers)
     ]
   }
 

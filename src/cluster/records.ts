@@ -119,8 +119,16 @@ export type VolumeRecord = z.infer<typeof volumeSchema>
 const familySchema = z.looseObject({
   v: version,
   /** Highest that was given out: the next writer gets one more. */
-  writerEpoch: u32
+  writerEpoch: u32,
+  /**
+   * Of replicated pools: every member in sync agreed about all versions below this epoch. What
+   * one has below it that no member in sync has was never acknowledged.
+   */
+  settledEpoch: u32.optional(),
+  /** The last writer left nothing undone: every write is on every member's disk. */
+  clean: z.boolean().optional()
 })
+export type FamilyRecord = z.infer<typeof familySchema>
 
 const writerSchema = z.looseObject({
   v: version,
@@ -129,6 +137,9 @@ const writerSchema = z.looseObject({
   bootId: id128,
   writerEpoch: u32
 })
+
+/** A gateway asks the writer of a family to let it go. Bound to the lease of who asks. */
+const handoverSchema = z.looseObject({ v: version, gateway: id128 })
 
 const deletedSchema = z.looseObject({
   v: version,
@@ -168,7 +179,8 @@ const kinds = {
   group: groupSchema,
   alive: aliveSchema,
   pool: poolSchema,
-  controller: controllerSchema
+  controller: controllerSchema,
+  handover: handoverSchema
 }
 export type RecordKind = keyof typeof kinds
 type RecordOf<K extends RecordKind> = z.infer<(typeof kinds)[K]>

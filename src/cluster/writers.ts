@@ -1,27 +1,61 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { follow } from '../metadata/follow.ts'
+import type { Entry, LeaseId } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
-import { decodeRecord, encodeRecord, type VolumeRecord } from './records.ts'
-import type { Session } from './session.ts'
+import type { Claim } from './group-table.ts'
+import { decodeRecord, encodeRecord, type FamilyRecord, type VolumeRecord } from './records.ts'
 
 const WRITER_EPOCH_MAX = 0xffffffff
+
+/** The lease that writer records are bound to. */
+export interface LeaseHolder {
+  readonly lease: LeaseId
+  /** Asks for the lease now; takes a new one when it has ended. */
+  renew(): Promise<void>
+}
+
+/** The right to write a family, as it was taken. */
+export interface TakenWriter {
+  readonly writerEpoch: number
+  /** The writer record, by which other changes of this writer can be bound to it. */
+  readonly claim: Claim
+  /** Highest writerEpoch given out before; 0 for none. */
+  readonly previousEpoch: number
+  /** The writer before left nothing undone. */
+  readonly wasClean: boolean
+  /** This process had it all the time. */
+  readonly wasHeld: boolean
+}
+
+/** Who has the right to write a family. */
+export interface WriterHolder {
+  readonly gateway: string
+  readonly lease: LeaseId
+}
 
 /** The right to write a family: one peer has it, bound to its lease, under a fencing token. */
 export class Writers {
   readonly #cluster: Cluster
-  readonly #session: Session
+  readonly #session: LeaseHolder
 
-  constructor(cluster: Cluster, session: Session) {
+  constructor(cluster: Cluster, session: LeaseHolder) {
     this.#cluster = cluster
     this.#session = session
   }
 
-  /**
-   * Takes the writer lease of the volume's family, or takes it anew, and returns the writerEpoch:
-   * above every one given out before. A lease that an earlier process of this peer left behind is
-   * taken over at once, because that process cannot live: this one owns the data directory.
-   * @throws StoreError Busy when another peer has it, NotFound when the volume is gone
-   */
+  /** Takes the writer lease, see `take`, and returns the writerEpoch. */
   async acquire(volume: VolumeRecord): Promise<number> {
+    return (await this.take(volume)).writerEpoch
+  }
+
+  /**
+   * Takes the writer lease of the volume's family, or takes it anew, under a writerEpoch above
+   * every one given out before. A lease that an earlier process of this peer left behind is
+   * taken over at once, because that process cannot live: this one owns the data directory.
+   * `onlyAfter` takes it only if no other writer was there since that writerEpoch was given out.
+   * @throws StoreError Busy when another peer has it, or had it; NotFound when the volume is gone
+   */
+  async take(volume: VolumeRecord, onlyAfter: number | null = null): Promise<TakenWriter> {
     const { keys, store, self } = this.#cluster
     const familyKey = keys.family(volume.family)
     const writerKey = keys.writer(volume.family)
@@ -38,24 +72,82 @@ export class Writers {
         const text = `volume ${volume.name} is open for writing on peer ${held.gateway}`
         throw new StoreError(ErrorCode.Busy, text)
       }
-      const given =
-        family === null ? 0 : decodeRecord('family', familyKey, family.value).writerEpoch
-      const writerEpoch = Math.max(given, held?.writerEpoch ?? 0) + 1
+      const old = family === null ? null : decodeRecord('family', familyKey, family.value)
+      const previousEpoch = Math.max(old?.writerEpoch ?? 0, held?.writerEpoch ?? 0)
+      if (onlyAfter !== null && previousEpoch !== onlyAfter) {
+        throw new StoreError(ErrorCode.Busy, `volume ${volume.name} had another writer meanwhile`)
+      }
+      const writerEpoch = previousEpoch + 1
       if (writerEpoch > WRITER_EPOCH_MAX) {
         throw new StoreError(ErrorCode.LimitReached, `volume ${volume.name} is out of writerEpochs`)
       }
+      const wasClean = old?.clean === true || previousEpoch === 0
       const record = { v: 1, gateway: self.peerId, bootId: self.bootId, writerEpoch } as const
-      const succeeded = await this.#put({
+      const revision = await this.#put({
         compare: [
           { key: familyKey, modRevision: family?.modRevision ?? 0 },
           { key: writerKey, modRevision: writer?.modRevision ?? 0 },
           { key: present.key, is: 'present' }
         ],
-        family: { key: familyKey, value: encodeRecord('family', { v: 1, writerEpoch }) },
+        family: { key: familyKey, value: encodeRecord('family', begun(old, writerEpoch)) },
         writer: { key: writerKey, value: encodeRecord('writer', record) }
       })
-      return succeeded ? writerEpoch : null
+      if (revision === null) return null
+      const claim = { key: writerKey, modRevision: revision }
+      const wasHeld = held?.bootId === self.bootId
+      return { writerEpoch, claim, previousEpoch, wasClean, wasHeld }
     })
+  }
+
+  /** Who has the lease now. */
+  async holder(family: string): Promise<WriterHolder | null> {
+    const { keys, store } = this.#cluster
+    const key = keys.writer(family)
+    const entry = await store.get(key)
+    if (entry === null) return null
+    const { gateway } = decodeRecord('writer', key, entry.value)
+    return { gateway, lease: entry.lease }
+  }
+
+  /** Ends the lease of a writer that does not let go, and all else that it holds by it. */
+  async revoke({ lease }: WriterHolder): Promise<void> {
+    try {
+      await this.#cluster.store.revokeLease(lease)
+    } catch (thrown) {
+      if (!(thrown instanceof StoreError) || thrown.code !== ErrorCode.NotFound) throw thrown
+      // It has ended meanwhile.
+    }
+  }
+
+  /** Asks the writer of the family to let it go. */
+  async askFor(family: string): Promise<void> {
+    const { keys, store, self } = this.#cluster
+    const value = encodeRecord('handover', { v: 1, gateway: self.peerId })
+    const { lease } = this.#session
+    await store.transact({ success: [{ put: keys.handover(family), value, lease }] })
+  }
+
+  async askNoMore(family: string): Promise<void> {
+    const { keys, store } = this.#cluster
+    await store.transact({ success: [{ delete: keys.handover(family) }] })
+  }
+
+  /** Calls `listener` with each family that somebody asks for; returns what ends it. */
+  onAsked(listener: (family: string) => void): () => void {
+    const { keys, store, timers } = this.#cluster
+    const onPut = ({ key }: Entry): void => listener(key.slice(keys.handovers.length))
+    const following = follow(store, keys.handovers, { onPut, onDelete: () => {} }, timers)
+    return () => following.stop()
+  }
+
+  /** Members in sync agree about all that was written before: see FamilyRecord. */
+  async settle(family: string, { writerEpoch, claim }: TakenWriter): Promise<void> {
+    await this.#change(family, claim, (old) => ({ ...old, settledEpoch: writerEpoch }), [])
+  }
+
+  /** Gives the lease back and leaves word that nothing is undone. */
+  async leaveClean(family: string, claim: Claim): Promise<void> {
+    await this.#change(family, claim, (old) => ({ ...old, clean: true }), [{ delete: claim.key }])
   }
 
   /** Gives the lease back, if it is this process's. */
@@ -72,25 +164,57 @@ export class Writers {
     })
   }
 
+  /** @throws StoreError Closed when the claim does not hold any more */
+  async #change(
+    family: string,
+    claim: Claim,
+    edit: (old: FamilyRecord) => FamilyRecord,
+    operations: readonly { readonly delete: string }[]
+  ): Promise<void> {
+    const { keys, store } = this.#cluster
+    const key = keys.family(family)
+    await untilSettled(`family ${family}`, async () => {
+      const { entries } = await store.transact({ success: [{ get: key }, { get: claim.key }] })
+      const [entry = null, writer = null] = entries
+      if (entry === null || writer?.modRevision !== claim.modRevision) {
+        throw new StoreError(ErrorCode.Closed, `family ${family}: the writer lease is lost`)
+      }
+      const record = edit(decodeRecord('family', key, entry.value))
+      const { succeeded } = await store.transact({
+        compare: [{ key, modRevision: entry.modRevision }, claim],
+        success: [{ put: key, value: encodeRecord('family', record) }, ...operations]
+      })
+      return succeeded ? true : null
+    })
+  }
+
+  /** The revision of the change; null when something else changed meanwhile. */
   async #put(change: {
     compare: readonly ({ key: string } & ({ modRevision: number } | { is: 'present' }))[]
     family: { key: string; value: Buffer }
     writer: { key: string; value: Buffer }
-  }): Promise<boolean> {
+  }): Promise<number | null> {
     try {
-      const { succeeded } = await this.#cluster.store.transact({
+      const { succeeded, revision } = await this.#cluster.store.transact({
         compare: change.compare,
         success: [
           { put: change.family.key, value: change.family.value },
           { put: change.writer.key, value: change.writer.value, lease: this.#session.lease }
         ]
       })
-      return succeeded
+      return succeeded ? revision : null
     } catch (thrown) {
       if (!(thrown instanceof StoreError) || thrown.code !== ErrorCode.NotFound) throw thrown
       // The session's lease ended, after a long pause of the process for instance.
       await this.#session.renew()
-      return false
+      return null
     }
   }
+}
+
+/** The family's record while `writerEpoch` writes. What was left clean is settled by that. */
+function begun(old: FamilyRecord | null, writerEpoch: number): FamilyRecord {
+  if (old === null) return { v: 1, writerEpoch }
+  const { clean = false, ...kept } = old
+  return clean ? { ...kept, writerEpoch, settledEpoch: writerEpoch } : { ...kept, writerEpoch }
 }

@@ -135,6 +135,39 @@ export const ETCD_ENDPOINTS_MAX = 16
 /** How often a transaction that lost a race is tried again before the caller gets Conflict. */
 export const TRANSACTION_ATTEMPTS_MAX = 16
 
+/** A lost link to a member may come back so long before the member has to leave its groups. */
+export const MEMBER_PATIENCE_MS = 1000
+/** A member that left a write unanswered for so long, while another answered, has to leave. */
+export const MEMBER_DEADLINE_MS = 5000
+/** Between looks at what waits: for members, records, deadlines. */
+export const REPLICATION_TICK_MS = 100
+/** Between tries of what cannot go on now: a full member, a group below its write minimum. */
+export const REPLICATION_RETRY_MS = 1000
+/** Lists by chunk in which pending writes are looked for. A power of two. */
+export const OVERLAP_BUCKETS = 4096
+/** Writes whose client was answered with an error while members have them still. */
+export const DETACHED_WRITES_MAX = 4096
+/** Flushes of a replicated store under way; later ones share the next. */
+export const FLUSH_ROUNDS_MAX = 4
+/**
+ * A gateway without a trusted lease goes on so long after every member in sync confirmed that it
+ * is the newest writer; a takeover that could not fence them all waits so long.
+ */
+export const MEMBER_TRUST_MS = 1000
+/** A gateway that is asked for a volume lets it go in so long, or loses its lease. */
+export const HANDOVER_MS = 5000
+export const HANDOVER_POLL_MS = 20
+/** Groups that a takeover looks at, and chunks of one that it makes equal, at once. */
+export const SETTLED_AT_ONCE_MAX = 16
+export const EQUALISED_AT_ONCE_MAX = 4
+/** Chunks that one answer sums up: 24 KiB. */
+export const CHUNK_SUMS_PER_CALL = 1024
+/** Blocks found bad by reads that wait for their repair; the scrub finds what is beyond. */
+export const READ_REPAIRS_WAITING_MAX = 64
+/** Room that members keep when writes to them are refused: for what is on its way to them. */
+export const MEMBER_RESERVE_BYTES = 16 * 1024 * 1024
+
+assert((OVERLAP_BUCKETS & (OVERLAP_BUCKETS - 1)) === 0, 'overlap buckets are a power of two')
 assert(CHUNK_BYTES % PIECE_BYTES_MAX === 0, 'a chunk holds whole pieces')
 assert((GROUPS_MAX & (GROUPS_MAX - 1)) === 0, 'group counts are powers of two')
 assert((QUEUE_SLOTS & (QUEUE_SLOTS - 1)) === 0, 'queue slots are a power of two')

@@ -1,3 +1,4 @@
+import { systemTimers, type Timers } from '../core/clock.ts'
 import { StoreError } from '../core/errors.ts'
 import type { Entry, MetadataStore, Watch, WatchChange } from './store.ts'
 
@@ -23,8 +24,13 @@ const RETRY_MS = 1000
  * change. When the store says that the history of the watch is forgotten, the keys are read again
  * and compared, so that `follower` misses no state, though it may miss one that came and went.
  */
-export function follow(store: MetadataStore, prefix: string, follower: Follower): Following {
-  const following = new Follow(store, prefix, follower)
+export function follow(
+  store: MetadataStore,
+  prefix: string,
+  follower: Follower,
+  timers: Timers = systemTimers
+): Following {
+  const following = new Follow(store, prefix, follower, timers)
   return { ready: following.ready, stop: () => following.stop() }
 }
 
@@ -36,11 +42,13 @@ class Follow {
   /** Revision of each key that was reported. */
   readonly #known = new Map<string, number>()
   #watch: Watch | null = null
-  #timer: NodeJS.Timeout | null = null
+  readonly #timers: Timers
+  #cancelRetry: () => void = () => {}
   #stopped = false
   #onReady: () => void = () => {}
 
-  constructor(store: MetadataStore, prefix: string, follower: Follower) {
+  constructor(store: MetadataStore, prefix: string, follower: Follower, timers: Timers) {
+    this.#timers = timers
     this.#store = store
     this.#prefix = prefix
     this.#follower = follower
@@ -53,7 +61,7 @@ class Follow {
   stop(): void {
     this.#stopped = true
     this.#watch?.cancel()
-    if (this.#timer !== null) clearTimeout(this.#timer)
+    this.#cancelRetry()
     this.#onReady()
   }
 
@@ -62,8 +70,7 @@ class Follow {
       if (!(thrown instanceof StoreError)) throw thrown
       if (this.#stopped) return
       this.#follower.onTrouble?.(thrown)
-      this.#timer = setTimeout(() => this.#start(), RETRY_MS)
-      this.#timer.unref()
+      this.#cancelRetry = this.#timers.start(RETRY_MS, () => this.#start())
     })
   }
 

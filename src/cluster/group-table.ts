@@ -1,0 +1,214 @@
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { TRANSACTION_ATTEMPTS_MAX } from '../core/limits.ts'
+import type { Following } from '../metadata/follow.ts'
+import type { Compare } from '../metadata/store.ts'
+import type { Cluster } from './cluster.ts'
+import { GroupRecords, type KnownGroup } from './groups.ts'
+import { decodeRecord, type GroupMember, type GroupRecord } from './records.ts'
+
+/** A pool as its gateways see it. */
+export interface PoolView {
+  readonly number: number
+  /** A power of two. */
+  readonly groups: number
+  /** Members in sync below which writes wait. */
+  readonly writeMinimum: number
+  /** Peers on which the ring puts a group, best first: where a group that is new begins. */
+  place(group: number): readonly string[]
+}
+
+/** What must still be so for a change of a group: the writer record of the gateway, R8. */
+export interface Claim {
+  readonly key: string
+  readonly modRevision: number
+}
+
+export type RemovalResult =
+  | { readonly kind: 'done'; readonly known: KnownGroup }
+  /** Nothing was changed: too few would be left. */
+  | { readonly kind: 'belowMinimum' }
+  /** A claim does not hold any more. */
+  | { readonly kind: 'fenced'; readonly claim: Claim }
+
+type Listener = (pool: number, group: number, known: KnownGroup) => void
+
+/**
+ * Group records as a gateway sees them: read when a pool is first used, followed from then on.
+ * What is cached may be behind; `refresh` is not. Changes by this process are seen at once.
+ */
+export class GroupTable {
+  readonly #cluster: Cluster
+  readonly #records: GroupRecords
+  readonly #onTrouble: (error: StoreError) => void
+  readonly #known = new Map<string, KnownGroup>()
+  readonly #following = new Map<number, Following>()
+  readonly #listeners: Listener[] = []
+
+  constructor(cluster: Cluster, onTrouble: (error: StoreError) => void = () => {}) {
+    this.#cluster = cluster
+    this.#records = new GroupRecords(cluster)
+    this.#onTrouble = onTrouble
+  }
+
+  /** `listener` is called with every group that is new or changed; never with an older one. */
+  onChange(listener: Listener): void {
+    this.#listeners.push(listener)
+  }
+
+  /** Null while the group has no record, as far as is known here. */
+  get(pool: number, group: number): KnownGroup | null {
+    return this.#known.get(cacheKey(pool, group)) ?? null
+  }
+
+  /** Follows the pool's groups; resolves when all that were there are known. */
+  open(pool: number): Promise<void> {
+    let following = this.#following.get(pool)
+    if (following === undefined) {
+      following = this.#records.follow(pool, {
+        onGroup: (group, known) => this.#learn(pool, group, known),
+        onTrouble: this.#onTrouble
+      })
+      this.#following.set(pool, following)
+    }
+    return following.ready
+  }
+
+  /** As the record is now. */
+  async refresh(pool: number, group: number): Promise<KnownGroup | null> {
+    const known = await this.#records.read(pool, group)
+    if (known !== null) this.#learn(pool, group, known)
+    return known
+  }
+
+  /** All records of the pool as they are now, or newer. */
+  async refreshAll(pool: number): Promise<Map<number, KnownGroup>> {
+    const all = await this.#records.readAll(pool)
+    for (const [group, known] of all) this.#learn(pool, group, known)
+    return all
+  }
+
+  /**
+   * The group's record; one is made if there is none: the peers where the ring puts it that are
+   * up, under their present boots. It never held anything, so all of them are in sync.
+   * @throws StoreError NoQuorum while fewer are up than writes need, Closed when `claim` is lost
+   */
+  async ensure(pool: PoolView, group: number, claim: Claim): Promise<KnownGroup> {
+    for (let attempt = 0; attempt < TRANSACTION_ATTEMPTS_MAX; attempt++) {
+      const known = await this.refresh(pool.number, group)
+      if (known !== null) return known
+      const members = [...pool.place(group)]
+      const { inSync, guards } = await this.#running(members)
+      if (inSync.length < Math.max(1, pool.writeMinimum)) {
+        const text = `group ${pool.number}/${group}: ${inSync.length} of its peers are up`
+        throw new StoreError(ErrorCode.NoQuorum, `${text}, ${pool.writeMinimum} are needed`)
+      }
+      const record = { members, inSync, syncing: [] }
+      const made = await this.#records.change(pool.number, group, null, record, [...guards, claim])
+      if (made !== null) {
+        this.#learn(pool.number, group, made)
+        return made
+      }
+      if (!(await this.holds(claim))) {
+        throw new StoreError(ErrorCode.Closed, 'another gateway has the writer lease')
+      }
+    }
+    throw new StoreError(ErrorCode.Conflict, `group ${pool.number}/${group} changes all the time`)
+  }
+
+  /**
+   * Takes `entries` out of the group, those that are in it still. `mayStay` decides about what
+   * would be left: false leaves all as it is. @throws StoreError of the store
+   */
+  async remove(
+    pool: PoolView,
+    group: number,
+    entries: readonly GroupMember[],
+    claims: readonly Claim[],
+    mayStay: (inSync: readonly GroupMember[]) => boolean = () => true
+  ): Promise<RemovalResult> {
+    for (let attempt = 0; attempt < TRANSACTION_ATTEMPTS_MAX; attempt++) {
+      const known = await this.refresh(pool.number, group)
+      if (known === null) {
+        throw new StoreError(ErrorCode.NotFound, `group ${pool.number}/${group} has no record`)
+      }
+      const { record } = known
+      const left = without(record, entries)
+      const inSyncChanges = left.inSync.length < record.inSync.length
+      const changes = inSyncChanges || left.syncing.length < record.syncing.length
+      if (!changes) return { kind: 'done', known }
+      if (inSyncChanges && (left.inSync.length < pool.writeMinimum || !mayStay(left.inSync))) {
+        return { kind: 'belowMinimum' }
+      }
+      const changed = await this.#records.change(pool.number, group, known, left, claims)
+      if (changed !== null) {
+        this.#learn(pool.number, group, changed)
+        return { kind: 'done', known: changed }
+      }
+      for (const claim of claims) {
+        if (!(await this.holds(claim))) return { kind: 'fenced', claim }
+      }
+    }
+    throw new StoreError(ErrorCode.Conflict, `group ${pool.number}/${group} changes all the time`)
+  }
+
+  async holds(claim: Claim): Promise<boolean> {
+    const entry = await this.#cluster.store.get(claim.key)
+    return entry?.modRevision === claim.modRevision
+  }
+
+  /** The boot that followed `bootId` after a clean end, and runs or ran last; null: none did. */
+  async cleanSuccessor(peerId: string, bootId: string): Promise<string | null> {
+    const { keys, store } = this.#cluster
+    const entry = await store.get(keys.peer(peerId))
+    if (entry === null) return null
+    const record = decodeRecord('peer', keys.peer(peerId), entry.value)
+    return record.cleanPredecessor === bootId ? record.bootId : null
+  }
+
+  close(): void {
+    for (const following of this.#following.values()) following.stop()
+    this.#following.clear()
+  }
+
+  /** Those of `peers` that are up, and guards that they are still when the group is made. */
+  async #running(
+    peers: readonly string[]
+  ): Promise<{ inSync: GroupMember[]; guards: readonly Compare[] }> {
+    const { keys, store } = this.#cluster
+    const inSync: GroupMember[] = []
+    const guards: Compare[] = []
+    const asked = peers.map((peer) => ({ get: keys.alive(peer) }))
+    const { entries } = await store.transact({ success: asked })
+    for (const [at, entry] of entries.entries()) {
+      if (entry === null) continue
+      const { bootId } = decodeRecord('alive', entry.key, entry.value)
+      inSync.push({ peer: peers[at]!, boot: bootId })
+      // A boot that registers later reads the groups after that, and finds itself in this one.
+      guards.push({ key: entry.key, modRevision: entry.modRevision })
+    }
+    return { inSync, guards }
+  }
+
+  #learn(pool: number, group: number, known: KnownGroup): void {
+    const key = cacheKey(pool, group)
+    const old = this.#known.get(key)
+    if (old !== undefined && old.modRevision >= known.modRevision) return
+    this.#known.set(key, known)
+    for (const listener of this.#listeners) listener(pool, group, known)
+  }
+}
+
+const cacheKey = (pool: number, group: number): string => `${pool}/${group}`
+
+function without(
+  record: GroupRecord,
+  entries: readonly GroupMember[]
+): Pick<GroupRecord, 'members' | 'inSync' | 'syncing'> {
+  const stays = ({ peer, boot }: GroupMember): boolean =>
+    !entries.some((entry) => entry.peer === peer && entry.boot === boot)
+  return {
+    members: record.members,
+    inSync: record.inSync.filter(stays),
+    syncing: record.syncing.filter(stays)
+  }
+}
