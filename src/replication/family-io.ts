@@ -1,0 +1,75 @@
+import type { Claim } from '../cluster/group-table.ts'
+import { parseId64 } from '../cluster/ids.ts'
+import type { GroupIo, PoolIo } from './group-io.ts'
+
+export interface FamilyOptions {
+  /** 16 hex digits. */
+  readonly family: string
+  /** The fencing token; raised by `FamilyIo.raise` when it is taken anew. */
+  readonly writerEpoch: number
+  /** The gateway's writer record. */
+  readonly claim: Claim
+  /** Milliseconds after which a request that cannot be done ends with NoQuorum; null: it waits. */
+  readonly unavailableMs: number | null
+  /** Another gateway has the family: nothing is served any more. */
+  readonly onFenced: () => void
+  /** Writes that were answered and not flushed may be gone, R13: clients have to be dropped. */
+  readonly onPowerLoss: () => void
+}
+
+/** A family that this gateway serves. */
+export class FamilyIo {
+  readonly id: string
+  readonly high: number
+  readonly low: number
+  readonly pool: PoolIo
+  readonly options: FamilyOptions
+  writerEpoch: number
+  claim: Claim
+  /** The lease is being taken anew: the claim may be behind. */
+  isRetaken = false
+  /** Answers nothing but Closed: another gateway has it, or it is to be opened anew. */
+  isClosed = false
+  /** A write ended with an error and may be on some members: the end is not clean. */
+  isTainted = false
+  /** What makes its groups equal, or did last: an older one does nothing more. */
+  takeover: object | null = null
+  /** Groups whose members are not known to be equal yet: their ops wait. */
+  readonly unsettled = new Set<number>()
+  /** By group, the flush round in which its last write was acknowledged. */
+  readonly dirtyRound: Uint32Array
+  /** Groups with acknowledged writes that no flush covered, perhaps more. */
+  readonly dirtyGroups: Set<GroupIo> = new Set()
+  pending = 0
+
+  constructor(pool: PoolIo, options: FamilyOptions) {
+    const { high, low } = parseId64(options.family)
+    this.id = options.family
+    this.high = high
+    this.low = low
+    this.pool = pool
+    this.options = options
+    this.writerEpoch = options.writerEpoch
+    this.claim = options.claim
+    this.dirtyRound = new Uint32Array(pool.view.groups)
+  }
+
+  /** The gateway took the writer lease anew, and nobody had it in between. */
+  raise(writerEpoch: number, claim: Claim): void {
+    this.writerEpoch = writerEpoch
+    this.claim = claim
+  }
+
+  noteAcked(group: GroupIo, round: number): void {
+    if (this.dirtyRound[group.index] === round) return
+    this.dirtyRound[group.index] = round
+    this.dirtyGroups.add(group)
+  }
+
+  /** Every write up to `round` is durable. */
+  noteFlushed(round: number): void {
+    for (const group of this.dirtyGroups) {
+      if (this.dirtyRound[group.index]! <= round) this.dirtyGroups.delete(group)
+    }
+  }
+}

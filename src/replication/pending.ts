@@ -1,0 +1,135 @@
+import type { Boot } from './boots.ts'
+import { BlockOp } from './block-store.ts'
+import type { FamilyIo } from './family-io.ts'
+import type { GroupIo } from './group-io.ts'
+
+/** How an op stands with one member. */
+export const Sent = { No: 0, Yes: 1, Acked: 2, Failed: 3 } as const
+
+/**
+ * A client's op and what became of it at the members of its group. Pooled. It may outlive the
+ * client's op: a member that left answers late, or the client got an error meanwhile.
+ */
+export class Pending {
+  /** The client's op; null once that was answered. */
+  client: BlockOp | null = null
+  /** What is asked: copied to one op for each member. */
+  readonly request: BlockOp = new BlockOp()
+  family: FamilyIo | null = null
+  group: GroupIo | null = null
+  isWrite = false
+  /** Order of submission, over all ops. */
+  ticket = 0
+  submittedMs = 0
+  /** Waits for its group, or for a member to read from. */
+  isParked = false
+  /** Members that were given the op, the copies that they have (null: answered), how it went. */
+  readonly boots: Boot[] = []
+  readonly copies: (BlockOp | null)[] = []
+  readonly sent: number[] = []
+  readonly errors: number[] = []
+  /** Copies that are out. */
+  inFlight = 0
+  /** Of a write: members of the present record, and those of them that acknowledged. */
+  needed = 0
+  acked = 0
+  /** Answered, or given up: only copies are still out. */
+  isOver = false
+  /** Its page of the arena, whose run it holds for late copies; -1 for none. */
+  heldRun = -1
+  /** A read that was answered waits for writes with tickets up to this one. */
+  horizon = 0
+  /** The write that a read waits for now. */
+  waitsFor: Pending | null = null
+  // Links of the list of all, of its overlap bucket, and of the reads that wait for it.
+  older: Pending | null = null
+  newer: Pending | null = null
+  bucket = -1
+  bucketOlder: Pending | null = null
+  bucketNewer: Pending | null = null
+  firstReader: Pending | null = null
+  nextReader: Pending | null = null
+
+  indexOf(boot: Boot): number {
+    const { boots } = this
+    for (let at = 0; at < boots.length; at++) if (boots[at] === boot) return at
+    return -1
+  }
+
+  /** Notes that `boot` has a copy now. */
+  sentTo(boot: Boot, copy: BlockOp): void {
+    let at = this.indexOf(boot)
+    if (at < 0) {
+      at = this.boots.length
+      this.boots.push(boot)
+      this.copies.push(null)
+      this.sent.push(Sent.No)
+      this.errors.push(0)
+    }
+    this.copies[at] = copy
+    this.sent[at] = Sent.Yes
+    this.inFlight++
+  }
+
+  overlaps(other: Pending): boolean {
+    const a = this.request
+    const b = other.request
+    return (
+      a.chunk === b.chunk &&
+      a.familyLow === b.familyLow &&
+      a.familyHigh === b.familyHigh &&
+      a.layerLow === b.layerLow &&
+      a.layerHigh === b.layerHigh &&
+      a.firstBlock < b.firstBlock + b.blockCount &&
+      b.firstBlock < a.firstBlock + a.blockCount
+    )
+  }
+
+  reset(): void {
+    this.client = null
+    this.family = null
+    this.group = null
+    this.isParked = false
+    this.boots.length = 0
+    this.copies.length = 0
+    this.sent.length = 0
+    this.errors.length = 0
+    this.needed = 0
+    this.acked = 0
+    this.isOver = false
+    this.heldRun = -1
+    this.horizon = 0
+  }
+}
+
+/** All that is pending, in the order of submission. */
+export class PendingList {
+  oldest: Pending | null = null
+  newest: Pending | null = null
+  count = 0
+
+  add(pending: Pending): void {
+    pending.older = this.newest
+    if (this.newest === null) this.oldest = pending
+    else this.newest.newer = pending
+    this.newest = pending
+    this.count++
+  }
+
+  remove(pending: Pending): void {
+    if (pending.older === null) this.oldest = pending.newer
+    else pending.older.newer = pending.newer
+    if (pending.newer === null) this.newest = pending.older
+    else pending.newer.older = pending.older
+    pending.older = null
+    pending.newer = null
+    this.count--
+  }
+
+  /** Those for which `wanted` is so, oldest first; what comes or goes later changes nothing. */
+  select(wanted: (pending: Pending) => boolean): Pending[] {
+    const found: Pending[] = []
+    for (let at = this.oldest; at !== null; at = at.newer) if (wanted(at)) found.push(at)
+    return found
+  }
+}

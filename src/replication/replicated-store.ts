@@ -1,0 +1,809 @@
+/**
+ * The members of groups as one store: a gateway's half of PROTOCOL.md.
+ *
+ *   submit ─► Pending ─┬─ write: a copy to every member ──► all acknowledged ──► onDone
+ *                      └─ read: to one member in sync ────► no write in its way ─► onDone
+ *
+ * While nothing fails no promise, closure or object is made per op. Whatever does not go that way
+ * (a member is lost, a record is old or unknown, a group is below its write minimum) leaves its
+ * ops in the list, and `GroupDoctor` changes things until they can go on: a tick looks after them.
+ */
+import type { GroupTable, PoolView } from '../cluster/group-table.ts'
+import type { KnownGroup } from '../cluster/groups.ts'
+import type { Arena } from '../core/arena.ts'
+import { assert } from '../core/assert.ts'
+import type { Clock, Timers } from '../core/clock.ts'
+import { ErrorCode, type StoreError } from '../core/errors.ts'
+import {
+  BLOCK_BYTES,
+  DETACHED_WRITES_MAX,
+  MEMBER_DEADLINE_MS,
+  MEMBER_PATIENCE_MS,
+  MEMBER_RESERVE_BYTES,
+  MEMBER_TRUST_MS,
+  REPLICATION_TICK_MS
+} from '../core/limits.ts'
+import { groupOfChunk } from '../placement/hash.ts'
+import type { ShardOp } from '../shard/op.ts'
+import { BlockOp, type BlockStore, OpFlag, OpKind } from './block-store.ts'
+import { type Boot, Boots } from './boots.ts'
+import { FamilyIo, type FamilyOptions } from './family-io.ts'
+import { FlushRounds } from './flush-rounds.ts'
+import { GroupDoctor } from './group-doctor.ts'
+import { type GroupIo, PoolIo } from './group-io.ts'
+import type { Members } from './member.ts'
+import { Overlaps } from './overlaps.ts'
+import { Pending, PendingList, Sent } from './pending.ts'
+import { Pings } from './pings.ts'
+import { ReadRepairs } from './read-repair.ts'
+
+export interface ReplicatedStoreOptions {
+  readonly members: Members
+  readonly groups: GroupTable
+  readonly arena: Arena
+  readonly clock: Clock
+  readonly timers: Timers
+  /** The shards of this process, for what is sent to all of them; null where there are none. */
+  readonly local: BlockStore | null
+  /** Milliseconds for which the gateway's own lease is surely its own, R26; always by default. */
+  readonly trustedForMs?: () => number
+  /** Something failed that nobody waits for, or that an operator should know. */
+  readonly onTrouble?: (what: string, error: StoreError | null) => void
+  readonly patienceMs?: number
+  readonly deadlineMs?: number
+}
+
+/** Of MEMBER_TRUST_MS: clocks run differently. */
+const CONFIRMED_PART = 0.9
+/** Ticks without anything to do after which they end. */
+const IDLE_TICKS = 20
+
+export class ReplicatedStore implements BlockStore {
+  readonly boots: Boots
+  readonly groups: GroupTable
+  readonly members: Members
+  readonly arena: Arena
+  readonly clock: Clock
+  readonly timers: Timers
+  readonly options: ReplicatedStoreOptions
+  readonly patienceMs: number
+  readonly deadlineMs: number
+  readonly pendings: PendingList = new PendingList()
+  readonly flushes: FlushRounds
+  readonly #local: BlockStore | null
+  readonly #pools = new Map<number, PoolIo>()
+  readonly #families = new Map<number, FamilyIo[]>()
+  readonly #overlaps = new Overlaps()
+  readonly #doctor: GroupDoctor
+  readonly #repairs: ReadRepairs
+  readonly #pings: Pings
+  readonly #freeOps: BlockOp[] = []
+  readonly #freeCopies: BlockOp[] = []
+  readonly #freePendings: Pending[] = []
+  readonly #refused: BlockOp[] = []
+  #lastFamily: FamilyIo | null = null
+  #ticket = 0
+  #detached = 0
+  #nowMs: number
+  #stopTick: (() => void) | null = null
+  #idleTicks = 0
+  #ringing = false
+  /** May ops be sent by the lease alone? Looked at once per batch. */
+  #isTrusted = true
+  #isChecked = false
+  #closed = false
+  readonly #onCopyDone = (copy: BlockOp): void => this.#copyDone(copy)
+  readonly #tick = (): void => this.#onTick()
+
+  constructor(options: ReplicatedStoreOptions) {
+    this.options = options
+    this.groups = options.groups
+    this.members = options.members
+    this.arena = options.arena
+    this.clock = options.clock
+    this.timers = options.timers
+    this.patienceMs = options.patienceMs ?? MEMBER_PATIENCE_MS
+    this.deadlineMs = options.deadlineMs ?? MEMBER_DEADLINE_MS
+    this.#local = options.local
+    this.#nowMs = options.clock.monotonicMs()
+    this.boots = new Boots(options.members, options.clock, {
+      onUp: (boot) => this.#onUp(boot),
+      onDown: (boot) => this.#onDown(boot)
+    })
+    this.flushes = new FlushRounds({
+      boots: () => this.boots.all(),
+      owes: (boot) => this.owes(boot),
+      onFlushFailed: (boot, error) => this.#onFlushFailed(boot, error),
+      onFlushed: (round) => {
+        for (const family of this.families()) family.noteFlushed(round)
+      }
+    })
+    this.#doctor = new GroupDoctor(this)
+    this.#repairs = new ReadRepairs(this)
+    this.#pings = new Pings(this)
+    options.groups.onChange((pool, group, known) => this.#onGroup(pool, group, known))
+  }
+
+  // ---- families
+
+  pool(view: PoolView): PoolIo {
+    let pool = this.#pools.get(view.number)
+    if (pool === undefined) {
+      pool = new PoolIo(view)
+      this.#pools.set(view.number, pool)
+    }
+    return pool
+  }
+
+  /** Serves a family from now on. An earlier one of the same id is closed. */
+  openFamily(pool: PoolIo, options: FamilyOptions): FamilyIo {
+    const family = new FamilyIo(pool, options)
+    const old = this.#find(family.high, family.low)
+    if (old !== null) this.closeFamily(old)
+    const list = this.#families.get(family.high) ?? []
+    list.push(family)
+    this.#families.set(family.high, list)
+    return family
+  }
+
+  /** What is pending ends with Closed; so does what comes later. */
+  closeFamily(family: FamilyIo): void {
+    this.#shut(family)
+    const list = this.#families.get(family.high) ?? []
+    const at = list.indexOf(family)
+    if (at >= 0) list.splice(at, 1)
+    if (this.#lastFamily === family) this.#lastFamily = null
+  }
+
+  *families(): Iterable<FamilyIo> {
+    for (const list of this.#families.values()) yield* list
+  }
+
+  /** The group's members are equal for this family now. */
+  settled(family: FamilyIo, group: GroupIo): void {
+    if (family.unsettled.delete(group.index)) this.reconcile(group)
+  }
+
+  /** Another gateway has the family. */
+  fence(family: FamilyIo): void {
+    if (family.isClosed) return
+    this.#shut(family)
+    family.options.onFenced()
+  }
+
+  losePower(family: FamilyIo): void {
+    if (family.isClosed) return
+    this.#shut(family)
+    family.options.onPowerLoss()
+  }
+
+  #shut(family: FamilyIo): void {
+    if (family.isClosed) return
+    family.isClosed = true
+    for (const pending of this.pendings.select((each) => each.family === family)) {
+      if (pending.family === family && !pending.isOver) this.#finish(pending, ErrorCode.Closed)
+    }
+    family.dirtyGroups.clear()
+    this.flushes.check()
+  }
+
+  #find(high: number, low: number): FamilyIo | null {
+    const last = this.#lastFamily
+    if (last !== null && last.low === low && last.high === high) return last
+    for (const family of this.#families.get(high) ?? []) {
+      if (family.low !== low) continue
+      this.#lastFamily = family
+      return family
+    }
+    return null
+  }
+
+  // ---- BlockStore
+
+  acquireOp(): BlockOp {
+    return this.#freeOps.pop() ?? new BlockOp()
+  }
+
+  releaseOp(op: BlockOp): void {
+    op.owner = null
+    op.onDone = nobodyWaits
+    this.#freeOps.push(op)
+  }
+
+  submit(op: BlockOp): void {
+    const family = this.#find(op.familyHigh, op.familyLow)
+    if (family === null || family.isClosed) {
+      this.#refuse(op, ErrorCode.Closed)
+      return
+    }
+    const { pool } = family
+    const index = groupOfChunk(op.familyHigh, op.familyLow, op.chunk, pool.groups.length)
+    const group = pool.group(index)
+    const isWrite = op.kind !== OpKind.Read && op.kind !== OpKind.BlockStatus
+    if (op.kind === OpKind.Write && !hasRoom(group, op)) {
+      this.#refuse(op, ErrorCode.OutOfSpace)
+      return
+    }
+    if (this.#stopTick === null) this.#startTick()
+    if (!this.#isChecked) this.#checkTrust()
+    const pending = this.#freePendings.pop() ?? new Pending()
+    pending.client = op
+    pending.family = family
+    pending.group = group
+    pending.isWrite = isWrite
+    pending.ticket = ++this.#ticket
+    pending.submittedMs = this.#nowMs
+    const { request } = pending
+    copyRequest(op, request)
+    request.pool = pool.view.number
+    request.group = index
+    this.pendings.add(pending)
+    family.pending++
+    if (isWrite) {
+      if (op.kind !== OpKind.Write && this.#overlaps.find(pending, pending.ticket) !== null) {
+        request.flags |= OpFlag.KeepHole
+      }
+      this.#overlaps.enter(pending)
+      if (this.#mayStart(pending)) this.#sendWrite(pending)
+      else this.#park(pending)
+    } else if (this.#mayStart(pending)) this.#sendRead(pending)
+    else this.#park(pending)
+  }
+
+  /** A member admits reads by its fences, in the order of all that it is sent: none is at hand. */
+  readNow(): number {
+    return -1
+  }
+
+  ring(): void {
+    this.#isChecked = false
+    this.boots.ring()
+  }
+
+  flush(done: (error: number) => void): void {
+    if (this.#stopTick === null) this.#startTick()
+    this.flushes.flush(done)
+  }
+
+  broadcast(op: ShardOp, done: (error: number) => void): void {
+    if (this.#local === null) queueMicrotask(() => done(ErrorCode.Ok))
+    else this.#local.broadcast(op, done)
+  }
+
+  /** Ends all: what is pending is answered with Closed. */
+  close(): void {
+    this.#closed = true
+    for (const family of [...this.families()]) this.closeFamily(family)
+    this.#stopTick?.()
+    this.#stopTick = null
+  }
+
+  // ---- one op
+
+  #isOpen(pending: Pending): boolean {
+    const group = pending.group!
+    return (
+      group.isReady &&
+      !(pending.family!.unsettled.size > 0 && pending.family!.unsettled.has(group.index))
+    )
+  }
+
+  /** R26: past its lease a gateway goes on while the members themselves confirm that it may. */
+  #mayStart(pending: Pending): boolean {
+    return this.#isOpen(pending) && (this.#isTrusted || this.#isConfirmed(pending.group!))
+  }
+
+  #isConfirmed(group: GroupIo): boolean {
+    for (let i = 0; i < group.inSyncCount; i++) {
+      if (this.#nowMs - group.targets[i]!.confirmedMs > MEMBER_TRUST_MS * CONFIRMED_PART)
+        return false
+    }
+    return true
+  }
+
+  #checkTrust(): void {
+    const { trustedForMs } = this.options
+    this.#isChecked = true
+    if (trustedForMs === undefined) return
+    this.#nowMs = this.clock.monotonicMs()
+    this.#isTrusted = trustedForMs() > 0
+  }
+
+  #park(pending: Pending): void {
+    pending.isParked = true
+    const group = pending.group!
+    if (!group.isReady) this.#doctor.wantRecord(group)
+    group.isTroubled = true
+  }
+
+  /** Sends what the members of the present record lack of a write. */
+  #sendWrite(pending: Pending): void {
+    const group = pending.group!
+    const { targets } = group
+    pending.isParked = false
+    pending.needed = targets.length
+    pending.acked = 0
+    if (group.keepHoles && pending.request.kind !== OpKind.Write) {
+      pending.request.flags |= OpFlag.KeepHole
+    }
+    for (let i = 0; i < targets.length; i++) {
+      const boot = targets[i]!
+      const at = pending.indexOf(boot)
+      const sent = at < 0 ? Sent.No : pending.sent[at]!
+      if (sent === Sent.Acked) pending.acked++
+      else if (sent !== Sent.Yes) {
+        if (boot.member === null || group.isAvoided(boot)) group.isTroubled = true
+        else this.#sendCopy(pending, boot)
+      }
+    }
+  }
+
+  #sendCopy(pending: Pending, boot: Boot): void {
+    const copy = this.#freeCopies.pop() ?? this.#newCopy()
+    copyRequest(pending.request, copy)
+    copy.pool = pending.request.pool
+    copy.group = pending.request.group
+    copy.groupEpoch = pending.group!.epoch
+    copy.fenceEpoch = pending.family!.writerEpoch
+    copy.owner = pending
+    if (copy.kind === OpKind.Write) boot.freeBytes -= copy.blockCount * BLOCK_BYTES
+    pending.sentTo(boot, copy)
+    boot.member!.submit(copy)
+    this.boots.wantsRing(boot)
+  }
+
+  #newCopy(): BlockOp {
+    const copy = new BlockOp()
+    copy.onDone = this.#onCopyDone
+    return copy
+  }
+
+  #sendRead(pending: Pending): void {
+    const group = pending.group!
+    let best: Boot | null = null
+    for (let i = 0; i < group.inSyncCount; i++) {
+      const boot = group.targets[i]!
+      if (boot.member === null) continue
+      const at = pending.boots.length === 0 ? -1 : pending.indexOf(boot)
+      if (at >= 0 && pending.sent[at] === Sent.Failed) continue
+      if (best === null || isNearer(boot, best)) best = boot
+    }
+    pending.isParked = best === null
+    if (best === null) group.isTroubled = true
+    else this.#sendCopy(pending, best)
+  }
+
+  #copyDone(copy: BlockOp): void {
+    const pending = copy.owner as Pending
+    const { copies } = pending
+    let at = 0
+    while (copies[at] !== copy) at++
+    copies[at] = null
+    pending.inFlight--
+    const { error } = copy
+    const boot = pending.boots[at]!
+    if (error === ErrorCode.Ok) {
+      pending.sent[at] = Sent.Acked
+      if (pending.isOver) {
+        // Late: nobody needs it, but its bytes are in that member and not on its disk yet.
+        if (pending.isWrite) boot.dirtyRound = this.flushes.current
+      } else if (pending.isWrite) this.#writeAcked(pending, boot)
+      else this.#readDone(pending, copy)
+    } else {
+      pending.sent[at] = error === ErrorCode.PeerLost ? Sent.No : Sent.Failed
+      pending.errors[at] = error
+      if (!pending.isOver) this.#copyFailed(pending, boot, error, copy)
+    }
+    copy.owner = null
+    this.#freeCopies.push(copy)
+    if (pending.isOver && pending.inFlight === 0) this.#recycle(pending)
+  }
+
+  #writeAcked(pending: Pending, boot: Boot): void {
+    boot.dirtyRound = this.flushes.current
+    const { targets } = pending.group!
+    if (pending.needed !== targets.length || !targets.includes(boot)) return
+    if (++pending.acked === pending.needed && this.#isOpen(pending)) this.#finish(pending, 0)
+  }
+
+  #readDone(pending: Pending, copy: BlockOp): void {
+    pending.request.resultA = copy.resultA
+    pending.request.resultB = copy.resultB
+    pending.horizon = this.#ticket
+    this.#answerRead(pending)
+  }
+
+  /** The bytes are there; writes whose bytes they may hold must be acknowledged first, R10. */
+  #answerRead(read: Pending): void {
+    const write = this.#overlaps.find(read, read.horizon)
+    if (write !== null) {
+      read.waitsFor = write
+      read.nextReader = write.firstReader
+      write.firstReader = read
+      return
+    }
+    if (read.boots.length > 1) this.#repairs.afterRead(read)
+    this.#finish(read, 0)
+  }
+
+  #copyFailed(pending: Pending, boot: Boot, error: number, copy: BlockOp): void {
+    const group = pending.group!
+    const family = pending.family!
+    group.isTroubled = true
+    if (error === ErrorCode.StaleEpoch && copy.fenceEpoch === family.writerEpoch) {
+      this.fence(family)
+      return
+    }
+    if (error === ErrorCode.StaleEpoch) {
+      // It was sent under an epoch that this gateway has raised meanwhile.
+      pending.sent[pending.indexOf(boot)] = Sent.No
+      pending.isParked = !pending.isWrite
+      this.#doctor.treat(group)
+      return
+    }
+    if (error === ErrorCode.StaleGroup) {
+      pending.sent[pending.indexOf(boot)] = Sent.No
+      group.isStale = true
+      group.isReady = false
+      pending.isParked = !pending.isWrite
+      this.#doctor.treat(group)
+      return
+    }
+    if (!pending.isWrite) {
+      pending.request.resultA = copy.resultA
+      this.#readFailed(pending)
+      return
+    }
+    if (error !== ErrorCode.PeerLost) this.failBoot(group, boot, error)
+    this.#failIfAll(pending)
+  }
+
+  #readFailed(pending: Pending): void {
+    const group = pending.group!
+    pending.isParked = true
+    if (!this.#isOpen(pending)) return
+    this.#sendRead(pending)
+    if (pending.inFlight > 0) {
+      this.ringSoon()
+      return
+    }
+    const error = worstError(pending, group)
+    if (error !== 0) this.#finish(pending, error)
+  }
+
+  /** A write that no member in sync can do ends with its error: nobody has it then. */
+  #failIfAll(pending: Pending): void {
+    const group = pending.group!
+    if (pending.inFlight > 0) return
+    const error = worstError(pending, group)
+    if (error === 0) return
+    // Members that are not in sync yet and have it would be the only ones: they have to leave.
+    let syncing = false
+    for (let i = group.inSyncCount; i < group.targets.length; i++) {
+      this.failBoot(group, group.targets[i]!, error)
+      syncing = true
+    }
+    if (!syncing) this.#finish(pending, error)
+  }
+
+  /** Ends an op for its client, and for good unless copies are out. */
+  #finish(pending: Pending, error: number): void {
+    const { client, family, group } = pending
+    this.#unlink(pending)
+    if (pending.isWrite && error === 0) family!.noteAcked(group!, this.flushes.current)
+    if (pending.isWrite && error !== 0) family!.isTainted = true
+    if (client === null) this.#detached--
+    if (pending.inFlight > 0) this.#hold(pending)
+    pending.isOver = true
+    family!.pending--
+    const { resultA, resultB } = pending.request
+    let reader = pending.firstReader
+    pending.firstReader = null
+    pending.client = null
+    if (pending.inFlight === 0) this.#recycle(pending)
+    if (client !== null) {
+      client.error = error
+      client.resultA = resultA
+      client.resultB = resultB
+      client.onDone(client)
+    }
+    while (reader !== null) {
+      const next: Pending | null = reader.nextReader
+      reader.nextReader = null
+      reader.waitsFor = null
+      this.#answerRead(reader)
+      reader = next
+    }
+  }
+
+  #unlink(pending: Pending): void {
+    this.pendings.remove(pending)
+    if (pending.isWrite) this.#overlaps.leave(pending)
+    const write = pending.waitsFor
+    if (write === null) return
+    // A read that ends while it waits.
+    pending.waitsFor = null
+    if (write.firstReader === pending) write.firstReader = pending.nextReader
+    else {
+      let before = write.firstReader
+      while (before !== null && before.nextReader !== pending) before = before.nextReader
+      if (before !== null) before.nextReader = pending.nextReader
+    }
+    pending.nextReader = null
+  }
+
+  /** Late copies need their bytes after the client gave them back. */
+  #hold(pending: Pending): void {
+    if (pending.heldRun >= 0 || pending.request.kind !== OpKind.Write) return
+    pending.heldRun = pending.request.payload
+    this.arena.retain(pending.heldRun)
+  }
+
+  #recycle(pending: Pending): void {
+    if (pending.heldRun >= 0) this.arena.release(pending.heldRun)
+    pending.reset()
+    this.#freePendings.push(pending)
+  }
+
+  /** The client gets `error` now; the write goes on until all members have it. */
+  #detach(pending: Pending, error: number): void {
+    const client = pending.client!
+    if (!pending.isWrite || this.#detached >= DETACHED_WRITES_MAX) {
+      this.#finish(pending, error)
+      return
+    }
+    this.#hold(pending)
+    this.#detached++
+    pending.family!.isTainted = true
+    pending.client = null
+    client.error = error
+    client.onDone(client)
+  }
+
+  #refuse(op: BlockOp, error: number): void {
+    op.error = error
+    op.resultA = 0
+    op.resultB = 0
+    if (this.#refused.push(op) === 1) queueMicrotask(this.#answerRefused)
+  }
+
+  readonly #answerRefused = (): void => {
+    const refused = this.#refused.splice(0)
+    for (const op of refused) op.onDone(op)
+  }
+
+  // ---- what changes around ops
+
+  /** Members of `group` changed, or came back: sends what is to be sent, ends what is done. */
+  reconcile(group: GroupIo): void {
+    this.#checkTrust()
+    const mine = this.pendings.select((pending) => pending.group === group)
+    for (const pending of mine) {
+      // Ends of others may have ended it.
+      if (pending.group !== group || pending.isOver) continue
+      if (pending.waitsFor !== null) continue
+      if (pending.isParked ? !this.#mayStart(pending) : !this.#isOpen(pending)) continue
+      if (pending.isWrite) {
+        this.#sendWrite(pending)
+        if (pending.acked === pending.needed && group.inSyncCount > 0) this.#finish(pending, 0)
+        else this.#failIfAll(pending)
+      } else if (pending.inFlight === 0 && pending.isParked) {
+        for (let at = 0; at < pending.sent.length; at++) {
+          if (pending.errors[at] !== ErrorCode.ChecksumMismatch) pending.sent[at] = Sent.No
+        }
+        this.#sendRead(pending)
+      }
+    }
+    this.flushes.check()
+    this.ringSoon()
+  }
+
+  /** `boot` cannot do its part in `group`: the doctor takes it out if it may. */
+  failBoot(group: GroupIo, boot: Boot, error: number): void {
+    if (!group.targets.includes(boot)) return
+    if (!group.failed.has(boot)) group.failed.set(boot, error)
+    group.isTroubled = true
+    this.#doctor.treat(group)
+  }
+
+  /** Is `boot` in a group with acknowledged writes that no flush covered? */
+  owes(boot: Boot): boolean {
+    for (const family of this.families()) {
+      for (const group of family.dirtyGroups) if (group.targets.includes(boot)) return true
+    }
+    return false
+  }
+
+  findSuccessors(group: GroupIo): Promise<void> {
+    return this.#doctor.findSuccessors(group)
+  }
+
+  /** Is there a newer record of the group than the one in use? */
+  isBehind(group: GroupIo): boolean {
+    return this.#doctor.isBehind(group)
+  }
+
+  /** A record of the group, which may be news. */
+  learn(group: GroupIo, known: KnownGroup): void {
+    this.#doctor.learn(group, known)
+  }
+
+  /** Does the lease hold as far as is known? */
+  get isTrusted(): boolean {
+    this.#checkTrust()
+    return this.#isTrusted
+  }
+
+  hasPending(group: GroupIo): boolean {
+    for (let at = this.pendings.oldest; at !== null; at = at.newer) {
+      if (at.group === group) return true
+    }
+    return false
+  }
+
+  /** Families with ops in the group, whose writer records stand up for its change. */
+  familiesOf(group: GroupIo): FamilyIo[] {
+    const found = new Set<FamilyIo>()
+    for (let at = this.pendings.oldest; at !== null; at = at.newer) {
+      if (at.group === group) found.add(at.family!)
+    }
+    for (const family of this.families()) if (family.dirtyGroups.has(group)) found.add(family)
+    return [...found]
+  }
+
+  *allGroups(): Iterable<GroupIo> {
+    for (const { groups } of this.#pools.values()) {
+      for (const group of groups) if (group !== null) yield group
+    }
+  }
+
+  ringSoon(): void {
+    if (this.#ringing) return
+    this.#ringing = true
+    queueMicrotask(() => {
+      this.#ringing = false
+      this.boots.ring()
+    })
+  }
+
+  trouble(what: string, error: StoreError | null): void {
+    this.options.onTrouble?.(what, error)
+  }
+
+  #onGroup(poolNumber: number, index: number, known: KnownGroup): void {
+    const group = this.#pools.get(poolNumber)?.groups[index]
+    if (group === null || group === undefined) return
+    this.#doctor.learn(group, known)
+  }
+
+  #onUp(boot: Boot): void {
+    this.flushes.onUp(boot)
+    for (const group of this.allGroups()) {
+      if (group.targets.includes(boot)) {
+        group.failed.delete(boot)
+        this.reconcile(group)
+      } else if (group.targets.some(({ peerId }) => peerId === boot.peerId)) {
+        // Another boot than the record has: the record changes, or did.
+        group.isStale = true
+        group.isTroubled = true
+        if (this.hasPending(group) || this.flushes.isIdle === false) this.#doctor.treat(group)
+      }
+    }
+  }
+
+  #onDown(boot: Boot): void {
+    for (const group of this.allGroups()) {
+      if (group.targets.includes(boot)) group.isTroubled = true
+    }
+  }
+
+  #onFlushFailed(boot: Boot, error: number): void {
+    if (error === ErrorCode.PeerLost) return
+    for (const family of this.families()) {
+      for (const group of family.dirtyGroups) {
+        if (!group.targets.includes(boot)) continue
+        this.failBoot(group, boot, error)
+        const inSync = group.targets.slice(0, group.inSyncCount)
+        if (inSync.every((each) => group.failed.has(each))) this.flushes.fail(boot, error)
+      }
+    }
+  }
+
+  // ---- time
+
+  /** Something waits for time to pass. */
+  wake(): void {
+    if (this.#stopTick === null) this.#startTick()
+  }
+
+  #startTick(): void {
+    if (this.#closed) return
+    this.#nowMs = this.clock.monotonicMs()
+    this.#idleTicks = 0
+    this.#stopTick = this.timers.start(REPLICATION_TICK_MS, this.#tick)
+  }
+
+  #onTick(): void {
+    this.#nowMs = this.clock.monotonicMs()
+    this.#stopTick = this.timers.start(REPLICATION_TICK_MS, this.#tick)
+    const isIdle = this.pendings.count === 0 && this.flushes.isIdle && !this.#doctor.isWaiting
+    this.#idleTicks = isIdle ? this.#idleTicks + 1 : 0
+    if (this.#idleTicks > IDLE_TICKS) {
+      this.#stopTick()
+      this.#stopTick = null
+      return
+    }
+    this.#checkTrust()
+    this.#pings.tick(
+      this.#nowMs,
+      (this.options.trustedForMs?.() ?? MEMBER_TRUST_MS) < MEMBER_TRUST_MS
+    )
+    this.#lookForLate()
+    for (const group of this.allGroups()) if (group.isTroubled) this.#doctor.treat(group)
+    this.flushes.check()
+  }
+
+  /** Members that leave writes unanswered which others have answered; clients that wait no more. */
+  #lookForLate(): void {
+    const old = this.pendings.select(({ submittedMs }) => submittedMs < this.#nowMs)
+    for (const pending of old) {
+      if (pending.isOver || pending.family === null) continue
+      const ageMs = this.#nowMs - pending.submittedMs
+      const { unavailableMs } = pending.family.options
+      const group = pending.group!
+      if (pending.isWrite && ageMs > this.deadlineMs && pending.acked > 0) {
+        for (const [at, boot] of pending.boots.entries()) {
+          if (pending.sent[at] === Sent.Yes) this.failBoot(group, boot, ErrorCode.Unavailable)
+        }
+      }
+      if (unavailableMs === null || ageMs < unavailableMs || pending.client === null) continue
+      if (pending.isWrite || pending.inFlight === 0) this.#detach(pending, ErrorCode.NoQuorum)
+    }
+  }
+}
+
+function copyRequest(from: BlockOp, to: BlockOp): void {
+  to.kind = from.kind
+  to.flags = from.flags
+  to.familyHigh = from.familyHigh
+  to.familyLow = from.familyLow
+  to.layerHigh = from.layerHigh
+  to.layerLow = from.layerLow
+  to.chunk = from.chunk
+  to.firstBlock = from.firstBlock
+  to.blockCount = from.blockCount
+  to.writerEpoch = from.writerEpoch
+  to.sequence = from.sequence
+  to.payload = from.payload
+  to.error = 0
+  to.resultA = 0
+  to.resultB = 0
+}
+
+/** R9: nobody gets a write for which one of the members has no room. */
+function hasRoom(group: GroupIo, op: BlockOp): boolean {
+  const bytes = op.blockCount * BLOCK_BYTES + MEMBER_RESERVE_BYTES
+  for (let i = 0; i < group.inSyncCount; i++) {
+    if (group.targets[i]!.freeBytes < bytes) return false
+  }
+  return true
+}
+
+function isNearer(boot: Boot, than: Boot): boolean {
+  if (boot.isLocal !== than.isLocal) return boot.isLocal
+  return boot.member!.inFlight < than.member!.inFlight
+}
+
+/** The error when every member in sync failed, 0 while one has not. */
+function worstError(pending: Pending, group: GroupIo): number {
+  let error = 0
+  for (let i = 0; i < group.inSyncCount; i++) {
+    const at = pending.indexOf(group.targets[i]!)
+    if (at < 0 || pending.sent[at] !== Sent.Failed) return 0
+    if (error !== ErrorCode.ChecksumMismatch) error = pending.errors[at]!
+  }
+  assert(error !== 0 || group.inSyncCount === 0, 'what failed has an error')
+  return error
+}
+
+const nobodyWaits = (): void => {}

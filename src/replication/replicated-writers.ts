@@ -1,0 +1,218 @@
+import type { Cluster } from '../cluster/cluster.ts'
+import type { PoolView } from '../cluster/group-table.ts'
+import type { VolumeRecord } from '../cluster/records.ts'
+import type { TakenWriter, Writers } from '../cluster/writers.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { HANDOVER_MS, HANDOVER_POLL_MS, MEMBER_TRUST_MS, SESSION_TTL_MS } from '../core/limits.ts'
+import type { FamilyIo } from './family-io.ts'
+import type { ReplicatedStore } from './replicated-store.ts'
+import { Takeover } from './takeover.ts'
+
+/**
+ * Why a volume that is served here has to be given up: another gateway has it, or asks for it; or
+ * its members restarted, and writes may be lost that no flush followed.
+ */
+export type LossReason = 'fenced' | 'wanted' | 'powerLoss'
+
+export interface ReplicatedWritersOptions {
+  readonly store: ReplicatedStore
+  readonly cluster: Cluster
+  readonly writers: Writers
+  /** The pool of a volume. @throws StoreError */
+  readonly poolOf: (volume: VolumeRecord) => Promise<PoolView>
+  /** See FamilyOptions. */
+  readonly unavailableMsOf?: (volume: VolumeRecord) => number | null
+  /** TTL of sessions: how long a gateway trusts a lease that was revoked. */
+  readonly ttlMs?: number
+}
+
+interface OpenFamily {
+  readonly family: FamilyIo
+  readonly onLost: (why: LossReason) => void
+  /** A lost lease was taken anew, and what follows from that is not done. */
+  isRetaking: boolean
+}
+
+/** The right to write volumes whose blocks are replicated: with it comes the takeover. */
+export class ReplicatedWriters {
+  readonly #options: ReplicatedWritersOptions
+  readonly #open = new Map<string, OpenFamily>()
+  #stopListening: (() => void) | null = null
+
+  constructor(options: ReplicatedWritersOptions) {
+    this.#options = options
+  }
+
+  /**
+   * Takes the writer lease and serves the family; returns the writerEpoch. With `takeover` a
+   * gateway that has it is asked to let go, and loses it when it does not.
+   * @throws StoreError Busy when another peer has it, NotFound when the volume is gone
+   */
+  async acquire(
+    volume: VolumeRecord,
+    options: { readonly takeover?: boolean; readonly onLost: (why: LossReason) => void }
+  ): Promise<number> {
+    const known = this.#open.get(volume.family)
+    if (known !== undefined && !known.family.isClosed) {
+      // Versions of one writerEpoch are counted in one place.
+      throw new StoreError(ErrorCode.Busy, `volume ${volume.name} is open here already`)
+    }
+    const { store, writers, poolOf, unavailableMsOf } = this.#options
+    const pool = store.pool(await poolOf(volume))
+    const { taken, quarantineMs } = await this.#take(volume, options.takeover ?? false)
+    const family = store.openFamily(pool, {
+      family: volume.family,
+      writerEpoch: taken.writerEpoch,
+      claim: taken.claim,
+      unavailableMs: unavailableMsOf?.(volume) ?? null,
+      onFenced: () => options.onLost('fenced'),
+      onPowerLoss: () => options.onLost('powerLoss')
+    })
+    try {
+      await new Takeover({ store, writers, family, taken, quarantineMs }).run()
+    } catch (thrown) {
+      store.closeFamily(family)
+      throw thrown
+    }
+    if (family.isClosed) throw lost(volume)
+    this.#open.set(volume.family, { family, onLost: options.onLost, isRetaking: false })
+    this.#listen()
+    return taken.writerEpoch
+  }
+
+  /**
+   * Takes the lease anew under a higher writerEpoch: the session was replaced, or sequence numbers
+   * run low. Clients wait meanwhile. If the lease was lost in between, members may have come
+   * whose versions nobody compared: they are made equal as in a takeover.
+   * @throws StoreError Busy when another gateway had it meanwhile
+   */
+  async retake(volume: VolumeRecord): Promise<number> {
+    const known = this.#open.get(volume.family)
+    if (known === undefined || known.family.isClosed) throw lost(volume)
+    const { family } = known
+    const { store, writers } = this.#options
+    family.isRetaken = true
+    for (let group = 0; group < family.pool.groups.length; group++) family.unsettled.add(group)
+    try {
+      const taken = await writers.take(volume, family.writerEpoch)
+      family.raise(taken.writerEpoch, taken.claim)
+      family.isRetaken = false
+      const isWhole = taken.wasHeld && !known.isRetaking
+      known.isRetaking = !isWhole
+      const again = { ...taken, wasClean: isWhole }
+      await new Takeover({ store, writers, family, taken: again, quarantineMs: 0 }).run()
+      known.isRetaking = false
+      return taken.writerEpoch
+    } catch (thrown) {
+      const isLost =
+        thrown instanceof StoreError &&
+        (thrown.code === ErrorCode.Busy || thrown.code === ErrorCode.Closed)
+      if (isLost) store.fence(family)
+      throw thrown
+    } finally {
+      family.isRetaken = false
+    }
+  }
+
+  /**
+   * Serves the family no more and gives the lease back. Nothing is asked of it any more; what is
+   * pending is waited for a while, and left to the next takeover then.
+   */
+  async release(volume: VolumeRecord): Promise<void> {
+    const { store, writers } = this.#options
+    const known = this.#open.get(volume.family)
+    this.#open.delete(volume.family)
+    if (known === undefined) return
+    const { family } = known
+    const isClean = !family.isClosed && (await this.#drain(family))
+    const { claim, isClosed } = family
+    store.closeFamily(family)
+    if (isClosed) await writers.release(volume)
+    else if (isClean) await writers.leaveClean(volume.family, claim)
+    else await writers.release(volume)
+  }
+
+  close(): void {
+    this.#stopListening?.()
+    this.#stopListening = null
+  }
+
+  /** True when every write is on the disks of all members. */
+  async #drain(family: FamilyIo): Promise<boolean> {
+    const { store } = this.#options
+    const endMs = store.clock.monotonicMs() + HANDOVER_MS
+    while (store.clock.monotonicMs() < endMs && !family.isClosed) {
+      if (family.pending === 0) {
+        const isFlushed = await this.#flush(family, endMs)
+        if (family.pending > 0) continue
+        return isFlushed && !family.isTainted && family.unsettled.size === 0 && !family.isClosed
+      }
+      await this.#sleep(HANDOVER_POLL_MS)
+    }
+    return false
+  }
+
+  #flush(family: FamilyIo, endMs: number): Promise<boolean> {
+    const { store } = this.#options
+    return new Promise((resolve) => {
+      const cancel = store.timers.start(endMs - store.clock.monotonicMs(), () => resolve(false))
+      store.flush((error) => {
+        cancel()
+        resolve(error === 0 && family.dirtyGroups.size === 0)
+      })
+    })
+  }
+
+  async #take(
+    volume: VolumeRecord,
+    takeover: boolean
+  ): Promise<{ taken: TakenWriter; quarantineMs: number }> {
+    const { writers, cluster, ttlMs = SESSION_TTL_MS } = this.#options
+    let quarantineMs = MEMBER_TRUST_MS
+    for (let asked = false; ; asked = true) {
+      const holder = await writers.holder(volume.family)
+      const isOther = holder !== null && holder.gateway !== cluster.self.peerId
+      if (isOther && takeover && !(await this.#ask(volume.family))) {
+        await writers.revoke(holder)
+        // It does not know: it trusts its lease for as long as that would have lasted.
+        quarantineMs = ttlMs
+      }
+      try {
+        return { taken: await writers.take(volume), quarantineMs }
+      } catch (thrown) {
+        const isBusy = thrown instanceof StoreError && thrown.code === ErrorCode.Busy
+        if (!isBusy || !takeover || asked) throw thrown
+      }
+    }
+  }
+
+  /** Asks the gateway that has the family to let go; true if it did. */
+  async #ask(family: string): Promise<boolean> {
+    const { writers, store } = this.#options
+    await writers.askFor(family)
+    const endMs = store.clock.monotonicMs() + HANDOVER_MS
+    let holder = await writers.holder(family)
+    while (holder !== null && store.clock.monotonicMs() < endMs) {
+      await this.#sleep(HANDOVER_POLL_MS)
+      holder = await writers.holder(family)
+    }
+    await writers.askNoMore(family)
+    return holder === null
+  }
+
+  /** Hears when another gateway asks for a family. */
+  #listen(): void {
+    this.#stopListening ??= this.#options.writers.onAsked((family) => {
+      this.#open.get(family)?.onLost('wanted')
+    })
+  }
+
+  #sleep(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      this.#options.store.timers.start(ms, resolve)
+    })
+  }
+}
+
+const lost = (volume: VolumeRecord): StoreError =>
+  new StoreError(ErrorCode.Closed, `volume ${volume.name}: another gateway took it over`)

@@ -1,0 +1,259 @@
+/**
+ * What a gateway does before it serves a family that others wrote (R15–R17): nobody older writes
+ * or reads it any more (fence), its members in sync hold the same (equalise), on disk (flush).
+ * Groups that cannot be settled yet wait, and are tried again; the others are served.
+ */
+import type { TakenWriter, Writers } from '../cluster/writers.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { SETTLED_AT_ONCE_MAX, REPLICATION_RETRY_MS, REPLICATION_TICK_MS } from '../core/limits.ts'
+import type { Boot } from './boots.ts'
+import { callBoot, Equaliser, forEach, MemberFailed } from './equalise.ts'
+import type { FamilyIo } from './family-io.ts'
+import type { GroupIo } from './group-io.ts'
+import type { ReplicatedStore } from './replicated-store.ts'
+
+export interface TakeoverOptions {
+  readonly store: ReplicatedStore
+  readonly writers: Writers
+  readonly family: FamilyIo
+  readonly taken: TakenWriter
+  /**
+   * How long after the last fence the writer before may still read from its own disk, R16.
+   */
+  readonly quarantineMs: number
+}
+
+/** A member that failed so often has to leave, although it answers. */
+const MEMBER_FAILURES_MAX = 3
+
+type Outcome = 'settled' | 'again' | 'blocked'
+
+export class Takeover {
+  readonly #options: TakeoverOptions
+  readonly #store: ReplicatedStore
+  readonly #family: FamilyIo
+  /** Fences that were answered, or are on their way. */
+  readonly #fences = new Map<Boot, Promise<boolean>>()
+  /** How often members failed that could be fenced. */
+  readonly #failures = new Map<Boot, number>()
+  #lastFenceMs = 0
+  #removed = false
+  /** Chunks that differed between members. */
+  chunks = 0
+
+  constructor(options: TakeoverOptions) {
+    this.#options = options
+    this.#store = options.store
+    this.#family = options.family
+  }
+
+  /**
+   * Resolves when the family can be served; groups whose members are away go on waiting.
+   * @throws StoreError Closed when the writer lease is lost meanwhile
+   */
+  async run(): Promise<void> {
+    const { view } = this.#family.pool
+    this.#family.takeover = this
+    await this.#store.groups.open(view.number)
+    // The writer before drained and flushed: nothing is on its way, and all members are equal.
+    if (this.#options.taken.wasClean) {
+      this.#settleOthers(new Set())
+      return
+    }
+    const records = await this.#store.groups.refreshAll(view.number)
+    for (const index of records.keys()) this.#family.unsettled.add(index)
+    this.#settleOthers(new Set(records.keys()))
+    for (const [index, known] of records) {
+      this.#store.learn(this.#family.pool.group(index), known)
+    }
+    const groups = [...records.keys()].map((index) => this.#family.pool.group(index))
+    const blocked = await this.#settle(groups)
+    const { taken, writers, quarantineMs } = this.#options
+    if (blocked.length === 0) await writers.settle(this.#family.id, taken)
+    await this.#quarantine(quarantineMs)
+    for (const group of groups) {
+      if (!blocked.includes(group)) this.#store.settled(this.#family, group)
+    }
+    if (blocked.length > 0) this.#goOn(blocked)
+  }
+
+  get #isOver(): boolean {
+    return this.#family.isClosed || this.#family.takeover !== this
+  }
+
+  /** Groups without a record hold nothing. */
+  #settleOthers(groups: ReadonlySet<number>): void {
+    for (const index of [...this.#family.unsettled]) {
+      if (groups.has(index)) continue
+      this.#store.settled(this.#family, this.#family.pool.group(index))
+    }
+  }
+
+  /** A writer that was removed with its disk, not fenced, may read from that for a while. */
+  async #quarantine(quarantineMs: number): Promise<void> {
+    if (!this.#removed || quarantineMs === 0) return
+    const untilMs = this.#lastFenceMs + quarantineMs
+    await this.#sleep(untilMs - this.#store.clock.monotonicMs())
+  }
+
+  /** Tries the groups that could not be settled until they can. */
+  #goOn(groups: readonly GroupIo[]): void {
+    const { store } = this.#options
+    const work = async (): Promise<void> => {
+      let blocked = groups
+      while (blocked.length > 0 && !this.#isOver) {
+        await this.#sleep(REPLICATION_RETRY_MS)
+        if (this.#isOver) return
+        const before = blocked
+        this.#failures.clear()
+        blocked = await this.#settle(before)
+        if (blocked.length < before.length) await this.#quarantine(this.#options.quarantineMs)
+        for (const group of before) {
+          if (!blocked.includes(group)) store.settled(this.#family, group)
+        }
+      }
+      if (!this.#isOver) {
+        await this.#options.writers.settle(this.#family.id, this.#options.taken)
+      }
+    }
+    work().catch((thrown: unknown) => {
+      if (!(thrown instanceof StoreError)) throw thrown
+      if (this.#isOver) return
+      if (thrown.code === ErrorCode.Closed) store.fence(this.#family)
+      else {
+        store.trouble(`taking over family ${this.#family.id}`, thrown)
+        this.#goOn([...this.#family.unsettled].map((index) => this.#family.pool.group(index)))
+      }
+    })
+  }
+
+  /** Settles groups; returns those whose members are away. */
+  async #settle(groups: readonly GroupIo[]): Promise<GroupIo[]> {
+    const blocked: GroupIo[] = []
+    let open = groups
+    while (open.length > 0) {
+      if (this.#isOver) throw leaseLost(this.#family)
+      const equaliser = new Equaliser(this.#store, this.#family)
+      const again: GroupIo[] = []
+      const fenced: { group: GroupIo; revision: number }[] = []
+      await forEach(open, SETTLED_AT_ONCE_MAX, async (group) => {
+        const outcome = await this.#fence(group)
+        const revision = group.known!.modRevision
+        if (outcome === 'settled') fenced.push({ group, revision })
+        else if (outcome === 'again') again.push(group)
+        else blocked.push(group)
+      })
+      const equal: typeof fenced = []
+      await forEach(fenced, SETTLED_AT_ONCE_MAX, async (each) => {
+        if (await this.#try(() => equaliser.equalise(each.group))) equal.push(each)
+        else again.push(each.group)
+      })
+      this.chunks += equaliser.chunks
+      await this.#flush(equal.map(({ group }) => group))
+      for (const { group, revision } of equal) {
+        // Members that came meanwhile were not looked at.
+        const isSame = group.known!.modRevision === revision && !this.#store.isBehind(group)
+        if (!isSame || !this.#isWhole(group)) again.push(group)
+      }
+      if (again.length > 0) await this.#sleep(REPLICATION_TICK_MS)
+      open = again
+    }
+    return blocked
+  }
+
+  /** Every member of the group is fenced, or taken out of it. */
+  async #fence(group: GroupIo): Promise<Outcome> {
+    const { view } = group.pool
+    await this.#store.findSuccessors(group)
+    const boots = [...group.targets]
+    const revision = group.known!.modRevision
+    const fenced = await Promise.all(boots.map((boot) => this.#fenceBoot(boot)))
+    if (group.known!.modRevision !== revision || this.#store.isBehind(group)) return 'again'
+    const away = boots.filter((_, at) => !fenced[at])
+    if (away.length === 0) return 'settled'
+    if (!fenced.some((one, at) => one && at < group.inSyncCount)) return 'blocked'
+    const entries = away.flatMap((boot) => group.entryOf(boot) ?? [])
+    const claims = [this.#options.taken.claim]
+    const result = await this.#store.groups.remove(view, group.index, entries, claims)
+    if (result.kind === 'fenced') throw leaseLost(this.#family)
+    if (result.kind === 'belowMinimum') return 'blocked'
+    this.#removed = true
+    this.#store.learn(group, result.known)
+    return 'again'
+  }
+
+  #fenceBoot(boot: Boot): Promise<boolean> {
+    const known = this.#fences.get(boot)
+    if (known !== undefined) return known
+    const fence = this.#askFence(boot).then((isFenced) => {
+      if (!isFenced) this.#fences.delete(boot)
+      return isFenced
+    })
+    this.#fences.set(boot, fence)
+    return fence
+  }
+
+  async #askFence(boot: Boot): Promise<boolean> {
+    const { clock, patienceMs, boots } = this.#store
+    const endMs = clock.monotonicMs() + patienceMs
+    const { id: family, writerEpoch } = this.#family
+    if ((this.#failures.get(boot) ?? 0) >= MEMBER_FAILURES_MAX) return false
+    for (;;) {
+      if (boot.member === null) boots.find(boot.peerId)
+      if (boot.member !== null) {
+        const request = { call: 'fenceFamily', family, writerEpoch } as const
+        if (await this.#try(async () => void (await callBoot(boot, request)))) {
+          this.#lastFenceMs = clock.monotonicMs()
+          return true
+        }
+      }
+      if (clock.monotonicMs() >= endMs) return false
+      await this.#sleep(REPLICATION_TICK_MS / 2)
+    }
+  }
+
+  /** One flush a member for all groups. */
+  async #flush(groups: readonly GroupIo[]): Promise<void> {
+    const boots = new Set(groups.flatMap(({ targets }) => targets))
+    await Promise.all(
+      [...boots].map(async (boot) => {
+        const { member } = boot
+        const error =
+          member === null
+            ? ErrorCode.PeerLost
+            : await new Promise<number>((resolve) => member.flush(resolve))
+        if (error !== ErrorCode.Ok) this.#failed(boot)
+      })
+    )
+  }
+
+  #failed(boot: Boot): void {
+    this.#fences.delete(boot)
+    this.#failures.set(boot, (this.#failures.get(boot) ?? 0) + 1)
+  }
+
+  #isWhole(group: GroupIo): boolean {
+    return group.targets.every((boot) => this.#fences.has(boot))
+  }
+
+  /** False when a member failed: it has to be fenced again, or to leave. */
+  async #try(work: () => Promise<void>): Promise<boolean> {
+    try {
+      await work()
+      return true
+    } catch (thrown) {
+      if (!(thrown instanceof MemberFailed)) throw thrown
+      this.#failed(thrown.boot)
+      return false
+    }
+  }
+
+  #sleep(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      this.#store.timers.start(Math.max(0, ms), resolve)
+    })
+  }
+}
+
+const leaseLost = (family: FamilyIo): StoreError =>
+  new StoreError(ErrorCode.Closed, `family ${family.id}: the writer lease is lost`)
