@@ -1,0 +1,32 @@
+/** Seeds of the simulator. `SEED=n` replays one with its trace, `SEEDS=n` runs so many. */
+import { suite } from 'uvu'
+import { runSeed, SimFailure } from './run.ts'
+
+const test = suite('simulation')
+const fixed = process.env['SEED']
+const seeds = Number(process.env['SEEDS'] ?? 200)
+
+const SHOWN = 150
+
+async function run(seed: number): Promise<void> {
+  try {
+    const report = await runSeed({ seed })
+    if (fixed !== undefined) console.log({ ...report, trace: report.trace.length })
+  } catch (thrown) {
+    if (thrown instanceof SimFailure && fixed !== undefined) {
+      console.log(thrown.trace.slice(-Number(process.env['SHOWN'] ?? SHOWN)).join('\n'))
+    }
+    throw thrown
+  }
+}
+
+test('a cluster without faults serves', async () => {
+  await runSeed({ seed: 1, faults: false, faultyMs: 2000 })
+})
+
+test('nothing that was promised is broken by faults', async () => {
+  if (fixed !== undefined) return run(Number(fixed))
+  for (let seed = 1; seed <= seeds; seed++) await run(seed)
+})
+
+test.run()

@@ -1,0 +1,392 @@
+/**
+ * A volume's clients, and what they may see. Every write has a number that only grows; a block's
+ * value is the number of a write that covered it. What was acknowledged, or returned by a read,
+ * is the block's floor: no read that begins later may return less.
+ */
+import { errorCodeName, ErrorCode } from '../../src/core/errors.ts'
+import { BLOCK_BYTES } from '../../src/core/limits.ts'
+import { encodeRecord, type VolumeRecord } from '../../src/cluster/records.ts'
+import { randomId64, parseId64 } from '../../src/cluster/ids.ts'
+import { type BlockOp, OpKind } from '../../src/replication/block-store.ts'
+import { groupOfChunk } from '../../src/placement/hash.ts'
+import type { SimCluster } from './cluster.ts'
+import type { Boot } from './peer.ts'
+import { blockValue, fillBlock } from '../helpers/shard-rig.ts'
+import type { World } from './world.ts'
+
+export const CHUNKS = 3
+export const CHUNK_BLOCKS_USED = 12
+const BLOCKS = CHUNKS * CHUNK_BLOCKS_USED
+
+interface Write {
+  readonly number: number
+  readonly isZero: boolean
+}
+
+class BlockModel {
+  /** Writes that may be seen, by number, from the floor on. */
+  writes: Write[] = [{ number: 0, isZero: true }]
+  floor = 0
+  /** What survives any power loss. */
+  durable = 0
+  /** When the last member that had what was unflushed was lost. */
+  lostMs = 0
+
+  /** Something that began at `sinceMs` showed that the write is there. */
+  raise(number: number, sinceMs: number): void {
+    // It may have been there before the loss, and told after it.
+    if (number > this.floor && sinceMs > this.lostMs) this.floor = number
+  }
+  prune(): void {
+    const lowest = Math.min(this.floor, this.durable)
+    if (this.writes.length > 8) {
+      this.writes = this.writes.filter((write) => write.number >= lowest)
+    }
+  }
+}
+
+/** One open of the volume at one gateway. */
+interface Session {
+  readonly boot: Boot
+  epoch: number
+  sequence: number
+  isOver: boolean
+  inFlight: number
+  why: string
+}
+
+export class SimVolume {
+  readonly sim: SimCluster
+  readonly record: VolumeRecord
+  readonly blocks: BlockModel[] = Array.from({ length: BLOCKS }, () => new BlockModel())
+  sessions: Session[] = []
+  opening = false
+  acknowledged = 0
+  reads = 0
+  opens = 0
+  errors = 0
+  isQuiet = false
+  /** Members that lost power and stayed in sync, 'group/boot', since the last takeover. */
+  readonly unproven: Set<string> = new Set()
+  #next = 1
+
+  constructor(sim: SimCluster, name: string) {
+    this.sim = sim
+    const { random } = sim.world
+    this.record = {
+      v: 1,
+      id: randomId64(random),
+      name,
+      type: 'block',
+      family: randomId64(random),
+      headLayer: randomId64(random),
+      sizeBytes: 2 ** 30,
+      touchedBytes: 2 ** 30,
+      state: 'ready',
+      readOnly: false,
+      labels: {},
+      description: '',
+      settings: {},
+      createdAt: '2026-01-31T12:00:00.000Z'
+    }
+  }
+
+  get #world(): World {
+    return this.sim.world
+  }
+
+  async create(): Promise<void> {
+    const { keys } = this.sim
+    await this.sim.metadata.transact({
+      success: [
+        { put: keys.volume(this.record.id), value: encodeRecord('volume', this.record) },
+        {
+          put: keys.family(this.record.family),
+          value: encodeRecord('family', { v: 1, writerEpoch: 0 })
+        }
+      ]
+    })
+  }
+
+  groupOf(block: number): number {
+    const { high, low } = parseId64(this.record.family)
+    return groupOfChunk(high, low, Math.floor(block / CHUNK_BLOCKS_USED), this.sim.pool.groups)
+  }
+
+  /** Is a member's block ('layer/chunk/block') in the group? */
+  isInGroup(key: string, group: number): boolean {
+    return this.groupOf(Number(key.split('/')[1]) * CHUNK_BLOCKS_USED) === group
+  }
+
+  /** Nobody that has what was not flushed in these groups is left. */
+  onPowerLoss(group: number): void {
+    for (const [at, block] of this.blocks.entries()) {
+      if (this.groupOf(at) !== group) continue
+      block.floor = Math.min(block.floor, block.durable)
+      block.lostMs = this.#world.nowMs
+    }
+  }
+
+  onSessionReplaced(boot: Boot): void {
+    for (const session of this.sessions) {
+      if (session.boot !== boot || session.isOver) continue
+      boot.writers!.retake(this.record).then(
+        (epoch) => {
+          this.#world.log(`${this.record.name}@${boot.place} retaken, epoch ${epoch}`)
+          session.epoch = epoch
+          session.sequence = 0
+        },
+        (thrown: unknown) => this.#over(session, `retake: ${(thrown as Error).message}`)
+      )
+    }
+  }
+
+  /** Opens that serve, as far as their gateways know. */
+  get live(): Session[] {
+    return this.sessions.filter(({ isOver, boot }) => !isOver && boot.process.isAlive)
+  }
+
+  /** Opens the volume at a gateway; clients follow it there. */
+  open(boot: Boot, takeover: boolean): void {
+    if (this.opening || boot.writers === null) return
+    const known = this.sessions.find((each) => each.boot === boot && !each.isOver)
+    if (known !== undefined) return
+    this.opening = true
+    const session: Session = { boot, epoch: 0, sequence: 0, isOver: false, inFlight: 0, why: '' }
+    const startedMs = this.#world.nowMs
+    const done = (): void => {
+      this.opening = false
+    }
+    // A gateway that dies meanwhile answers nobody.
+    const cancel = this.#world.after(20_000, done)
+    const watch = (): void => {
+      if (boot.process.isAlive) this.#world.after(100, watch)
+      else if (session.epoch === 0) done()
+    }
+    watch()
+    boot.writers.acquire(this.record, { takeover, onLost: (why) => this.#lost(session, why) }).then(
+      (epoch) => {
+        cancel()
+        done()
+        session.epoch = epoch
+        const took = (this.#world.nowMs - startedMs).toFixed(0)
+        this.#world.log(`${this.record.name} opens at ${boot.place}, epoch ${epoch}, ${took} ms`)
+        this.opens++
+        this.sessions = this.sessions.filter((each) => !each.isOver || each.inFlight > 0)
+        this.sessions.push(session)
+        if (!session.isOver) this.#step(session)
+      },
+      (thrown: unknown) => {
+        cancel()
+        done()
+        this.#world.log(`${this.record.name} not at ${boot.place}: ${(thrown as Error).message}`)
+      }
+    )
+  }
+
+  /** Ends the session at a gateway in an orderly way. */
+  release(session: Session): void {
+    if (session.isOver) return
+    this.#over(session, 'released')
+    const { boot } = session
+    let waits = 0
+    const wait = (): void => {
+      if (session.inFlight > 0 && waits++ < 200) boot.process.start(5, wait)
+      else boot.writers!.release(this.record).catch(ignore)
+    }
+    wait()
+  }
+
+  #lost(session: Session, why: string): void {
+    this.#world.log(`${this.record.name} at ${session.boot.place}: ${why}`)
+    if (why === 'wanted') this.release(session)
+    else this.#over(session, why)
+  }
+
+  #over(session: Session, why: string): void {
+    if (session.isOver) return
+    session.isOver = true
+    session.why = why
+    if (why !== 'released') session.boot.writers?.release(this.record).catch(ignore)
+  }
+
+  /** Clients do something now and then. */
+  #step(session: Session): void {
+    const { process } = session.boot
+    const world = this.#world
+    process.start(world.between(0.1, 12), () => {
+      if (session.isOver) return
+      if (!this.isQuiet && session.inFlight < 6) this.#doSomething(session)
+      this.#step(session)
+    })
+  }
+
+  #doSomething(session: Session): void {
+    const { random } = this.#world
+    const choice = random.below(20)
+    if (choice < 9) this.write(session, OpKind.Write)
+    else if (choice < 11) this.write(session, OpKind.Trim)
+    else if (choice < 12) this.write(session, OpKind.WriteZeroes)
+    else if (choice < 18) this.read(session)
+    else this.flush(session)
+    session.boot.store!.ring()
+  }
+
+  #range(): { first: number; count: number; chunk: number } {
+    const { random } = this.#world
+    const chunk = random.below(CHUNKS)
+    const first = random.below(CHUNK_BLOCKS_USED)
+    const count = 1 + random.below(Math.min(3, CHUNK_BLOCKS_USED - first))
+    return { first, count, chunk }
+  }
+
+  write(session: Session, kind: number): void {
+    const { boot } = session
+    const { first, count, chunk } = this.#range()
+    const number = this.#next++
+    const pages = kind === OpKind.Write ? boot.arena.acquire(count) : 0
+    if (pages < 0) return
+    const isZero = kind !== OpKind.Write
+    const start = chunk * CHUNK_BLOCKS_USED + first
+    const covered = this.blocks.slice(start, start + count)
+    for (const block of covered) block.writes.push({ number, isZero })
+    if (!isZero) {
+      for (let i = 0; i < count; i++) fillBlock(boot.arena.bytes, pages + i * BLOCK_BYTES, number)
+    }
+    const sinceMs = this.#world.nowMs
+    const op = this.#op(session, kind, chunk, first, count)
+    op.payload = pages
+    op.writerEpoch = session.epoch
+    op.sequence = ++session.sequence
+    this.#world.log(
+      `${this.record.name}@${boot.place} ${isZero ? 'zero' : 'write'} ${number} ` +
+        `(${op.writerEpoch},${op.sequence}) at ${start}+${count}`
+    )
+    op.onDone = () => {
+      if (!isZero) boot.arena.release(pages)
+      const { error } = op
+      this.#ended(session, op)
+      if (error !== 0) {
+        this.#failed(session, error, `write ${number}`)
+        return
+      }
+      this.acknowledged++
+      this.#world.log(`${this.record.name}@${boot.place} acked ${number}`)
+      for (const block of covered) {
+        block.raise(number, sinceMs)
+        block.prune()
+      }
+    }
+    boot.store!.submit(op)
+  }
+
+  read(session: Session): void {
+    const { boot } = session
+    const { first, count, chunk } = this.#range()
+    const pages = boot.arena.acquire(count)
+    if (pages < 0) return
+    boot.arena.bytes.fill(0xee, pages, pages + count * BLOCK_BYTES)
+    const op = this.#op(session, OpKind.Read, chunk, first, count)
+    op.payload = pages
+    const start = chunk * CHUNK_BLOCKS_USED + first
+    const sinceMs = this.#world.nowMs
+    const floors = this.blocks.slice(start, start + count).map(({ floor }) => floor)
+    op.onDone = () => {
+      const { error } = op
+      const values = Array.from({ length: count }, (_, i) =>
+        blockValue(boot.arena.bytes, pages + i * BLOCK_BYTES)
+      )
+      boot.arena.release(pages)
+      this.#ended(session, op)
+      if (error !== 0) {
+        this.#failed(session, error, 'read')
+        return
+      }
+      this.reads++
+      for (const [i, value] of values.entries())
+        this.#check(start + i, value, { floor: floors[i]!, sinceMs, place: boot.place })
+    }
+    boot.store!.submit(op)
+  }
+
+  flush(session: Session): void {
+    const floors = this.blocks.map(({ floor }) => floor)
+    session.inFlight++
+    session.boot.store!.flush((error) => {
+      session.inFlight--
+      if (error !== 0) {
+        this.#failed(session, error, 'flush')
+        return
+      }
+      if (session.isOver) return
+      this.#world.log(`${this.record.name}@${session.boot.place} flushed`)
+      for (const [at, block] of this.blocks.entries()) {
+        block.durable = Math.max(block.durable, Math.min(floors[at]!, block.floor))
+      }
+    })
+  }
+
+  #op(session: Session, kind: number, chunk: number, first: number, count: number): BlockOp {
+    const op = session.boot.store!.acquireOp()
+    const family = parseId64(this.record.family)
+    const layer = parseId64(this.record.headLayer)
+    op.kind = kind
+    op.flags = 0
+    op.familyHigh = family.high
+    op.familyLow = family.low
+    op.layerHigh = layer.high
+    op.layerLow = layer.low
+    op.chunk = chunk
+    op.firstBlock = first
+    op.blockCount = count
+    op.writerEpoch = 0
+    op.sequence = 0
+    op.payload = 0
+    session.inFlight++
+    return op
+  }
+
+  #ended(session: Session, op: BlockOp): void {
+    session.inFlight--
+    session.boot.store!.releaseOp(op)
+  }
+
+  #failed(session: Session, error: number, what: string): void {
+    this.errors++
+    if (error === ErrorCode.Closed) {
+      this.#over(session, 'closed')
+      return
+    }
+    if (this.sim.mayFail(error)) return
+    this.#world.fail(`${this.record.name}@${session.boot.place}: ${what}: ${errorCodeName(error)}`)
+  }
+
+  #check(
+    at: number,
+    value: number,
+    read: { readonly floor: number; readonly sinceMs: number; readonly place: string }
+  ): void {
+    const { floor, sinceMs, place } = read
+    const block = this.blocks[at]!
+    const fail = (why: string): void => {
+      const low = `floor ${floor}, durable ${block.durable}`
+      const seen = block.writes.map(({ number, isZero }) => `${number}${isZero ? 'z' : ''}`)
+      const what = `${this.record.name}@${place}: block ${at} reads ${value}`
+      this.#world.fail(`${what}: ${why} (${low}; ${seen.join(' ')})`)
+    }
+    // A power loss while the read was under way lets it see less.
+    const least = Math.min(floor, block.floor)
+    const found =
+      value === 0
+        ? block.writes.find(({ number, isZero }) => isZero && number >= least)
+        : block.writes.find(({ number, isZero }) => number === value && !isZero)
+    if (value < 0) fail('torn')
+    else if (found === undefined) fail(value === 0 ? 'nobody zeroed it' : 'nobody wrote it')
+    else if (found.number < least) fail('older than what was acknowledged or read before')
+    else block.raise(found.number, sinceMs)
+  }
+}
+
+export type { Session }
+
+function ignore(): void {}
