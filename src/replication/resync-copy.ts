@@ -24,6 +24,8 @@ export interface CopySource {
   readonly pool: number
   readonly group: number
   readonly groupEpoch: number
+  /** Asked before versions are given up of which the source has nothing at all. */
+  readonly isDeleted: (family: string) => Promise<boolean>
 }
 
 /** What was done, for whoever shows it. */
@@ -64,14 +66,20 @@ export class ChunkCopier {
     chunk: number,
     settledEpoch: number
   ): Promise<number> {
+    const family = hexOf(layer.familyHigh, layer.familyLow)
     const { data } = await source.members[0]!.call({
       call: 'versions',
-      family: hexOf(layer.familyHigh, layer.familyLow),
+      family,
       layer: hexOf(layer.layerHigh, layer.layerLow),
       chunk
     })
     const held = await this.#questions.versions(layer, chunk)
     const plan = planChunk(heldOf(data), heldOf(held), settledEpoch)
+    // It may have nothing because the volume was deleted since: that is no reason to void.
+    const isNothing = data.length === 0 && plan.voids.length > 0
+    if (isNothing && (await source.isDeleted(family))) {
+      throw new StoreError(ErrorCode.Conflict, `family ${family} was deleted meanwhile`)
+    }
     for (let at = 0; at < plan.voids.length; at += VOIDS_PER_OP) {
       const voids = plan.voids.slice(at, at + VOIDS_PER_OP)
       await this.#questions.addVoids(layer, chunk, voids)

@@ -42,6 +42,7 @@ export interface FamilyState {
 export interface ResyncFamilies {
   /** R22: what was deleted is gone from this peer, durably, when it resolves. */
   applyDeletions(): Promise<void>
+  /** Exactly those of the pool, as they are when it is called: not from a cache. */
   list(pool: number): Promise<readonly FamilyState[]>
 }
 
@@ -296,7 +297,11 @@ export class Resyncer {
         return
       }
       const groupEpoch = known.record.epoch
-      const source = { members, pool, group: waiting.group, groupEpoch }
+      const isDeleted = async (family: string): Promise<boolean> => {
+        const states = await this.#parts.families.list(pool)
+        return !states.some((state) => state.family === family)
+      }
+      const source = { members, pool, group: waiting.group, groupEpoch, isDeleted }
       jobs.push({ waiting, known, source, differing: [], unsettled: new Set() })
     })
     return jobs

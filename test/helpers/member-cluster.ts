@@ -149,7 +149,7 @@ export class MemberCluster {
   }
 
   get writerEpoch(): number {
-    return this.families[0]!.writerEpoch
+    return this.families[0]?.writerEpoch ?? 0
   }
 
   readonly groups = {

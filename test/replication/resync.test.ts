@@ -4,6 +4,7 @@ import { suite } from 'uvu'
 import { ErrorCode } from '../../src/core/errors.ts'
 import { groupOfChunk } from '../../src/placement/hash.ts'
 import { OpKind } from '../../src/replication/block-store.ts'
+import { ShardOp } from '../../src/shard/op.ts'
 import type { MemberPeer } from '../helpers/member-peer.ts'
 import { MemberCluster } from '../helpers/member-cluster.ts'
 import { seededRandom } from '../helpers/shard-rig.ts'
@@ -165,6 +166,27 @@ test('deletions are applied before anything is compared', async () => {
   await cluster.resync(t)
   ok(order.includes('groupSums after 1'), order.join())
   ok(!order.some((step) => step.endsWith('after 0')))
+})
+
+test('a volume deleted at the source in the middle is not voided here', async () => {
+  const cluster = await MemberCluster.create(2)
+  const [s, t] = cluster.peers as [MemberPeer, MemberPeer]
+  await cluster.change(Write, at(0, 0, 8), 10)
+  await t.flush()
+  cluster.kill(t)
+  await cluster.change(Write, at(0, 0, 1), 11)
+  cluster.families[0] = { ...cluster.families[0]!, writerEpoch: 2, settledEpoch: 2 }
+  await cluster.start(t)
+  cluster.cut = (what) => {
+    if (what !== 'versions') return false
+    const op = Object.assign(new ShardOp(), { kind: OpKind.DeleteLayer, familyLow: 1, layerLow: 7 })
+    s.store.broadcast(op, () => {})
+    cluster.families.length = 0
+    return false
+  }
+  const resyncer = await cluster.resync(t)
+  strictEqual(resyncer.progress.voidedBlocks, 0)
+  ok(cluster.isInSync(t))
 })
 
 test('a source that is lost in the middle is replaced by another', async () => {
