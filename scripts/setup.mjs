@@ -4,9 +4,10 @@
  * only what is not done yet, so it may run before everything else, every time. Plain JavaScript
  * without dependencies, because it runs before there are any.
  *
- * Usage: node scripts/setup.mjs [--tests] [--vm] [--no-build]
+ * Usage: node scripts/setup.mjs [--tests] [--cluster] [--vm] [--no-build]
  *   --tests     also the programs that the tests talk to (Debian as root installs them with apt;
  *               elsewhere what is missing is named)
+ *   --cluster   also those that `npm run dev-cluster` needs
  *   --vm        also those that `npm run vm:attach` needs
  *   --no-build  leave dist/ alone
  * Exit codes: 0 ready, 1 something is missing and could not be had
@@ -254,10 +255,11 @@ function ensureListed(list) {
 }
 
 /** Returns whether everything is ready; what is not was said. */
-export function setUp({ tests = false, vm = false, compile = true } = {}) {
+export function setUp({ tests = false, cluster = false, vm = false, compile = true } = {}) {
   try {
     checkNode()
     if (tests) ensureListed('test-programs.json')
+    if (cluster) ensureListed('cluster-programs.json')
     if (vm) ensureListed('vm-programs.json')
     installPackages()
     buildFsExt()
@@ -273,6 +275,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const flags = process.argv.slice(2)
   const ready = setUp({
     tests: flags.includes('--tests'),
+    cluster: flags.includes('--cluster'),
     vm: flags.includes('--vm'),
     compile: !flags.includes('--no-build')
   })

@@ -11,6 +11,12 @@ export interface EtcdSettings {
   /** Members of the etcd cluster; 1 by default. */
   readonly members?: number
   readonly arguments?: readonly string[]
+  /** Default: a new one that `stop` removes. What is there from an earlier run is gone on with. */
+  readonly directory?: string
+  /** Two a member; an earlier run's members know each other by them. */
+  readonly ports?: readonly number[]
+  /** In process groups of their own, so that Ctrl-C on a terminal does not reach them. */
+  readonly detached?: boolean
   /** Files of a server certificate: endpoints are https then. */
   readonly tls?: { readonly cert: string; readonly key: string; readonly clientCa?: string }
 }
@@ -19,17 +25,22 @@ class Member {
   readonly index: number
   readonly url: string
   readonly #arguments: readonly string[]
+  readonly #detached: boolean
   child: ChildProcess | null = null
   #output = { all: () => '' }
 
-  constructor(index: number, url: string, args: readonly string[]) {
+  constructor(index: number, url: string, args: readonly string[], detached: boolean) {
     this.index = index
     this.url = url
     this.#arguments = args
+    this.#detached = detached
   }
 
   start(): void {
-    this.child = spawn(findProgram('etcd'), this.#arguments, { stdio: ['ignore', 'pipe', 'pipe'] })
+    this.child = spawn(findProgram('etcd'), this.#arguments, {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      detached: this.#detached
+    })
     this.#output = gather(this.child)
   }
 
@@ -41,22 +52,24 @@ class Member {
 export class EtcdServer {
   readonly members: readonly Member[]
   readonly #directory: string
+  readonly #isKept: boolean
 
-  private constructor(directory: string, members: readonly Member[]) {
+  private constructor(directory: string, members: readonly Member[], isKept: boolean) {
     this.#directory = directory
     this.members = members
+    this.#isKept = isKept
   }
 
   /** Started, with a leader. */
   static async start(settings: EtcdSettings = {}): Promise<EtcdServer> {
-    const directory = mkdtempSync(join(tmpdir(), 'torus-etcd-'))
+    const directory = settings.directory ?? mkdtempSync(join(tmpdir(), 'torus-etcd-'))
     const count = settings.members ?? 1
-    const ports = await findFreePorts(2 * count)
+    const ports = settings.ports ?? (await findFreePorts(2 * count))
     const scheme = settings.tls === undefined ? 'http' : 'https'
     const peers = Array.from({ length: count }, (_, n) => `m${n}=http://127.0.0.1:${ports[2 * n]}`)
     const members = peers.map((peer, n) => {
       const url = `${scheme}://127.0.0.1:${ports[2 * n + 1]}`
-      return new Member(n, url, [
+      const args = [
         ...['--name', `m${n}`, '--data-dir', join(directory, `m${n}`)],
         ...['--listen-peer-urls', peer.slice(3), '--initial-advertise-peer-urls', peer.slice(3)],
         ...['--listen-client-urls', url, '--advertise-client-urls', url],
@@ -64,9 +77,10 @@ export class EtcdServer {
         ...['--logger', 'zap', '--log-level', 'warn'],
         ...tlsArguments(settings.tls),
         ...(settings.arguments ?? [])
-      ])
+      ]
+      return new Member(n, url, args, settings.detached === true)
     })
-    const server = new EtcdServer(directory, members)
+    const server = new EtcdServer(directory, members, settings.directory !== undefined)
     for (const member of members) member.start()
     if (settings.tls === undefined) await server.ready()
     return server
@@ -125,10 +139,10 @@ export class EtcdServer {
     this.members[index]!.start()
   }
 
-  /** Every process is gone and so is every file. */
+  /** Every process is gone and so is every file, but those of a directory that was given. */
   async stop(): Promise<void> {
     await Promise.all(this.members.map(({ index }) => this.kill(index)))
-    rmSync(this.#directory, { recursive: true, force: true })
+    if (!this.#isKept) rmSync(this.#directory, { recursive: true, force: true })
   }
 }
 

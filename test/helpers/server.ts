@@ -1,5 +1,6 @@
 /** A real `torus serve` process on a data directory of its own, on free loopback ports. */
 import { type ChildProcess, spawn } from 'node:child_process'
+import { createWriteStream } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { request } from 'node:http'
 import { connect } from 'node:net'
@@ -33,6 +34,12 @@ export interface ServerOptions {
   readonly readyMs?: number
   /** Also serve a unix socket, see `socketPath`. */
   readonly socket?: boolean
+  /** Default: free ones. */
+  readonly ports?: { readonly nbd: number; readonly admin: number }
+  /** In a process group of its own, so that Ctrl-C on a terminal does not reach it. */
+  readonly detached?: boolean
+  /** What it prints is appended there, too. */
+  readonly logFile?: string
 }
 
 /** What `start` is given on every start of the same server. */
@@ -80,8 +87,8 @@ export class TorusServer {
     return new TorusServer({
       directory,
       dataDir: options.dataDir ?? join(directory, 'data'),
-      nbdPort: await freePort(),
-      adminPort: await freePort(),
+      nbdPort: options.ports?.nbd ?? (await freePort()),
+      adminPort: options.ports?.admin ?? (await freePort()),
       options
     })
   }
@@ -113,10 +120,20 @@ export class TorusServer {
         ...(options.args ?? []),
         ...args
       ],
-      { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...options.env } }
+      {
+        stdio: ['ignore', 'pipe', 'pipe'],
+        env: { ...process.env, ...options.env },
+        detached: options.detached === true
+      }
     )
     this.#child = child
     this.#output = gather(child)
+    if (options.logFile !== undefined) {
+      const log = createWriteStream(options.logFile, { flags: 'a' })
+      child.stdout.pipe(log, { end: false })
+      child.stderr.pipe(log, { end: false })
+      child.on('close', () => log.end())
+    }
     return child
   }
 
