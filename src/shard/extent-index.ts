@@ -476,9 +476,17 @@ export class ExtentIndex {
 
   /**
    * Blocks of the range that hold a version above the floor, up to `writerEpoch`, `sequence`, hold
-   * nothing now. Returns how many. `layer` may be -1.
+   * nothing now; nor do those that stand at `lost` or behind it and have one up to that. Returns
+   * how many. `layer` may be -1.
    */
-  dropVersions(layer: number, chunk: number, first: number, count: number, gone: Span): number {
+  dropVersions(
+    layer: number,
+    chunk: number,
+    first: number,
+    count: number,
+    gone: Span,
+    lost: number = LOCATION_END
+  ): number {
     const address = layer < 0 ? 0 : this.store.find(layer, chunk)
     if (address === 0) return 0
     this.replay?.flush()
@@ -488,12 +496,13 @@ export class ExtentIndex {
     const floorHigh = Math.floor(gone.floorSequence / 2 ** 32)
     let dropped = 0
     for (let run = 0; run < found.length; run++) {
+      const location = found.locations[run]!
+      const isLost = location >= lost && location < LOCATION_END
       const isAbove = found.isNewer(run, gone.floorEpoch, floorHigh, gone.floorSequence >>> 0)
-      if (!isAbove || found.isNewer(run, gone.writerEpoch, high, gone.sequence >>> 0)) {
+      if (!(isAbove || isLost) || found.isNewer(run, gone.writerEpoch, high, gone.sequence >>> 0)) {
         this.store.keep(run)
         continue
       }
-      const location = found.locations[run]!
       if (location < LOCATION_END) this.counter.onDead(location, found.counts[run]!)
       dropped += found.counts[run]!
     }

@@ -165,7 +165,8 @@ class Recovery {
     if (newest === undefined) return
     const { salts, durableLsn } = loadCheckpoint(this.files, newest, this.index)
     setGoneAside(this.index, this.segments, salts)
-    this.voids.applyTo(this.index)
+    const { segments } = this
+    this.voids.applyTo(this.index, segments.locationOf(segments.lostSlot, 0))
     this.startLsn = newest.header.startLsn
     this.mark = Math.max(this.mark, durableLsn)
     this.highestLsn = Math.max(this.highestLsn, durableLsn)

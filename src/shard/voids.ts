@@ -73,9 +73,12 @@ export class Voids {
     return this.marks[block] === 1
   }
 
-  /** Blocks that hold a void version hold nothing. For what a checkpoint brought. */
-  applyTo(index: ExtentIndex): void {
-    for (const run of this.runs) drop(index, run)
+  /**
+   * For what a checkpoint brought: blocks that hold a void version hold nothing. Nor do those whose
+   * segment is gone, at `lost`: it could be freed because the void version had taken its place.
+   */
+  applyTo(index: ExtentIndex, lost: number): void {
+    for (const run of this.runs) drop(index, run, lost)
   }
 
   /**
@@ -106,9 +109,12 @@ export class Voids {
     for (const run of added) drop(index, run)
   }
 
-  /** Recovery finds no record below `lsn` any more: voids of that time are forgotten. */
+  /**
+   * Recovery finds nothing from before `lsn` any more: voids of that time are forgotten. One of
+   * that very lsn stays: a checkpoint that begins there may have been begun before the void.
+   */
   forgetBelow(lsn: number): void {
-    const kept = this.runs.filter((run) => run.lsn > lsn)
+    const kept = this.runs.filter((run) => run.lsn >= lsn)
     if (kept.length === this.runs.length) return
     try {
       this.write(kept)
@@ -196,10 +202,10 @@ function isIn(run: VoidRun, { writerEpoch, sequence }: Versioned): boolean {
   return isAboveFloor && isBelowEnd
 }
 
-function drop(index: ExtentIndex, run: VoidRun): void {
+function drop(index: ExtentIndex, run: VoidRun, lost?: number): void {
   const { familyHigh, familyLow, layerHigh, layerLow, chunk, firstBlock, blockCount } = run
   const layer = index.layerIndex(familyHigh, familyLow, layerHigh, layerLow, false)
-  index.dropVersions(layer, chunk, firstBlock, blockCount, run)
+  index.dropVersions(layer, chunk, firstBlock, blockCount, run, lost)
 }
 
 /** Null when an entry makes no sense. */

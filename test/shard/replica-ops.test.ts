@@ -336,6 +336,50 @@ test('a void is forgotten when nothing of its time is left, and not before', () 
   assert.equal(versions(rig, 1, 5, 1), [''])
 })
 
+/** Makes everything dead but what is live in chunk 1, and frees what that leaves empty. */
+function churn(rig: ShardRig): void {
+  for (let round = 0; round < 6; round++) {
+    for (let i = 0; i < 20; i++) rig.write(2, 0, 8, i)
+    rig.flush()
+    rig.run(rig.op(OpKind.Compact, 0, 0, 0))
+    workThrough(rig)
+  }
+}
+
+const damageIn = (rig: ShardRig): number =>
+  rig.log.filter(({ message }) => message === 'damage found').length
+
+test('a void outlives a checkpoint that was begun just before it', () => {
+  const rig = makeRig()
+  rig.write(1, 5, 1, 50)
+  const last = { writerEpoch: 1, sequence: rig.sequence }
+  rig.flush()
+  rig.run(rig.op(OpKind.Checkpoint, 0, 0, 0))
+  rig.shard.background(0)
+  assert.is(voidOp(rig, 1, 5, last, NOTHING), 0)
+  churn(rig)
+  assert.is(rig.stat('checkpoints'), 1)
+  rig.reopen()
+  assert.equal(versions(rig, 1, 5, 1), [''])
+  assert.is(damageIn(rig), 0)
+})
+
+test('what a void version had replaced is not missed when its segment is gone', () => {
+  const rig = makeRig()
+  rig.write(1, 5, 1, 50)
+  const floor = { writerEpoch: 1, sequence: rig.sequence }
+  rig.flush()
+  rig.run(rig.op(OpKind.Checkpoint, 0, 0, 0))
+  workThrough(rig)
+  rig.write(1, 5, 1, 51)
+  const last = { writerEpoch: 1, sequence: rig.sequence }
+  churn(rig)
+  assert.is(voidOp(rig, 1, 5, last, floor), 0)
+  rig.reopen()
+  assert.equal(versions(rig, 1, 5, 1), [''])
+  assert.is(damageIn(rig), 0)
+})
+
 test('voids of another shard are refused', () => {
   const rig = makeRig()
   rig.write(1, 5, 1, 50)
