@@ -35,6 +35,8 @@ interface OpenFamily {
 
 /** The right to write volumes whose blocks are replicated: with it comes the takeover. */
 export class ReplicatedWriters {
+  /** Kept only while the volume is open, so that it can be opened elsewhere; needed to read too. */
+  readonly isShared = true
   readonly #options: ReplicatedWritersOptions
   readonly #open = new Map<string, OpenFamily>()
   #stopListening: (() => void) | null = null

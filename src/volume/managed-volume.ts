@@ -2,7 +2,6 @@ import { parseId64 } from '../cluster/ids.ts'
 import { checkVolumeSize } from '../cluster/names.ts'
 import type { VolumeRecord } from '../cluster/records.ts'
 import type { VolumeChange, VolumeDirectory } from '../cluster/volume-directory.ts'
-import type { Writers } from '../cluster/writers.ts'
 import type { Arena } from '../core/arena.ts'
 import { ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
 import { APPEND_RESERVE_BYTES, BLOCK_BYTES, VOLUME_BYTES_MAX } from '../core/limits.ts'
@@ -11,6 +10,7 @@ import type { Locks } from './locks.ts'
 import { OpenVolume } from './open-volume.ts'
 import { RequestFlag, RequestKind, VolumeRequest } from './request.ts'
 import type { VolumeIo } from './volume-io.ts'
+import type { VolumeWriters } from './volume-writers.ts'
 
 /** Between attempts to take a writer lease anew. */
 const RETRY_MS = 1000
@@ -19,9 +19,11 @@ const RETRY_MS = 1000
 export interface ManagedContext {
   readonly io: VolumeIo
   readonly directory: VolumeDirectory
-  readonly writers: Writers
+  readonly writers: VolumeWriters
   /** By volume id: whatever changes a volume, or opens it, does so alone. */
   readonly locks: Locks
+  /** Ends the connections of a volume's clients. */
+  readonly disconnect: (volume: string) => void | Promise<void>
   readonly trouble: (what: string, thrown: unknown) => void
 }
 
@@ -39,6 +41,8 @@ export class ManagedVolume {
   readonly #context: ManagedContext
   readonly #unitBytes: number
   #gone = false
+  /** Was the right to write taken, and not given back? */
+  #isHeld = false
 
   constructor(context: ManagedContext, record: VolumeRecord, unitBytes: number) {
     const family = parseId64(record.family)
@@ -68,12 +72,15 @@ export class ManagedVolume {
   }
 
   /** Opens it for one client, alone; for writing unless it or the client says otherwise. */
-  async openAlone(readOnly: boolean): Promise<OpenVolume> {
+  async openAlone(readOnly: boolean, takeover: boolean = false): Promise<OpenVolume> {
     const reads = readOnly || this.record.readOnly
-    if (!reads) await this.ensureWriter()
+    if (!reads || this.#context.writers.isShared) await this.ensureWriter(takeover)
     const device: OpenVolume = new OpenVolume(this.volume, {
       readOnly: reads,
-      onClosed: () => this.opens.delete(device)
+      onClosed: () => {
+        this.opens.delete(device)
+        if (this.opens.size === 0) this.#releaseSoon()
+      }
     })
     this.opens.add(device)
     return device
@@ -93,10 +100,52 @@ export class ManagedVolume {
   // ---- the right to write
 
   /** Alone. The first time in this process, what lies behind the end is removed. */
-  async ensureWriter(): Promise<void> {
+  async ensureWriter(takeover: boolean = false): Promise<void> {
     if (this.volume.writable) return
-    await this.#takeWriter()
+    const { writers } = this.#context
+    const onLost = (): void => this.#loseWriter()
+    this.#start(await writers.acquire(this.record, { takeover, onLost }))
     await this.#trimLeftovers()
+  }
+
+  /** Alone. Lets other gateways have the volume, if nobody has it open here. */
+  async releaseWriter(): Promise<void> {
+    const { writers } = this.#context
+    if (!writers.isShared || this.opens.size > 0 || !this.#isHeld) return
+    try {
+      if (this.volume.writable) await this.recordSizeAloneAtClose()
+    } finally {
+      this.#isHeld = false
+      this.volume.ops.fence()
+      await writers.release(this.record)
+    }
+  }
+
+  #releaseSoon(): void {
+    if (!this.#context.writers.isShared) return
+    this.exclusively(() => this.releaseWriter()).catch((thrown: unknown) => {
+      this.#context.trouble(`giving up the writer lease of ${this.volume.name}`, thrown)
+    })
+  }
+
+  /** Another gateway has it or wants it, or bytes that no flush followed may be gone. */
+  #loseWriter(): void {
+    this.volume.ops.fence()
+    this.shutOpens()
+    const end = async (): Promise<void> => {
+      await this.#context.disconnect(this.volume.name)
+      await this.closeOpens()
+      this.#releaseSoon()
+    }
+    end().catch((thrown: unknown) => {
+      this.#context.trouble(`giving up volume ${this.volume.name}`, thrown)
+    })
+  }
+
+  #start(writerEpoch: number): void {
+    if (this.#gone) return
+    this.#isHeld = true
+    this.volume.ops.startEpoch(writerEpoch)
   }
 
   /**
@@ -105,19 +154,17 @@ export class ManagedVolume {
    */
   retakeWriter(): void {
     if (this.#gone || !this.volume.writable) return
-    this.#takeWriter().catch((thrown: unknown) => {
-      const lost =
-        thrown instanceof StoreError &&
-        (thrown.code === ErrorCode.Busy || thrown.code === ErrorCode.NotFound)
-      if (lost) this.volume.ops.fence()
-      else setTimeout(() => this.retakeWriter(), RETRY_MS).unref()
-      this.#context.trouble(`taking the writer lease of ${this.volume.name} again`, thrown)
-    })
-  }
-
-  async #takeWriter(): Promise<void> {
-    const writerEpoch = await this.#context.writers.acquire(this.record)
-    if (!this.#gone) this.volume.ops.startEpoch(writerEpoch)
+    const retaken = this.#context.writers.retake(this.record)
+    retaken
+      .then((writerEpoch) => this.#start(writerEpoch))
+      .catch((thrown: unknown) => {
+        const lost =
+          thrown instanceof StoreError &&
+          (thrown.code === ErrorCode.Busy || thrown.code === ErrorCode.NotFound)
+        if (lost) this.volume.ops.fence()
+        else setTimeout(() => this.retakeWriter(), RETRY_MS).unref()
+        this.#context.trouble(`taking the writer lease of ${this.volume.name} again`, thrown)
+      })
   }
 
   // ---- size
@@ -190,14 +237,22 @@ export class ManagedVolume {
   }
 
   /** Makes appends durable that no flush followed. */
-  async recordSizeAtClose(): Promise<void> {
+  recordSizeAtClose(): Promise<void> {
+    return this.exclusively(() => this.recordSizeAloneAtClose())
+  }
+
+  /** The same, alone. */
+  async recordSizeAloneAtClose(): Promise<void> {
     const { sizeBytes } = this.volume
     if (this.#gone || this.record.sizeBytes >= sizeBytes) return
     const error = await new Promise<number>((resolve) => {
       this.#context.io.store.flush(resolve)
       this.#context.io.ringSoon()
     })
-    if (error === 0) return this.recordSize(sizeBytes)
+    if (error === 0) {
+      await this.#update(() => ({ sizeBytes }))
+      return
+    }
     const text = `volume ${this.volume.name}: flush at close failed: ${errorCodeName(error)}`
     throw new StoreError(error as ErrorCode, text)
   }

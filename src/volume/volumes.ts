@@ -21,6 +21,7 @@ import {
   type VolumeInfo
 } from './volume-info.ts'
 import { VolumeIo } from './volume-io.ts'
+import { LocalWriters, type VolumeWriters } from './volume-writers.ts'
 import {
   ofType,
   unitOf,
@@ -28,6 +29,9 @@ import {
   type VolumeType,
   VolumeTypes
 } from './volume-types.ts'
+
+/** How long a volume that was moved here waits for its first client. */
+const TAKEN_MS = 30_000
 
 export interface VolumesOptions {
   readonly cluster: Cluster
@@ -37,6 +41,8 @@ export interface VolumesOptions {
   readonly types?: VolumeTypes
   /** Ends the connections of a volume's clients, when it is deleted by force. */
   readonly disconnect?: (volume: string) => void | Promise<void>
+  /** How the right to write is taken; by default as of a peer that is alone. */
+  readonly writers?: VolumeWriters
   /** Something failed that nobody waits for. */
   readonly onTrouble?: (what: string, error: StoreError) => void
   readonly scratchPages?: number
@@ -88,7 +94,8 @@ export class Volumes implements DeviceSource {
     this.#context = {
       io: new VolumeIo(scratchPages === undefined ? base : { ...base, scratchPages }),
       directory: this.#directory,
-      writers: new Writers(cluster, session),
+      writers: options.writers ?? new LocalWriters(new Writers(cluster, session)),
+      disconnect: (volume) => options.disconnect?.(volume),
       locks: new Locks(),
       trouble: (what, thrown) => this.#trouble(what, thrown)
     }
@@ -245,6 +252,19 @@ export class Volumes implements DeviceSource {
     })
   }
 
+  /**
+   * Moves the volume here: from now on this process writes it. Kept while it is open, and for a
+   * while until somebody opens it.
+   * @throws StoreError NotFound, Busy when another gateway has it and not `takeover`
+   */
+  take(name: string, options: { readonly takeover?: boolean } = {}): Promise<void> {
+    return this.#exclusively(name, async (found) => {
+      const managed = this.#manage(found)
+      const device = await managed.openAlone(false, options.takeover ?? false)
+      setTimeout(() => void device.close(), TAKEN_MS).unref()
+    })
+  }
+
   /** Counters of the volumes that were opened since start. Cheap. */
   counters(): VolumeCounters[] {
     return [...this.#managed.values()].map(countersOf)
@@ -286,6 +306,9 @@ export class Volumes implements DeviceSource {
         await managed.closeOpens()
         await this.#attempt(`closing volume ${managed.volume.name}`, () =>
           managed.recordSizeAtClose()
+        )
+        await this.#attempt(`giving up volume ${managed.volume.name}`, () =>
+          managed.exclusively(() => managed.releaseWriter())
         )
       })
     )
