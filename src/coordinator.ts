@@ -8,6 +8,11 @@ import { randomId128 } from './cluster/ids.ts'
 import { PeerBackend } from './coordinator/backend.ts'
 import { joinCluster } from './coordinator/cluster-parts.ts'
 import { clusterToJoin } from './coordinator/join.ts'
+import {
+  prepareReplication,
+  type Replication,
+  type ReplicationParts
+} from './coordinator/replication.ts'
 import { type DataDirectory, openDataDirectory } from './coordinator/data-directory.ts'
 import { openMetadata, type PeerMetadata } from './coordinator/metadata.ts'
 import { registerMetadataMetrics } from './coordinator/metadata-metrics.ts'
@@ -28,7 +33,7 @@ import { ShardPool } from './handoff/shard-pool.ts'
 import { registerNbdMetrics } from './nbd/register-metrics.ts'
 import { NbdServer } from './nbd/server.ts'
 import { TlsContext, type TlsFiles } from './nbd/tls-context.ts'
-import type { BlockOp } from './replication/block-store.ts'
+import type { BlockOp, BlockStore } from './replication/block-store.ts'
 import { LocalStore } from './replication/local-store.ts'
 import { NearReads } from './replication/near-reads.ts'
 import { resolveShardConfig } from './shard/shard-config.ts'
@@ -107,10 +112,10 @@ async function start(
   undo: Undo,
   signal: AbortSignal
 ): Promise<RunningPeer> {
-  const { config } = resolved
+  const { config, warnings } = resolved
   const { log } = output
   const startedMs = systemClock.wallMs()
-  for (const warning of resolved.warnings) log.warn(warning)
+  for (const warning of warnings) log.warn(warning)
   const directory = await ownDirectory(config, undo)
   const bootId = randomId128(systemRandom)
   await loadPlugins(config, types, output)
@@ -119,18 +124,18 @@ async function start(
   undo.add(() => metadata.close())
   const { cluster, session } = metadata
   const parts = await joinCluster({ config, cluster, session, output, undo })
-  const arena = new SharedArena(config.arenaBytes)
-  const { shards, segmentBytes } = directory.superblock
-  const near = new NearReads({ shards, segmentBytes, memory: arena.bytes })
-  const { pool, syncLatency } = startShards(config, directory, { arena, near }, output, undo)
-  const store = new LocalStore(pool, near)
-
+  const peer = { config, directory, bootId, cluster, session, output, undo }
+  const storage = await openStorage({ ...peer, membership: parts.membership })
+  const { arena, pool, store, replication, syncLatency } = storage
+  parts.cleanEnd = () => pool.clients.every(({ state }) => state === 'closed')
+  if (replication !== null) parts.resync = () => replication.resync()
   const volumes: Volumes = new Volumes({
     cluster,
     session,
     store,
     arena,
     types,
+    ...(replication === null ? {} : { writers: replication.writers }),
     disconnect: (volume) => disconnectVolume(nbd, volume),
     onTrouble: (what, err) => log.error({ err }, what)
   })
@@ -159,11 +164,13 @@ async function start(
   addresses.admin.push(...admin.addresses)
 
   await shardsServe(pool)
+  await replication?.serve()
   await volumes.resume()
   await createInitialVolumes(config, volumes, output)
   await backend.refreshVolumes()
   undo.add(() => nbd.close(config.shutdownMs))
   addresses.nbd.push(...(await listenNbd(config, nbd)))
+  await parts.announce({ nbdAddresses: addresses.nbd, adminAddresses: addresses.admin })
   log.info({ dataDir: directory.path, shards: pool.clients.length, nbd: addresses.nbd }, 'serving')
   let stopped: Promise<void> | null = null
   return {
@@ -179,6 +186,32 @@ async function start(
       return stopped
     }
   }
+}
+
+interface Storage {
+  readonly arena: SharedArena
+  readonly pool: ShardPool<BlockOp>
+  readonly syncLatency: readonly LatencyHistogram[]
+  /** Where volumes have their blocks. */
+  readonly store: BlockStore
+  /** Null for a peer that is alone. */
+  readonly replication: Replication | null
+}
+
+async function openStorage(
+  given: Omit<ReplicationParts, 'arena' | 'local'> & { readonly undo: Undo }
+): Promise<Storage> {
+  const { config, directory, output, undo } = given
+  const arena = new SharedArena(config.arenaBytes)
+  const { shards, segmentBytes } = directory.superblock
+  const near = new NearReads({ shards, segmentBytes, memory: arena.bytes })
+  const { pool, syncLatency } = startShards(config, directory, { arena, near }, output, undo)
+  const local = new LocalStore(pool, near)
+  if (config.etcd.length === 0) {
+    return { arena, pool, syncLatency, store: local, replication: null }
+  }
+  const replication = await prepareReplication({ ...given, arena, local })
+  return { arena, pool, syncLatency, store: replication.store, replication }
 }
 
 async function ownDirectory(config: Config, undo: Undo): Promise<DataDirectory> {

@@ -23,7 +23,9 @@ import type { Session } from './session.ts'
 
 /** Between two looks; what changes meanwhile waits no longer than that. */
 const ROUND_MS = 1000
-const LIMITS: PlanLimits = { syncsMax: 64, syncsPerPeerMax: 4, changesMax: 64 }
+/** While data is being moved: groups that hold little are done in milliseconds. */
+const BUSY_ROUND_MS = 100
+const LIMITS: PlanLimits = { syncsMax: 256, syncsPerPeerMax: 16, changesMax: 64 }
 
 export interface ControllerOptions {
   readonly cluster: Cluster
@@ -68,6 +70,7 @@ export class Controller {
   #paused = ''
   #cancel: () => void = () => {}
   #closed = false
+  #isBusy = false
   #round: Promise<void> = Promise.resolve()
 
   constructor(options: ControllerOptions) {
@@ -108,11 +111,12 @@ export class Controller {
           this.#watchingSinceMs = this.#options.cluster.clock.monotonicMs()
           this.#options.log('warn', 'the controller could not look', { why: thrown.message })
         })
-        .finally(() => this.#schedule(ROUND_MS))
+        .finally(() => this.#schedule(this.#isBusy ? BUSY_ROUND_MS : ROUND_MS))
     })
   }
 
   async #runRound(): Promise<void> {
+    this.#isBusy = false
     if (!(await this.#campaign())) return
     const pools = await this.#options.pools.list()
     this.#followPools(pools)
@@ -123,6 +127,7 @@ export class Controller {
       if (followed?.ready !== true) continue
       const plan = planPool(pool, followed.groups, peers, LIMITS)
       this.#plans.set(pool.name, plan)
+      if (plan.changes.length > 0) this.#isBusy = true
       await this.#carryOut(pool, followed, plan)
       if (this.#closed || this.#electedRevision === 0) return
     }

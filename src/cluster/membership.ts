@@ -37,6 +37,8 @@ export class Membership {
   readonly #alive = new Map<string, AliveRecord>()
   readonly #changedMs = new Map<string, number>()
   readonly #listeners: ((peerId: string) => void)[] = []
+  /** Counts what changed. */
+  version = 0
   #own: AliveInfo
   #following: Following[] = []
   #closed = false
@@ -211,6 +213,7 @@ export class Membership {
   }
 
   #changed(peerId: string): void {
+    this.version++
     this.#changedMs.set(peerId, this.#cluster.clock.monotonicMs())
     for (const listener of this.#listeners) listener(peerId)
   }

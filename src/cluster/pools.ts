@@ -210,8 +210,8 @@ function checkChange(old: PoolRecord, pool: PoolRecord): void {
     const text = `pool ${old.name} is ${old.redundancy}: that cannot become ${pool.redundancy}`
     throw new StoreError(ErrorCode.InvalidArgument, `${text} while it is in use`)
   }
-  if (pool.groups < old.groups) {
-    const text = `pool ${old.name} has ${old.groups} groups: there can only be more`
+  if (pool.groups !== old.groups) {
+    const text = `pool ${old.name} has ${old.groups} groups: they are fixed when it is created`
     throw new StoreError(ErrorCode.InvalidArgument, text)
   }
   checkPool(pool, redundancy)

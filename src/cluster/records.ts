@@ -95,6 +95,8 @@ const volumeSchema = z.looseObject({
   id: id64,
   name: z.string(),
   type: z.string(),
+  /** Name of the pool that has its blocks; `default` where none is named. */
+  pool: z.string().optional(),
   family: id64,
   /** The layer that is written. */
   headLayer: id64,

@@ -15,6 +15,7 @@ export interface NewVolume {
   readonly description?: string
   readonly settings?: VolumeRecord['settings']
   readonly state?: VolumeRecord['state']
+  readonly pool?: string
 }
 
 interface Decoded {
@@ -55,6 +56,7 @@ export class VolumeDirectory {
       id: randomId64(random),
       name: volume.name,
       type: volume.type,
+      ...(volume.pool === undefined ? {} : { pool: volume.pool }),
       family: randomId64(random),
       headLayer: randomId64(random),
       sizeBytes: volume.sizeBytes,

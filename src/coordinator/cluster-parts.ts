@@ -1,12 +1,14 @@
 import type { Cluster } from '../cluster/cluster.ts'
 import { Controller } from '../cluster/controller.ts'
-import { Membership } from '../cluster/membership.ts'
+import { type AliveInfo, Membership } from '../cluster/membership.ts'
 import { ClusterOperations } from '../cluster/operations.ts'
 import { DEFAULT_POOL, Pools } from '../cluster/pools.ts'
 import type { Session } from '../cluster/session.ts'
 import { systemTimers } from '../core/clock.ts'
 import type { LogOutput } from '../core/log.ts'
 import type { Config } from '../core/options.ts'
+import type { Resync } from '../admin/cluster-schemas.ts'
+import { StoreError } from '../core/errors.ts'
 import { PeerClusterBackend } from './cluster-backend.ts'
 
 /** What a peer is in its cluster. */
@@ -15,6 +17,11 @@ export interface ClusterParts {
   readonly pools: Pools
   readonly controller: Controller
   readonly backend: PeerClusterBackend
+  /** Asked at the end: is everything on disk, so that the next start needs no comparison? */
+  cleanEnd: () => boolean
+  resync: () => Resync
+  /** Tells others what changed about this peer; alone, nobody. */
+  announce(change: Partial<AliveInfo>): Promise<void>
 }
 
 /** @throws StoreError NotFound when the first peer has not made the default pool yet */
@@ -43,6 +50,8 @@ export async function joinCluster(given: {
   })
   undo.add(async () => {
     await controller.close()
+    // A peer that cannot say so is compared at its next start: that only costs time.
+    if (parts.cleanEnd()) await membership.leaveCleanly().catch(ignoreStoreError)
     membership.close()
   })
   if (!isAlone) {
@@ -54,9 +63,22 @@ export async function joinCluster(given: {
     metadata: isAlone ? 'embedded' : `etcd ${config.etcd.join(', ')}, ${config.etcdPrefix}`,
     isAlone,
     leaseTrustedMs: () => session.trustedUntilMs - cluster.clock.monotonicMs(),
-    resync: () => ({ groupsLeft: 0, bytesCopied: 0, bytesPerSecond: 0, secondsLeft: null })
+    resync: () => parts.resync()
   })
-  return { membership, pools, controller, backend }
+  const parts: ClusterParts = {
+    membership,
+    pools,
+    controller,
+    backend,
+    cleanEnd: () => false,
+    resync: () => ({ groupsLeft: 0, bytesCopied: 0, bytesPerSecond: 0, secondsLeft: null }),
+    announce: (change) => membership.announce(change)
+  }
+  return parts
+}
+
+function ignoreStoreError(thrown: unknown): void {
+  if (!(thrown instanceof StoreError)) throw thrown
 }
 
 /**

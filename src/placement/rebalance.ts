@@ -226,7 +226,8 @@ class Busy {
     for (const member of state) {
       if (member.inSync || !this.#options.isUsable(member.peer)) continue
       const source = state.find(({ inSync, peer }) => inSync && this.#options.isUsable(peer))
-      this.#count(member.peer, source?.peer ?? null)
+      // One that waits for a source keeps nobody busy.
+      if (source !== undefined) this.#count(member.peer, source.peer)
     }
   }
 
@@ -253,9 +254,8 @@ class Busy {
     return this.#options.isUsable(peer) && this.#syncsOf(peer) < this.#options.syncsPerPeerMax
   }
 
-  #count(peer: string, source: string | null): void {
+  #count(peer: string, source: string): void {
     this.#total++
-    this.#syncs.set(peer, this.#syncsOf(peer) + 1)
-    if (source !== null) this.#syncs.set(source, this.#syncsOf(source) + 1)
+    for (const each of [peer, source]) this.#syncs.set(each, this.#syncsOf(each) + 1)
   }
 }

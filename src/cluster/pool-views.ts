@@ -1,0 +1,119 @@
+import type { Following } from '../metadata/follow.ts'
+import { follow } from '../metadata/follow.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { parseRedundancy } from '../placement/redundancy.ts'
+import { planTargets, type Targets } from '../placement/targets.ts'
+import type { Cluster } from './cluster.ts'
+import { ringOf } from './controller-plan.ts'
+import type { PoolView } from './group-table.ts'
+import type { Membership } from './membership.ts'
+import { writeMinimumOf } from './pools.ts'
+import { decodeRecord, type PoolRecord } from './records.ts'
+
+/** A pool as gateways see it, and always as its record is now. */
+class FollowedPool implements PoolView {
+  record: PoolRecord
+  readonly #membership: Membership
+  #targets: Targets | null = null
+  #membershipVersion = -1
+
+  constructor(record: PoolRecord, membership: Membership) {
+    this.record = record
+    this.#membership = membership
+  }
+
+  get number(): number {
+    return this.record.number
+  }
+
+  get groups(): number {
+    return this.record.groups
+  }
+
+  get writeMinimum(): number {
+    return writeMinimumOf(this.record)
+  }
+
+  /** Peers that are up come before none at all: a new group begins on those. */
+  place(group: number): readonly string[] {
+    if (this.#membershipVersion !== this.#membership.version) {
+      this.#membershipVersion = this.#membership.version
+      this.#targets = this.#plan()
+    }
+    const members = this.#targets?.membersOf(group) ?? []
+    return members.filter((peer) => peer !== null)
+  }
+
+  renew(record: PoolRecord): void {
+    this.record = record
+    this.#membershipVersion = -1
+  }
+
+  #plan(): Targets | null {
+    const peers = this.#membership.peers().map(({ record, alive }) => ({
+      peerId: record.peerId,
+      boot: alive?.bootId ?? null,
+      weight: record.state === 'drained' ? 0 : (record.weight ?? record.capacityBytes),
+      labels: record.labels,
+      isLost: alive === null
+    }))
+    try {
+      const redundancy = parseRedundancy(this.record.redundancy)
+      return planTargets({ redundancy, ring: ringOf(this.record, peers) }, null)
+    } catch (thrown) {
+      if (thrown instanceof StoreError && thrown.code === ErrorCode.InvalidArgument) return null
+      throw thrown
+    }
+  }
+}
+
+/** The pools of the cluster, followed. */
+export class PoolViews {
+  readonly #membership: Membership
+  readonly #pools = new Map<string, FollowedPool>()
+  readonly #listeners: ((pool: PoolRecord) => void)[] = []
+  readonly #following: Following
+
+  constructor(cluster: Cluster, membership: Membership, onTrouble: (error: StoreError) => void) {
+    this.#membership = membership
+    const { keys, store } = cluster
+    this.#following = follow(store, keys.pools, {
+      onPut: ({ key, value }) => this.#learn(decodeRecord('pool', key, value)),
+      onDelete: () => {},
+      onTrouble
+    })
+  }
+
+  get ready(): Promise<void> {
+    return this.#following.ready
+  }
+
+  /** @throws StoreError NotFound */
+  find(name: string): PoolView {
+    const pool = this.#pools.get(name)
+    if (pool !== undefined) return pool
+    throw new StoreError(ErrorCode.NotFound, `there is no pool ${JSON.stringify(name)}`)
+  }
+
+  all(): PoolRecord[] {
+    return [...this.#pools.values()].map(({ record }) => record)
+  }
+
+  /** `listener` is called with every pool that is known, new or changed. */
+  onPool(listener: (pool: PoolRecord) => void): void {
+    this.#listeners.push(listener)
+    for (const { record } of this.#pools.values()) listener(record)
+  }
+
+  close(): void {
+    this.#following.stop()
+  }
+
+  #learn(record: PoolRecord): void {
+    const known = this.#pools.get(record.name)
+    if (known === undefined) {
+      this.#pools.set(record.name, new FollowedPool(record, this.#membership))
+    } else known.renew(record)
+    for (const listener of this.#listeners) listener(record)
+  }
+}

@@ -1,0 +1,201 @@
+/**
+ * What a peer does about the groups that list it: the start rule, resyncs, deletions of volumes,
+ * and keeping tombstones while a group is not whole.
+ */
+import type { Resync } from '../admin/cluster-schemas.ts'
+import type { Cluster } from '../cluster/cluster.ts'
+import type { GroupRecords, KnownGroup } from '../cluster/groups.ts'
+import type { Membership } from '../cluster/membership.ts'
+import { DEFAULT_POOL } from '../cluster/pools.ts'
+import type { PoolViews } from '../cluster/pool-views.ts'
+import { decodeRecord, type PoolRecord } from '../cluster/records.ts'
+import type { VolumeDirectory } from '../cluster/volume-directory.ts'
+import type { Arena } from '../core/arena.ts'
+import { systemClock, systemTimers } from '../core/clock.ts'
+import { StoreError } from '../core/errors.ts'
+import { type Following, follow } from '../metadata/follow.ts'
+import { OpFlag, OpKind, type ShardedStore } from '../replication/block-store.ts'
+import type { Members } from '../replication/member.ts'
+import { type FamilyState, Resyncer } from '../replication/resync.ts'
+import type { ShardMemberService } from '../replication/shard-member-service.ts'
+import { settleAtStart } from '../replication/start-rule.ts'
+import { dropFamily } from '../volume/reclaim.ts'
+
+/** Of all resyncs of this peer together; client I/O goes first anyway. */
+const RESYNC_BYTES_PER_SECOND = 200 * 1024 * 1024
+/** Transactions of the start rule at a time. */
+const SETTLING_MAX = 16
+
+export interface GroupsHereParts {
+  readonly self: { readonly peerId: string; readonly bootId: string }
+  readonly cluster: Cluster
+  readonly pools: PoolViews
+  readonly membership: Membership
+  readonly records: GroupRecords
+  readonly directory: VolumeDirectory
+  readonly service: ShardMemberService
+  readonly local: ShardedStore
+  readonly arena: Arena
+  readonly members: Members
+  readonly log: (
+    level: 'info' | 'warn' | 'error',
+    message: string,
+    fields: Record<string, unknown>
+  ) => void
+}
+
+export class GroupsHere {
+  readonly #parts: GroupsHereParts
+  readonly #resyncer: Resyncer
+  readonly #following = new Map<number, Following>()
+  readonly #degraded = new Set<string>()
+  #deletions: Following | null = null
+  #holding = false
+
+  constructor(parts: GroupsHereParts) {
+    this.#parts = parts
+    const { self, service, local, arena, members, records, membership } = parts
+    this.#resyncer = new Resyncer({
+      self,
+      service,
+      store: local,
+      arena,
+      members,
+      groups: records,
+      families: {
+        applyDeletions: () => this.#applyDeletions(),
+        list: (pool) => this.#families(pool)
+      },
+      isPresentBoot: (peerId, bootId) => membership.isPresentBoot(peerId, bootId),
+      clock: systemClock,
+      timers: systemTimers,
+      bytesPerSecond: RESYNC_BYTES_PER_SECOND,
+      log: parts.log
+    })
+  }
+
+  get progress(): Resync {
+    const { groupsLeft, bytesCopied, bytesPerSecond, secondsLeft } = this.#resyncer.progress
+    return { groupsLeft, bytesCopied, bytesPerSecond, secondsLeft }
+  }
+
+  /** R13 and R14, for every group that lists this peer. @throws StoreError */
+  async settleAtStart(): Promise<void> {
+    const { pools, records, self, cluster, membership } = this.#parts
+    const own = membership.peer(self.peerId)?.record.cleanPredecessor ?? null
+    const started = {
+      ...self,
+      cleanPredecessor: own,
+      counterFollows: cluster.bootCounterFollows
+    }
+    const runs = (peerId: string, bootId: string): boolean =>
+      membership.isPresentBoot(peerId, bootId)
+    const waiting: { pool: number; group: number }[] = []
+    for (const { number } of pools.all()) {
+      for (const [group, { record }] of await records.readAll(number)) {
+        const lists = [...record.inSync, ...record.syncing].some(({ peer }) => peer === self.peerId)
+        if (lists) waiting.push({ pool: number, group })
+      }
+    }
+    let distrusted = 0
+    const work = async (): Promise<void> => {
+      for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+        const settled = await settleAtStart(records, next, started, runs)
+        if (settled.distrusted) distrusted++
+      }
+    }
+    await Promise.all(Array.from({ length: SETTLING_MAX }, work))
+    if (distrusted === 0) return
+    this.#parts.log('error', 'this disk is an older state of what the cluster knows', {
+      groups: distrusted,
+      advice: 'remove the peer, or say that its copy is to count'
+    })
+  }
+
+  start(): void {
+    const { pools, cluster } = this.#parts
+    pools.onPool((pool) => this.#follow(pool))
+    const { keys, store } = cluster
+    this.#deletions = follow(store, keys.deletions, {
+      onPut: ({ key, value }) => {
+        const { pendingPeers } = decodeRecord('deleted', key, value)
+        if (!pendingPeers.includes(this.#parts.self.peerId)) return
+        this.#applyDeletions().catch((thrown: unknown) => this.#trouble('deletions', thrown))
+      },
+      onDelete: () => {},
+      onTrouble: (error) => this.#trouble('following deletions', error)
+    })
+  }
+
+  close(): void {
+    this.#resyncer.close()
+    this.#deletions?.stop()
+    for (const following of this.#following.values()) following.stop()
+  }
+
+  #follow(pool: PoolRecord): void {
+    if (this.#following.has(pool.number)) return
+    const following = this.#parts.records.follow(pool.number, {
+      onGroup: (group, known) => this.#learn(pool, group, known),
+      onTrouble: (error) => this.#trouble(`following the groups of pool ${pool.name}`, error)
+    })
+    this.#following.set(pool.number, following)
+  }
+
+  #learn(pool: PoolRecord, group: number, { record }: KnownGroup): void {
+    const { self } = this.#parts
+    const isOurs = ({ peer }: { peer: string }): boolean => peer === self.peerId
+    const key = `${pool.number}/${group}`
+    const isMember = record.inSync.some(isOurs) || record.syncing.some(isOurs)
+    const isWhole = record.syncing.length === 0 && record.inSync.length >= record.members.length
+    if (isMember && !isWhole) this.#degraded.add(key)
+    else this.#degraded.delete(key)
+    this.#holdHoles(this.#degraded.size > 0)
+    const isSyncing = record.syncing.some(
+      ({ peer, boot }) => peer === self.peerId && boot === self.bootId
+    )
+    if (isSyncing) this.#resyncer.want({ pool: pool.number, groups: pool.groups }, group)
+  }
+
+  /** R12: compaction keeps tombstones while an older copy may come back. */
+  #holdHoles(wanted: boolean): void {
+    if (wanted === this.#holding) return
+    this.#holding = wanted
+    const { local } = this.#parts
+    const op = local.acquireOp()
+    op.kind = OpKind.HoldHoles
+    op.flags = wanted ? 0 : OpFlag.Stop
+    local.broadcast(op, () => local.releaseOp(op))
+  }
+
+  /** Families of the volumes that are in the pool. */
+  async #families(pool: number): Promise<readonly FamilyState[]> {
+    const { cluster, directory, pools } = this.#parts
+    const names = new Map(pools.all().map(({ name, number }) => [name, number]))
+    const wanted = new Set<string>()
+    for (const volume of await directory.list()) {
+      if (names.get(volume.pool ?? DEFAULT_POOL) === pool) wanted.add(volume.family)
+    }
+    const entries = await cluster.readAll(cluster.keys.families)
+    return entries.flatMap(({ key, value, modRevision }) => {
+      const family = key.slice(cluster.keys.families.length)
+      if (!wanted.has(family)) return []
+      const { writerEpoch, settledEpoch = 0 } = decodeRecord('family', key, value)
+      return [{ family, writerEpoch, settledEpoch, unchanged: { key, modRevision } }]
+    })
+  }
+
+  async #applyDeletions(): Promise<void> {
+    const { directory, local, self } = this.#parts
+    for (const deleted of await directory.listDeleted()) {
+      if (!deleted.pendingPeers.includes(self.peerId)) continue
+      await dropFamily(local, deleted)
+      await directory.confirmDeleted(deleted.family, self.peerId)
+    }
+  }
+
+  #trouble(what: string, thrown: unknown): void {
+    if (!(thrown instanceof StoreError)) throw thrown
+    this.#parts.log('warn', what, { reason: thrown.message })
+  }
+}

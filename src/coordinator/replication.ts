@@ -1,0 +1,195 @@
+/**
+ * A peer of a cluster: its shards as a member of groups, its links to the others, and the store
+ * through which its volumes reach all of them.
+ */
+import type { Resync } from '../admin/cluster-schemas.ts'
+import type { Cluster } from '../cluster/cluster.ts'
+import { GroupTable } from '../cluster/group-table.ts'
+import { GroupRecords } from '../cluster/groups.ts'
+import type { Membership } from '../cluster/membership.ts'
+import { DEFAULT_POOL } from '../cluster/pools.ts'
+import { PoolViews } from '../cluster/pool-views.ts'
+import type { Session } from '../cluster/session.ts'
+import { VolumeDirectory } from '../cluster/volume-directory.ts'
+import { Writers } from '../cluster/writers.ts'
+import { systemClock, systemTimers } from '../core/clock.ts'
+import { formatAddress } from '../core/config.ts'
+import type { StoreError } from '../core/errors.ts'
+import type { LogOutput } from '../core/log.ts'
+import type { Config } from '../core/options.ts'
+import type { SharedArena } from '../handoff/arena.ts'
+import type { BlockStore, ShardedStore } from '../replication/block-store.ts'
+import { FenceFile } from '../replication/fence-file.ts'
+import { Fences } from '../replication/fences.ts'
+import { LocalMember } from '../replication/local-member.ts'
+import type { Member, Members } from '../replication/member.ts'
+import type { PeerAddress } from '../replication/peer-dial.ts'
+import { PeerLinks } from '../replication/peer-links.ts'
+import { PeerSecurity } from '../replication/peer-security.ts'
+import { PeerServer } from '../replication/peer-server.ts'
+import { ReplicatedStore } from '../replication/replicated-store.ts'
+import { ReplicatedWriters } from '../replication/replicated-writers.ts'
+import { ShardMemberService } from '../replication/shard-member-service.ts'
+import type { VolumeWriters } from '../volume/volume-writers.ts'
+import type { DataDirectory } from './data-directory.ts'
+import { GroupsHere } from './groups-here.ts'
+
+export interface Replication {
+  readonly store: BlockStore
+  readonly writers: VolumeWriters
+  /** The shards serve: other peers may come. Resolves when they can. @throws StoreError */
+  serve(): Promise<void>
+  resync(): Resync
+}
+
+export interface ReplicationParts {
+  readonly config: Config
+  readonly directory: DataDirectory
+  readonly bootId: string
+  readonly cluster: Cluster
+  readonly session: Session
+  readonly membership: Membership
+  readonly local: ShardedStore
+  readonly arena: SharedArena
+  readonly output: LogOutput
+  readonly undo: { add(step: () => Promise<void> | void): void }
+}
+
+/** Finds this process's own member beside those over links. */
+class AllMembers implements Members {
+  readonly #local: LocalMember
+  readonly #links: PeerLinks | null
+
+  constructor(local: LocalMember, links: PeerLinks | null) {
+    this.#local = local
+    this.#links = links
+  }
+
+  find(peerId: string): Member | null {
+    return peerId === this.#local.peerId ? this.#local : (this.#links?.find(peerId) ?? null)
+  }
+
+  onChange(listener: (peerId: string) => void): void {
+    this.#links?.onChange(listener)
+  }
+}
+
+/** @throws StoreError: fences that cannot be read, certificates or a secret that cannot be used */
+export async function prepareReplication(parts: ReplicationParts): Promise<Replication> {
+  const { config, directory, bootId, cluster, session, membership, arena, local, undo } = parts
+  const { log } = parts.output
+  const { clusterId, peerId } = directory.superblock
+  const identity = { clusterId, peerId, bootId }
+  const trouble = (what: string, error: StoreError | null): void => {
+    log.warn(error === null ? {} : { reason: error.message }, what)
+  }
+  const fences = await Fences.open(new FenceFile(directory.path, { clusterId, peerId }))
+  const service = new ShardMemberService(local, arena, fences)
+  const pools = new PoolViews(cluster, membership, (error) => trouble('following pools', error))
+  undo.add(() => pools.close())
+  await pools.ready
+  const security = await securityOf(config)
+  const server = security === null ? null : serverOf(parts, service, security)
+  const links = security === null ? null : linksOf(parts, security)
+  const members = new AllMembers(new LocalMember({ peerId, bootId }, service), links)
+  const groups = new GroupTable(cluster, (error) => trouble('following groups', error))
+  const store = new ReplicatedStore({
+    members,
+    groups,
+    arena,
+    clock: systemClock,
+    timers: systemTimers,
+    local,
+    trustedForMs: () => session.trustedForMs,
+    onTrouble: trouble
+  })
+  const writers = new ReplicatedWriters({
+    store,
+    cluster,
+    writers: new Writers(cluster, session),
+    poolOf: async (volume) => pools.find(volume.pool ?? DEFAULT_POOL)
+  })
+  undo.add(() => {
+    writers.close()
+    store.close()
+    groups.close()
+    links?.close()
+  })
+  const here = new GroupsHere({
+    self: identity,
+    cluster,
+    pools,
+    membership,
+    records: new GroupRecords(cluster),
+    directory: new VolumeDirectory(cluster),
+    service,
+    local,
+    arena,
+    members,
+    log: (level, message, fields) => log[level](fields, message)
+  })
+  undo.add(() => here.close())
+  return {
+    store,
+    writers,
+    resync: () => here.progress,
+    serve: async () => {
+      await here.settleAtStart()
+      if (server !== null && config.peerListen !== null) {
+        const at = await server.listen(config.peerListen)
+        await membership.announce({ peerAddress: formatAddress(at) })
+      }
+      here.start()
+    }
+  }
+}
+
+/** Null for a peer that has nobody to talk to. */
+async function securityOf(config: Config): Promise<PeerSecurity | null> {
+  const { clusterSecretFile: secretFile, peerTlsCa: tlsCa, peerTlsCert: tlsCert } = config
+  const isGiven = secretFile !== null || tlsCa !== null || config.peerListen !== null
+  if (!isGiven) return null
+  return PeerSecurity.load({ secretFile, tlsCa, tlsCert, tlsKey: config.peerTlsKey })
+}
+
+function linksOf(parts: ReplicationParts, security: PeerSecurity): PeerLinks {
+  const { directory, bootId, membership, arena } = parts
+  const { clusterId, peerId } = directory.superblock
+  const links = new PeerLinks({
+    identity: { clusterId, peerId, bootId },
+    addressOf: (id) => addressOf(membership, id),
+    arena,
+    security,
+    log: (level, message, fields) => parts.output.log[level](fields, message)
+  })
+  membership.onChange((id) => links.refresh(id))
+  return links
+}
+
+function addressOf(membership: Membership, peerId: string): PeerAddress | null {
+  const alive = membership.peer(peerId)?.alive ?? null
+  if (alive === null || alive.peerAddress === null) return null
+  const match = /^\[?(.*?)\]?:(\d+)$/.exec(alive.peerAddress)
+  if (match === null) return null
+  return { host: match[1]!, port: Number(match[2]), bootId: alive.bootId }
+}
+
+/** It sets pages of the arena aside, so it is made before others take them. */
+function serverOf(
+  parts: ReplicationParts,
+  service: ShardMemberService,
+  security: PeerSecurity
+): PeerServer {
+  const { directory, bootId, arena, local, output, undo } = parts
+  const { clusterId, peerId } = directory.superblock
+  const server = new PeerServer({
+    identity: { clusterId, peerId, bootId },
+    service,
+    arena,
+    security,
+    freeBytes: () => local.freeBytes,
+    log: (level, message, fields) => output.log[level](fields, message)
+  })
+  undo.add(() => server.close())
+  return server
+}
