@@ -200,4 +200,7 @@ test(`flushed blocks survive ${crashes} power losses whole, and never an older v
 
 test('the same on a disk that also fails writes and syncs', () => runSeeds(true))
 
+test('remains of failed writes in a file whose header was lost void nothing', () =>
+  runSeed(536, true))
+
 test.run()
