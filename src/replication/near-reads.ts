@@ -114,14 +114,17 @@ export class NearReads {
     const position = (location & this.pageMask) * BLOCK_BYTES
     const pooled = this.freeReads.pop() ?? new PoolRead(this)
     this.poolReads++
-    pooled.start(op, { table, slot, version, at, ended })
+    pooled.start(op, { table, slot, version, at, location, ended })
     read(descriptor, this.memory, op.payload, op.blockCount * BLOCK_BYTES, position, pooled.done)
     return true
   }
 
-  /** Whether the map says where the op's blocks stand, one after the other. */
-  knows(op: BlockOp, map: number): boolean {
-    return this.placeOf(map + op.firstBlock, op.blockCount) !== LOCATION_UNKNOWN
+  /** Whether the map says where the op's blocks stand, one after the other, and still do. */
+  knows(op: BlockOp, map: number, shard: number): boolean {
+    const at = map + op.firstBlock
+    const location = this.placeOf(at, op.blockCount)
+    if (location >= LOCATION_UNKNOWN) return location > LOCATION_UNKNOWN
+    return this.descriptorOf(this.tables[shard]!, location >>> this.pageShift, at) >= 0
   }
 
   /** Verifies what `pooled` read. */
@@ -129,10 +132,12 @@ export class NearReads {
     const { op, where } = pooled
     this.poolReads--
     this.freeReads.push(pooled)
-    const { table, slot, version, at, ended } = where!
+    const { table, slot, version, at, location, ended } = where!
     const { payload, blockCount } = op!
     const complete = got === blockCount * BLOCK_BYTES && table.version(slot) === version
-    ended(op!, complete && this.verify(this.memory, payload, at, blockCount))
+    // Without the place, what stands at `at` are the checksums of something else.
+    const whole = complete && this.placeOf(at, blockCount) === location
+    ended(op!, whole && this.verify(this.memory, payload, at, blockCount))
   }
 
   /** Descriptor to read the block at `at` by, which stands in `slot`; -1 when there is none. */
@@ -189,6 +194,7 @@ interface PoolReadPlace {
   readonly slot: number
   readonly version: number
   readonly at: number
+  readonly location: number
   readonly ended: PoolReadEnd
 }
 
