@@ -4,7 +4,8 @@
  *
  * A pread of what is not in the page cache would stop everybody. So reads here may block, on
  * average, for as long as the way through the thread pool would cost (`BlockCredit`): else they
- * take that way for a while, which also gives a disk many reads to work on at once. When anything is not as it should be, the read goes to the worker, who knows better.
+ * take that way for a while, which also gives a disk many reads to work on at once. When anything
+ * is not as it should be, the read goes to the worker, who knows better.
  */
 import { read, readSync } from 'node:fs'
 import { crc32c } from '../core/checksum.ts'
