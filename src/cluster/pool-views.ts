@@ -55,7 +55,8 @@ class FollowedPool implements PoolView {
       boot: alive?.bootId ?? null,
       weight: record.state === 'drained' ? 0 : (record.weight ?? record.capacityBytes),
       labels: record.labels,
-      isLost: alive === null
+      isLost: alive === null,
+      replacedBy: null
     }))
     try {
       const redundancy = parseRedundancy(this.record.redundancy)

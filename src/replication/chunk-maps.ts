@@ -6,9 +6,10 @@
  *
  * Every change of the chunk passes here twice: when it is submitted its blocks become unknown, and
  * reads of them queue up behind it at the shard; when it is done, a write of one block says where
- * that stands now. So an entry is never older than an acknowledged write, nor than what a read
- * returned. Compaction moves blocks without a word: the old place stays good for as long as
- * `SegmentPlaces` says that the segment's life goes on.
+ * that stands now, unless another change of it was submitted since. So a read sees every change
+ * submitted before it, which is what changes of parts of a block build on. Compaction moves blocks
+ * without a word: the old place stays good for as long as `SegmentPlaces` says that the segment's
+ * life goes on.
  */
 import { LOCATION_UNKNOWN, MAP_BIRTHS, MAP_BYTES, MAP_CRCS, MAP_WORDS } from '../shard/chunk-map.ts'
 import type { BlockOp } from './block-store.ts'
@@ -85,9 +86,14 @@ export class ChunkMaps {
       this.states[frame] = Frame.Stale
       return
     }
+    // Whose change a block waits for: its version stands where birth and checksum would.
+    const { words } = this
     const at = frame * MAP_WORDS + op.firstBlock
-    if (op.blockCount === 1) this.words[at] = LOCATION_UNKNOWN
-    else this.words.fill(LOCATION_UNKNOWN, at, at + op.blockCount)
+    for (let word = at; word < at + op.blockCount; word++) {
+      words[word] = LOCATION_UNKNOWN
+      words[word + MAP_BIRTHS] = op.writerEpoch
+      words[word + MAP_CRCS] = op.sequence
+    }
   }
 
   /**
@@ -97,14 +103,17 @@ export class ChunkMaps {
   changed(op: BlockOp, hash: number): void {
     const frame = this.frameOf(op, hash)
     if (frame < 0 || this.states[frame] !== Frame.Ready) return
-    if (op.error !== 0 || op.resultC === 0) {
-      this.forget(op, hash)
-      return
-    }
+    if (op.error !== 0 || op.resultC === 0) return
+    const { words } = this
     const at = frame * MAP_WORDS + op.firstBlock
-    this.words[at] = op.resultA
-    this.words[at + MAP_BIRTHS] = op.resultC
-    this.words[at + MAP_CRCS] = op.resultB
+    const isNewest =
+      words[at] === LOCATION_UNKNOWN &&
+      words[at + MAP_BIRTHS] === op.writerEpoch &&
+      words[at + MAP_CRCS] === op.sequence >>> 0
+    if (!isNewest) return
+    words[at] = op.resultA
+    words[at + MAP_BIRTHS] = op.resultC
+    words[at + MAP_CRCS] = op.resultB
   }
 
   /** Forgets everything. */

@@ -128,7 +128,7 @@ export class LocalStore implements ShardedStore {
     if (client.state !== 'serving') return false
     const map = near.maps.find(op, hash)
     if (map >= 0 && near.start(op, map, client.shard, this.pooled)) return true
-    if (map >= 0 && near.knows(op, map)) return false
+    if (map >= 0 && near.knows(op, map, client.shard)) return false
     const payload = near.maps.missed(op, hash)
     if (payload < 0) return false
     const locate = this.acquireOp()

@@ -12,7 +12,7 @@ import { BlockOp } from './block-store.ts'
 /** What a request that comes meanwhile may have to wait. */
 const QUICK_MS = 1
 /** Time for the thread pool after a flush that was not quick, or not alone. */
-const PAUSE_MS = 100
+const PAUSE_MS = 10
 
 export class NearFlushes {
   private readonly op = new BlockOp()

@@ -3,32 +3,21 @@
  * stand: a pread and a checksum, no other thread to wake, which takes longer than the read.
  *
  * A pread of what is not in the page cache would stop everybody. So reads here may block, on
- * average, for as long as the way through the thread pool would cost, and only so long at a time:
- * else they take that way for a while, which also gives a disk many reads to work on at once. When
- * anything is not as it should be, the read goes to the worker, who knows better.
+ * average, for as long as the way through the thread pool would cost (`BlockCredit`): else they
+ * take that way for a while, which also gives a disk many reads to work on at once. When anything
+ * is not as it should be, the read goes to the worker, who knows better.
  */
 import { read, readSync } from 'node:fs'
 import { crc32c } from '../core/checksum.ts'
 import { BLOCK_BYTES } from '../core/limits.ts'
 import { LOCATION_UNKNOWN, MAP_BIRTHS, MAP_CRCS } from '../shard/chunk-map.ts'
 import { SegmentPlaces } from '../shard/segment-places.ts'
+import { BlockCredit } from './block-credit.ts'
 import type { BlockOp } from './block-store.ts'
 import { ChunkMaps } from './chunk-maps.ts'
 
 /** Larger reads are worth the way to a worker. */
 export const NEAR_BLOCKS_MAX = 4
-/** What a read through the thread pool costs more than one here: so much credit a read earns. */
-const POOL_COST_MS = 0.01
-/** A read from the page cache is quicker, and one from a disk is not. */
-const QUICK_MS = 0.03
-/** What one read may cost at most: a single long one is likely to have lost its core meanwhile. */
-const LATE_MAX_MS = 0.3
-/** Bounds how long reads may block that come after very many that did not. */
-const CREDIT_MAX_MS = 2
-/** After a pause so much is tried, and if it does not do, the next pause is twice as long. */
-const CREDIT_TRIAL_MS = 0.4
-const PAUSE_MIN_MS = 20
-const PAUSE_MAX_MS = 1000
 /** Reads in the thread pool; the others are for a worker. */
 const POOL_READS_MAX = 64
 
@@ -45,9 +34,7 @@ export class NearReads {
   private readonly pageMask: number
   private readonly freeReads: PoolRead[] = []
   private poolReads = 0
-  private creditMs = CREDIT_TRIAL_MS
-  private pauseMs = PAUSE_MIN_MS
-  private pausedUntilMs = 0
+  private readonly credit = new BlockCredit()
 
   constructor(options: { shards: number; segmentBytes: number; memory: Buffer }) {
     const { shards, segmentBytes, memory } = options
@@ -84,7 +71,7 @@ export class NearReads {
     const version = table.version(slot)
     const descriptor = this.descriptorOf(table, slot, at)
     const startMs = performance.now()
-    if ((version & 1) === 1 || descriptor < 0 || startMs < this.pausedUntilMs) return -1
+    if ((version & 1) === 1 || descriptor < 0 || this.credit.isPaused(startMs)) return -1
     try {
       const position = (location & this.pageMask) * BLOCK_BYTES
       if (readSync(descriptor, into, start, bytes, position) !== bytes) return -1
@@ -92,7 +79,7 @@ export class NearReads {
       return -1 // the worker will say what is wrong
     }
     const endMs = performance.now()
-    this.account(startMs, endMs)
+    this.credit.account(startMs, endMs)
     const whole = table.version(slot) === version && this.verify(into, start, at, op.blockCount)
     return whole ? endMs - startMs : -1
   }
@@ -102,7 +89,7 @@ export class NearReads {
    * False: they are for the shard to read.
    */
   start(op: BlockOp, map: number, shard: number, ended: PoolReadEnd): boolean {
-    if (this.poolReads === POOL_READS_MAX || performance.now() >= this.pausedUntilMs) return false
+    if (this.poolReads === POOL_READS_MAX || !this.credit.isPaused(performance.now())) return false
     const at = map + op.firstBlock
     const location = this.placeOf(at, op.blockCount)
     if (location >= LOCATION_UNKNOWN) return false
@@ -114,14 +101,17 @@ export class NearReads {
     const position = (location & this.pageMask) * BLOCK_BYTES
     const pooled = this.freeReads.pop() ?? new PoolRead(this)
     this.poolReads++
-    pooled.start(op, { table, slot, version, at, ended })
+    pooled.start(op, { table, slot, version, at, location, ended })
     read(descriptor, this.memory, op.payload, op.blockCount * BLOCK_BYTES, position, pooled.done)
     return true
   }
 
-  /** Whether the map says where the op's blocks stand, one after the other. */
-  knows(op: BlockOp, map: number): boolean {
-    return this.placeOf(map + op.firstBlock, op.blockCount) !== LOCATION_UNKNOWN
+  /** Whether the map says where the op's blocks stand, one after the other, and still do. */
+  knows(op: BlockOp, map: number, shard: number): boolean {
+    const at = map + op.firstBlock
+    const location = this.placeOf(at, op.blockCount)
+    if (location >= LOCATION_UNKNOWN) return location > LOCATION_UNKNOWN
+    return this.descriptorOf(this.tables[shard]!, location >>> this.pageShift, at) >= 0
   }
 
   /** Verifies what `pooled` read. */
@@ -129,10 +119,12 @@ export class NearReads {
     const { op, where } = pooled
     this.poolReads--
     this.freeReads.push(pooled)
-    const { table, slot, version, at, ended } = where!
+    const { table, slot, version, at, location, ended } = where!
     const { payload, blockCount } = op!
     const complete = got === blockCount * BLOCK_BYTES && table.version(slot) === version
-    ended(op!, complete && this.verify(this.memory, payload, at, blockCount))
+    // Without the place, what stands at `at` are the checksums of something else.
+    const whole = complete && this.placeOf(at, blockCount) === location
+    ended(op!, whole && this.verify(this.memory, payload, at, blockCount))
   }
 
   /** Descriptor to read the block at `at` by, which stands in `slot`; -1 when there is none. */
@@ -167,20 +159,6 @@ export class NearReads {
     }
     return true
   }
-
-  /** Pays for a read with the credit that reads earn, and stops them when there is none. */
-  private account(startMs: number, endMs: number): void {
-    const lateMs = Math.min(endMs - startMs - QUICK_MS, LATE_MAX_MS)
-    this.creditMs += lateMs > 0 ? POOL_COST_MS - lateMs : POOL_COST_MS
-    if (this.creditMs < 0) {
-      this.pausedUntilMs = endMs + this.pauseMs
-      this.pauseMs = Math.min(2 * this.pauseMs, PAUSE_MAX_MS)
-      this.creditMs = CREDIT_TRIAL_MS
-    } else if (this.creditMs > CREDIT_MAX_MS) {
-      this.creditMs = CREDIT_MAX_MS
-      this.pauseMs = PAUSE_MIN_MS
-    }
-  }
 }
 
 /** What a read in the thread pool has to find unchanged when it ends, and who waits for it. */
@@ -189,6 +167,7 @@ interface PoolReadPlace {
   readonly slot: number
   readonly version: number
   readonly at: number
+  readonly location: number
   readonly ended: PoolReadEnd
 }
 

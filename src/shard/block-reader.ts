@@ -125,10 +125,14 @@ export class BlockReader {
     }
   }
 
-  /** Opens the segment of `location` for others too; its birth, 0 when it cannot be read. */
+  /**
+   * Opens the segment of `location` for others too; its birth, 0 when it cannot be read. A chunk
+   * may be in more segments than there may be open files: none is closed for it.
+   */
   private showSegment(location: number): number {
     const segment = this.segments.get(location >>> this.segments.pageShift)
     if (segment === null || segment.state === SegmentState.Free) return 0
+    if (segment.handle < 0 && this.segments.isFullOfOpen) return 0
     try {
       this.segments.open(segment)
     } catch (thrown) {

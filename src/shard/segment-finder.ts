@@ -77,7 +77,10 @@ export class SegmentFinder {
     for (let i = candidates.length - 1; i >= 0; i--) {
       const candidate = candidates[i]!
       candidate.voidLsn = voidLsn
-      voidLsn = Math.min(voidLsn, candidate.segment.firstLsn)
+      // An adopted one may itself be remains, of failed writes whose header never became durable:
+      // it was born before the segment that voids it, though its first batch that is left has a
+      // higher lsn than that one's.
+      if (!candidate.adopted) voidLsn = Math.min(voidLsn, candidate.segment.firstLsn)
       this.highestLsn = Math.max(this.highestLsn, candidate.segment.firstLsn)
     }
     return candidates

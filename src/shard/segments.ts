@@ -229,13 +229,18 @@ export class Segments {
   open(segment: Segment): FileHandle {
     segment.usedTick = ++this.tick
     if (segment.handle >= 0) return segment.handle
-    if (this.openCount >= this.config.openFilesMax) this.closeOldest()
+    if (this.isFullOfOpen) this.closeOldest()
     segment.handle = this.files.open(
       segmentName(segment.slot),
       this.config.readOnly ? 'readOnly' : 'existing'
     )
     this.openCount++
     return segment.handle
+  }
+
+  /** To open another file, one has to be closed. */
+  get isFullOfOpen(): boolean {
+    return this.openCount >= this.config.openFilesMax
   }
 
   /** Gives the file of a free segment back to the filesystem. */
@@ -295,7 +300,7 @@ export class Segments {
     if (slot >= this.lostSlot) {
       throw new StoreError(ErrorCode.OutOfSpace, `shard has ${slot} segments, the limit`)
     }
-    if (this.openCount >= this.config.openFilesMax) this.closeOldest()
+    if (this.isFullOfOpen) this.closeOldest()
     const segment = new Segment(slot)
     segment.handle = this.files.open(segmentName(slot), 'create')
     this.openCount++

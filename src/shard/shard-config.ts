@@ -20,7 +20,7 @@ export interface ShardConfig {
   readonly scrubPeriodMs: number
   /** Segment files kept open. */
   readonly openFilesMax: number
-  /** Emptied segment files kept for the next life; more are removed. */
+  /** Emptied segment files kept for the next life; some times as many while segments begin. */
   readonly freeSegmentsMax: number
   /** A sync is asked for when this much was appended since the last one. */
   readonly syncBytes: number

@@ -9,8 +9,10 @@ import { BLOCK_BYTES, CHUNK_BLOCKS } from '../../src/core/limits.ts'
 import { SharedArena } from '../../src/handoff/arena.ts'
 import { ShardPool } from '../../src/handoff/shard-pool.ts'
 import type { BlockOp } from '../../src/replication/block-store.ts'
+import { ChunkMaps } from '../../src/replication/chunk-maps.ts'
 import { LocalStore } from '../../src/replication/local-store.ts'
 import { NearReads } from '../../src/replication/near-reads.ts'
+import { LOCATION_UNKNOWN } from '../../src/shard/chunk-map.ts'
 import { DiskFiles } from '../../src/shard/disk-files.ts'
 import { LocalSyncTracker } from '../../src/shard/local-sync-tracker.ts'
 import { OpKind } from '../../src/shard/op.ts'
@@ -174,6 +176,49 @@ test('a read never answers what was there before an acknowledged write in flight
       strictEqual(rig.valueAt(bytes, 0), round)
       await Promise.all([other, trim])
     }
+  }))
+
+test('a place is known again when the newest of the writes in flight is done, not before', () => {
+  const maps = new ChunkMaps()
+  const writeOf = (sequence: number, blockCount: number, resultA: number): BlockOp =>
+    opOf(OpKind.Write, { writerEpoch: 1, sequence, firstBlock: 7, blockCount, resultA, resultC: 1 })
+  const read = opOf(OpKind.Read, { firstBlock: 7 })
+  maps.loaded(maps.missed(read, 0), false)
+  const at = maps.find(read, 0) + 7
+  const [first, second] = [writeOf(1, 1, 100), writeOf(2, 1, 200)]
+  maps.forget(first, 0)
+  maps.forget(second, 0)
+  maps.changed(first, 0)
+  strictEqual(maps.words[at], LOCATION_UNKNOWN, 'the second one is in flight')
+  maps.changed(second, 0)
+  strictEqual(maps.words[at], 200)
+  const [third, fourth] = [writeOf(3, 1, 300), Object.assign(writeOf(4, 3, 0), { resultC: 0 })]
+  maps.forget(third, 0)
+  maps.forget(fourth, 0)
+  maps.changed(third, 0)
+  maps.changed(fourth, 0)
+  strictEqual(maps.words[at], LOCATION_UNKNOWN, 'of several blocks nothing is told')
+})
+
+test('what compaction moved is found again', () =>
+  withRig(async (rig) => {
+    // One block in eight of a segment stays, so that it is compacted, and begins other lives.
+    for (let block = 0; block < 512; block++) await rig.write(0, block, 1, block + 1)
+    await rig.read(0, 0, 1)
+    ok((await rig.read(0, 8, 1)).near)
+    for (let round = 0; round < 12; round++) {
+      for (let block = 0; block < 512; block++) {
+        if (block % 8 !== 0) await rig.write(0, block, 1, block + 1)
+      }
+    }
+    let near = 0
+    for (let read = 0; read < 200; read++) {
+      const block = 8 * (read % 64)
+      const found = await rig.read(0, block, 1)
+      strictEqual(rig.valueAt(found.bytes, 0), block + 1)
+      if (found.near) near++
+    }
+    ok(near > 150, `${near} of 200 reads needed no worker`)
   }))
 
 test('after a worker died its files are not read by numbers they had', () =>

@@ -273,4 +273,7 @@ test('a void version never comes back, and copies of older ones take its place',
 
 test('nor does it on a disk that also fails', () => runSeeds({ faults: true, voids: true }))
 
+test('remains of failed writes in a file whose header was lost void nothing', () =>
+  runSeed(536, { faults: true, voids: false }))
+
 test.run()
