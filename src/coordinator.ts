@@ -254,7 +254,9 @@ function startShards(
         peerId,
         segmentBytes,
         capacityBytes: Math.floor(directory.capacityBytes / shards),
-        scrubPeriodMs: config.scrubPeriodMs
+        scrubPeriodMs: config.scrubPeriodMs,
+        // Until all groups are known to be whole: others may have what our tombstones hide.
+        holdHoles: config.etcd.length > 0
       })
     }),
     log: ({ log: level, shard, message, fields }) => log[level]({ shard, ...fields }, message),

@@ -44,6 +44,8 @@ export interface AdminBackend {
   renameVolume(name: string, newName: string): Promise<Volume>
   /** @throws StoreError NotFound, InvalidArgument (smaller and not `shrink`), Busy */
   resizeVolume(name: string, request: VolumeResize): Promise<Volume>
+  /** @throws StoreError NotFound, Busy (another peer serves it and not `takeover`) */
+  takeVolume(name: string, takeover: boolean): Promise<Volume>
   /** @throws StoreError NotFound, Busy (clients and not `force`) */
   deleteVolume(name: string, request: VolumeDelete): Promise<void>
 

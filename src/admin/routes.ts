@@ -114,6 +114,16 @@ const volumeRoutes = ({ backend }: RouteContext): Route[] => [
     handle: ({ params, body }) => backend.resizeVolume(params.name, body)
   }),
   route({
+    method: 'POST',
+    path: '/v1/volumes/{name}/take',
+    operationId: 'takeVolume',
+    summary: 'Move a volume to this peer; `takeover` drops its clients on others',
+    params: byName,
+    body: schemas.volumeTakeSchema,
+    answer: schemas.volumeSchema,
+    handle: ({ params, body }) => backend.takeVolume(params.name, body.takeover)
+  }),
+  route({
     method: 'DELETE',
     path: '/v1/volumes/{name}',
     operationId: 'deleteVolume',

@@ -38,6 +38,7 @@ export const volumeSchema = z
     name: volumeNameSchema,
     type: z.string().meta({ description: 'Volume type; `block` unless a plugin added others' }),
     sizeBytes: bytes,
+    pool: z.string().meta({ description: 'Pool that has its blocks' }),
     /** Random 64-bit id that all layers of the volume share. */
     family: z.string(),
     readOnly: z.boolean(),
@@ -60,7 +61,13 @@ export const volumeCreateSchema = z
     name: volumeNameSchema,
     sizeBytes: volumeSizeSchema,
     type: z.string().min(1).max(64).default('block'),
-    description: z.string().max(1024).default('')
+    description: z.string().max(1024).default(''),
+    pool: z
+      .string()
+      .min(1)
+      .max(63)
+      .optional()
+      .meta({ description: 'Pool that has its blocks; `default` without one' })
   })
   .meta({ id: 'VolumeCreate' })
 export type VolumeCreate = z.infer<typeof volumeCreateSchema>
@@ -80,6 +87,10 @@ export const volumeResizeSchema = z
   })
   .meta({ id: 'VolumeResize' })
 export type VolumeResize = z.infer<typeof volumeResizeSchema>
+
+export const volumeTakeSchema = z
+  .strictObject({ takeover: z.boolean().default(false) })
+  .meta({ id: 'VolumeTake' })
 
 export interface VolumeDelete {
   /** Disconnects its clients first instead of refusing with Busy. */

@@ -76,6 +76,7 @@ export class ApiClient {
     sizeBytes: number
     type?: string
     description?: string
+    pool?: string
   }): Promise<Volume> => this.#send('POST', '/v1/volumes', volume)
 
   renameVolume = (name: string, newName: string): Promise<Volume> =>
@@ -83,6 +84,9 @@ export class ApiClient {
 
   resizeVolume = (name: string, sizeBytes: number, shrink: boolean): Promise<Volume> =>
     this.#send('POST', `${volumePath(name)}/resize`, { sizeBytes, shrink })
+
+  takeVolume = (name: string, takeover: boolean): Promise<Volume> =>
+    this.#send('POST', `${volumePath(name)}/take`, { takeover })
 
   deleteVolume = (name: string, force: boolean): Promise<void> =>
     this.#send('DELETE', `${volumePath(name)}?force=${force}`)

@@ -22,6 +22,7 @@ import type {
 import { shardStates } from '../admin/schemas.ts'
 import type { Cluster } from '../cluster/cluster.ts'
 import { readBackup } from '../cluster/metadata-copy.ts'
+import { DEFAULT_POOL } from '../cluster/pools.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { LatencyHistogram } from '../core/histogram.ts'
 import { version } from '../core/version.ts'
@@ -214,7 +215,10 @@ export class PeerBackend implements AdminBackend {
   }
 
   async createVolume(request: VolumeCreate): Promise<Volume> {
-    const volume = await this.#volumeOf(await this.#parts.volumes.create(request))
+    const { pool = DEFAULT_POOL, ...rest } = request
+    if (pool !== DEFAULT_POOL) await this.#parts.peers.pool(pool)
+    const made = await this.#parts.volumes.create(pool === DEFAULT_POOL ? rest : { ...rest, pool })
+    const volume = await this.#volumeOf(made)
     await this.refreshVolumes()
     return volume
   }
@@ -230,6 +234,11 @@ export class PeerBackend implements AdminBackend {
     )
     await this.refreshVolumes()
     return volume
+  }
+
+  async takeVolume(name: string, takeover: boolean): Promise<Volume> {
+    await this.#parts.volumes.take(name, { takeover })
+    return this.volume(name)
   }
 
   async deleteVolume(name: string, request: VolumeDelete): Promise<void> {
@@ -297,11 +306,12 @@ function stateOf(state: string, stats: ShardStats): Shard['state'] {
 }
 
 function volumeOf(info: VolumeInfo, usedBytes: number | null): Volume {
-  const { name, type, sizeBytes, family, readOnly, description, createdAt, clients } = info
+  const { name, type, sizeBytes, pool, family, readOnly, description, createdAt, clients } = info
   return {
     name,
     type,
     sizeBytes,
+    pool,
     family,
     readOnly,
     description,

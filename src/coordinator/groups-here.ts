@@ -4,19 +4,20 @@
  */
 import type { Resync } from '../admin/cluster-schemas.ts'
 import type { Cluster } from '../cluster/cluster.ts'
+import { parseId64 } from '../cluster/ids.ts'
 import type { GroupRecords, KnownGroup } from '../cluster/groups.ts'
 import type { Membership } from '../cluster/membership.ts'
 import { DEFAULT_POOL } from '../cluster/pools.ts'
 import type { PoolViews } from '../cluster/pool-views.ts'
 import { decodeRecord, type PoolRecord } from '../cluster/records.ts'
-import type { VolumeDirectory } from '../cluster/volume-directory.ts'
 import type { Arena } from '../core/arena.ts'
 import { systemClock, systemTimers } from '../core/clock.ts'
 import { StoreError } from '../core/errors.ts'
 import { type Following, follow } from '../metadata/follow.ts'
 import { OpFlag, OpKind, type ShardedStore } from '../replication/block-store.ts'
+import { ClusterFamilies } from '../replication/cluster-families.ts'
 import type { Members } from '../replication/member.ts'
-import { type FamilyState, Resyncer } from '../replication/resync.ts'
+import { Resyncer } from '../replication/resync.ts'
 import type { ShardMemberService } from '../replication/shard-member-service.ts'
 import { settleAtStart } from '../replication/start-rule.ts'
 import { dropFamily } from '../volume/reclaim.ts'
@@ -32,7 +33,6 @@ export interface GroupsHereParts {
   readonly pools: PoolViews
   readonly membership: Membership
   readonly records: GroupRecords
-  readonly directory: VolumeDirectory
   readonly service: ShardMemberService
   readonly local: ShardedStore
   readonly arena: Arena
@@ -47,14 +47,26 @@ export interface GroupsHereParts {
 export class GroupsHere {
   readonly #parts: GroupsHereParts
   readonly #resyncer: Resyncer
+  readonly #families: ClusterFamilies
   readonly #following = new Map<number, Following>()
+  readonly #pools = new Set<number>()
   readonly #degraded = new Set<string>()
   #deletions: Following | null = null
-  #holding = false
+  /** Shards start like that, until all groups are known. */
+  #isHolding = true
 
   constructor(parts: GroupsHereParts) {
     this.#parts = parts
-    const { self, service, local, arena, members, records, membership } = parts
+    const { self, service, local, arena, members, records, membership, cluster, pools } = parts
+    this.#families = new ClusterFamilies({
+      cluster,
+      poolOf: (volume) => pools.find(volume.pool ?? DEFAULT_POOL).number,
+      drop: async (deleted) => {
+        await dropFamily(local, deleted)
+        const { high, low } = parseId64(deleted.family)
+        service.fences.forgetFamily(high, low)
+      }
+    })
     this.#resyncer = new Resyncer({
       self,
       service,
@@ -62,10 +74,7 @@ export class GroupsHere {
       arena,
       members,
       groups: records,
-      families: {
-        applyDeletions: () => this.#applyDeletions(),
-        list: (pool) => this.#families(pool)
-      },
+      families: this.#families,
       isPresentBoot: (peerId, bootId) => membership.isPresentBoot(peerId, bootId),
       clock: systemClock,
       timers: systemTimers,
@@ -120,7 +129,9 @@ export class GroupsHere {
       onPut: ({ key, value }) => {
         const { pendingPeers } = decodeRecord('deleted', key, value)
         if (!pendingPeers.includes(this.#parts.self.peerId)) return
-        this.#applyDeletions().catch((thrown: unknown) => this.#trouble('deletions', thrown))
+        this.#families
+          .applyDeletions()
+          .catch((thrown: unknown) => this.#trouble('deletions', thrown))
       },
       onDelete: () => {},
       onTrouble: (error) => this.#trouble('following deletions', error)
@@ -134,12 +145,16 @@ export class GroupsHere {
   }
 
   #follow(pool: PoolRecord): void {
-    if (this.#following.has(pool.number)) return
+    if (this.#pools.has(pool.number)) return
+    this.#pools.add(pool.number)
     const following = this.#parts.records.follow(pool.number, {
       onGroup: (group, known) => this.#learn(pool, group, known),
       onTrouble: (error) => this.#trouble(`following the groups of pool ${pool.name}`, error)
     })
-    this.#following.set(pool.number, following)
+    void following.ready.then(() => {
+      this.#following.set(pool.number, following)
+      this.#holdHoles(this.#degraded.size > 0)
+    })
   }
 
   #learn(pool: PoolRecord, group: number, { record }: KnownGroup): void {
@@ -159,39 +174,13 @@ export class GroupsHere {
 
   /** R12: compaction keeps tombstones while an older copy may come back. */
   #holdHoles(wanted: boolean): void {
-    if (wanted === this.#holding) return
-    this.#holding = wanted
+    if (wanted === this.#isHolding || this.#following.size < this.#pools.size) return
+    this.#isHolding = wanted
     const { local } = this.#parts
     const op = local.acquireOp()
     op.kind = OpKind.HoldHoles
     op.flags = wanted ? 0 : OpFlag.Stop
     local.broadcast(op, () => local.releaseOp(op))
-  }
-
-  /** Families of the volumes that are in the pool. */
-  async #families(pool: number): Promise<readonly FamilyState[]> {
-    const { cluster, directory, pools } = this.#parts
-    const names = new Map(pools.all().map(({ name, number }) => [name, number]))
-    const wanted = new Set<string>()
-    for (const volume of await directory.list()) {
-      if (names.get(volume.pool ?? DEFAULT_POOL) === pool) wanted.add(volume.family)
-    }
-    const entries = await cluster.readAll(cluster.keys.families)
-    return entries.flatMap(({ key, value, modRevision }) => {
-      const family = key.slice(cluster.keys.families.length)
-      if (!wanted.has(family)) return []
-      const { writerEpoch, settledEpoch = 0 } = decodeRecord('family', key, value)
-      return [{ family, writerEpoch, settledEpoch, unchanged: { key, modRevision } }]
-    })
-  }
-
-  async #applyDeletions(): Promise<void> {
-    const { directory, local, self } = this.#parts
-    for (const deleted of await directory.listDeleted()) {
-      if (!deleted.pendingPeers.includes(self.peerId)) continue
-      await dropFamily(local, deleted)
-      await directory.confirmDeleted(deleted.family, self.peerId)
-    }
   }
 
   #trouble(what: string, thrown: unknown): void {

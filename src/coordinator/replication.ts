@@ -10,7 +10,6 @@ import type { Membership } from '../cluster/membership.ts'
 import { DEFAULT_POOL } from '../cluster/pools.ts'
 import { PoolViews } from '../cluster/pool-views.ts'
 import type { Session } from '../cluster/session.ts'
-import { VolumeDirectory } from '../cluster/volume-directory.ts'
 import { Writers } from '../cluster/writers.ts'
 import { systemClock, systemTimers } from '../core/clock.ts'
 import { formatAddress } from '../core/config.ts'
@@ -121,7 +120,6 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
     pools,
     membership,
     records: new GroupRecords(cluster),
-    directory: new VolumeDirectory(cluster),
     service,
     local,
     arena,

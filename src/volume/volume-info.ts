@@ -1,3 +1,4 @@
+import { DEFAULT_POOL } from '../cluster/pools.ts'
 import type { VolumeRecord } from '../cluster/records.ts'
 import type { HistogramSnapshot } from '../core/histogram.ts'
 import type { ManagedVolume } from './managed-volume.ts'
@@ -9,6 +10,8 @@ export interface VolumeInfo {
   readonly name: string
   readonly type: string
   readonly sizeBytes: number
+  /** Name of the pool that has its blocks. */
+  readonly pool: string
   readonly family: string
   readonly readOnly: boolean
   readonly description: string
@@ -35,7 +38,8 @@ export function infoOf(record: VolumeRecord, managed: ManagedVolume | null): Vol
   const { name, type, family, readOnly, description, labels, createdAt } = record
   const sizeBytes = managed?.volume.sizeBytes ?? record.sizeBytes
   const clients = managed?.opens.size ?? 0
-  return { name, type, sizeBytes, family, readOnly, description, labels, createdAt, clients }
+  const pool = record.pool ?? DEFAULT_POOL
+  return { name, type, sizeBytes, pool, family, readOnly, description, labels, createdAt, clients }
 }
 
 export const countersOf = ({ volume }: ManagedVolume): VolumeCounters => ({

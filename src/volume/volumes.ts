@@ -57,6 +57,8 @@ export interface CreateOptions {
   readonly type?: string
   readonly description?: string
   readonly labels?: Readonly<Record<string, string>>
+  /** Pool that has its blocks; the default one if none is named. */
+  readonly pool?: string
   /** For the type. */
   readonly settings?: VolumeSettings
 }
@@ -178,6 +180,7 @@ export class Volumes implements DeviceSource {
     this.#checkOpen()
     const type = this.types.get(options.type ?? 'block')
     const { name, sizeBytes, description = '', labels = {}, settings = {} } = options
+    const pool = options.pool === undefined ? {} : { pool: options.pool }
     const asked = { name, sizeBytes, description, labels, settings }
     if (type.prepare === undefined && Object.keys(settings).length > 0) {
       const text = `volume type ${type.name} takes no settings`
@@ -189,10 +192,11 @@ export class Volumes implements DeviceSource {
     }
     const unitBytes = unitOf(type)
     if (type.format === undefined) {
-      const spec = { ...prepared, type: type.name, unitBytes }
+      const spec = { ...prepared, ...pool, type: type.name, unitBytes }
       return this.#info(await this.#directory.create(spec))
     }
-    const spec = { ...prepared, type: type.name, unitBytes, state: 'creating' as const }
+    const place = { ...pool, type: type.name, unitBytes }
+    const spec = { ...prepared, ...place, state: 'creating' as const }
     return this.#format(type, await this.#directory.create(spec))
   }
 

@@ -140,6 +140,7 @@ export class FakeBackend implements AdminBackend {
     this.#mustBeFree(request.name)
     const volume: Volume = {
       ...request,
+      pool: request.pool ?? 'default',
       family: '0123456789abcdef',
       readOnly: false,
       createdAt: '2026-01-31T12:00:00.000Z',
@@ -167,6 +168,11 @@ export class FakeBackend implements AdminBackend {
     const resized = { ...volume, sizeBytes }
     this.volumesByName.set(name, resized)
     return resized
+  }
+
+  async takeVolume(name: string, takeover: boolean): Promise<Volume> {
+    this.calls.push(`take ${name}${takeover ? ' over' : ''}`)
+    return this.volume(name)
   }
 
   async deleteVolume(name: string, { force }: VolumeDelete): Promise<void> {

@@ -15,6 +15,7 @@ export function addVolumeCommands(program: Command): void {
   addShow(volume)
   addRename(volume)
   addResize(volume)
+  addTake(volume)
   addDelete(volume)
 }
 
@@ -26,10 +27,11 @@ function addCreate(parent: Command): void {
     .argument('<size>', 'like 512MiB or 2TiB, a multiple of 4096 bytes', sizeArgument)
     .option('--description <text>', 'a note for people')
     .option('--type <type>', 'volume type', 'block')
+    .option('--pool <pool>', 'pool that has its blocks', 'default')
     .action(
-      action<[string, number], { description?: string; type: string }>(
-        async ({ api, output }, [name, sizeBytes], { description = '', type }) => {
-          const volume = await api.createVolume({ name, sizeBytes, description, type })
+      action<[string, number], { description?: string; type: string; pool: string }>(
+        async ({ api, output }, [name, sizeBytes], { description = '', type, pool }) => {
+          const volume = await api.createVolume({ name, sizeBytes, description, type, pool })
           output.result(volume, () => `created ${volume.name}, ${formatSize(volume.sizeBytes)}`)
         }
       )
@@ -91,6 +93,7 @@ const factsOf = (volume: Volume, output: Output): string =>
   output.facts([
     ['name', volume.name],
     ['type', volume.type],
+    ['pool', volume.pool],
     ['size', `${formatSize(volume.sizeBytes)} (${volume.sizeBytes} bytes)`],
     ...usedFact(volume),
     ['read-only', volume.readOnly ? 'yes' : 'no'],
@@ -140,6 +143,24 @@ function addResize(parent: Command): void {
       )
     )
   withExamples(command, 'torus volume resize demo 20GiB', 'torus volume resize demo 1GiB --shrink')
+}
+
+function addTake(parent: Command): void {
+  const command = parent
+    .command('take')
+    .description('move a volume to the peer that is asked, so that clients can attach there')
+    .argument('<volume>', 'its name')
+    .option('--takeover', 'even if another peer serves it now: its clients there are dropped')
+    .action(
+      action<[string], { takeover?: boolean }>(
+        async ({ api, output, confirm }, [name], { takeover = false }) => {
+          if (takeover) await confirm(`Clients of volume ${name} on other peers are dropped.`)
+          const volume = await api.takeVolume(name, takeover)
+          output.result(volume, () => `${name} is served here now`)
+        }
+      )
+    )
+  withExamples(command, 'torus volume take demo --takeover --admin http://127.0.0.1:4322')
 }
 
 function addDelete(parent: Command): void {
