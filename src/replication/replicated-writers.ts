@@ -35,6 +35,8 @@ interface OpenFamily {
 
 /** The right to write volumes whose blocks are replicated: with it comes the takeover. */
 export class ReplicatedWriters {
+  /** Others may serve the same volumes: see WriterGate of the volume layer. */
+  readonly isShared = true
   readonly #options: ReplicatedWritersOptions
   readonly #open = new Map<string, OpenFamily>()
   #stopListening: (() => void) | null = null

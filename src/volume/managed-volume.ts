@@ -2,7 +2,6 @@ import { parseId64 } from '../cluster/ids.ts'
 import { checkVolumeSize } from '../cluster/names.ts'
 import type { VolumeRecord } from '../cluster/records.ts'
 import type { VolumeChange, VolumeDirectory } from '../cluster/volume-directory.ts'
-import type { Writers } from '../cluster/writers.ts'
 import type { Arena } from '../core/arena.ts'
 import { ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
 import { APPEND_RESERVE_BYTES, BLOCK_BYTES, VOLUME_BYTES_MAX } from '../core/limits.ts'
@@ -11,18 +10,24 @@ import type { Locks } from './locks.ts'
 import { OpenVolume } from './open-volume.ts'
 import { RequestFlag, RequestKind, VolumeRequest } from './request.ts'
 import type { VolumeIo } from './volume-io.ts'
+import type { LossReason, WriterGate } from './writer-gate.ts'
 
 /** Between attempts to take a writer lease anew. */
 const RETRY_MS = 1000
+
+/** Another peer has the volume, or it is gone. */
+const lostCodes: readonly number[] = [ErrorCode.Busy, ErrorCode.NotFound, ErrorCode.Closed]
 
 /** What volumes share beside the request path. */
 export interface ManagedContext {
   readonly io: VolumeIo
   readonly directory: VolumeDirectory
-  readonly writers: Writers
+  readonly gate: WriterGate
   /** By volume id: whatever changes a volume, or opens it, does so alone. */
   readonly locks: Locks
   readonly trouble: (what: string, thrown: unknown) => void
+  /** Ends the connections of a volume's clients. */
+  readonly disconnect: (volume: string) => void | Promise<void>
 }
 
 /**
@@ -68,12 +73,15 @@ export class ManagedVolume {
   }
 
   /** Opens it for one client, alone; for writing unless it or the client says otherwise. */
-  async openAlone(readOnly: boolean): Promise<OpenVolume> {
+  async openAlone(readOnly: boolean, takeover: boolean = false): Promise<OpenVolume> {
     const reads = readOnly || this.record.readOnly
-    if (!reads) await this.ensureWriter()
+    if (!reads || this.#context.gate.isShared) await this.ensureWriter(takeover)
     const device: OpenVolume = new OpenVolume(this.volume, {
       readOnly: reads,
-      onClosed: () => this.opens.delete(device)
+      onClosed: () => {
+        this.opens.delete(device)
+        if (this.opens.size === 0) this.#letGo()
+      }
     })
     this.opens.add(device)
     return device
@@ -93,10 +101,47 @@ export class ManagedVolume {
   // ---- the right to write
 
   /** Alone. The first time in this process, what lies behind the end is removed. */
-  async ensureWriter(): Promise<void> {
+  async ensureWriter(takeover: boolean = false): Promise<void> {
     if (this.volume.writable) return
-    await this.#takeWriter()
+    const onLost = (why: LossReason): void => this.#lost(why)
+    const writerEpoch = await this.#context.gate.acquire(this.record, { takeover, onLost })
+    if (!this.#gone) this.volume.ops.startEpoch(writerEpoch)
     await this.#trimLeftovers()
+  }
+
+  /** Gives the right to serve the volume back, alone, unless somebody opened it meanwhile. */
+  async release(): Promise<void> {
+    const { gate } = this.#context
+    if (!gate.isShared || !this.volume.writable || this.opens.size > 0) return
+    await this.recordSizeAtClose()
+    this.volume.ops.fence()
+    await gate.release(this.record)
+  }
+
+  #letGo(): void {
+    if (!this.#context.gate.isShared || this.#gone) return
+    this.exclusively(() => this.release()).catch((thrown: unknown) => {
+      this.#context.trouble(`giving volume ${this.volume.name} back`, thrown)
+    })
+  }
+
+  /** Clients have to find another gateway, or this one again. */
+  #lost(why: LossReason): void {
+    if (this.#gone) return
+    this.shutOpens()
+    if (why !== 'wanted') this.volume.ops.fence()
+    const leave = async (): Promise<void> => {
+      await this.#context.disconnect(this.volume.name)
+      await this.closeOpens()
+      await this.exclusively(async () => {
+        // What is closed with clients goes by `release`; what was lost has nothing to drain.
+        if (this.volume.writable) await this.release()
+        else if (this.opens.size === 0) await this.#context.gate.release(this.record)
+      })
+    }
+    leave().catch((thrown: unknown) => {
+      this.#context.trouble(`leaving volume ${this.volume.name}`, thrown)
+    })
   }
 
   /**
@@ -105,19 +150,17 @@ export class ManagedVolume {
    */
   retakeWriter(): void {
     if (this.#gone || !this.volume.writable) return
-    this.#takeWriter().catch((thrown: unknown) => {
-      const lost =
-        thrown instanceof StoreError &&
-        (thrown.code === ErrorCode.Busy || thrown.code === ErrorCode.NotFound)
+    this.#retake().catch((thrown: unknown) => {
+      const lost = thrown instanceof StoreError && lostCodes.includes(thrown.code)
       if (lost) this.volume.ops.fence()
       else setTimeout(() => this.retakeWriter(), RETRY_MS).unref()
       this.#context.trouble(`taking the writer lease of ${this.volume.name} again`, thrown)
     })
   }
 
-  async #takeWriter(): Promise<void> {
-    const writerEpoch = await this.#context.writers.acquire(this.record)
-    if (!this.#gone) this.volume.ops.startEpoch(writerEpoch)
+  async #retake(): Promise<void> {
+    const writerEpoch = await this.#context.gate.retake(this.record)
+    if (!this.#gone && this.volume.writable) this.volume.ops.startEpoch(writerEpoch)
   }
 
   // ---- size
@@ -247,6 +290,9 @@ export class ManagedVolume {
   abandon(): void {
     this.#gone = true
     this.volume.ops.fence()
+    this.#context.gate.release(this.record).catch((thrown: unknown) => {
+      this.#context.trouble(`leaving deleted volume ${this.volume.name}`, thrown)
+    })
   }
 
   #checkThere(): void {

@@ -21,6 +21,7 @@ import {
   type VolumeInfo
 } from './volume-info.ts'
 import { VolumeIo } from './volume-io.ts'
+import { LocalWriters, type WriterGate } from './writer-gate.ts'
 import {
   ofType,
   unitOf,
@@ -35,7 +36,9 @@ export interface VolumesOptions {
   readonly store: BlockStore
   readonly arena: Arena
   readonly types?: VolumeTypes
-  /** Ends the connections of a volume's clients, when it is deleted by force. */
+  /** The right to write; by default as in a process that has its metadata for itself. */
+  readonly gate?: WriterGate
+  /** Ends the connections of a volume's clients: it is deleted by force, or has to move. */
   readonly disconnect?: (volume: string) => void | Promise<void>
   /** Something failed that nobody waits for. */
   readonly onTrouble?: (what: string, error: StoreError) => void
@@ -57,6 +60,8 @@ export interface CreateOptions {
 
 export interface OpenOptions {
   readonly readOnly?: boolean
+  /** Also if another peer serves it: that is asked to let go, and loses it if it does not. */
+  readonly takeover?: boolean
 }
 
 /**
@@ -88,9 +93,10 @@ export class Volumes implements DeviceSource {
     this.#context = {
       io: new VolumeIo(scratchPages === undefined ? base : { ...base, scratchPages }),
       directory: this.#directory,
-      writers: new Writers(cluster, session),
+      gate: options.gate ?? new LocalWriters(new Writers(cluster, session)),
       locks: new Locks(),
-      trouble: (what, thrown) => this.#trouble(what, thrown)
+      trouble: (what, thrown) => this.#trouble(what, thrown),
+      disconnect: (volume) => options.disconnect?.(volume)
     }
     session.onReplaced(() => {
       for (const managed of this.#managed.values()) managed.retakeWriter()
@@ -112,7 +118,7 @@ export class Volumes implements DeviceSource {
    * has no block interface, Unavailable when its type is not loaded
    */
   async open(name: string, options: OpenOptions): Promise<BlockDevice> {
-    const { managed, device } = await this.#open(name, options.readOnly ?? false)
+    const { managed, device } = await this.#open(name, options)
     try {
       const type = this.#typeOf(managed.record)
       if (type.attach === undefined) {
@@ -136,7 +142,7 @@ export class Volumes implements DeviceSource {
 
   /** Opens the plain bytes of a volume of any type. @throws StoreError NotFound, Busy */
   async openFile(name: string, options: OpenOptions = {}): Promise<VolumeFile> {
-    const { managed, device } = await this.#open(name, options.readOnly ?? false)
+    const { managed, device } = await this.#open(name, options)
     return new VolumeFile(managed, device)
   }
 
@@ -146,7 +152,7 @@ export class Volumes implements DeviceSource {
    * its type is not loaded, and what the type throws
    */
   async openTyped<T>(name: string, options: OpenOptions = {}): Promise<T> {
-    const { managed, device } = await this.#open(name, options.readOnly ?? false)
+    const { managed, device } = await this.#open(name, options)
     const file = new VolumeFile(managed, device)
     try {
       const type = this.#typeOf(managed.record)
@@ -287,13 +293,16 @@ export class Volumes implements DeviceSource {
         await this.#attempt(`closing volume ${managed.volume.name}`, () =>
           managed.recordSizeAtClose()
         )
+        await this.#attempt(`giving volume ${managed.volume.name} back`, () =>
+          managed.exclusively(() => managed.release())
+        )
       })
     )
   }
 
   async #open(
     name: string,
-    readOnly: boolean
+    { readOnly = false, takeover = false }: OpenOptions
   ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
     this.#checkOpen()
     return this.#exclusively(name, async (found) => {
@@ -301,7 +310,7 @@ export class Volumes implements DeviceSource {
         throw new StoreError(ErrorCode.Busy, `volume ${name} is still being made`)
       }
       const managed = this.#manage(found)
-      return this.#openAlone(managed, readOnly)
+      return this.#openAlone(managed, readOnly, takeover)
     }).catch((thrown: unknown) => this.#openKnown(name, readOnly, thrown))
   }
 
@@ -320,9 +329,10 @@ export class Volumes implements DeviceSource {
 
   async #openAlone(
     managed: ManagedVolume,
-    readOnly: boolean
+    readOnly: boolean,
+    takeover: boolean = false
   ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
-    const device = await managed.openAlone(readOnly)
+    const device = await managed.openAlone(readOnly, takeover)
     if (this.#closed) await device.close()
     this.#checkOpen()
     return { managed, device }
