@@ -135,7 +135,7 @@ async function start(
     store,
     arena,
     types,
-    ...(replication === null ? {} : { writers: replication.writers }),
+    ...(replication === null ? {} : { gate: replication.gate }),
     disconnect: (volume) => disconnectVolume(nbd, volume),
     onTrouble: (what, err) => log.error({ err }, what)
   })

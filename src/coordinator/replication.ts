@@ -29,13 +29,13 @@ import { PeerServer } from '../replication/peer-server.ts'
 import { ReplicatedStore } from '../replication/replicated-store.ts'
 import { ReplicatedWriters } from '../replication/replicated-writers.ts'
 import { ShardMemberService } from '../replication/shard-member-service.ts'
-import type { VolumeWriters } from '../volume/volume-writers.ts'
+import type { WriterGate } from '../volume/writer-gate.ts'
 import type { DataDirectory } from './data-directory.ts'
 import { GroupsHere } from './groups-here.ts'
 
 export interface Replication {
   readonly store: BlockStore
-  readonly writers: VolumeWriters
+  readonly gate: WriterGate
   /** The shards serve: other peers may come. Resolves when they can. @throws StoreError */
   serve(): Promise<void>
   resync(): Resync
@@ -129,7 +129,7 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
   undo.add(() => here.close())
   return {
     store,
-    writers,
+    gate: writers,
     resync: () => here.progress,
     serve: async () => {
       await here.settleAtStart()

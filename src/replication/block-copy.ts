@@ -1,41 +1,10 @@
 import type { Arena } from '../core/arena.ts'
 import { ErrorCode } from '../core/errors.ts'
 import { BLOCK_BYTES } from '../core/limits.ts'
-import {
-  OpFlag,
-  OpKind,
-  READ_VERSIONS_BLOCKS_MAX,
-  VERSION_RUN_BYTES,
-  VersionKind
-} from '../shard/op.ts'
+import { OpFlag, OpKind, READ_VERSIONS_BLOCKS_MAX, VersionKind } from '../shard/op.ts'
 import { BlockOp } from './block-store.ts'
 import type { Member } from './member.ts'
-
-/** What stands in some blocks of a chunk of a layer, under one version. */
-export interface VersionRun {
-  readonly firstBlock: number
-  readonly blockCount: number
-  readonly kind: number
-  readonly writerEpoch: number
-  readonly sequence: number
-}
-
-const TWO_32 = 2 ** 32
-
-/** Runs as members pack them, see shard/op.ts. */
-export function decodeRuns(data: Buffer, start: number, count: number): VersionRun[] {
-  const runs: VersionRun[] = []
-  for (let at = start; at < start + count * VERSION_RUN_BYTES; at += VERSION_RUN_BYTES) {
-    runs.push({
-      firstBlock: data.readUInt16LE(at),
-      blockCount: data.readUInt16LE(at + 2),
-      kind: data.readUInt32LE(at + 4),
-      writerEpoch: data.readUInt32LE(at + 8),
-      sequence: data.readUInt32LE(at + 16) + data.readUInt32LE(at + 20) * TWO_32
-    })
-  }
-  return runs
-}
+import { decodeHeld, type HeldRun } from './resync-plan.ts'
 
 /** Blocks of one chunk, and under which epochs members are asked for them. */
 export interface CopyRange {
@@ -122,7 +91,7 @@ async function copyPart(part: Part, first: number, count: number): Promise<CopyF
   read.payload = pages
   const error = await ask(source, read)
   if (error !== ErrorCode.Ok) return { error, member: source }
-  const runs = decodeRuns(arena.bytes, pages, read.resultA)
+  const runs = decodeHeld(arena.bytes, pages, read.resultA)
   const results = await Promise.all(
     targets.map(async (member) => {
       const errors = await Promise.all(runs.map((run) => ask(member, copyOf(part, run, first))))
@@ -133,7 +102,7 @@ async function copyPart(part: Part, first: number, count: number): Promise<CopyF
 }
 
 /** The write that gives a target one run. */
-function copyOf({ range, pages }: Part, run: VersionRun, first: number): BlockOp {
+function copyOf({ range, pages }: Part, run: HeldRun, first: number): BlockOp {
   const kinds: Record<number, number> = {
     [VersionKind.Data]: OpKind.Write,
     [VersionKind.Zeroes]: OpKind.WriteZeroes,

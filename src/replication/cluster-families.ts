@@ -45,7 +45,9 @@ export class ClusterFamilies implements ResyncFamilies {
       if (!wanted.has(family)) continue
       const { writerEpoch, settledEpoch = 0 } = decodeRecord('family', key, value)
       if (writerEpoch === 0) continue
-      states.push({ family, writerEpoch, settledEpoch, unchanged: { key, modRevision } })
+      const noWriter = { key: keys.writer(family), is: 'absent' } as const
+      const unchanged = { key, modRevision }
+      states.push({ family, writerEpoch, settledEpoch, unchanged, noWriter })
     }
     return states
   }

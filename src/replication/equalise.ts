@@ -1,12 +1,13 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { CHUNK_BLOCKS, CHUNK_SUMS_PER_CALL, EQUALISED_AT_ONCE_MAX } from '../core/limits.ts'
 import { CHUNK_SUM_BYTES, GROUP_SUM_BYTES, VERSION_RUN_BYTES } from '../shard/op.ts'
-import { copyBlocks, decodeRuns, type VersionRun } from './block-copy.ts'
+import { copyBlocks } from './block-copy.ts'
 import type { Boot } from './boots.ts'
 import type { FamilyIo } from './family-io.ts'
 import type { GroupIo } from './group-io.ts'
 import type { MemberAnswer, MemberCall } from './member.ts'
 import type { ReplicatedStore } from './replicated-store.ts'
+import { decodeHeld, type HeldRun } from './resync-plan.ts'
 
 /** A member could not do what a takeover needs. */
 export class MemberFailed extends Error {
@@ -136,7 +137,7 @@ export class Equaliser {
     const held = await Promise.all(
       boots.map(async (boot) => {
         const { data } = await callBoot(boot, { call: 'versions', family, layer, chunk })
-        return decodeRuns(data, 0, Math.floor(data.length / VERSION_RUN_BYTES))
+        return decodeHeld(data, 0, Math.floor(data.length / VERSION_RUN_BYTES))
       })
     )
     for (const copy of planCopies(held)) await this.#copy(group, boots, name, copy)
@@ -195,15 +196,15 @@ interface Copy {
   readonly targets: readonly number[]
 }
 
-const isNewer = (a: VersionRun, b: VersionRun | null): boolean =>
+const isNewer = (a: HeldRun, b: HeldRun | null): boolean =>
   b === null ||
   a.writerEpoch > b.writerEpoch ||
   (a.writerEpoch === b.writerEpoch && a.sequence > b.sequence)
 
 /** What has to be copied so that all members hold the newest version of every block. */
-function planCopies(held: readonly (readonly VersionRun[])[]): Copy[] {
+function planCopies(held: readonly (readonly HeldRun[])[]): Copy[] {
   const byBlock = held.map((runs) => {
-    const blocks: (VersionRun | null)[] = new Array<VersionRun | null>(CHUNK_BLOCKS).fill(null)
+    const blocks: (HeldRun | null)[] = new Array<HeldRun | null>(CHUNK_BLOCKS).fill(null)
     for (const run of runs) {
       blocks.fill(run, run.firstBlock, run.firstBlock + run.blockCount)
     }
@@ -211,7 +212,7 @@ function planCopies(held: readonly (readonly VersionRun[])[]): Copy[] {
   })
   const copies: Copy[] = []
   for (let block = 0; block < CHUNK_BLOCKS; block++) {
-    let best: VersionRun | null = null
+    let best: HeldRun | null = null
     let source = -1
     for (const [at, blocks] of byBlock.entries()) {
       const run = blocks[block]!

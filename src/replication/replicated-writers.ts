@@ -35,10 +35,12 @@ interface OpenFamily {
 
 /** The right to write volumes whose blocks are replicated: with it comes the takeover. */
 export class ReplicatedWriters {
-  /** Kept only while the volume is open, so that it can be opened elsewhere; needed to read too. */
+  /** Others may serve the same volumes: see WriterGate of the volume layer. */
   readonly isShared = true
   readonly #options: ReplicatedWritersOptions
   readonly #open = new Map<string, OpenFamily>()
+  /** Families that are being acquired. */
+  readonly #acquiring = new Set<string>()
   #stopListening: (() => void) | null = null
 
   constructor(options: ReplicatedWritersOptions) {
@@ -55,10 +57,23 @@ export class ReplicatedWriters {
     options: { readonly takeover?: boolean; readonly onLost: (why: LossReason) => void }
   ): Promise<number> {
     const known = this.#open.get(volume.family)
-    if (known !== undefined && !known.family.isClosed) {
+    const isOpen = known !== undefined && !known.family.isClosed
+    if (isOpen || this.#acquiring.has(volume.family)) {
       // Versions of one writerEpoch are counted in one place.
       throw new StoreError(ErrorCode.Busy, `volume ${volume.name} is open here already`)
     }
+    this.#acquiring.add(volume.family)
+    try {
+      return await this.#acquire(volume, options)
+    } finally {
+      this.#acquiring.delete(volume.family)
+    }
+  }
+
+  async #acquire(
+    volume: VolumeRecord,
+    options: { readonly takeover?: boolean; readonly onLost: (why: LossReason) => void }
+  ): Promise<number> {
     const { store, writers, poolOf, unavailableMsOf } = this.#options
     const pool = store.pool(await poolOf(volume))
     const { taken, quarantineMs } = await this.#take(volume, options.takeover ?? false)

@@ -57,7 +57,7 @@ export class ChunkCopier {
   }
 
   /**
-   * Returns how many blocks were left alone, see ChunkPlan.
+   * Returns the oldest writerEpoch of what was left alone, 0 for nothing: see ChunkPlan.
    * @throws StoreError whatever a member, or a local shard, answered
    */
   async copyChunk(
@@ -93,7 +93,7 @@ export class ChunkCopier {
         await this.#copyBlocks(source, layer, chunk, { first, count })
       }
     }
-    return plan.leftBlocks
+    return plan.leftEpoch
   }
 
   /** Bytes of one range with the versions that they have, from the first member that can. */

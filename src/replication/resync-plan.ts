@@ -21,6 +21,8 @@ export interface ChunkPlan {
   readonly copies: { firstBlock: number; blockCount: number }[]
   /** Blocks of which the target has a version that may still reach the source. */
   leftBlocks: number
+  /** The oldest writerEpoch among those; 0 for none. */
+  leftEpoch: number
 }
 
 export function decodeHeld(data: Buffer, start: number, count: number): HeldRun[] {
@@ -46,7 +48,7 @@ export function planChunk(
   target: readonly HeldRun[],
   settledEpoch: number
 ): ChunkPlan {
-  const plan: ChunkPlan = { voids: [], marks: [], copies: [], leftBlocks: 0 }
+  const plan: ChunkPlan = { voids: [], marks: [], copies: [], leftBlocks: 0, leftEpoch: 0 }
   const theirs = byBlock(source)
   const ours = byBlock(target)
   for (let block = 0; block < CHUNK_BLOCKS; block++) {
@@ -57,6 +59,7 @@ export function planChunk(
     if (order < 0) {
       if (our!.writerEpoch >= settledEpoch) {
         plan.leftBlocks++
+        plan.leftEpoch = Math.min(plan.leftEpoch || our!.writerEpoch, our!.writerEpoch)
         continue
       }
       addVoid(plan.voids, block, our!, their)

@@ -37,6 +37,8 @@ export interface FamilyState {
   readonly settledEpoch: number
   /** Holds while its record is the one that this was read from. */
   readonly unchanged: GroupGuard
+  /** Holds while nobody has, or is taking, the right to write it. */
+  readonly noWriter: GroupGuard
 }
 
 export interface ResyncFamilies {
@@ -89,8 +91,8 @@ interface Job {
   readonly known: KnownGroup
   readonly source: CopySource
   readonly differing: { readonly state: FamilyState; readonly blocks: number }[]
-  /** Families of which we have something that may still reach the source. */
-  readonly unsettled: Set<FamilyState>
+  /** Families of which we have something that may reach the source yet; its oldest writerEpoch. */
+  readonly unsettled: Map<FamilyState, number>
 }
 
 const RETRY_MS = 1000
@@ -302,7 +304,7 @@ export class Resyncer {
         return !states.some((state) => state.family === family)
       }
       const source = { members, pool, group: waiting.group, groupEpoch, isDeleted }
-      jobs.push({ waiting, known, source, differing: [], unsettled: new Set() })
+      jobs.push({ waiting, known, source, differing: [], unsettled: new Map() })
     })
     return jobs
   }
@@ -382,7 +384,8 @@ export class Resyncer {
         if (this.#closed) throw new StoreError(ErrorCode.Closed, 'the resync was ended')
         const layer = { familyHigh, familyLow, layerHigh, layerLow }
         const left = await this.#copier.copyChunk(job.source, layer, chunk, state.settledEpoch)
-        if (left > 0) job.unsettled.add(state)
+        const before = job.unsettled.get(state) ?? left
+        if (left > 0) job.unsettled.set(state, Math.min(before, left))
       })
       after = theirs.last
     }
@@ -408,7 +411,10 @@ export class Resyncer {
       inSync: [...record.inSync.filter(({ peer }) => peer !== self.peerId), present],
       syncing: record.syncing.filter(({ peer }) => peer !== self.peerId)
     }
-    const guards = [...job.unsettled].map(({ unchanged }) => unchanged)
+    const guards = [...job.unsettled].flatMap(([state, left]) =>
+      // A takeover may have settled this group already, and not all of the family.
+      left < state.writerEpoch ? [state.unchanged, state.noWriter] : [state.unchanged]
+    )
     const changed = await groups.change(pool, waiting.group, known, next, guards)
     if (changed === null) {
       throw new StoreError(ErrorCode.Conflict, `group ${pool}/${waiting.group} changed meanwhile`)

@@ -10,21 +10,24 @@ import type { Locks } from './locks.ts'
 import { OpenVolume } from './open-volume.ts'
 import { RequestFlag, RequestKind, VolumeRequest } from './request.ts'
 import type { VolumeIo } from './volume-io.ts'
-import type { VolumeWriters } from './volume-writers.ts'
+import type { LossReason, WriterGate } from './writer-gate.ts'
 
 /** Between attempts to take a writer lease anew. */
 const RETRY_MS = 1000
+
+/** Another peer has the volume, or it is gone. */
+const lostCodes: readonly number[] = [ErrorCode.Busy, ErrorCode.NotFound, ErrorCode.Closed]
 
 /** What volumes share beside the request path. */
 export interface ManagedContext {
   readonly io: VolumeIo
   readonly directory: VolumeDirectory
-  readonly writers: VolumeWriters
+  readonly gate: WriterGate
   /** By volume id: whatever changes a volume, or opens it, does so alone. */
   readonly locks: Locks
+  readonly trouble: (what: string, thrown: unknown) => void
   /** Ends the connections of a volume's clients. */
   readonly disconnect: (volume: string) => void | Promise<void>
-  readonly trouble: (what: string, thrown: unknown) => void
 }
 
 /**
@@ -41,8 +44,6 @@ export class ManagedVolume {
   readonly #context: ManagedContext
   readonly #unitBytes: number
   #gone = false
-  /** Was the right to write taken, and not given back? */
-  #isHeld = false
 
   constructor(context: ManagedContext, record: VolumeRecord, unitBytes: number) {
     const family = parseId64(record.family)
@@ -74,12 +75,12 @@ export class ManagedVolume {
   /** Opens it for one client, alone; for writing unless it or the client says otherwise. */
   async openAlone(readOnly: boolean, takeover: boolean = false): Promise<OpenVolume> {
     const reads = readOnly || this.record.readOnly
-    if (!reads || this.#context.writers.isShared) await this.ensureWriter(takeover)
+    if (!reads || this.#context.gate.isShared) await this.ensureWriter(takeover)
     const device: OpenVolume = new OpenVolume(this.volume, {
       readOnly: reads,
       onClosed: () => {
         this.opens.delete(device)
-        if (this.opens.size === 0) this.#releaseSoon()
+        if (this.opens.size === 0) this.#letGo()
       }
     })
     this.opens.add(device)
@@ -102,50 +103,45 @@ export class ManagedVolume {
   /** Alone. The first time in this process, what lies behind the end is removed. */
   async ensureWriter(takeover: boolean = false): Promise<void> {
     if (this.volume.writable) return
-    const { writers } = this.#context
-    const onLost = (): void => this.#loseWriter()
-    this.#start(await writers.acquire(this.record, { takeover, onLost }))
+    const onLost = (why: LossReason): void => this.#lost(why)
+    const writerEpoch = await this.#context.gate.acquire(this.record, { takeover, onLost })
+    if (!this.#gone) this.volume.ops.startEpoch(writerEpoch)
     await this.#trimLeftovers()
   }
 
-  /** Alone. Lets other gateways have the volume, if nobody has it open here. */
-  async releaseWriter(): Promise<void> {
-    const { writers } = this.#context
-    if (!writers.isShared || this.opens.size > 0 || !this.#isHeld) return
-    try {
-      if (this.volume.writable) await this.recordSizeAloneAtClose()
-    } finally {
-      this.#isHeld = false
-      this.volume.ops.fence()
-      await writers.release(this.record)
-    }
+  /** Gives the right to serve the volume back, alone, unless somebody opened it meanwhile. */
+  async release(): Promise<void> {
+    const { gate } = this.#context
+    if (!gate.isShared || !this.volume.writable || this.opens.size > 0) return
+    await this.recordSizeAloneAtClose()
+    this.volume.ops.fence()
+    await gate.release(this.record)
   }
 
-  #releaseSoon(): void {
-    if (!this.#context.writers.isShared) return
-    this.exclusively(() => this.releaseWriter()).catch((thrown: unknown) => {
-      this.#context.trouble(`giving up the writer lease of ${this.volume.name}`, thrown)
+  #letGo(): void {
+    if (!this.#context.gate.isShared || this.#gone) return
+    this.exclusively(() => this.release()).catch((thrown: unknown) => {
+      this.#context.trouble(`giving volume ${this.volume.name} back`, thrown)
     })
   }
 
-  /** Another gateway has it or wants it, or bytes that no flush followed may be gone. */
-  #loseWriter(): void {
-    this.volume.ops.fence()
+  /** Clients have to find another gateway, or this one again. */
+  #lost(why: LossReason): void {
+    if (this.#gone) return
     this.shutOpens()
-    const end = async (): Promise<void> => {
+    if (why !== 'wanted') this.volume.ops.fence()
+    const leave = async (): Promise<void> => {
       await this.#context.disconnect(this.volume.name)
       await this.closeOpens()
-      this.#releaseSoon()
+      await this.exclusively(async () => {
+        // What is closed with clients goes by `release`; what was lost has nothing to drain.
+        if (this.volume.writable) await this.release()
+        else if (this.opens.size === 0) await this.#context.gate.release(this.record)
+      })
     }
-    end().catch((thrown: unknown) => {
-      this.#context.trouble(`giving up volume ${this.volume.name}`, thrown)
+    leave().catch((thrown: unknown) => {
+      this.#context.trouble(`leaving volume ${this.volume.name}`, thrown)
     })
-  }
-
-  #start(writerEpoch: number): void {
-    if (this.#gone) return
-    this.#isHeld = true
-    this.volume.ops.startEpoch(writerEpoch)
   }
 
   /**
@@ -154,17 +150,17 @@ export class ManagedVolume {
    */
   retakeWriter(): void {
     if (this.#gone || !this.volume.writable) return
-    const retaken = this.#context.writers.retake(this.record)
-    retaken
-      .then((writerEpoch) => this.#start(writerEpoch))
-      .catch((thrown: unknown) => {
-        const lost =
-          thrown instanceof StoreError &&
-          (thrown.code === ErrorCode.Busy || thrown.code === ErrorCode.NotFound)
-        if (lost) this.volume.ops.fence()
-        else setTimeout(() => this.retakeWriter(), RETRY_MS).unref()
-        this.#context.trouble(`taking the writer lease of ${this.volume.name} again`, thrown)
-      })
+    this.#retake().catch((thrown: unknown) => {
+      const lost = thrown instanceof StoreError && lostCodes.includes(thrown.code)
+      if (lost) this.volume.ops.fence()
+      else setTimeout(() => this.retakeWriter(), RETRY_MS).unref()
+      this.#context.trouble(`taking the writer lease of ${this.volume.name} again`, thrown)
+    })
+  }
+
+  async #retake(): Promise<void> {
+    const writerEpoch = await this.#context.gate.retake(this.record)
+    if (!this.#gone && this.volume.writable) this.volume.ops.startEpoch(writerEpoch)
   }
 
   // ---- size
@@ -302,6 +298,9 @@ export class ManagedVolume {
   abandon(): void {
     this.#gone = true
     this.volume.ops.fence()
+    this.#context.gate.release(this.record).catch((thrown: unknown) => {
+      this.#context.trouble(`leaving deleted volume ${this.volume.name}`, thrown)
+    })
   }
 
   #checkThere(): void {

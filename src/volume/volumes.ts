@@ -21,7 +21,7 @@ import {
   type VolumeInfo
 } from './volume-info.ts'
 import { VolumeIo } from './volume-io.ts'
-import { LocalWriters, type VolumeWriters } from './volume-writers.ts'
+import { LocalWriters, type WriterGate } from './writer-gate.ts'
 import {
   ofType,
   unitOf,
@@ -39,10 +39,10 @@ export interface VolumesOptions {
   readonly store: BlockStore
   readonly arena: Arena
   readonly types?: VolumeTypes
-  /** Ends the connections of a volume's clients, when it is deleted by force. */
+  /** The right to write; by default as in a process that has its metadata for itself. */
+  readonly gate?: WriterGate
+  /** Ends the connections of a volume's clients: it is deleted by force, or has to move. */
   readonly disconnect?: (volume: string) => void | Promise<void>
-  /** How the right to write is taken; by default as of a peer that is alone. */
-  readonly writers?: VolumeWriters
   /** Something failed that nobody waits for. */
   readonly onTrouble?: (what: string, error: StoreError) => void
   readonly scratchPages?: number
@@ -65,6 +65,8 @@ export interface CreateOptions {
 
 export interface OpenOptions {
   readonly readOnly?: boolean
+  /** Also if another peer serves it: that is asked to let go, and loses it if it does not. */
+  readonly takeover?: boolean
 }
 
 /**
@@ -96,10 +98,10 @@ export class Volumes implements DeviceSource {
     this.#context = {
       io: new VolumeIo(scratchPages === undefined ? base : { ...base, scratchPages }),
       directory: this.#directory,
-      writers: options.writers ?? new LocalWriters(new Writers(cluster, session)),
-      disconnect: (volume) => options.disconnect?.(volume),
+      gate: options.gate ?? new LocalWriters(new Writers(cluster, session)),
       locks: new Locks(),
-      trouble: (what, thrown) => this.#trouble(what, thrown)
+      trouble: (what, thrown) => this.#trouble(what, thrown),
+      disconnect: (volume) => options.disconnect?.(volume)
     }
     session.onReplaced(() => {
       for (const managed of this.#managed.values()) managed.retakeWriter()
@@ -111,11 +113,7 @@ export class Volumes implements DeviceSource {
   async list(): Promise<
     readonly { name: string; sizeBytes: number; readOnly: boolean; description: string }[]
   > {
-    // While the metadata is away, those that this process writes can be opened again, see `#open`.
-    const all = await this.listAll().catch((thrown: unknown) => {
-      if (!isAway(thrown)) throw thrown
-      return this.#written().map(({ record }) => this.#info(record))
-    })
+    const all = await this.listAll()
     return all.filter(({ type }) => this.types.find(type)?.attach !== undefined)
   }
 
@@ -125,7 +123,7 @@ export class Volumes implements DeviceSource {
    * has no block interface, Unavailable when its type is not loaded
    */
   async open(name: string, options: OpenOptions): Promise<BlockDevice> {
-    const { managed, device } = await this.#open(name, options.readOnly ?? false)
+    const { managed, device } = await this.#open(name, options)
     try {
       const type = this.#typeOf(managed.record)
       if (type.attach === undefined) {
@@ -149,7 +147,7 @@ export class Volumes implements DeviceSource {
 
   /** Opens the plain bytes of a volume of any type. @throws StoreError NotFound, Busy */
   async openFile(name: string, options: OpenOptions = {}): Promise<VolumeFile> {
-    const { managed, device } = await this.#open(name, options.readOnly ?? false)
+    const { managed, device } = await this.#open(name, options)
     return new VolumeFile(managed, device)
   }
 
@@ -159,7 +157,7 @@ export class Volumes implements DeviceSource {
    * its type is not loaded, and what the type throws
    */
   async openTyped<T>(name: string, options: OpenOptions = {}): Promise<T> {
-    const { managed, device } = await this.#open(name, options.readOnly ?? false)
+    const { managed, device } = await this.#open(name, options)
     const file = new VolumeFile(managed, device)
     try {
       const type = this.#typeOf(managed.record)
@@ -265,12 +263,9 @@ export class Volumes implements DeviceSource {
    * while until somebody opens it.
    * @throws StoreError NotFound, Busy when another gateway has it and not `takeover`
    */
-  take(name: string, options: { readonly takeover?: boolean } = {}): Promise<void> {
-    return this.#exclusively(name, async (found) => {
-      const managed = this.#manage(found)
-      const device = await managed.openAlone(false, options.takeover ?? false)
-      setTimeout(() => void device.close(), TAKEN_MS).unref()
-    })
+  async take(name: string, options: { readonly takeover?: boolean } = {}): Promise<void> {
+    const { device } = await this.#open(name, options)
+    setTimeout(() => void device.close(), TAKEN_MS).unref()
   }
 
   /** Counters of the volumes that were opened since start. Cheap. */
@@ -315,8 +310,8 @@ export class Volumes implements DeviceSource {
         await this.#attempt(`closing volume ${managed.volume.name}`, () =>
           managed.recordSizeAtClose()
         )
-        await this.#attempt(`giving up volume ${managed.volume.name}`, () =>
-          managed.exclusively(() => managed.releaseWriter())
+        await this.#attempt(`giving volume ${managed.volume.name} back`, () =>
+          managed.exclusively(() => managed.release())
         )
       })
     )
@@ -324,7 +319,7 @@ export class Volumes implements DeviceSource {
 
   async #open(
     name: string,
-    readOnly: boolean
+    { readOnly = false, takeover = false }: OpenOptions
   ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
     this.#checkOpen()
     return this.#exclusively(name, async (found) => {
@@ -332,7 +327,7 @@ export class Volumes implements DeviceSource {
         throw new StoreError(ErrorCode.Busy, `volume ${name} is still being made`)
       }
       const managed = this.#manage(found)
-      return this.#openAlone(managed, readOnly)
+      return this.#openAlone(managed, readOnly, takeover)
     }).catch((thrown: unknown) => this.#openKnown(name, readOnly, thrown))
   }
 
@@ -342,20 +337,19 @@ export class Volumes implements DeviceSource {
     readOnly: boolean,
     thrown: unknown
   ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
-    const managed = this.#written().find(({ volume }) => volume.name === name)
-    if (!isAway(thrown) || managed === undefined) throw thrown
+    const isAway = thrown instanceof StoreError && thrown.code === ErrorCode.Unavailable
+    const written = [...this.#managed.values()].filter(({ volume }) => volume.writable)
+    const managed = written.find(({ volume }) => volume.name === name)
+    if (!isAway || managed === undefined) throw thrown
     return managed.exclusively(() => this.#openAlone(managed, readOnly))
-  }
-
-  #written(): ManagedVolume[] {
-    return [...this.#managed.values()].filter(({ volume }) => volume.writable)
   }
 
   async #openAlone(
     managed: ManagedVolume,
-    readOnly: boolean
+    readOnly: boolean,
+    takeover: boolean = false
   ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
-    const device = await managed.openAlone(readOnly)
+    const device = await managed.openAlone(readOnly, takeover)
     if (this.#closed) await device.close()
     this.#checkOpen()
     return { managed, device }
@@ -464,6 +458,3 @@ export class Volumes implements DeviceSource {
     this.#options.onTrouble?.(what, thrown)
   }
 }
-
-const isAway = (thrown: unknown): boolean =>
-  thrown instanceof StoreError && thrown.code === ErrorCode.Unavailable

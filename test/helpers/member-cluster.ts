@@ -19,6 +19,7 @@ export const SHAPE = { pool: 1, groups: 4 }
 export const FAMILY = '0000000000000001'
 /** Stands for the family's revision: its writerEpoch. */
 const UNCHANGED = { key: FAMILY, modRevision: 0 }
+const NO_WRITER = { key: 'writer', is: 'absent' } as const
 const LAYER = '0000000000000007'
 
 /** Real time, and the process waits for it. */
@@ -120,7 +121,7 @@ export class MemberCluster {
   readonly up = new Set<MemberPeer>()
   readonly records: (KnownGroup | null)[] = []
   readonly families: FamilyState[] = [
-    { family: FAMILY, writerEpoch: 1, settledEpoch: 1, unchanged: UNCHANGED }
+    { family: FAMILY, writerEpoch: 1, settledEpoch: 1, unchanged: UNCHANGED, noWriter: NO_WRITER }
   ]
   /** Every op and call of a resync passes here; true loses the link it would take. */
   cut: (what: string, to: MemberPeer) => boolean = () => false

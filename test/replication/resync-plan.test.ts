@@ -48,7 +48,7 @@ test('newer than the source is left alone while its writer may still be there', 
 
 test('a hole that the source has dropped, or that hides an older hole, needs nothing', () => {
   const plan = planChunk([run(Hole, 4, 1, 3, 1)], [run(Hole, 0, 5, 4, 1)], 5)
-  deepStrictEqual(plan, { voids: [], marks: [], copies: [], leftBlocks: 0 })
+  deepStrictEqual(plan, { voids: [], marks: [], copies: [], leftBlocks: 0, leftEpoch: 0 })
   const lost = planChunk([run(Data, 0, 1, 3, 1)], [run(Hole, 0, 1, 4, 1)], 5)
   strictEqual(lost.voids.length, 1)
   strictEqual(lost.copies.length, 1)

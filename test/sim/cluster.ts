@@ -19,6 +19,8 @@ export interface SimOptions {
   readonly writeMinimum: number
   readonly volumes: number
   readonly groups: number
+  /** Members with the real engine, service and resync; otherwise models. */
+  readonly engine: boolean
 }
 
 export class SimCluster implements Directory {

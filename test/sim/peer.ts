@@ -4,12 +4,14 @@ import { GroupTable, type PoolView } from '../../src/cluster/group-table.ts'
 import { encodeRecord } from '../../src/cluster/records.ts'
 import { Writers } from '../../src/cluster/writers.ts'
 import { StoreError } from '../../src/core/errors.ts'
+import type { MemberService } from '../../src/replication/member-service.ts'
 import { ReplicatedStore } from '../../src/replication/replicated-store.ts'
 import { ReplicatedWriters } from '../../src/replication/replicated-writers.ts'
 import { randomId128 } from '../../src/cluster/ids.ts'
 import { ModelDisk, ModelMember } from '../helpers/model-member.ts'
 import { TestArena } from '../helpers/test-arena.ts'
 import type { SimCluster } from './cluster.ts'
+import { EngineDisk } from './engine.ts'
 import { type Host, type Incoming, SimMembers } from './link.ts'
 import { listAbsent, resync, takePlaces } from './model-resync.ts'
 import { RemoteMetadata } from './metadata.ts'
@@ -28,7 +30,8 @@ export class Boot implements Host {
   readonly process: Process
   readonly arena: TestArena = new TestArena(ARENA_PAGES)
   readonly incoming: Map<string, Incoming> = new Map()
-  service: ModelMember | null = null
+  service: MemberService | null = null
+  readonly sim: SimCluster
   readonly members: SimMembers
   readonly metadata: RemoteMetadata
   readonly session: SimSession
@@ -39,6 +42,7 @@ export class Boot implements Host {
   table: GroupTable | null = null
 
   constructor(sim: SimCluster, peer: SimPeer, bootId: string) {
+    this.sim = sim
     this.peerId = peer.peerId
     this.bootId = bootId
     this.place = peer.name
@@ -54,7 +58,9 @@ export class SimPeer {
   readonly sim: SimCluster
   readonly name: string
   readonly peerId: string
-  readonly disk = new ModelDisk()
+  /** Null where members have the real engine. */
+  readonly disk: ModelDisk | null
+  readonly engine: EngineDisk
   bootCounter = 0
   boot: Boot | null = null
   #starts = 0
@@ -63,6 +69,8 @@ export class SimPeer {
     this.sim = sim
     this.name = name
     this.peerId = randomId128(sim.world.random)
+    this.disk = sim.options.engine ? null : new ModelDisk()
+    this.engine = new EngineDisk(sim.world, this.peerId)
   }
 
   start(): void {
@@ -99,7 +107,8 @@ export class SimPeer {
     boot.process.kill()
     this.boot = null
     sim.onCrash(this.peerId, boot.bootId)
-    if (power) this.disk.losePower(() => sim.world.chance(2))
+    if (this.disk === null) this.engine.crash(power)
+    else if (power) this.disk.losePower(() => sim.world.chance(2))
   }
 
   async #run(boot: Boot): Promise<void> {
@@ -121,10 +130,16 @@ export class SimPeer {
       this.#announce(boot, cluster).catch(expected)
       for (const volume of sim.volumes) volume.onSessionReplaced(boot)
     }
-    await takePlaces(cluster, sim.pool.number, null)
-    const start = (delayMs: number, run: () => void): void => void boot.process.start(delayMs, run)
-    boot.service = new ModelMember(disk, boot.arena, start)
-    boot.service.delayMs = () => world.between(0.02, 0.2)
+    if (disk === null) {
+      boot.service = await this.engine.open(boot, cluster, cluster.bootCounterFollows)
+    } else {
+      await takePlaces(cluster, sim.pool.number, null)
+      const start = (delayMs: number, run: () => void): void =>
+        void boot.process.start(delayMs, run)
+      const member = new ModelMember(disk, boot.arena, start)
+      member.delayMs = () => world.between(0.02, 0.2)
+      boot.service = member
+    }
     boot.table = new GroupTable(cluster)
     boot.store = new ReplicatedStore({
       members: boot.members,
@@ -164,19 +179,20 @@ export class SimPeer {
   /** Resyncs one group after the other; one peer lists who is absent. */
   #chores(boot: Boot, cluster: Cluster, pool: PoolView): void {
     const { disk, sim } = this
-    const host = {
-      cluster,
-      members: boot.members,
-      arena: boot.arena,
-      disk,
-      pool: { number: pool.number, groups: pool.groups },
-      fenceSelf: (family: string, writerEpoch: number) => {
-        const known = disk.familyEpochs.get(family) ?? 0
-        disk.familyEpochs.set(family, Math.max(known, writerEpoch))
-      }
-    }
     const round = async (): Promise<void> => {
       if (sim.peers[0] === this) await listAbsent(cluster, pool.number)
+      if (disk === null) return
+      const host = {
+        cluster,
+        members: boot.members,
+        arena: boot.arena,
+        disk,
+        pool: { number: pool.number, groups: pool.groups },
+        fenceSelf: (family: string, writerEpoch: number) => {
+          const known = disk.familyEpochs.get(family) ?? 0
+          disk.familyEpochs.set(family, Math.max(known, writerEpoch))
+        }
+      }
       for (let group = 0; group < pool.groups; group++) {
         if (!(await resync(host, group))) sim.world.log(`${this.name}: resync of ${group} waits`)
       }

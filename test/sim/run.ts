@@ -20,6 +20,8 @@ export interface RunOptions {
   /** Simulated time under faults. */
   readonly faultyMs?: number
   readonly faults?: boolean
+  /** Members with the real engine, service and resync; models by default. */
+  readonly engine?: boolean
 }
 
 export class SimFailure extends Error {
@@ -30,7 +32,7 @@ export class SimFailure extends Error {
   }
 }
 
-function optionsOf(seed: number): SimOptions {
+function optionsOf(seed: number, engine: boolean): SimOptions {
   // Small and different: two copies or three, spare peers or none.
   const copies = 2 + (seed % 2)
   return {
@@ -39,13 +41,14 @@ function optionsOf(seed: number): SimOptions {
     copies,
     writeMinimum: Math.ceil(copies / 2),
     volumes: 1 + (Math.floor(seed / 4) % 2),
-    groups: 2
+    groups: 2,
+    engine
   }
 }
 
 export async function runSeed(options: RunOptions): Promise<RunReport> {
   const { seed, faultyMs = 8000, faults: wantsFaults = true } = options
-  const sim = new SimCluster(optionsOf(seed))
+  const sim = new SimCluster(optionsOf(seed, options.engine ?? false))
   const { world } = sim
   const faults = new Faults(sim)
   try {
@@ -125,25 +128,19 @@ async function quiet(sim: SimCluster): Promise<void> {
       return volume.reads >= wanted
     })
   }
-  compareMembers(sim)
+  await compareMembers(sim)
 }
 
 /** Members in sync hold the same bytes under the same versions. */
-function compareMembers(sim: SimCluster): void {
+async function compareMembers(sim: SimCluster): Promise<void> {
   for (const volume of sim.volumes) {
-    for (const [group, { inSync }] of sim.groups()) {
-      const held = inSync.map(({ peer }) => {
-        const { disk } = sim.peers.find(({ peerId }) => peerId === peer)!
-        return [...(disk.families.get(volume.record.family) ?? [])]
-          .filter(([key]) => volume.isInGroup(key, group))
-          .filter(([, { kind }]) => kind !== 3)
-          .map(([key, { kind, writerEpoch, sequence, bytes }]) => {
-            const head = bytes === null ? '' : bytes.readUInt32LE(0)
-            return `${key} ${kind} ${writerEpoch}.${sequence} ${head}`
-          })
-          .sort()
-          .join('\n')
-      })
+    for (const [group, { inSync, epoch }] of sim.groups()) {
+      const held: string[] = []
+      for (const { peer } of inSync) {
+        const { boot } = sim.peers.find(({ peerId }) => peerId === peer)!
+        const found = volume.heldBy(boot!, group, epoch)
+        held.push(await sim.world.until(5000, 'a member tells what it holds', found))
+      }
       if (held.some((each) => each !== held[0])) {
         throw new Error(`members in sync differ in group ${group}:\n${held.join('\n----\n')}`)
       }

@@ -7,10 +7,13 @@ const fixed = process.env['SEED']
 const seeds = Number(process.env['SEEDS'] ?? 200)
 
 const SHOWN = 150
+/** `ENGINE=1`: the seeds run with the real engine. */
+const engine = process.env['ENGINE'] === '1'
+const engineSeeds = Number(process.env['ENGINE_SEEDS'] ?? 40)
 
-async function run(seed: number): Promise<void> {
+async function run(seed: number, real: boolean = engine): Promise<void> {
   try {
-    const report = await runSeed({ seed })
+    const report = await runSeed({ seed, engine: real })
     if (fixed !== undefined) console.log({ ...report, trace: report.trace.length })
   } catch (thrown) {
     if (thrown instanceof SimFailure && fixed !== undefined) {
@@ -27,6 +30,11 @@ test('a cluster without faults serves', async () => {
 test('nothing that was promised is broken by faults', async () => {
   if (fixed !== undefined) return run(Number(fixed))
   for (let seed = 1; seed <= seeds; seed++) await run(seed)
+})
+
+test('nor with the real engine, member service and resync', async () => {
+  if (fixed !== undefined) return
+  for (let seed = 1; seed <= engineSeeds; seed++) await run(seed, true)
 })
 
 test.run()

@@ -7,8 +7,10 @@ import { errorCodeName, ErrorCode } from '../../src/core/errors.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
 import { encodeRecord, type VolumeRecord } from '../../src/cluster/records.ts'
 import { randomId64, parseId64 } from '../../src/cluster/ids.ts'
-import { type BlockOp, OpKind } from '../../src/replication/block-store.ts'
+import { decodeHeld } from '../../src/replication/resync-plan.ts'
+import { BlockOp, OpKind } from '../../src/replication/block-store.ts'
 import { groupOfChunk } from '../../src/placement/hash.ts'
+import { VersionKind } from '../../src/shard/op.ts'
 import type { SimCluster } from './cluster.ts'
 import type { Boot } from './peer.ts'
 import { blockValue, fillBlock } from '../helpers/shard-rig.ts'
@@ -113,9 +115,32 @@ export class SimVolume {
     return groupOfChunk(high, low, Math.floor(block / CHUNK_BLOCKS_USED), this.sim.pool.groups)
   }
 
-  /** Is a member's block ('layer/chunk/block') in the group? */
-  isInGroup(key: string, group: number): boolean {
-    return this.groupOf(Number(key.split('/')[1]) * CHUNK_BLOCKS_USED) === group
+  /** What a member has of the volume in a group, holes left out, as text. */
+  async heldBy(boot: Boot, group: number, groupEpoch: number): Promise<string> {
+    const lines: string[] = []
+    const pages = boot.arena.acquire(CHUNK_BLOCKS_USED + 1)
+    for (let chunk = 0; chunk < CHUNKS; chunk++) {
+      if (this.groupOf(chunk * CHUNK_BLOCKS_USED) !== group) continue
+      const op = this.#fill(new BlockOp(), OpKind.ReadVersions, chunk, 0, CHUNK_BLOCKS_USED)
+      Object.assign(op, { payload: pages, pool: this.sim.pool.number, group, groupEpoch })
+      await new Promise<void>((resolve) => {
+        op.onDone = () => resolve()
+        boot.service!.submit(op)
+        boot.service!.ring()
+      })
+      if (op.error !== 0) lines.push(`chunk ${chunk}: ${errorCodeName(op.error)}`)
+      for (const run of decodeHeld(boot.arena.bytes, pages, op.resultA)) {
+        const { kind, firstBlock, blockCount, writerEpoch, sequence } = run
+        for (let block = firstBlock; block < firstBlock + blockCount; block++) {
+          const at = pages + (1 + block) * BLOCK_BYTES
+          const value = kind === VersionKind.Data ? blockValue(boot.arena.bytes, at) : 0
+          if (kind === VersionKind.Hole) continue
+          lines.push(`${chunk}/${block}: ${writerEpoch}.${sequence} ${value}`)
+        }
+      }
+    }
+    boot.arena.release(pages)
+    return lines.join('\n')
   }
 
   /** Nobody that has what was not flushed in these groups is left. */
@@ -327,7 +352,11 @@ export class SimVolume {
   }
 
   #op(session: Session, kind: number, chunk: number, first: number, count: number): BlockOp {
-    const op = session.boot.store!.acquireOp()
+    session.inFlight++
+    return this.#fill(session.boot.store!.acquireOp(), kind, chunk, first, count)
+  }
+
+  #fill(op: BlockOp, kind: number, chunk: number, first: number, count: number): BlockOp {
     const family = parseId64(this.record.family)
     const layer = parseId64(this.record.headLayer)
     op.kind = kind
@@ -342,7 +371,6 @@ export class SimVolume {
     op.writerEpoch = 0
     op.sequence = 0
     op.payload = 0
-    session.inFlight++
     return op
   }
 
