@@ -11,8 +11,10 @@ import { BlockOp } from './block-store.ts'
 
 /** What a request that comes meanwhile may have to wait. */
 const QUICK_MS = 1
-/** Time for the thread pool after a flush that was not quick, or not alone. */
+/** Time for the thread pool after a flush that was not alone … */
 const PAUSE_MS = 10
+/** … and so many times as much as a flush took that was not quick: on a slow disk nearly always. */
+const PAUSE_FACTOR = 10
 
 export class NearFlushes {
   private readonly op = new BlockOp()
@@ -33,7 +35,7 @@ export class NearFlushes {
 
   /** A worker was given a read, or another flush has to wait. */
   pause(nowMs: number): void {
-    this.pausedUntilMs = nowMs + PAUSE_MS
+    this.pausedUntilMs = Math.max(this.pausedUntilMs, nowMs + PAUSE_MS)
   }
 
   /** Whether it takes care of the flush, of the only client with something to sync. */
@@ -58,7 +60,7 @@ export class NearFlushes {
     const nowMs = performance.now()
     const tookMs = nowMs - this.startMs
     this.client!.rounds.note(tookMs, op.error !== 0)
-    if (tookMs > QUICK_MS) this.pause(nowMs)
+    if (tookMs > QUICK_MS) this.pausedUntilMs = nowMs + Math.max(PAUSE_MS, PAUSE_FACTOR * tookMs)
     this.done = null
     this.waiting = []
     done!(op.error)
