@@ -34,6 +34,8 @@ export class Takeover {
   readonly #family: FamilyIo
   /** Fences that were answered, or are on their way. */
   readonly #fences = new Map<Boot, Promise<boolean>>()
+  /** Could not be fenced within the patience that a lost link gets. */
+  readonly #away = new Set<Boot>()
   /** How often members failed that could be fenced. */
   readonly #failures = new Map<Boot, number>()
   #lastFenceMs = 0
@@ -195,7 +197,8 @@ export class Takeover {
 
   async #askFence(boot: Boot): Promise<boolean> {
     const { clock, patienceMs, boots } = this.#store
-    const endMs = clock.monotonicMs() + patienceMs
+    // Waited for once, not once for each of its groups.
+    const endMs = clock.monotonicMs() + (this.#away.has(boot) ? 0 : patienceMs)
     const { id: family, writerEpoch } = this.#family
     if ((this.#failures.get(boot) ?? 0) >= MEMBER_FAILURES_MAX) return false
     for (;;) {
@@ -204,10 +207,14 @@ export class Takeover {
         const request = { call: 'fenceFamily', family, writerEpoch } as const
         if (await this.#try(async () => void (await callBoot(boot, request)))) {
           this.#lastFenceMs = clock.monotonicMs()
+          this.#away.delete(boot)
           return true
         }
       }
-      if (clock.monotonicMs() >= endMs) return false
+      if (clock.monotonicMs() >= endMs) {
+        this.#away.add(boot)
+        return false
+      }
       await this.#sleep(REPLICATION_TICK_MS / 2)
     }
   }
