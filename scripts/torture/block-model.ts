@@ -97,6 +97,15 @@ export class BlockModel {
     return allowed.includes(stamp) ? '' : `the newest acknowledged write, one of ${allowed}`
   }
 
+  /**
+   * As `checkRunning` after another process took the volume over, which lost nothing that was
+   * acknowledged; whether requests in flight were carried out is settled and durable by then.
+   */
+  checkTakenOver(block: number, stamp: number): string {
+    const wrong = this.checkRunning(block, stamp)
+    return wrong === '' ? this.checkRecovered(block, stamp) : wrong
+  }
+
   /** As above after a crash; what was read is durable now. */
   checkRecovered(block: number, stamp: number): string {
     const allowed = [this.#durable[block]!, ...(this.#later.get(block) ?? []).map((w) => w.stamp)]
