@@ -53,10 +53,16 @@ export class BlockModel {
     return stamp
   }
 
-  acknowledge(first: number, count: number, durable: boolean): void {
+  acknowledge(first: number, count: number, durable: boolean, stamp: number): void {
     for (let block = first; block < first + count; block++) {
       const newest = this.#later.get(block)?.at(-1)
-      if (newest === undefined) throw new Error(`block ${block} has nothing to acknowledge`)
+      if (newest === undefined) {
+        // Carried out before another process took the volume over, and answered after: that one
+        // must have found it.
+        if (this.#durable[block] === stamp) continue
+        const found = this.#durable[block]
+        throw new Error(`block ${block}: write ${stamp} is acknowledged, but was ${found} before`)
+      }
       newest.acknowledged = true
       if (durable) this.#settle(block, newest)
     }

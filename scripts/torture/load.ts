@@ -97,7 +97,7 @@ export class Load {
     const [offset, length] = [first * BLOCK_BYTES, count * BLOCK_BYTES]
     if (zeroes) await (dice < 35 ? client.trim(offset, length) : client.writeZeroes(offset, length))
     else await client.write(offset, stampedBlocks(first, count, stamp), fua)
-    this.#model.acknowledge(first, count, fua)
+    this.#model.acknowledge(first, count, fua, stamp)
     this.#model.release(first, count)
     if (zeroes) this.counts.zeroes++
     else this.counts.writes++

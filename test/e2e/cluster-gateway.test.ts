@@ -49,6 +49,7 @@ async function rounds(site: ClusterSite): Promise<void> {
   await load.verify(next, takenOver)
   next.destroy()
   await first!.start()
+  await site.untilInSync(1)
 
   load.begin(second!.nbdPort)
   await load.goesOn(10_000, 300)
