@@ -53,10 +53,16 @@ export class BlockModel {
     return stamp
   }
 
-  acknowledge(first: number, count: number, durable: boolean): void {
+  acknowledge(first: number, count: number, durable: boolean, stamp: number): void {
     for (let block = first; block < first + count; block++) {
       const newest = this.#later.get(block)?.at(-1)
-      if (newest === undefined) throw new Error(`block ${block} has nothing to acknowledge`)
+      if (newest === undefined) {
+        // Carried out before another process took the volume over, and answered after: that one
+        // must have found it.
+        if (this.#durable[block] === stamp) continue
+        const found = this.#durable[block]
+        throw new Error(`block ${block}: write ${stamp} is acknowledged, but was ${found} before`)
+      }
       newest.acknowledged = true
       if (durable) this.#settle(block, newest)
     }
@@ -95,6 +101,15 @@ export class BlockModel {
     const allowed = later.slice(Math.max(0, newest)).map((issued) => issued.stamp)
     if (newest < 0) allowed.push(this.#durable[block]!)
     return allowed.includes(stamp) ? '' : `the newest acknowledged write, one of ${allowed}`
+  }
+
+  /**
+   * As `checkRunning` after another process took the volume over, which lost nothing that was
+   * acknowledged; whether requests in flight were carried out is settled and durable by then.
+   */
+  checkTakenOver(block: number, stamp: number): string {
+    const wrong = this.checkRunning(block, stamp)
+    return wrong === '' ? this.checkRecovered(block, stamp) : wrong
   }
 
   /** As above after a crash; what was read is durable now. */

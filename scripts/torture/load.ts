@@ -4,8 +4,13 @@ import { BLOCK_BYTES, type BlockModel, fillBlock, stampOf } from './block-model.
 import { Disconnected, NbdClient } from './nbd-client.ts'
 
 const BLOCKS_MAX = 64
-const IN_FLIGHT = 16
-const CONNECTIONS = 3
+
+export interface LoadShape {
+  readonly connections: number
+  /** On each of them. */
+  readonly inFlight: number
+}
+const FULL: LoadShape = { connections: 3, inFlight: 16 }
 
 export interface LoadCounts {
   reads: number
@@ -20,21 +25,23 @@ export class Load {
   readonly counts: LoadCounts = { reads: 0, writes: 0, zeroes: 0, flushes: 0 }
   readonly #model: BlockModel
   readonly #random: Random
+  readonly #shape: LoadShape
   #stopped = false
 
-  constructor(model: BlockModel, random: Random) {
+  constructor(model: BlockModel, random: Random, shape: LoadShape = FULL) {
     this.#model = model
     this.#random = random
+    this.#shape = shape
   }
 
   /** Resolves when `stop` was called, or every connection was lost. @throws on a wrong answer */
   async run(port: number, volume: string): Promise<void> {
     this.#stopped = false
     const clients = await Promise.all(
-      Array.from({ length: CONNECTIONS }, () => NbdClient.connect(port, volume))
+      Array.from({ length: this.#shape.connections }, () => NbdClient.connect(port, volume))
     )
     const lanes = clients.flatMap((client) =>
-      Array.from({ length: IN_FLIGHT }, () => this.#lane(client))
+      Array.from({ length: this.#shape.inFlight }, () => this.#lane(client))
     )
     try {
       await Promise.all(lanes)
@@ -90,7 +97,7 @@ export class Load {
     const [offset, length] = [first * BLOCK_BYTES, count * BLOCK_BYTES]
     if (zeroes) await (dice < 35 ? client.trim(offset, length) : client.writeZeroes(offset, length))
     else await client.write(offset, stampedBlocks(first, count, stamp), fua)
-    this.#model.acknowledge(first, count, fua)
+    this.#model.acknowledge(first, count, fua, stamp)
     this.#model.release(first, count)
     if (zeroes) this.counts.zeroes++
     else this.counts.writes++

@@ -4,7 +4,7 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import { parseRedundancy } from '../placement/redundancy.ts'
 import { planTargets, type Targets } from '../placement/targets.ts'
 import type { Cluster } from './cluster.ts'
-import { ringOf } from './controller-plan.ts'
+import { ringOf, weightOf } from './controller-plan.ts'
 import type { PoolView } from './group-table.ts'
 import type { Membership } from './membership.ts'
 import { writeMinimumOf } from './pools.ts'
@@ -53,7 +53,7 @@ class FollowedPool implements PoolView {
     const peers = this.#membership.peers().map(({ record, alive }) => ({
       peerId: record.peerId,
       boot: alive?.bootId ?? null,
-      weight: record.state === 'drained' ? 0 : (record.weight ?? record.capacityBytes),
+      weight: weightOf(record),
       labels: record.labels,
       isLost: alive === null,
       replacedBy: null

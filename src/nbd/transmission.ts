@@ -9,6 +9,7 @@
  * given back (`proceed`).
  */
 import type { Clock } from '../core/clock.ts'
+import { ErrorCode } from '../core/errors.ts'
 import type { BlockDevice, ClientInfo } from '../volume/block-device.ts'
 import { Answers, ReadyList } from './answers.ts'
 import type { Batch, BatchMember } from './batch.ts'
@@ -65,6 +66,7 @@ export class Transmission implements Consumer, Spender, BatchMember {
   private readonly commands: CommandReader
   private readonly ready = new ReadyList()
   private blocked = false
+  private isCut = false
   private inLine = false
   private steps = 0
   private onQuiet: (() => void) | null = null
@@ -168,6 +170,7 @@ export class Transmission implements Consumer, Spender, BatchMember {
   /** The volume is done with a request. */
   finished(request: NbdRequest): void {
     this.batch.add(this)
+    if (request.error === ErrorCode.Closed) this.cut()
     if (request.command === NBD_CMD_READ) this.reads.finished(request)
     else if (request.owner !== null) this.status.finished(request)
     else if (request.parent !== null) this.payload.finished(request)
@@ -250,6 +253,18 @@ export class Transmission implements Consumer, Spender, BatchMember {
       if (this.inFlight === 0) this.leave(resolve)
       else this.onQuiet = resolve
     })
+  }
+
+  /**
+   * The volume is served by another gateway now, or bytes that were not flushed may be gone. An
+   * error would reach the client's filesystem; one that loses its connection asks again elsewhere.
+   */
+  private cut(): void {
+    if (this.state === 'closed' || this.isCut) return
+    this.isCut = true
+    this.state = 'draining'
+    this.leaveLine()
+    this.parts.onBroken('the volume is no longer served here')
   }
 
   broken(reason: string): void {

@@ -71,6 +71,29 @@ test('a client that closes its side gets the answers it asked for', () =>
     }
   }))
 
+test('a client whose volume is no longer served here is cut off, and told nothing', () =>
+  serving(async ({ connect, server, demo, source }) => {
+    for (const command of [
+      { type: p.NBD_CMD_WRITE, payload: pattern(4096) },
+      { type: p.NBD_CMD_READ, length: 3 * MIB },
+      { type: p.NBD_CMD_FLUSH }
+    ]) {
+      demo.holding = true
+      demo.fail = () => ErrorCode.Closed
+      const client = await connect()
+      await client.attach('demo')
+      client.command(command)
+      client.command(command)
+      await until(() => demo.held.length > 1)
+      source.release(demo)
+      demo.holding = false
+      strictEqual((await client.readToEnd().catch(() => Buffer.alloc(0))).length, 0)
+      await until(() => server.listClients().length === 0)
+      strictEqual(source.arena.pagesFree, source.arena.pagesTotal)
+    }
+    strictEqual(demo.opens, 0)
+  }))
+
 test('what follows NBD_CMD_DISC is not looked at', () =>
   serving(async ({ connect, demo }) => {
     demo.record = true

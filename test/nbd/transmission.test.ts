@@ -185,7 +185,9 @@ for (const [mode, options] of modes) {
     serving(async ({ connect, demo }) => {
       const client = await connect()
       await client.attach('demo', options)
-      for (const code of Object.values(ErrorCode)) {
+      // Closed has no answer: see "cut off" in server.test.ts.
+      const codes = Object.values(ErrorCode).filter((code) => code !== ErrorCode.Closed)
+      for (const code of codes) {
         demo.fail = () => code
         const expected = nbdErrorOf[code]
         for (const type of [p.NBD_CMD_READ, p.NBD_CMD_TRIM, p.NBD_CMD_CACHE]) {

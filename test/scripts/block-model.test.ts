@@ -13,7 +13,7 @@ const WORDS = BLOCK_BYTES / 4
 
 function write(model: BlockModel, block: number, acknowledged: boolean, fua = false): number {
   const stamp = model.issue(block, 1, false)
-  if (acknowledged) model.acknowledge(block, 1, fua)
+  if (acknowledged) model.acknowledge(block, 1, fua, stamp)
   return stamp
 }
 
@@ -69,7 +69,7 @@ test('a flush covers nothing that was not answered before it was sent', () => {
   const model = new BlockModel(4)
   model.issue(1, 1, false)
   const settle = model.beginFlush()
-  model.acknowledge(1, 1, false)
+  model.acknowledge(1, 1, false, 2)
   settle()
   strictEqual(model.checkRecovered(1, ZERO_STAMP), '')
 })

@@ -1,0 +1,90 @@
+/** The gateway of a replicated volume dies or pauses; another peer takes the volume over. */
+import { ok } from 'node:assert'
+import { test } from 'uvu'
+import { NbdClient } from '../../scripts/torture/nbd-client.ts'
+import { ClusterLoad, connectWithin, within } from '../helpers/cluster-load.ts'
+import { ClusterSite } from '../helpers/cluster-site.ts'
+import { testNeeding } from '../helpers/environment.ts'
+import { MiB } from '../helpers/images.ts'
+
+const needs = { programs: ['etcd'] }
+const VOLUME_BYTES = 16 * MiB
+const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
+const TTL_MS = 10_000
+/** The promise is a lease and a second; a machine with two cores and all of this on it is slow. */
+const TAKEOVER_MS = TTL_MS + 5000
+
+const args = ['--segment-size', '4MiB', '--shards', '1', '--log-level', 'info']
+
+testNeeding(
+  needs,
+  `a volume outlives its gateways: killed, ended in order, paused (SEED=${seed})`,
+  async () => {
+    const site = await ClusterSite.start({ argsOf: () => args })
+    try {
+      await rounds(site)
+    } catch (error) {
+      for (const [at, { logs }] of site.peers.entries()) {
+        console.log(`--- h${at + 1}\n${logs.slice(-4000)}`)
+      }
+      throw error
+    } finally {
+      await site.dispose()
+    }
+  }
+)
+
+async function rounds(site: ClusterSite): Promise<void> {
+  const [first, second, third] = site.peers
+  await first!.createVolume('v', `${VOLUME_BYTES}`)
+  const load = new ClusterLoad('v', VOLUME_BYTES, seed)
+  const takenOver = (block: number, stamp: number): string =>
+    load.model.checkTakenOver(block, stamp)
+
+  load.begin(first!.nbdPort)
+  await load.goesOn(10_000, 500)
+  await first!.kill()
+  await load.breaks(5000)
+  const next = await connectWithin(second!.nbdPort, 'v', TAKEOVER_MS)
+  await load.verify(next, takenOver)
+  next.destroy()
+  await first!.start()
+  await site.untilInSync(1)
+
+  load.begin(second!.nbdPort)
+  await load.goesOn(10_000, 300)
+  await load.stop()
+  const startMs = performance.now()
+  await second!.stop()
+  const clean = await connectWithin(third!.nbdPort, 'v', 3000)
+  const handoverMs = performance.now() - startMs
+  await load.verify(clean)
+  clean.destroy()
+  ok(handoverMs < 3000, `${handoverMs} ms`)
+  await second!.start()
+  await site.untilInSync()
+
+  // Its kernel takes requests while it is paused, and it wakes up with them in its sockets.
+  load.begin(third!.nbdPort)
+  await load.goesOn(10_000, 300)
+  third!.signal('SIGSTOP')
+  const last = await connectWithin(first!.nbdPort, 'v', TAKEOVER_MS)
+  await load.verify(last, takenOver)
+  const mark = Buffer.alloc(4096, 7)
+  for (let block = 0; block < 64; block++) await last.write(block * 4096, mark, block === 63)
+  third!.signal('SIGCONT')
+  await load.breaks(20_000)
+  for (let times = 0; times < 3; times++) {
+    const bytes = await within(last.read(0, 64 * 4096), 10_000, 'a read')
+    ok(
+      bytes.every((byte) => byte === 7),
+      'the one that woke up changed nothing'
+    )
+  }
+  last.destroy()
+  const again = await NbdClient.connect(first!.nbdPort, 'v')
+  again.destroy()
+  await site.untilInSync()
+}
+
+test.run()
