@@ -6,7 +6,7 @@ import { extname } from 'node:path'
 import { type AdminServer, startAdmin } from './admin/server.ts'
 import { randomId128 } from './cluster/ids.ts'
 import { PeerBackend } from './coordinator/backend.ts'
-import { joinCluster } from './coordinator/cluster-parts.ts'
+import { type ClusterParts, joinCluster } from './coordinator/cluster-parts.ts'
 import { clusterToJoin } from './coordinator/join.ts'
 import {
   prepareReplication,
@@ -37,6 +37,7 @@ import type { BlockOp, BlockStore } from './replication/block-store.ts'
 import { LocalStore } from './replication/local-store.ts'
 import { NearReads } from './replication/near-reads.ts'
 import { resolveShardConfig } from './shard/shard-config.ts'
+import { shardStatIndex } from './shard/stats.ts'
 import { loadPlugin } from './volume/plugins.ts'
 import { VolumeTypes } from './volume/volume-types.ts'
 import { Volumes } from './volume/volumes.ts'
@@ -127,8 +128,7 @@ async function start(
   const peer = { config, directory, bootId, cluster, session, output, undo }
   const storage = await openStorage({ ...peer, membership: parts.membership })
   const { arena, pool, store, replication, syncLatency } = storage
-  parts.cleanEnd = () => pool.clients.every(({ state }) => state === 'closed')
-  if (replication !== null) parts.resync = () => replication.resync()
+  connect(parts, storage)
   const volumes: Volumes = new Volumes({
     cluster,
     session,
@@ -196,6 +196,15 @@ interface Storage {
   readonly store: BlockStore
   /** Null for a peer that is alone. */
   readonly replication: Replication | null
+}
+
+/** What the cluster's side asks of the storage. */
+function connect(parts: ClusterParts, { pool, replication }: Storage): void {
+  const { clients } = pool
+  const used = shardStatIndex.usedBytes
+  parts.usedBytes = () => clients.reduce((sum, { stats }) => sum + stats[used]!, 0)
+  parts.cleanEnd = () => clients.every(({ state }) => state === 'closed')
+  if (replication !== null) parts.resync = () => replication.resync()
 }
 
 async function openStorage(

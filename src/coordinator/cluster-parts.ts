@@ -20,6 +20,8 @@ export interface ClusterParts {
   /** Asked at the end: is everything on disk, so that the next start needs no comparison? */
   cleanEnd: () => boolean
   resync: () => Resync
+  /** Bytes of segments here, told to the others now and then. */
+  usedBytes: () => number
   /** Tells others what changed about this peer; alone, nobody. */
   announce(change: Partial<AliveInfo>): Promise<void>
 }
@@ -71,10 +73,38 @@ export async function joinCluster(given: {
     controller,
     backend,
     cleanEnd: () => false,
+    usedBytes: () => 0,
     resync: () => ({ groupsLeft: 0, bytesCopied: 0, bytesPerSecond: 0, secondsLeft: null }),
     announce: (change) => membership.announce(change)
   }
+  if (!isAlone) undo.add(tellUsed(parts, onTrouble))
   return parts
+}
+
+/** How often others are told, and what is too little to tell. */
+const TELL_USED_MS = 30_000
+const TELL_USED_BYTES = 64 * 1024 * 1024
+
+/** One metadata write in this time at most, and none while nothing much changes. */
+function tellUsed(
+  parts: ClusterParts,
+  onTrouble: (what: string, error: Error) => void
+): () => Promise<void> {
+  let told = 0
+  let cancel = (): void => {}
+  const tell = (): void => {
+    const usedBytes = parts.usedBytes()
+    if (Math.abs(usedBytes - told) >= TELL_USED_BYTES) {
+      told = usedBytes
+      parts.announce({ usedBytes }).catch((thrown: unknown) => {
+        if (!(thrown instanceof StoreError)) throw thrown
+        onTrouble('telling others how much is used here', thrown)
+      })
+    }
+    cancel = systemTimers.start(TELL_USED_MS, tell)
+  }
+  cancel = systemTimers.start(TELL_USED_MS, tell)
+  return async () => cancel()
 }
 
 function ignoreStoreError(thrown: unknown): void {
