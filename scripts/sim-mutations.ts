@@ -2,7 +2,8 @@
  * Shows that the simulator sees what it is there to see: breaks one rule after the other in a copy
  * of the sources (test/sim/mutations/mutations.json), builds it, and runs seeds until one fails.
  *
- * Usage: npm run sim:mutations -- [--seeds N] [--only NAME]
+ * Usage: npm run sim:mutations -- [--seeds N] [--only NAME] [--missed]
+ * `--missed` tries those that no seed has seen yet (missed.json): other rules stand before them.
  * Exit codes: 0 every mutation was caught; 1 one was not, or does not fit the sources any more
  */
 import { spawnSync } from 'node:child_process'
@@ -63,9 +64,14 @@ function caught(directory: string, mutation: Mutation, seeds: string): string {
 
 function main(): void {
   const { values } = parseArgs({
-    options: { seeds: { type: 'string', default: '300' }, only: { type: 'string', default: '' } }
+    options: {
+      seeds: { type: 'string', default: '300' },
+      only: { type: 'string', default: '' },
+      missed: { type: 'boolean', default: false }
+    }
   })
-  const list = join(repositoryRoot, 'test/sim/mutations/mutations.json')
+  const file = values.missed ? 'missed.json' : 'mutations.json'
+  const list = join(repositoryRoot, 'test/sim/mutations', file)
   const all: Mutation[] = JSON.parse(readFileSync(list, 'utf8'))
   const directory = copyOfSources()
   try {

@@ -108,9 +108,8 @@ export async function resync(host: ResyncHost, group: number): Promise<boolean> 
   const me = { peer: peerId, boot: bootId }
   const inSync = [...now.record.inSync, me]
   const syncing = now.record.syncing.filter((each) => !isMine(each))
-  return (
-    (await records.change(pool.number, group, now, { ...now.record, inSync, syncing })) !== null
-  )
+  const next = { ...now.record, inSync, syncing }
+  return (await records.change(pool.number, group, now, next, guards)) !== null
 }
 
 async function pass(
