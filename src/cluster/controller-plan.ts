@@ -22,9 +22,18 @@ export interface PlannedPeer {
   readonly labels: Readonly<Record<string, string>>
   /** Down for so long that its copies are made elsewhere. */
   readonly isLost: boolean
+  /** Nothing new is brought there: it could not be finished. What it has is as good as ever. */
+  readonly isFull: boolean
   /** Peer that takes its place in its groups, or null. */
   readonly replacedBy: string | null
 }
+
+/** Of the capacity; the rest is for what is written while others are told. */
+const FULL = 0.9
+
+/** By what the peer told last. */
+export const isFull = (capacityBytes: number, usedBytes: number): boolean =>
+  usedBytes >= capacityBytes * FULL
 
 /** A peer in proportion to the data it should have. */
 export function weightOf({ state, weight, capacityBytes }: PeerRecord): number {
@@ -97,6 +106,7 @@ export function planPool(
   const states = statesOf(pool, groups, targets)
   const plan = planMoves(targets, states, {
     isUsable: (peer) => (byId.get(peer)?.boot ?? null) !== null,
+    hasRoom: (peer) => byId.get(peer)?.isFull !== true,
     syncsMax: limits.syncsMax,
     syncsPerPeerMax: limits.syncsPerPeerMax,
     dropsMax: limits.changesMax

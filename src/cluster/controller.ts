@@ -11,6 +11,7 @@ import type { Cluster } from './cluster.ts'
 import {
   type PlanLimits,
   type PlannedPeer,
+  isFull,
   type PoolPlan,
   planPool,
   weightOf
@@ -217,6 +218,7 @@ export class Controller {
       weight: weightOf(view.record),
       labels: view.record.labels,
       isLost: isLost(view),
+      isFull: isFull(view.record.capacityBytes, view.alive?.usedBytes ?? 0),
       replacedBy: view.record.replacedBy ?? null
     }))
   }

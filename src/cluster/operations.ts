@@ -257,6 +257,7 @@ export class ClusterOperations {
       weight: weightOf(record),
       labels: record.labels,
       isLost: false,
+      isFull: false,
       replacedBy: record.replacedBy ?? null
     }))
   }

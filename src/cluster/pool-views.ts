@@ -56,6 +56,7 @@ class FollowedPool implements PoolView {
       weight: weightOf(record),
       labels: record.labels,
       isLost: alive === null,
+      isFull: false,
       replacedBy: null
     }))
     try {

@@ -27,8 +27,10 @@ export type Move =
     }
 
 export interface MoveOptions {
-  /** Whether the peer answers and has room: others get nothing new and are no sources. */
+  /** Whether the peer answers: others get nothing new and are no sources. */
   readonly isUsable: (peer: string) => boolean
+  /** Whether it has room: others get nothing new. By default it has. */
+  readonly hasRoom?: (peer: string) => boolean
   /** Members syncing at a time, those that are already included. */
   readonly syncsMax: number
   /** The same of one peer, as the one that syncs or as a source. */
@@ -233,7 +235,7 @@ class Busy {
 
   /** A source for the gap, both counted; null when the peer is busy or nobody can be it. */
   take({ peer, slot }: Gap, state: GroupState): string | null {
-    if (!this.#isFree(peer)) return null
+    if (!this.#isFree(peer) || this.#options.hasRoom?.(peer) === false) return null
     let best: GroupMember | null = null
     const cost = (member: GroupMember): number =>
       this.#syncsOf(member.peer) * 2 + (member.slot === slot ? 0 : 1)

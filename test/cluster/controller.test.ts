@@ -38,6 +38,7 @@ const peer = (name: string, more: Partial<PlannedPeer> = {}): PlannedPeer => ({
   labels: {},
   isLost: false,
   replacedBy: null,
+  isFull: false,
   ...more
 })
 
@@ -118,6 +119,15 @@ test('more copies, fewer copies, and a drained peer', () => {
     peer('c')
   ])
   ok(holdersOf(groups).every(([holder]) => holder !== 'a'))
+})
+
+test('a peer that is full gets nothing new, and gives what it has when it is drained', () => {
+  const groups = groupsOf(['a'])
+  const peers = [peer('a'), peer('b', { isFull: true })]
+  deepStrictEqual(planPool(POOL, groups, peers, LIMITS).changes, [])
+  const single: PoolRecord = { ...POOL, redundancy: 'replicated:1' }
+  settle(single, groups, [peer('a', { isFull: true, weight: 0 }), peer('c')])
+  for (const holders of holdersOf(groups)) deepStrictEqual(holders, ['c'])
 })
 
 test('who replaces another gets its place in every group, up or down', () => {
