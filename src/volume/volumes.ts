@@ -113,7 +113,11 @@ export class Volumes implements DeviceSource {
   async list(): Promise<
     readonly { name: string; sizeBytes: number; readOnly: boolean; description: string }[]
   > {
-    const all = await this.listAll()
+    // While the metadata is away, those that this process writes can be opened again, see `#open`.
+    const all = await this.listAll().catch((thrown: unknown) => {
+      if (!isAway(thrown)) throw thrown
+      return this.#written().map(({ record }) => this.#info(record))
+    })
     return all.filter(({ type }) => this.types.find(type)?.attach !== undefined)
   }
 
@@ -337,11 +341,13 @@ export class Volumes implements DeviceSource {
     readOnly: boolean,
     thrown: unknown
   ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
-    const isAway = thrown instanceof StoreError && thrown.code === ErrorCode.Unavailable
-    const written = [...this.#managed.values()].filter(({ volume }) => volume.writable)
-    const managed = written.find(({ volume }) => volume.name === name)
-    if (!isAway || managed === undefined) throw thrown
+    const managed = this.#written().find(({ volume }) => volume.name === name)
+    if (!isAway(thrown) || managed === undefined) throw thrown
     return managed.exclusively(() => this.#openAlone(managed, readOnly))
+  }
+
+  #written(): ManagedVolume[] {
+    return [...this.#managed.values()].filter(({ volume }) => volume.writable)
   }
 
   async #openAlone(
@@ -458,3 +464,6 @@ export class Volumes implements DeviceSource {
     this.#options.onTrouble?.(what, thrown)
   }
 }
+
+const isAway = (thrown: unknown): boolean =>
+  thrown instanceof StoreError && thrown.code === ErrorCode.Unavailable
