@@ -5,7 +5,7 @@
  */
 import type { Timers } from '../core/clock.ts'
 import { StoreError } from '../core/errors.ts'
-import type { Following } from '../metadata/follow.ts'
+import { type Following, follow } from '../metadata/follow.ts'
 import type { Compare } from '../metadata/store.ts'
 import type { Cluster } from './cluster.ts'
 import {
@@ -18,7 +18,6 @@ import {
 } from './controller-plan.ts'
 import { GroupRecords, type KnownGroup } from './groups.ts'
 import type { Membership, PeerView } from './membership.ts'
-import type { Pools } from './pools.ts'
 import { decodeRecord, encodeRecord, type PoolRecord } from './records.ts'
 import type { Session } from './session.ts'
 
@@ -32,7 +31,6 @@ export interface ControllerOptions {
   readonly cluster: Cluster
   readonly session: Session
   readonly membership: Membership
-  readonly pools: Pools
   readonly timers: Timers
   /** How long a peer may be away, as this process itself saw it, before copies are made anew. */
   readonly downAfterMs: number
@@ -52,6 +50,13 @@ export interface ControllerStatus {
   readonly paused: string
 }
 
+/** Who is elected, as the metadata says. */
+interface Holder {
+  readonly peer: string
+  readonly bootId: string
+  readonly modRevision: number
+}
+
 interface FollowedPool {
   readonly groups: Map<number, KnownGroup>
   readonly following: Following
@@ -63,7 +68,11 @@ export class Controller {
   readonly #records: GroupRecords
   readonly #followed = new Map<number, FollowedPool>()
   readonly #plans = new Map<string, PoolPlan>()
-  #controller: string | null = null
+  readonly #pools = new Map<string, PoolRecord>()
+  #following: Following[] = []
+  #isReady = false
+  /** The election as it is known here; null while nobody is elected. */
+  #holder: Holder | null = null
   /** Revision in which this process was elected, 0 when it is not. */
   #electedRevision = 0
   /** Since when it has seen everything without interruption. */
@@ -80,18 +89,40 @@ export class Controller {
     options.session.onReplaced(() => this.#depose())
   }
 
+  /** Follows the election and the pools: without changes it asks the metadata for nothing. */
   start(): void {
+    const { keys, store } = this.#options.cluster
+    const onTrouble = (error: StoreError): void => this.#noteTrouble(error)
+    this.#following = [
+      follow(store, keys.controller, {
+        onPut: ({ key, value, modRevision }) => {
+          const { peer, bootId } = decodeRecord('controller', key, value)
+          this.#learn({ peer, bootId, modRevision })
+        },
+        onDelete: () => this.#learn(null),
+        onTrouble
+      }),
+      follow(store, keys.pools, {
+        onPut: ({ key, value }) => this.#pools.set(key, decodeRecord('pool', key, value)),
+        onDelete: (key) => this.#pools.delete(key),
+        onTrouble
+      })
+    ]
+    void Promise.all(this.#following.map(({ ready }) => ready)).then(() => {
+      this.#isReady = true
+    })
     this.#schedule(0)
   }
 
   get status(): ControllerStatus {
-    return { controller: this.#controller, plans: this.#plans, paused: this.#paused }
+    return { controller: this.#holder?.peer ?? null, plans: this.#plans, paused: this.#paused }
   }
 
   /** Ends the round that runs, and the election with it if it was won. */
   async close(): Promise<void> {
     this.#closed = true
     this.#cancel()
+    for (const following of this.#following) following.stop()
     await this.#round
     const revision = this.#electedRevision
     this.#depose()
@@ -108,18 +139,43 @@ export class Controller {
       this.#round = this.#runRound()
         .catch((thrown: unknown) => {
           if (!(thrown instanceof StoreError)) throw thrown
-          // What happened meanwhile was not seen: patience begins anew.
-          this.#watchingSinceMs = this.#options.cluster.clock.monotonicMs()
-          this.#options.log('warn', 'the controller could not look', { why: thrown.message })
+          this.#noteTrouble(thrown)
         })
         .finally(() => this.#schedule(this.#isBusy ? BUSY_ROUND_MS : ROUND_MS))
     })
   }
 
+  /** What happens meanwhile is not seen: patience begins anew. */
+  #noteTrouble(error: StoreError): void {
+    this.#watchingSinceMs = this.#options.cluster.clock.monotonicMs()
+    this.#options.log('warn', 'the controller could not look', { why: error.message })
+  }
+
+  #learn(holder: Holder | null): void {
+    const { self } = this.#options.cluster
+    this.#holder = holder
+    if (holder === null || holder.peer !== self.peerId || holder.bootId !== self.bootId) {
+      this.#depose()
+    } else if (this.#electedRevision === 0) this.#win(holder.modRevision)
+  }
+
+  #win(revision: number): void {
+    this.#electedRevision = revision
+    this.#watchingSinceMs = this.#options.cluster.clock.monotonicMs()
+    this.#options.log('info', 'elected as controller', {})
+  }
+
   async #runRound(): Promise<void> {
     this.#isBusy = false
-    if (!(await this.#campaign())) return
-    const pools = await this.#options.pools.list()
+    const { session, cluster } = this.#options
+    if (!this.#isReady) return
+    if (session.trustedForMs <= 0) {
+      this.#watchingSinceMs = cluster.clock.monotonicMs()
+      return
+    }
+    if (this.#holder === null) await this.#campaign()
+    if (this.#electedRevision === 0) return
+    const pools = [...this.#pools.values()]
     this.#followPools(pools)
     const peers = this.#plannedPeers()
     if (peers === null) return
@@ -134,30 +190,19 @@ export class Controller {
     }
   }
 
-  /** Is this process elected? */
-  async #campaign(): Promise<boolean> {
+  async #campaign(): Promise<void> {
     const { cluster, session, membership } = this.#options
-    if (membership.peer(cluster.self.peerId)?.record.state === 'pending') return false
-    const { keys, store, self, clock } = cluster
+    if (membership.peer(cluster.self.peerId)?.record.state === 'pending') return
+    const { keys, store, self } = cluster
     const key = keys.controller
     const value = encodeRecord('controller', { v: 1, peer: self.peerId, bootId: self.bootId })
-    const { succeeded, revision, entries } = await store.transact({
+    const { succeeded, revision } = await store.transact({
       compare: [{ key, is: 'absent' }],
-      success: [{ put: key, value, lease: session.lease }],
-      failure: [{ get: key }]
+      success: [{ put: key, value, lease: session.lease }]
     })
-    if (succeeded) {
-      this.#electedRevision = revision
-      this.#controller = self.peerId
-      this.#watchingSinceMs = clock.monotonicMs()
-      this.#options.log('info', 'elected as controller', {})
-      return true
-    }
-    const entry = entries[0] ?? null
-    this.#controller = entry === null ? null : decodeRecord('controller', key, entry.value).peer
-    if (entry !== null && entry.modRevision === this.#electedRevision) return true
-    this.#depose()
-    return false
+    if (!succeeded) return
+    this.#holder = { peer: self.peerId, bootId: self.bootId, modRevision: revision }
+    if (this.#electedRevision === 0) this.#win(revision)
   }
 
   #depose(): void {

@@ -14,7 +14,6 @@ import { PeerClusterBackend } from './cluster-backend.ts'
 /** What a peer is in its cluster. */
 export interface ClusterParts {
   readonly membership: Membership
-  readonly pools: Pools
   readonly controller: Controller
   readonly backend: PeerClusterBackend
   /** Asked at the end: is everything on disk, so that the next start needs no comparison? */
@@ -45,7 +44,6 @@ export async function joinCluster(given: {
     cluster,
     session,
     membership,
-    pools,
     timers: systemTimers,
     downAfterMs: config.downAfterMs,
     log: (level, message, fields) => log[level](fields, message)
@@ -69,7 +67,6 @@ export async function joinCluster(given: {
   })
   const parts: ClusterParts = {
     membership,
-    pools,
     controller,
     backend,
     cleanEnd: () => false,
