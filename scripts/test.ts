@@ -36,8 +36,10 @@ const budgetSeconds: Record<string, number> = {
   volume: 60,
   nbd: 90,
   admin: 60,
-  cli: 90,
+  cli: 120,
   scripts: 60,
+  // Seeds of whole clusters.
+  sim: 60,
   e2e: 360
 }
 const BUDGET_SECONDS_ELSEWHERE = 30

@@ -197,7 +197,10 @@ export class Controller {
     const key = keys.controller
     const value = encodeRecord('controller', { v: 1, peer: self.peerId, bootId: self.bootId })
     const { succeeded, revision } = await store.transact({
-      compare: [{ key, is: 'absent' }],
+      compare: [
+        { key, is: 'absent' },
+        { key: keys.cluster, is: 'present' }
+      ],
       success: [{ put: key, value, lease: session.lease }]
     })
     if (!succeeded) return

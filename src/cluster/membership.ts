@@ -155,7 +155,13 @@ export class Membership {
     }
     const value = encodeRecord('alive', record)
     const lease = this.#session.lease
-    await store.transact({ success: [{ put: key, value, lease }] })
+    // A store that lost everything must stay empty, so that a backup can be put back.
+    const { succeeded } = await store.transact({
+      compare: [{ key: keys.cluster, is: 'present' }],
+      success: [{ put: key, value, lease }]
+    })
+    if (succeeded) return
+    throw new StoreError(ErrorCode.NotFound, `the metadata has no cluster below ${keys.prefix}/`)
   }
 
   #registerAgain(): void {
