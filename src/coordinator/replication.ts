@@ -13,7 +13,7 @@ import type { Session } from '../cluster/session.ts'
 import { Writers } from '../cluster/writers.ts'
 import { systemClock, systemTimers } from '../core/clock.ts'
 import { formatAddress } from '../core/config.ts'
-import type { StoreError } from '../core/errors.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { LogOutput } from '../core/log.ts'
 import type { Config } from '../core/options.ts'
 import type { SharedArena } from '../handoff/arena.ts'
@@ -106,7 +106,10 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
     store,
     cluster,
     writers: new Writers(cluster, session),
-    poolOf: async (volume) => pools.find(volume.pool ?? DEFAULT_POOL)
+    poolOf: async (volume) => {
+      requireMember(membership, peerId)
+      return pools.find(volume.pool ?? DEFAULT_POOL)
+    }
   })
   undo.add(() => {
     writers.close()
@@ -140,6 +143,13 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
       here.start()
     }
   }
+}
+
+/** @throws StoreError Forbidden while nobody let this peer into the cluster */
+function requireMember(membership: Membership, peerId: string): void {
+  if (membership.peer(peerId)?.record.state !== 'pending') return
+  const text = 'this peer waits to be let into the cluster'
+  throw new StoreError(ErrorCode.Forbidden, `${text}: torus peer add ${peerId.slice(0, 8)}`)
 }
 
 /** Null for a peer that has nobody to talk to. */
