@@ -9,6 +9,7 @@ import { parseRedundancy } from '../placement/redundancy.ts'
 import type { LeafRing } from '../placement/ring-description.ts'
 import { planTargets, type Targets } from '../placement/targets.ts'
 import type { KnownGroup } from './groups.ts'
+import type { PeerView } from './membership.ts'
 import { writeMinimumOf } from './pools.ts'
 import type { GroupMember, GroupRecord, PeerRecord, PoolRecord } from './records.ts'
 
@@ -36,10 +37,21 @@ export const isFull = (capacityBytes: number, usedBytes: number): boolean =>
   usedBytes >= capacityBytes * FULL
 
 /** A peer in proportion to the data it should have. */
-export function weightOf({ state, weight, capacityBytes }: PeerRecord): number {
+function weightOf({ state, weight, capacityBytes }: PeerRecord): number {
   if (state === 'drained' || state === 'pending') return 0
   return weight ?? capacityBytes
 }
+
+/** A peer that is registered, up or not, before anybody looked at how long or how full. */
+export const plannedPeerOf = ({ record, alive }: PeerView): PlannedPeer => ({
+  peerId: record.peerId,
+  boot: alive?.bootId ?? null,
+  weight: weightOf(record),
+  labels: record.labels,
+  isLost: false,
+  isFull: false,
+  replacedBy: record.replacedBy ?? null
+})
 
 export interface GroupChange {
   readonly group: number

@@ -13,8 +13,8 @@ import {
   type PlannedPeer,
   isFull,
   type PoolPlan,
-  planPool,
-  weightOf
+  plannedPeerOf,
+  planPool
 } from './controller-plan.ts'
 import { GroupRecords, type KnownGroup } from './groups.ts'
 import type { Membership, PeerView } from './membership.ts'
@@ -261,13 +261,9 @@ export class Controller {
       return null
     }
     return views.map((view) => ({
-      peerId: view.record.peerId,
-      boot: view.alive?.bootId ?? null,
-      weight: weightOf(view.record),
-      labels: view.record.labels,
+      ...plannedPeerOf(view),
       isLost: isLost(view),
-      isFull: isFull(view.record.capacityBytes, view.alive?.usedBytes ?? 0),
-      replacedBy: view.record.replacedBy ?? null
+      isFull: isFull(view.record.capacityBytes, view.alive?.usedBytes ?? 0)
     }))
   }
 

@@ -3,7 +3,7 @@ import { membersOf, parseRedundancy } from '../placement/redundancy.ts'
 import { assertPlaceable } from '../placement/targets.ts'
 import type { Cluster } from './cluster.ts'
 import type { Controller } from './controller.ts'
-import { type PlannedPeer, ringOf, weightOf } from './controller-plan.ts'
+import { type PlannedPeer, plannedPeerOf, ringOf } from './controller-plan.ts'
 import { GroupRecords, type KnownGroup } from './groups.ts'
 import type { Membership, PeerView } from './membership.ts'
 import { type NewPool, type PoolChange, type Pools, writeMinimumOf } from './pools.ts'
@@ -251,15 +251,7 @@ export class ClusterOperations {
   }
 
   #plannedPeers(): PlannedPeer[] {
-    return this.#membership.peers().map(({ record, alive }) => ({
-      peerId: record.peerId,
-      boot: alive?.bootId ?? null,
-      weight: weightOf(record),
-      labels: record.labels,
-      isLost: false,
-      isFull: false,
-      replacedBy: record.replacedBy ?? null
-    }))
+    return this.#membership.peers().map(plannedPeerOf)
   }
 
   /** Who is not let in yet must not let itself in, nor change anything else. */

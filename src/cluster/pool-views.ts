@@ -4,7 +4,7 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import { parseRedundancy } from '../placement/redundancy.ts'
 import { planTargets, type Targets } from '../placement/targets.ts'
 import type { Cluster } from './cluster.ts'
-import { ringOf, weightOf } from './controller-plan.ts'
+import { plannedPeerOf, ringOf } from './controller-plan.ts'
 import type { PoolView } from './group-table.ts'
 import type { Membership } from './membership.ts'
 import { writeMinimumOf } from './pools.ts'
@@ -50,13 +50,9 @@ class FollowedPool implements PoolView {
   }
 
   #plan(): Targets | null {
-    const peers = this.#membership.peers().map(({ record, alive }) => ({
-      peerId: record.peerId,
-      boot: alive?.bootId ?? null,
-      weight: weightOf(record),
-      labels: record.labels,
-      isLost: alive === null,
-      isFull: false,
+    const peers = this.#membership.peers().map((view) => ({
+      ...plannedPeerOf(view),
+      isLost: view.alive === null,
       replacedBy: null
     }))
     try {

@@ -72,3 +72,22 @@ export interface BlockStore {
   /** Sends a copy of `op` (DeleteLayer, Compact, Scrub, Checkpoint) to every shard. */
   broadcast(op: ShardOp, done: (error: number) => void): void
 }
+
+/** Everything that is asked with `from`; the answer is empty. Not who waits for it. */
+export function copyRequest(from: ShardOp, to: BlockOp): void {
+  to.kind = from.kind
+  to.flags = from.flags
+  to.familyHigh = from.familyHigh
+  to.familyLow = from.familyLow
+  to.layerHigh = from.layerHigh
+  to.layerLow = from.layerLow
+  to.chunk = from.chunk
+  to.firstBlock = from.firstBlock
+  to.blockCount = from.blockCount
+  to.writerEpoch = from.writerEpoch
+  to.sequence = from.sequence
+  to.payload = from.payload
+  to.error = 0
+  to.resultA = 0
+  to.resultB = 0
+}

@@ -6,7 +6,7 @@ import { chunkHash } from '../placement/hash.ts'
 import { OpKind, type ShardOp } from '../shard/op.ts'
 import { RESERVE_SEGMENTS } from '../shard/shard-config.ts'
 import { shardStatIndex } from '../shard/stats.ts'
-import { BlockOp, type ShardedStore } from './block-store.ts'
+import { BlockOp, copyRequest, type ShardedStore } from './block-store.ts'
 import { NearFlushes } from './near-flushes.ts'
 import { NEAR_BLOCKS_MAX, type NearReads } from './near-reads.ts'
 
@@ -220,21 +220,6 @@ function joinOf(parts: number, done: (error: number) => void): (error: number) =
     if (first === ErrorCode.Ok) first = error
     if (--pending === 0) done(first)
   }
-}
-
-function copyRequest(from: ShardOp, to: BlockOp): void {
-  to.kind = from.kind
-  to.flags = from.flags
-  to.familyHigh = from.familyHigh
-  to.familyLow = from.familyLow
-  to.layerHigh = from.layerHigh
-  to.layerLow = from.layerLow
-  to.chunk = from.chunk
-  to.firstBlock = from.firstBlock
-  to.blockCount = from.blockCount
-  to.writerEpoch = from.writerEpoch
-  to.sequence = from.sequence
-  to.payload = from.payload
 }
 
 const nobodyWaits = (): void => {}

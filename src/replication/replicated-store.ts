@@ -25,7 +25,7 @@ import {
 } from '../core/limits.ts'
 import { groupOfChunk } from '../placement/hash.ts'
 import type { ShardOp } from '../shard/op.ts'
-import { BlockOp, type BlockStore, OpFlag, OpKind } from './block-store.ts'
+import { BlockOp, copyRequest, type BlockStore, OpFlag, OpKind } from './block-store.ts'
 import { type Boot, Boots } from './boots.ts'
 import { FamilyIo, type FamilyOptions } from './family-io.ts'
 import { FlushRounds } from './flush-rounds.ts'
@@ -760,24 +760,6 @@ export class ReplicatedStore implements BlockStore {
       if (pending.isWrite || pending.inFlight === 0) this.#detach(pending, ErrorCode.NoQuorum)
     }
   }
-}
-
-function copyRequest(from: BlockOp, to: BlockOp): void {
-  to.kind = from.kind
-  to.flags = from.flags
-  to.familyHigh = from.familyHigh
-  to.familyLow = from.familyLow
-  to.layerHigh = from.layerHigh
-  to.layerLow = from.layerLow
-  to.chunk = from.chunk
-  to.firstBlock = from.firstBlock
-  to.blockCount = from.blockCount
-  to.writerEpoch = from.writerEpoch
-  to.sequence = from.sequence
-  to.payload = from.payload
-  to.error = 0
-  to.resultA = 0
-  to.resultB = 0
 }
 
 /** R9: nobody gets a write for which one of the members has no room. */
