@@ -33,9 +33,10 @@ import { ShardPool } from './handoff/shard-pool.ts'
 import { registerNbdMetrics } from './nbd/register-metrics.ts'
 import { NbdServer } from './nbd/server.ts'
 import { TlsContext, type TlsFiles } from './nbd/tls-context.ts'
-import type { BlockOp, BlockStore } from './replication/block-store.ts'
+import { BlockOp, type BlockStore, OpKind } from './replication/block-store.ts'
 import { LocalStore } from './replication/local-store.ts'
 import { NearReads } from './replication/near-reads.ts'
+import { KeyRing } from './seal/keyring.ts'
 import { resolveShardConfig } from './shard/shard-config.ts'
 import { shardStatIndex } from './shard/stats.ts'
 import { loadPlugin } from './volume/plugins.ts'
@@ -214,8 +215,16 @@ async function openStorage(
   const arena = new SharedArena(config.arenaBytes)
   const { shards, segmentBytes } = directory.superblock
   const near = new NearReads({ shards, segmentBytes, memory: arena.bytes })
-  const { pool, syncLatency } = startShards(config, directory, { arena, near }, output, undo)
+  const keys = new KeyRing(shards)
+  undo.add(() => keys.close())
+  const shared = { arena, near, keys }
+  const { pool, syncLatency } = startShards(config, directory, shared, output, undo)
   const local = new LocalStore(pool, near)
+  keys.tell = (done) => {
+    const barrier = new BlockOp()
+    barrier.kind = OpKind.Barrier
+    local.broadcast(barrier, done)
+  }
   if (config.etcd.length === 0) {
     return { arena, pool, syncLatency, store: local, replication: null }
   }
@@ -242,7 +251,7 @@ async function loadPlugins(config: Config, types: VolumeTypes, { log }: LogOutpu
 function startShards(
   config: Config,
   directory: DataDirectory,
-  { arena, near }: { arena: SharedArena; near: NearReads },
+  { arena, near, keys }: { arena: SharedArena; near: NearReads; keys: KeyRing },
   { log }: LogOutput,
   undo: Undo
 ): { pool: ShardPool<BlockOp>; syncLatency: readonly LatencyHistogram[] } {
@@ -252,22 +261,26 @@ function startShards(
     shards,
     worker: workerUrl,
     arena,
-    configOf: (shard): ShardWorkerConfig => ({
-      directory: directory.shardPath(shard),
-      places: near.places[shard]!,
-      maps: near.maps.shared,
-      shard: resolveShardConfig({
-        shard,
-        shards,
-        clusterId,
-        peerId,
-        segmentBytes,
-        capacityBytes: Math.floor(directory.capacityBytes / shards),
-        scrubPeriodMs: config.scrubPeriodMs,
-        // Until all groups are known to be whole: others may have what our tombstones hide.
-        holdHoles: config.etcd.length > 0
-      })
-    }),
+    configOf: (shard): ShardWorkerConfig => {
+      keys.handAgain(shard)
+      return {
+        directory: directory.shardPath(shard),
+        places: near.places[shard]!,
+        maps: near.maps.shared,
+        keys: keys.mailboxes[shard]!.shared,
+        shard: resolveShardConfig({
+          shard,
+          shards,
+          clusterId,
+          peerId,
+          segmentBytes,
+          capacityBytes: Math.floor(directory.capacityBytes / shards),
+          scrubPeriodMs: config.scrubPeriodMs,
+          // Until all groups are known to be whole: others may have what our tombstones hide.
+          holdHoles: config.etcd.length > 0
+        })
+      }
+    },
     log: ({ log: level, shard, message, fields }) => log[level]({ shard, ...fields }, message),
     closeTimeoutMs: config.shutdownMs,
     onSync: (shard, durationMs) => syncLatency[shard]!.recordMs(durationMs)

@@ -8,6 +8,7 @@ import { SyncBoard } from '../src/handoff/sync-board.ts'
 import { WorkerLoop } from '../src/handoff/worker-loop.ts'
 import { DiskFiles, type DiskFilesOptions } from '../src/shard/disk-files.ts'
 import type { FileHandle } from '../src/shard/files.ts'
+import { WorkerKeys } from '../src/seal/worker-keys.ts'
 import { ShardOp } from '../src/shard/op.ts'
 import { SegmentPlaces } from '../src/shard/segment-places.ts'
 import { Shard } from '../src/shard/shard.ts'
@@ -21,6 +22,8 @@ export interface ShardWorkerConfig {
   /** Where the main thread reads blocks by itself: SegmentPlaces and frames of chunk-map.ts. */
   readonly places?: SharedArrayBuffer
   readonly maps?: SharedArrayBuffer
+  /** Memory of the KeyMailbox by which data keys come. */
+  readonly keys?: SharedArrayBuffer
 }
 
 /** Syncs that the engine runs itself meet those of the main thread on the board. */
@@ -36,7 +39,11 @@ class BoardFiles extends DiskFiles {
   }
 }
 
-function hostOf(task: ShardTask, { directory, places, maps }: ShardWorkerConfig): ShardHost {
+function hostOf(
+  task: ShardTask,
+  { directory, places, maps }: ShardWorkerConfig,
+  keys: WorkerKeys | null
+): ShardHost {
   const board = new SyncBoard(task.memory.syncBoard, task.bell)
   const stats = new Float64Array(task.memory.stats)
   assert(shardStatNames.length <= stats.length, 'the channel has room for all statistics')
@@ -49,6 +56,7 @@ function hostOf(task: ShardTask, { directory, places, maps }: ShardWorkerConfig)
     random: systemRandom,
     ...(places === undefined ? {} : { places: new SegmentPlaces(places) }),
     ...(maps === undefined ? {} : { maps: new Uint32Array(maps) }),
+    ...(keys === null ? {} : { keys }),
     log: (level, message, fields) => {
       parentPort?.postMessage({ log: level, shard: task.shard, message, fields })
     }
@@ -59,16 +67,33 @@ export default function serveShard(task: ShardTask): ShardTaskEnd {
   return shardTaskEnd(() => {
     const loop = new WorkerLoop(task.memory, task.bell, () => new ShardOp(), task.knobs)
     const config = task.config as ShardWorkerConfig
-    const host = hostOf(task, config)
-    const shard = Shard.open(config.shard, host)
-    loop.run({
-      execute: (ops, count) => shard.execute(ops, count),
-      background: (budgetMs) => {
-        host.stats[shardStatIndex.busyMs] = loop.busyMs
-        return shard.background(budgetMs)
-      },
-      nextWakeMs: () => shard.nextWakeMs()
-    })
-    shard.close()
+    const keys = config.keys === undefined ? null : new WorkerKeys(config.keys)
+    const host = hostOf(task, config, keys)
+    try {
+      serve(loop, Shard.open(config.shard, host), host, keys)
+    } finally {
+      keys?.close()
+    }
   })
+}
+
+function serve(
+  loop: WorkerLoop<ShardOp>,
+  shard: Shard,
+  host: ShardHost,
+  keys: WorkerKeys | null
+): void {
+  loop.run({
+    execute: (ops, count) => {
+      keys?.refresh()
+      shard.execute(ops, count)
+    },
+    background: (budgetMs) => {
+      keys?.refresh()
+      host.stats[shardStatIndex.busyMs] = loop.busyMs
+      return shard.background(budgetMs)
+    },
+    nextWakeMs: () => shard.nextWakeMs()
+  })
+  shard.close()
 }

@@ -17,6 +17,9 @@ export const VOLUME_NAME_BYTES_MAX = 128
 /** Shards of one peer. Each is a thread, so more than cores only helps slow disks. */
 export const SHARDS_MAX = 64
 
+/** Encrypted volumes unlocked at once: 64 KiB of memory for each worker to get their keys. */
+export const KEY_SLOTS_MAX = 1024
+
 /** Largest NBD request payload: what clients assume when no block size was negotiated. */
 export const NBD_REQUEST_BYTES_MAX = 32 * 1024 * 1024
 export const NBD_CONNECTIONS_MAX = 1024

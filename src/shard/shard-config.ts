@@ -2,6 +2,7 @@ import { assert } from '../core/assert.ts'
 import type { Clock, Random } from '../core/clock.ts'
 import { SHARDS_MAX } from '../core/limits.ts'
 import { PAGE_BYTES } from '../format/fields.ts'
+import type { SealKeys } from '../seal/worker-keys.ts'
 import type { Files, SyncTracker } from './files.ts'
 import type { SegmentPlaces } from './segment-places.ts'
 
@@ -100,5 +101,7 @@ export interface ShardHost {
   readonly places?: SegmentPlaces
   /** Frames of chunk-map.ts. */
   readonly maps?: Uint32Array
+  /** Of encrypted volumes that are unlocked. */
+  readonly keys?: SealKeys
   log(level: LogLevel, message: string, fields: Record<string, unknown>): void
 }

@@ -1,0 +1,90 @@
+import { ok, strictEqual, throws } from 'node:assert/strict'
+import { test } from 'uvu'
+import { KEY_SLOTS_MAX } from '../../src/core/limits.ts'
+import { KeyRing } from '../../src/seal/keyring.ts'
+import { WorkerKeys } from '../../src/seal/worker-keys.ts'
+
+const keyOf = (byte: number): Buffer => Buffer.alloc(32, byte)
+const sharedOf = (ring: KeyRing, shard: number): SharedArrayBuffer => ring.mailboxes[shard]!.shared
+
+const same = (buffer: Buffer | null, key: Buffer): void =>
+  strictEqual(buffer?.toString('hex'), key.toString('hex'))
+
+/** Whether the key's bytes are anywhere in the memory that the threads share. */
+const isInShared = (ring: KeyRing, key: Buffer): boolean =>
+  ring.mailboxes.some((mailbox) => Buffer.from(mailbox.shared).includes(key))
+
+test('workers get a key once, and the way that it took is zeroed', () => {
+  const ring = new KeyRing(2)
+  const workers = [0, 1].map((shard) => new WorkerKeys(sharedOf(ring, shard)))
+  const slot = ring.hold(keyOf(7))
+  ok(isInShared(ring, keyOf(7)), 'the test looks where keys are')
+  for (const worker of workers) worker.refresh()
+  ok(!isInShared(ring, keyOf(7)))
+  for (const worker of workers) same(worker.keyOf(slot), keyOf(7))
+  same(ring.keyOf(slot), keyOf(7))
+})
+
+test('the caller may zero its own copy at once', () => {
+  const ring = new KeyRing(0)
+  const key = keyOf(1)
+  const slot = ring.hold(key)
+  key.fill(0)
+  same(ring.keyOf(slot), keyOf(1))
+})
+
+test('a dropped key is zeroed in every thread, taken or not', () => {
+  const ring = new KeyRing(2)
+  const worker = new WorkerKeys(sharedOf(ring, 0))
+  const slot = ring.hold(keyOf(9))
+  worker.refresh()
+  const mine = ring.keyOf(slot)!
+  const taken = worker.keyOf(slot)!
+  ring.drop(slot)
+  worker.refresh()
+  for (const copy of [mine, taken]) same(copy, keyOf(0))
+  strictEqual(worker.keyOf(slot), null)
+  strictEqual(ring.keyOf(slot), null)
+  ok(!isInShared(ring, keyOf(9)), 'the second worker never took it')
+  const late = new WorkerKeys(sharedOf(ring, 1))
+  strictEqual(late.keyOf(slot), null)
+})
+
+test('a worker that begins anew gets what is held, and nothing that is not', () => {
+  const ring = new KeyRing(1)
+  const first = new WorkerKeys(sharedOf(ring, 0))
+  const [kept, dropped] = [ring.hold(keyOf(1)), ring.hold(keyOf(2))]
+  first.refresh()
+  ring.drop(dropped)
+  ring.handAgain(0)
+  const second = new WorkerKeys(sharedOf(ring, 0))
+  same(second.keyOf(kept), keyOf(1))
+  strictEqual(second.keyOf(dropped), null)
+  ok(!isInShared(ring, keyOf(1)))
+})
+
+test('a slot is not used again before every worker has forgotten its key', () => {
+  const ring = new KeyRing(1)
+  const worker = new WorkerKeys(sharedOf(ring, 0))
+  for (let slot = 1; slot <= KEY_SLOTS_MAX; slot++) strictEqual(ring.hold(keyOf(1)), slot)
+  throws(() => ring.hold(keyOf(2)), /the limit/)
+  ring.drop(5)
+  throws(() => ring.hold(keyOf(2)), /the limit/)
+  worker.refresh()
+  strictEqual(ring.hold(keyOf(2)), 5)
+  worker.refresh()
+  same(worker.keyOf(5), keyOf(2))
+})
+
+test('closing zeroes every copy', () => {
+  const ring = new KeyRing(1)
+  const worker = new WorkerKeys(sharedOf(ring, 0))
+  const slots = [ring.hold(keyOf(1)), ring.hold(keyOf(2))]
+  worker.refresh()
+  const copies = slots.flatMap((slot) => [ring.keyOf(slot)!, worker.keyOf(slot)!])
+  worker.close()
+  ring.close()
+  for (const copy of copies) same(copy, keyOf(0))
+})
+
+test.run()
