@@ -34,7 +34,7 @@ export { RequestFlag, RequestKind, StatusExtent, VolumeRequest } from './volume/
 export type { FileExtent, VolumeFile, WriteOptions } from './volume/volume-file.ts'
 export type { VolumeCounters, VolumeInfo } from './volume/volume-info.ts'
 export type { VolumeDetails, VolumeSettings, VolumeType } from './volume/volume-types.ts'
-export type { CreateOptions, OpenOptions, Volumes } from './volume/volumes.ts'
+export type { CreateOptions, OpenOptions } from './volume/volume-options.ts'
 
 export interface OpenPeerOptions {
   /** Made if it does not exist or is empty. One process at a time may have it open. */

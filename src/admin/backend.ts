@@ -15,6 +15,7 @@ import type {
   Status,
   TaskName,
   Volume,
+  VolumeChange,
   VolumeCreate,
   VolumeDelete,
   VolumeResize,
@@ -44,6 +45,8 @@ export interface AdminBackend {
   renameVolume(name: string, newName: string): Promise<Volume>
   /** @throws StoreError NotFound, InvalidArgument (smaller and not `shrink`), Busy */
   resizeVolume(name: string, request: VolumeResize): Promise<Volume>
+  /** What `request` does not name stays. @throws StoreError NotFound */
+  changeVolume(name: string, request: VolumeChange): Promise<Volume>
   /** @throws StoreError NotFound, Busy (another peer serves it and not `takeover`) */
   takeVolume(name: string, takeover: boolean): Promise<Volume>
   /** @throws StoreError NotFound, Busy (clients and not `force`) */

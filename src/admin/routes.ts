@@ -7,6 +7,7 @@ import { clusterRoutesOf } from './cluster-routes.ts'
 import { RawAnswer, type Route, route, WithStatus } from './route.ts'
 import * as schemas from './schemas.ts'
 import type { Tasks } from './tasks.ts'
+import { volumeChangesOf, volumeRoutesOf } from './volume-routes.ts'
 
 export interface RouteContext {
   readonly backend: AdminBackend
@@ -17,14 +18,14 @@ export interface RouteContext {
   openApi(): unknown
 }
 
-const byName = z.strictObject({ name: schemas.volumeNameSchema })
 const byTask = z.strictObject({ task: z.enum(schemas.taskNames) })
 const byId = z.strictObject({ id: z.coerce.number().int().nonnegative() })
 
 export const routesOf = (context: RouteContext): readonly Route[] => [
   ...peerRoutes(context),
   ...clusterRoutesOf(context.backend.cluster),
-  ...volumeRoutes(context),
+  ...volumeRoutesOf(context.backend),
+  ...volumeChangesOf(context.backend),
   ...clientRoutes(context),
   ...taskRoutes(context),
   ...observationRoutes(context)
@@ -62,79 +63,6 @@ const peerRoutes = ({ backend, configEntries }: RouteContext): Route[] => [
     summary: 'Effective configuration and where each value came from',
     answer: schemas.configSchema,
     handle: async () => ({ entries: [...configEntries()] })
-  })
-]
-
-const volumeRoutes = ({ backend }: RouteContext): Route[] => [
-  route({
-    method: 'GET',
-    path: '/v1/volumes',
-    operationId: 'listVolumes',
-    summary: 'All volumes, sorted by name',
-    answer: schemas.volumeListSchema,
-    handle: async () => ({ volumes: [...(await backend.listVolumes())] })
-  }),
-  route({
-    method: 'POST',
-    path: '/v1/volumes',
-    operationId: 'createVolume',
-    summary: 'Create a thin volume',
-    body: schemas.volumeCreateSchema,
-    answer: schemas.volumeSchema,
-    status: 201,
-    handle: ({ body }) => backend.createVolume(body)
-  }),
-  route({
-    method: 'GET',
-    path: '/v1/volumes/{name}',
-    operationId: 'getVolume',
-    summary: 'One volume',
-    params: byName,
-    answer: schemas.volumeSchema,
-    handle: ({ params }) => backend.volume(params.name)
-  }),
-  route({
-    method: 'POST',
-    path: '/v1/volumes/{name}/rename',
-    operationId: 'renameVolume',
-    summary: 'Give a volume another name',
-    params: byName,
-    body: schemas.volumeRenameSchema,
-    answer: schemas.volumeSchema,
-    handle: ({ params, body }) => backend.renameVolume(params.name, body.newName)
-  }),
-  route({
-    method: 'POST',
-    path: '/v1/volumes/{name}/resize',
-    operationId: 'resizeVolume',
-    summary: 'Give a volume another size; a smaller one only with `shrink`',
-    params: byName,
-    body: schemas.volumeResizeSchema,
-    answer: schemas.volumeSchema,
-    handle: ({ params, body }) => backend.resizeVolume(params.name, body)
-  }),
-  route({
-    method: 'POST',
-    path: '/v1/volumes/{name}/take',
-    operationId: 'takeVolume',
-    summary: 'Move a volume to this peer; `takeover` drops its clients on others',
-    params: byName,
-    body: schemas.volumeTakeSchema,
-    answer: schemas.volumeSchema,
-    handle: ({ params, body }) => backend.takeVolume(params.name, body.takeover)
-  }),
-  route({
-    method: 'DELETE',
-    path: '/v1/volumes/{name}',
-    operationId: 'deleteVolume',
-    summary: 'Delete a volume and all its data; `force` disconnects its clients first',
-    params: byName,
-    query: z.strictObject({ force: z.enum(['true', 'false']).default('false') }),
-    status: 204,
-    handle: async ({ params, query }) => {
-      await backend.deleteVolume(params.name, { force: query.force === 'true' })
-      return null
-    }
   })
 ]
 

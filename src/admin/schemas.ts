@@ -5,7 +5,12 @@
  */
 import { z } from 'zod'
 import { LATENCY_BOUNDS_SECONDS } from '../core/histogram.ts'
-import { BLOCK_BYTES, VOLUME_BYTES_MAX, VOLUME_NAME_BYTES_MAX } from '../core/limits.ts'
+import {
+  BLOCK_BYTES,
+  UNAVAILABLE_MS_MAX,
+  VOLUME_BYTES_MAX,
+  VOLUME_NAME_BYTES_MAX
+} from '../core/limits.ts'
 import { formatSizeExact } from '../core/units.ts'
 
 const count = z.number().nonnegative()
@@ -31,6 +36,19 @@ export const volumeSizeSchema = z
   .max(VOLUME_BYTES_MAX, { error: sizeRule })
   .meta({ description: `Size in bytes, a multiple of ${BLOCK_BYTES}`, examples: [1073741824] })
 
+/** A failover takes a few seconds, so less than one makes no sense. */
+const unavailable = z
+  .number()
+  .int()
+  .min(1000, { error: 'must be a second at least' })
+  .max(UNAVAILABLE_MS_MAX, { error: 'must be a week at most' })
+  .nullable()
+  .meta({
+    description:
+      'Milliseconds after which a request that cannot be done, because members are away, ends ' +
+      'with an error (EIO); null: it waits without limit'
+  })
+
 // ---------------------------------------------------------------- volumes
 
 export const volumeSchema = z
@@ -42,6 +60,7 @@ export const volumeSchema = z
     /** Random 64-bit id that all layers of the volume share. */
     family: z.string(),
     readOnly: z.boolean(),
+    unavailableMs: unavailable,
     description: z.string(),
     createdAt: time,
     /** Connections that have it open now. */
@@ -87,6 +106,11 @@ export const volumeResizeSchema = z
   })
   .meta({ id: 'VolumeResize' })
 export type VolumeResize = z.infer<typeof volumeResizeSchema>
+
+export const volumeChangeSchema = z
+  .strictObject({ unavailableMs: unavailable.optional() })
+  .meta({ id: 'VolumeChange' })
+export type VolumeChange = z.infer<typeof volumeChangeSchema>
 
 export const volumeTakeSchema = z
   .strictObject({ takeover: z.boolean().default(false) })

@@ -79,6 +79,9 @@ export class ApiClient {
     pool?: string
   }): Promise<Volume> => this.#send('POST', '/v1/volumes', volume)
 
+  changeVolume = (name: string, change: schemas.VolumeChange): Promise<Volume> =>
+    this.#send('POST', volumePath(name), change)
+
   renameVolume = (name: string, newName: string): Promise<Volume> =>
     this.#send('POST', `${volumePath(name)}/rename`, { newName })
 

@@ -18,6 +18,14 @@ export const sizeArgument = reader(parseSize)
 
 export const durationArgument = reader(parseDuration)
 
+/** What a request does that cannot be done now: 'wait', or 'error:60s'. */
+export const unavailableArgument = (text: string): { readonly unavailableMs: number | null } => {
+  if (text === 'wait') return { unavailableMs: null }
+  const after = /^error:(.+)$/.exec(text)?.[1]
+  if (after !== undefined) return { unavailableMs: durationArgument(after) }
+  throw new InvalidArgumentError(`"${text}" is neither "wait" nor like "error:60s"`)
+}
+
 export const countArgument = (text: string): number => {
   const value = Number(text)
   if (/^\d+$/.test(text) && Number.isSafeInteger(value)) return value

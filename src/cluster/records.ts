@@ -110,6 +110,11 @@ const volumeSchema = z.looseObject({
   /** `creating` until its type has prepared it; one found so at start is removed. */
   state: z.enum(['creating', 'ready']),
   readOnly: z.boolean(),
+  /**
+   * Milliseconds after which a request that cannot be done, because members are away, ends with an
+   * error; null: it waits.
+   */
+  unavailableMs: z.number().int().positive().nullable().optional(),
   labels: z.record(z.string(), z.string()),
   description: z.string(),
   /** What the volume's type keeps about it. */

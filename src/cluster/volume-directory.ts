@@ -1,4 +1,5 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { follow } from '../metadata/follow.ts'
 import type { Entry } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
 import { randomId64 } from './ids.ts'
@@ -27,7 +28,14 @@ interface Decoded {
 export type VolumeChange = Partial<
   Pick<
     VolumeRecord,
-    'sizeBytes' | 'touchedBytes' | 'state' | 'readOnly' | 'labels' | 'description' | 'settings'
+    | 'sizeBytes'
+    | 'touchedBytes'
+    | 'state'
+    | 'readOnly'
+    | 'unavailableMs'
+    | 'labels'
+    | 'description'
+    | 'settings'
   >
 >
 
@@ -105,6 +113,24 @@ export class VolumeDirectory {
     this.#decoded = decoded
     const records = [...decoded.values()].map(({ record }) => record)
     return records.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0))
+  }
+
+  /**
+   * Calls `listener` with the id of each volume that is there, and again when its record changes,
+   * whoever changed it; returns what ends it.
+   */
+  onChange(listener: (id: string) => void): () => void {
+    const { keys, store, timers } = this.#cluster
+    const onPut = ({ key }: Entry): void => listener(key.slice(keys.volumes.length))
+    const following = follow(store, keys.volumes, { onPut, onDelete: () => {} }, timers)
+    return () => following.stop()
+  }
+
+  /** The record of a volume; null when it is gone. */
+  async find(id: string): Promise<VolumeRecord | null> {
+    const { keys, store } = this.#cluster
+    const entry = await store.get(keys.volume(id))
+    return entry === null ? null : decodeRecord('volume', entry.key, entry.value)
   }
 
   /** @throws StoreError NotFound, AlreadyExists, InvalidArgument */

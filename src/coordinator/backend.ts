@@ -14,6 +14,7 @@ import type {
   Status,
   TaskName,
   Volume,
+  VolumeChange,
   VolumeCreate,
   VolumeDelete,
   VolumeResize,
@@ -236,6 +237,11 @@ export class PeerBackend implements AdminBackend {
     return volume
   }
 
+  async changeVolume(name: string, { unavailableMs }: VolumeChange): Promise<Volume> {
+    if (unavailableMs !== undefined) await this.#parts.volumes.limitWait(name, unavailableMs)
+    return this.volume(name)
+  }
+
   async takeVolume(name: string, takeover: boolean): Promise<Volume> {
     await this.#parts.volumes.take(name, { takeover })
     return this.volume(name)
@@ -306,19 +312,8 @@ function stateOf(state: string, stats: ShardStats): Shard['state'] {
 }
 
 function volumeOf(info: VolumeInfo, usedBytes: number | null): Volume {
-  const { name, type, sizeBytes, pool, family, readOnly, description, createdAt, clients } = info
-  return {
-    name,
-    type,
-    sizeBytes,
-    pool,
-    family,
-    readOnly,
-    description,
-    createdAt,
-    clients,
-    usedBytes
-  }
+  const { labels: _, ...shown } = info
+  return { ...shown, usedBytes }
 }
 
 const copyOf = <T extends { readonly counts: readonly number[] }>(histogram: T) => ({

@@ -150,6 +150,10 @@ export const REPLICATION_RETRY_MS = 1000
 export const OVERLAP_BUCKETS = 4096
 /** Writes whose client was answered with an error while members have them still. */
 export const DETACHED_WRITES_MAX = 4096
+/** Longest that a volume's requests may be told to wait; who wants more sets no limit. A week. */
+export const UNAVAILABLE_MS_MAX = 7 * 24 * 3600 * 1000
+/** Between looks for flushes that wait for longer than their volume may. */
+export const LATE_FLUSHES_MS = 250
 /** Flushes of a replicated store under way; later ones share the next. */
 export const FLUSH_ROUNDS_MAX = 4
 /**

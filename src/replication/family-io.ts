@@ -32,6 +32,8 @@ export class FamilyIo {
   isClosed = false
   /** A write ended with an error and may be on some members: the end is not clean. */
   isTainted = false
+  /** As in the options, until somebody sets it anew. */
+  unavailableMs: number | null
   /** What makes its groups equal, or did last: an older one does nothing more. */
   takeover: object | null = null
   /** Groups whose members are not known to be equal yet: their ops wait. */
@@ -49,6 +51,7 @@ export class FamilyIo {
     this.low = low
     this.pool = pool
     this.options = options
+    this.unavailableMs = options.unavailableMs
     this.writerEpoch = options.writerEpoch
     this.claim = options.claim
     this.dirtyRound = new Uint32Array(pool.view.groups)

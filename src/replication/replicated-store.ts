@@ -749,7 +749,7 @@ export class ReplicatedStore implements BlockStore {
     for (const pending of old) {
       if (pending.isOver || pending.family === null) continue
       const ageMs = this.#nowMs - pending.submittedMs
-      const { unavailableMs } = pending.family.options
+      const { unavailableMs } = pending.family
       const group = pending.group!
       if (pending.isWrite && ageMs > this.deadlineMs && pending.acked > 0) {
         for (const [at, boot] of pending.boots.entries()) {

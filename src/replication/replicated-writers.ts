@@ -20,8 +20,6 @@ export interface ReplicatedWritersOptions {
   readonly writers: Writers
   /** The pool of a volume. @throws StoreError */
   readonly poolOf: (volume: VolumeRecord) => Promise<PoolView>
-  /** See FamilyOptions. */
-  readonly unavailableMsOf?: (volume: VolumeRecord) => number | null
   /** TTL of sessions: how long a gateway trusts a lease that was revoked. */
   readonly ttlMs?: number
 }
@@ -74,14 +72,14 @@ export class ReplicatedWriters {
     volume: VolumeRecord,
     options: { readonly takeover?: boolean; readonly onLost: (why: LossReason) => void }
   ): Promise<number> {
-    const { store, writers, poolOf, unavailableMsOf } = this.#options
+    const { store, writers, poolOf } = this.#options
     const pool = store.pool(await poolOf(volume))
     const { taken, quarantineMs } = await this.#take(volume, options.takeover ?? false)
     const family = store.openFamily(pool, {
       family: volume.family,
       writerEpoch: taken.writerEpoch,
       claim: taken.claim,
-      unavailableMs: unavailableMsOf?.(volume) ?? null,
+      unavailableMs: volume.unavailableMs ?? null,
       onFenced: () => options.onLost('fenced'),
       onPowerLoss: () => options.onLost('powerLoss')
     })
@@ -129,6 +127,12 @@ export class ReplicatedWriters {
     } finally {
       family.isRetaken = false
     }
+  }
+
+  /** The record of a volume that may be served here is another now. */
+  noteChange(volume: VolumeRecord): void {
+    const known = this.#open.get(volume.family)
+    if (known !== undefined) known.family.unavailableMs = volume.unavailableMs ?? null
   }
 
   /**

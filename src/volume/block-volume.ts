@@ -27,6 +27,8 @@ const LONG_BLOCKS = OPS_PER_REQUEST_MAX * CHUNK_BLOCKS
 export class BlockVolume {
   name: string
   sizeBytes: number
+  /** Milliseconds that a flush may take; null: it waits. Other requests are the store's. */
+  unavailableMs: number | null = null
   readonly io: VolumeIo
   readonly ops: VolumeOps
   readonly stats: VolumeStats = new VolumeStats()

@@ -61,6 +61,7 @@ export class ManagedVolume {
         layerLow: layer.low
       }
     })
+    this.volume.unavailableMs = record.unavailableMs ?? null
     this.volume.ops.onSequenceLow = () => this.retakeWriter()
   }
 
@@ -105,6 +106,8 @@ export class ManagedVolume {
     if (this.volume.writable) return
     const onLost = (why: LossReason): void => this.#lost(why)
     const writerEpoch = await this.#context.gate.acquire(this.record, { takeover, onLost })
+    // Whoever had it until now may have changed its size.
+    if (this.#context.gate.isShared) await this.refreshAlone()
     if (!this.#gone) this.volume.ops.startEpoch(writerEpoch)
     await this.#trimLeftovers()
   }
@@ -161,6 +164,28 @@ export class ManagedVolume {
   async #retake(): Promise<void> {
     const writerEpoch = await this.#context.gate.retake(this.record)
     if (!this.#gone && this.volume.writable) this.volume.ops.startEpoch(writerEpoch)
+  }
+
+  // ---- changes
+
+  /** Alone. The record was changed, by another process perhaps: it takes effect here. */
+  async refreshAlone(): Promise<void> {
+    const record = await this.#context.directory.find(this.record.id)
+    if (record === null || this.#gone) return
+    const { volume } = this
+    this.record = record
+    volume.name = record.name
+    volume.unavailableMs = record.unavailableMs ?? null
+    // Who writes may be ahead of the record; the end of what is served goes back by `resize` alone.
+    if (!volume.writable || record.sizeBytes > volume.sizeBytes) volume.sizeBytes = record.sizeBytes
+    this.#context.gate.noteChange(record)
+  }
+
+  /** Sets how long a request waits that cannot be done; null is without limit. Alone. */
+  async limitWaitAlone(unavailableMs: number | null): Promise<void> {
+    this.#checkThere()
+    await this.#update(() => ({ unavailableMs }))
+    await this.refreshAlone()
   }
 
   // ---- size

@@ -14,6 +14,8 @@ export interface VolumeInfo {
   readonly pool: string
   readonly family: string
   readonly readOnly: boolean
+  /** Milliseconds after which a request that cannot be done ends with an error; null: it waits. */
+  readonly unavailableMs: number | null
   readonly description: string
   readonly labels: Readonly<Record<string, string>>
   readonly createdAt: string
@@ -39,7 +41,9 @@ export function infoOf(record: VolumeRecord, managed: ManagedVolume | null): Vol
   const sizeBytes = managed?.volume.sizeBytes ?? record.sizeBytes
   const clients = managed?.opens.size ?? 0
   const pool = record.pool ?? DEFAULT_POOL
-  return { name, type, sizeBytes, pool, family, readOnly, description, labels, createdAt, clients }
+  const unavailableMs = record.unavailableMs ?? null
+  const known = { name, type, sizeBytes, pool, family, readOnly, unavailableMs }
+  return { ...known, description, labels, createdAt, clients }
 }
 
 export const countersOf = ({ volume }: ManagedVolume): VolumeCounters => ({

@@ -38,7 +38,7 @@ export class VolumeIo {
     this.arena = options.arena
     this.clock = options.clock
     this.scratch = new ScratchPages(options.arena, options.scratchPages ?? SUB_BLOCK_SCRATCH_PAGES)
-    this.flushes = new Flushes(options.store)
+    this.flushes = new Flushes(options.store, options.clock)
     this.walks = new StatusWalks(options.store, options.arena, () => this.ringSoon())
   }
 

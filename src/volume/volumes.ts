@@ -1,6 +1,5 @@
 import type { Cluster } from '../cluster/cluster.ts'
 import type { DeletedRecord, VolumeRecord } from '../cluster/records.ts'
-import type { Session } from '../cluster/session.ts'
 import { VolumeDirectory } from '../cluster/volume-directory.ts'
 import { Writers } from '../cluster/writers.ts'
 import type { Arena } from '../core/arena.ts'
@@ -21,53 +20,12 @@ import {
   type VolumeInfo
 } from './volume-info.ts'
 import { VolumeIo } from './volume-io.ts'
-import { LocalWriters, type WriterGate } from './writer-gate.ts'
-import {
-  ofType,
-  unitOf,
-  type VolumeSettings,
-  type VolumeType,
-  VolumeTypes
-} from './volume-types.ts'
+import type { CreateOptions, OpenOptions, VolumesOptions } from './volume-options.ts'
+import { LocalWriters } from './writer-gate.ts'
+import { ofType, unitOf, type VolumeType, VolumeTypes } from './volume-types.ts'
 
 /** How long a volume that was moved here waits for its first client. */
 const TAKEN_MS = 30_000
-
-export interface VolumesOptions {
-  readonly cluster: Cluster
-  readonly session: Session
-  readonly store: BlockStore
-  readonly arena: Arena
-  readonly types?: VolumeTypes
-  /** The right to write; by default as in a process that has its metadata for itself. */
-  readonly gate?: WriterGate
-  /** Ends the connections of a volume's clients: it is deleted by force, or has to move. */
-  readonly disconnect?: (volume: string) => void | Promise<void>
-  /** Something failed that nobody waits for. */
-  readonly onTrouble?: (what: string, error: StoreError) => void
-  readonly scratchPages?: number
-}
-
-export interface CreateOptions {
-  /** See src/cluster/names.ts for what a name may be. */
-  readonly name: string
-  /** A positive multiple of 4096, unless the type says otherwise. Volumes are thin. */
-  readonly sizeBytes: number
-  /** `block` by default. */
-  readonly type?: string
-  readonly description?: string
-  readonly labels?: Readonly<Record<string, string>>
-  /** Pool that has its blocks; the default one if none is named. */
-  readonly pool?: string
-  /** For the type. */
-  readonly settings?: VolumeSettings
-}
-
-export interface OpenOptions {
-  readonly readOnly?: boolean
-  /** Also if another peer serves it: that is asked to let go, and loses it if it does not. */
-  readonly takeover?: boolean
-}
 
 /**
  * The volumes of this process: makes, opens, changes and removes them. Every change of metadata is
@@ -83,6 +41,7 @@ export class Volumes implements DeviceSource {
   readonly #options: VolumesOptions
   readonly #context: ManagedContext
   readonly #managed = new Map<string, ManagedVolume>()
+  #stopFollowing: (() => void) | null = null
   #closed = false
 
   constructor(options: VolumesOptions) {
@@ -250,6 +209,19 @@ export class Volumes implements DeviceSource {
   }
 
   /**
+   * Sets how many milliseconds a request waits that cannot be done because members are away; then
+   * it ends with NoQuorum. Null is without limit. Holds at once, on whatever peer serves it.
+   * @throws StoreError NotFound
+   */
+  limitWait(name: string, unavailableMs: number | null): Promise<VolumeInfo> {
+    return this.#exclusively(name, async (found) => {
+      const managed = this.#manage(found)
+      await managed.limitWaitAlone(unavailableMs)
+      return this.#info(managed.record)
+    })
+  }
+
+  /**
    * Removes a volume. From its return on the volume is gone for ever; its blocks follow at once,
    * or at the next start. With `force` its clients are disconnected first.
    * @throws StoreError NotFound, Busy when it is open and not `force`
@@ -307,6 +279,7 @@ export class Volumes implements DeviceSource {
   /** Ends all opens once their requests are done. The session, and its leases, are the owner's. */
   async close(): Promise<void> {
     this.#closed = true
+    this.#stopFollowing?.()
     const all = [...this.#managed.values()]
     await Promise.all(
       all.map(async (managed) => {
@@ -426,7 +399,20 @@ export class Volumes implements DeviceSource {
     const unitBytes = type === null ? BLOCK_BYTES : unitOf(type)
     const managed = new ManagedVolume(this.#context, record, unitBytes)
     this.#managed.set(record.id, managed)
+    this.#follow()
     return managed
+  }
+
+  /** Hears what other processes change about volumes that are open here. */
+  #follow(): void {
+    if (!this.#context.gate.isShared || this.#closed) return
+    this.#stopFollowing ??= this.#directory.onChange((id) => {
+      const managed = this.#managed.get(id)
+      if (managed === undefined) return
+      void this.#attempt(`following volume ${managed.volume.name}`, () =>
+        managed.exclusively(() => managed.refreshAlone())
+      )
+    })
   }
 
   /** Runs `work` alone among all that change or open the volume, with its record as it is then. */

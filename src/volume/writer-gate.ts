@@ -21,6 +21,8 @@ export interface WriterGate {
   ): Promise<number>
   /** The same for one that is being served. @throws StoreError Busy, Closed when it is lost */
   retake(volume: VolumeRecord): Promise<number>
+  /** The record of a volume that may be served here is another now. */
+  noteChange(volume: VolumeRecord): void
   /** Nothing is asked of the volume any more. */
   release(volume: VolumeRecord): Promise<void>
 }
@@ -41,6 +43,8 @@ export class LocalWriters implements WriterGate {
   retake(volume: VolumeRecord): Promise<number> {
     return this.#writers.acquire(volume)
   }
+
+  noteChange(): void {}
 
   async release(): Promise<void> {}
 }

@@ -128,7 +128,7 @@ test('unknown paths and methods are told apart', async ({ fixture }) => {
   equal(unknown.json.error.code, 'NotFound')
   const wrong = await http(`${fixture.url}/v1/volumes/demo`, { method: 'PUT' })
   equal(wrong.status, 405)
-  equal(wrong.headers['allow'], 'GET, DELETE')
+  equal(wrong.headers['allow'], 'GET, DELETE, POST')
   equal((await http(`${fixture.url}/v1/tasks/dance`)).status, 400)
   equal((await http(`${fixture.url}/v1/clients/x`, { method: 'DELETE' })).status, 400)
 })

@@ -38,6 +38,19 @@ test('a volume lives its life by commands, over TCP', async ({ torus, fixture })
   equal(fixture.backend.volumesByName.size, 0)
 })
 
+test('what a volume does while members are away is set, and shown', async (here) => {
+  const { torus, fixture } = here
+  await addVolume(here, 'demo')
+  match((await torus(['volume', 'show', 'demo'])).stdout, /unavailable +wait\n/)
+  const set = await torus(['volume', 'set', 'demo', '--unavailable', 'error:60s'])
+  match(set.stdout, /unavailable +error:1m\n/, set.stderr)
+  equal(fixture.backend.volumesByName.get('demo')?.unavailableMs, 60_000)
+  await torus(['volume', 'set', 'demo', '--unavailable', 'wait'])
+  equal(fixture.backend.volumesByName.get('demo')?.unavailableMs, null)
+  const short = await torus(['volume', 'set', 'demo', '--unavailable', 'error:5ms'])
+  match(short.stderr, /must be a second at least/)
+})
+
 test('the same over the unix socket, as JSON', async ({ fixture }) => {
   const torus = cliFor('')
   const admin = ['--json', '--admin', `unix:${fixture.socket}`]
@@ -68,6 +81,12 @@ test('wrong usage ends with 2', async ({ torus }) => {
     [['volume', 'create', 'demo'], /missing required argument 'size'/],
     [['volume', 'create', 'demo', '1XB'], /^torus: size: "1XB" is not a size/],
     [['volume', 'create', 'demo', '1000'], /^torus: sizeBytes 1000: must be a multiple of 4096/],
+    [['volume', 'set', 'demo'], /nothing to set was given/],
+    [
+      ['volume', 'set', 'demo', '--unavailable', 'no'],
+      /"no" is neither "wait" nor like "error:60s/
+    ],
+    [['volume', 'set', 'demo', '--unavailable', 'error:9'], /"9" is not a duration/],
     [['top', '--interval', '5'], /^torus: --interval: "5" is not a duration/],
     [['reshard', '--data-dir', 'd', '--shards', '65'], /--shards 65: must be 1 to 64/],
     [['volume', 'list', '--colour'], /unknown option/],

@@ -9,6 +9,7 @@ import type {
   Status,
   TaskName,
   Volume,
+  VolumeChange,
   VolumeCreate,
   VolumeDelete,
   VolumeResize,
@@ -143,6 +144,7 @@ export class FakeBackend implements AdminBackend {
       pool: request.pool ?? 'default',
       family: '0123456789abcdef',
       readOnly: false,
+      unavailableMs: null,
       createdAt: '2026-01-31T12:00:00.000Z',
       clients: 0,
       usedBytes: null
@@ -168,6 +170,13 @@ export class FakeBackend implements AdminBackend {
     const resized = { ...volume, sizeBytes }
     this.volumesByName.set(name, resized)
     return resized
+  }
+
+  async changeVolume(name: string, { unavailableMs }: VolumeChange): Promise<Volume> {
+    const volume = await this.volume(name)
+    const changed = { ...volume, unavailableMs: unavailableMs ?? null }
+    this.volumesByName.set(name, changed)
+    return changed
   }
 
   async takeVolume(name: string, takeover: boolean): Promise<Volume> {

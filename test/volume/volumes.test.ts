@@ -5,7 +5,10 @@ import { BLOCK_BYTES, CHUNK_BYTES } from '../../src/core/limits.ts'
 import { MemoryTables } from '../../src/metadata/memory-tables.ts'
 import type { BlockDevice } from '../../src/volume/block-device.ts'
 import { RequestKind } from '../../src/volume/request.ts'
+import { Volumes } from '../../src/volume/volumes.ts'
+import type { WriterGate } from '../../src/volume/writer-gate.ts'
 import { MemoryStore } from '../helpers/memory-store.ts'
+import { until } from '../helpers/process.ts'
 import { TestArena } from '../helpers/test-arena.ts'
 import { ask, type Bench, failsWith, openBench } from '../helpers/volume-bench.ts'
 
@@ -374,6 +377,61 @@ test('requests are counted by kind, with bytes, errors and latency', async () =>
     2
   )
   strictEqual(counters?.inFlight, 0)
+  await bench.close()
+})
+
+test('a flush waits without limit, or as long as its volume says', async () => {
+  const bench = await openBench()
+  const { volumes, clock } = bench
+  await volumes.create({ name: 'v', sizeBytes: MIB })
+  const device = await volumes.open('v', {})
+  await write(bench, device, 0, Buffer.alloc(4096, 1))
+  bench.store.paused = true
+  let answers = 0
+  const count = (answer: { error: number }): { error: number } => {
+    answers++
+    return answer
+  }
+  const first = ask(bench, device, { kind: Flush }).then(count)
+  await clock.advance(3600_000)
+  await new Promise((resolve) => setTimeout(resolve, 300))
+  strictEqual(answers, 0)
+  strictEqual((await volumes.limitWait('v', 60_000)).unavailableMs, 60_000)
+  await until(() => answers === 1, 'the first one ends')
+  strictEqual((await first).error, ErrorCode.NoQuorum)
+  const second = ask(bench, device, { kind: Flush }).then(count)
+  await clock.advance(59_000)
+  await new Promise((resolve) => setTimeout(resolve, 300))
+  strictEqual(answers, 1)
+  bench.store.release()
+  strictEqual((await second).error, 0)
+  strictEqual((await volumes.limitWait('v', null)).unavailableMs, null)
+  await bench.close()
+})
+
+test('what another process changes about a volume holds here at once', async () => {
+  const noted: (number | null)[] = []
+  const gate: WriterGate = {
+    isShared: true,
+    acquire: async () => 1,
+    retake: async () => 2,
+    release: async () => {},
+    noteChange: ({ unavailableMs = null }) => void noted.push(unavailableMs)
+  }
+  const bench = await openBench({ volumes: { gate } })
+  const { cluster, session, arena, store } = bench
+  const other = new Volumes({ cluster, session, arena, store, gate: { ...gate, noteChange() {} } })
+  await other.create({ name: 'v', sizeBytes: MIB })
+  const device = await bench.volumes.open('v', {})
+  await other.limitWait('v', 5000)
+  await other.resize('v', 2 * MIB)
+  await until(async () => noted.at(-1) === 5000 && device.sizeBytes === 2 * MIB, 'it is told')
+  await device.close()
+  await other.resize('v', MIB, { shrink: true })
+  const again = await bench.volumes.open('v', {})
+  strictEqual(again.sizeBytes, MIB)
+  await again.close()
+  await other.close()
   await bench.close()
 })
 

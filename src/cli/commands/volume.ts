@@ -1,9 +1,9 @@
 import type { Command } from 'commander'
-import { formatSize } from '../../core/units.ts'
+import { formatDurationExact, formatSize } from '../../core/units.ts'
 import type { Volume } from '../api-client.ts'
-import { sizeArgument } from '../arguments.ts'
+import { sizeArgument, unavailableArgument } from '../arguments.ts'
 import { action, withExamples } from '../context.ts'
-import { CommandError } from '../errors.ts'
+import { CommandError, UsageError } from '../errors.ts'
 import type { Output } from '../output.ts'
 import { programName } from '../programs.ts'
 
@@ -15,6 +15,7 @@ export function addVolumeCommands(program: Command): void {
   addShow(volume)
   addRename(volume)
   addResize(volume)
+  addSet(volume)
   addTake(volume)
   addDelete(volume)
 }
@@ -89,6 +90,10 @@ function addShow(parent: Command): void {
 const usedFact = ({ usedBytes }: Volume): [string, string][] =>
   usedBytes === null ? [] : [['used', formatSize(usedBytes)]]
 
+/** As `volume set --unavailable` takes it. */
+const unavailableText = ({ unavailableMs }: Volume): string =>
+  unavailableMs === null ? 'wait' : `error:${formatDurationExact(unavailableMs)}`
+
 const factsOf = (volume: Volume, output: Output): string =>
   output.facts([
     ['name', volume.name],
@@ -97,6 +102,7 @@ const factsOf = (volume: Volume, output: Output): string =>
     ['size', `${formatSize(volume.sizeBytes)} (${volume.sizeBytes} bytes)`],
     ...usedFact(volume),
     ['read-only', volume.readOnly ? 'yes' : 'no'],
+    ['unavailable', unavailableText(volume)],
     ['clients', String(volume.clients)],
     ['created', volume.createdAt],
     ['family', volume.family],
@@ -143,6 +149,32 @@ function addResize(parent: Command): void {
       )
     )
   withExamples(command, 'torus volume resize demo 20GiB', 'torus volume resize demo 1GiB --shrink')
+}
+
+function addSet(parent: Command): void {
+  const command = parent
+    .command('set')
+    .description('change a volume while it is in use; its clients see it at once')
+    .argument('<volume>', 'its name')
+    .option(
+      '--unavailable <wait|error:TIME>',
+      'what requests do while too few members are up: wait for them, or fail after a time',
+      unavailableArgument
+    )
+    .action(
+      action<[string], { unavailable?: ReturnType<typeof unavailableArgument> }>(
+        async ({ api, output }, [name], { unavailable }) => {
+          if (unavailable === undefined) throw new UsageError('nothing to set was given')
+          const volume = await api.changeVolume(name, unavailable)
+          output.result(volume, () => factsOf(volume, output))
+        }
+      )
+    )
+  withExamples(
+    command,
+    'torus volume set demo --unavailable error:60s',
+    'torus volume set demo --unavailable wait'
+  )
 }
 
 function addTake(parent: Command): void {

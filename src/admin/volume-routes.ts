@@ -1,0 +1,94 @@
+/** The admin API of volumes, line by line. */
+import { z } from 'zod'
+import type { AdminBackend } from './backend.ts'
+import { type Route, route } from './route.ts'
+import * as schemas from './schemas.ts'
+
+const byName = z.strictObject({ name: schemas.volumeNameSchema })
+
+export const volumeRoutesOf = (backend: AdminBackend): readonly Route[] => [
+  route({
+    method: 'GET',
+    path: '/v1/volumes',
+    operationId: 'listVolumes',
+    summary: 'All volumes, sorted by name',
+    answer: schemas.volumeListSchema,
+    handle: async () => ({ volumes: [...(await backend.listVolumes())] })
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/volumes',
+    operationId: 'createVolume',
+    summary: 'Create a thin volume',
+    body: schemas.volumeCreateSchema,
+    answer: schemas.volumeSchema,
+    status: 201,
+    handle: ({ body }) => backend.createVolume(body)
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/volumes/{name}',
+    operationId: 'getVolume',
+    summary: 'One volume',
+    params: byName,
+    answer: schemas.volumeSchema,
+    handle: ({ params }) => backend.volume(params.name)
+  }),
+  route({
+    method: 'DELETE',
+    path: '/v1/volumes/{name}',
+    operationId: 'deleteVolume',
+    summary: 'Delete a volume and all its data; `force` disconnects its clients first',
+    params: byName,
+    query: z.strictObject({ force: z.enum(['true', 'false']).default('false') }),
+    status: 204,
+    handle: async ({ params, query }) => {
+      await backend.deleteVolume(params.name, { force: query.force === 'true' })
+      return null
+    }
+  })
+]
+
+/** What is changed about one that is there. */
+export const volumeChangesOf = (backend: AdminBackend): readonly Route[] => [
+  route({
+    method: 'POST',
+    path: '/v1/volumes/{name}',
+    operationId: 'changeVolume',
+    summary: 'Change what a volume does while members are away; holds at once for its clients',
+    params: byName,
+    body: schemas.volumeChangeSchema,
+    answer: schemas.volumeSchema,
+    handle: ({ params, body }) => backend.changeVolume(params.name, body)
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/volumes/{name}/rename',
+    operationId: 'renameVolume',
+    summary: 'Give a volume another name',
+    params: byName,
+    body: schemas.volumeRenameSchema,
+    answer: schemas.volumeSchema,
+    handle: ({ params, body }) => backend.renameVolume(params.name, body.newName)
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/volumes/{name}/resize',
+    operationId: 'resizeVolume',
+    summary: 'Give a volume another size; a smaller one only with `shrink`',
+    params: byName,
+    body: schemas.volumeResizeSchema,
+    answer: schemas.volumeSchema,
+    handle: ({ params, body }) => backend.resizeVolume(params.name, body)
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/volumes/{name}/take',
+    operationId: 'takeVolume',
+    summary: 'Move a volume to this peer; `takeover` drops its clients on others',
+    params: byName,
+    body: schemas.volumeTakeSchema,
+    answer: schemas.volumeSchema,
+    handle: ({ params, body }) => backend.takeVolume(params.name, body.takeover)
+  })
+]

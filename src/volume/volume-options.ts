@@ -1,0 +1,43 @@
+import type { Cluster } from '../cluster/cluster.ts'
+import type { Session } from '../cluster/session.ts'
+import type { Arena } from '../core/arena.ts'
+import type { StoreError } from '../core/errors.ts'
+import type { BlockStore } from '../replication/block-store.ts'
+import type { VolumeSettings, VolumeTypes } from './volume-types.ts'
+import type { WriterGate } from './writer-gate.ts'
+
+export interface VolumesOptions {
+  readonly cluster: Cluster
+  readonly session: Session
+  readonly store: BlockStore
+  readonly arena: Arena
+  readonly types?: VolumeTypes
+  /** The right to write; by default as in a process that has its metadata for itself. */
+  readonly gate?: WriterGate
+  /** Ends the connections of a volume's clients: it is deleted by force, or has to move. */
+  readonly disconnect?: (volume: string) => void | Promise<void>
+  /** Something failed that nobody waits for. */
+  readonly onTrouble?: (what: string, error: StoreError) => void
+  readonly scratchPages?: number
+}
+
+export interface CreateOptions {
+  /** See src/cluster/names.ts for what a name may be. */
+  readonly name: string
+  /** A positive multiple of 4096, unless the type says otherwise. Volumes are thin. */
+  readonly sizeBytes: number
+  /** `block` by default. */
+  readonly type?: string
+  readonly description?: string
+  readonly labels?: Readonly<Record<string, string>>
+  /** Pool that has its blocks; the default one if none is named. */
+  readonly pool?: string
+  /** For the type. */
+  readonly settings?: VolumeSettings
+}
+
+export interface OpenOptions {
+  readonly readOnly?: boolean
+  /** Also if another peer serves it: that is asked to let go, and loses it if it does not. */
+  readonly takeover?: boolean
+}
