@@ -22,12 +22,16 @@ import type { Segment, Segments } from './segments.ts'
 import type { ShardHost } from './shard-config.ts'
 import { shardStatIndex } from './stats.ts'
 
-/** Blocks copied by one slice: 1 MiB read, 1 MiB written. */
-export const SLICE_BLOCKS = 256
+/** Blocks copied by one slice: as many as one header page describes, and a fraction of a ms. */
+export const SLICE_BLOCKS = 64
+/** Pages of the victim at hand: 512 KiB, read at once where much of it is live … */
+const WINDOW_PAGES = 128
+/** … which it is from this share on. Elsewhere each run is read alone. */
+const DENSE_SHARE = 1 / 4
 /** Records looked at by one slice, live or not. */
 const SLICE_RECORDS = 2000
 /** On a slow disk a slice ends sooner: requests wait for it. Looked at every few records. */
-const SLICE_MS = 2
+const SLICE_MS = 1
 const RECORDS_PER_CLOCK = 64
 
 interface CopyItem {
@@ -35,7 +39,7 @@ interface CopyItem {
   layer: number
   /** Data: where it stood. */
   from: number
-  /** Data: its bytes in the copy buffer. */
+  /** Data: its bytes in the window. */
   offset: number
 }
 
@@ -56,12 +60,17 @@ export class SegmentCopy {
   private readonly appender: Appender
   private readonly checkpoint: CheckpointWriter
   private readonly hasRoom: (reserve: number) => boolean
-  private readonly buffer = pageAlignedBuffer(SLICE_BLOCKS * BLOCK_BYTES)
-  private readonly views = new BlockViews(this.buffer)
+  private readonly window = pageAlignedBuffer(WINDOW_PAGES * BLOCK_BYTES)
+  private readonly views = new BlockViews(this.window)
+  /** Of the victim: where the window begins. -1: nowhere yet. */
+  private windowPage = -1
+  /** Bytes that were read of it; 0 when it is filled run by run. */
+  private windowBytes = 0
   private readonly cursor = new RecordCursor()
   private readonly runs = new RunList()
   private readonly checksums = new Uint32Array(CHUNK_BLOCKS)
-  private readonly crcs = new Uint32Array(SLICE_BLOCKS)
+  /** Of each block in the window that is copied. */
+  private readonly crcs = new Uint32Array(WINDOW_PAGES)
   private readonly items: CopyItem[] = []
   private itemCount = 0
   private blocks = 0
@@ -70,6 +79,8 @@ export class SegmentCopy {
   private pendingRecord = false
   /** See Compactor. */
   holdHoles = false
+  /** First blocks of the record that were looked at by slices before. */
+  private takenBlocks = 0
   /** Below this lsn a tombstone in the present victim has nothing left to hide. */
   private tombstoneFloor = 0
 
@@ -87,6 +98,7 @@ export class SegmentCopy {
   open(victim: Segment): void {
     this.victim = victim
     this.pendingRecord = false
+    this.windowPage = -1
     openRecords(this.files, this.segments, victim, this.cursor)
   }
 
@@ -107,9 +119,12 @@ export class SegmentCopy {
       if (looked % RECORDS_PER_CLOCK === RECORDS_PER_CLOCK - 1) {
         if (clock.monotonicMs() >= endMs) break
       }
-      if (!this.pendingRecord && !this.cursor.advance()) {
-        more = false
-        break
+      if (!this.pendingRecord) {
+        this.takenBlocks = 0
+        if (!this.cursor.advance()) {
+          more = false
+          break
+        }
       }
       this.pendingRecord = !this.take(victim)
       if (this.pendingRecord) break
@@ -164,31 +179,51 @@ export class SegmentCopy {
     }
   }
 
+  /** False when the slice has no room for the rest of the record. */
   private takeData(victim: Segment, layer: number): boolean {
     const { record, page } = this.cursor
-    const location = this.segments.locationOf(victim.slot, page)
-    const { runs, index } = this
-    const live = index.liveRuns(
-      layer,
-      record.chunk,
-      record.firstBlock,
-      record.blockCount,
-      location,
-      runs
-    )
+    const { runs, takenBlocks } = this
+    const location = this.segments.locationOf(victim.slot, page) + takenBlocks
+    const first = record.firstBlock + takenBlocks
+    const left = record.blockCount - takenBlocks
+    const live = this.index.liveRuns(layer, record.chunk, first, left, location, runs)
     if (live === 0) return true
     if (this.blocks > 0 && this.blocks + live > SLICE_BLOCKS) return false
     this.cursor.checksums(this.checksums)
-    let room = SLICE_BLOCKS - this.blocks
-    for (let run = 0; run < runs.length && room > 0; run++) {
-      const count = Math.min(runs.counts[run]!, room)
-      this.readRun(victim, layer, runs.firsts[run]!, count, runs.locations[run]!)
-      room -= count
+    for (let run = 0; run < runs.length; run++) {
+      const start = runs.firsts[run]!
+      const from = runs.locations[run]!
+      const count = Math.min(runs.counts[run]!, SLICE_BLOCKS - this.blocks)
+      if (count === 0 || !this.moveWindow(victim, this.segments.pageOf(from), count)) return false
+      this.readRun(victim, layer, start, count, from)
+      this.takenBlocks = start + count - record.firstBlock
+      if (count < runs.counts[run]!) return false
     }
-    return live <= SLICE_BLOCKS
+    return true
   }
 
-  /** Reads live blocks into the buffer; those that do not verify stay where they are. */
+  /** False when the window holds what this slice copies, and the run is not in it. */
+  private moveWindow(victim: Segment, page: number, count: number): boolean {
+    const start = this.windowPage
+    if (start >= 0 && page >= start && page + count <= start + WINDOW_PAGES) return true
+    if (this.blocks > 0) return false
+    this.windowPage = page
+    this.windowBytes = 0
+    if (this.segments.live[victim.slot]! < DENSE_SHARE * victim.endPage) return true
+    const pages = Math.min(WINDOW_PAGES, victim.endPage - page)
+    this.windowBytes = this.read(victim, page, 0, pages)
+    return true
+  }
+
+  /** Bytes that were read, into the window at `offset`. */
+  private read(victim: Segment, page: number, offset: number, pages: number): number {
+    const bytes = pages * BLOCK_BYTES
+    this.host.stats[shardStatIndex.compactionReadBytes]! += bytes
+    const handle = this.segments.open(victim)
+    return this.files.read(handle, page * BLOCK_BYTES, this.window, offset, bytes)
+  }
+
+  /** Takes live blocks that the window can hold; those that do not verify stay where they are. */
   private readRun(
     victim: Segment,
     layer: number,
@@ -197,18 +232,16 @@ export class SegmentCopy {
     location: number
   ): void {
     const { record } = this.cursor
-    const offset = this.blocks * BLOCK_BYTES
-    const fileOffset = this.segments.pageOf(location) * BLOCK_BYTES
-    const handle = this.segments.open(victim)
-    const bytes = count * BLOCK_BYTES
-    const got = this.files.read(handle, fileOffset, this.buffer, offset, bytes)
-    this.host.stats[shardStatIndex.compactionReadBytes]! += bytes
+    const page = this.segments.pageOf(location)
+    const offset = (page - this.windowPage) * BLOCK_BYTES
+    const end =
+      this.windowBytes > 0 ? this.windowBytes : offset + this.read(victim, page, offset, count)
     let start = 0
     for (let i = 0; i < count; i++) {
       const crc = this.checksums[first - record.firstBlock + i]!
       const at = offset + i * BLOCK_BYTES
-      this.crcs[this.blocks + i] = crc
-      if ((i + 1) * BLOCK_BYTES <= got && crc32c(this.views.at(at)) === crc) continue
+      this.crcs[at / BLOCK_BYTES] = crc
+      if (at + BLOCK_BYTES <= end && crc32c(this.views.at(at)) === crc) continue
       this.noteDamage(victim, layer, first + i)
       this.addData(layer, first + start, i - start, location + start, offset + start * BLOCK_BYTES)
       start = i + 1
@@ -273,7 +306,7 @@ export class SegmentCopy {
       if (record.type !== RecordType.Data) appender.addMark(record)
       else {
         const crcAt = offset / BLOCK_BYTES
-        locations[i] = appender.addData(record, this.crcs, crcAt, this.buffer, offset)
+        locations[i] = appender.addData(record, this.crcs, crcAt, this.window, offset)
       }
     }
     appender.commit()

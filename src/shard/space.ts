@@ -12,9 +12,9 @@ import {
 } from './shard-config.ts'
 
 /** One compaction slice for each of these written while compaction is behind: a copy a write. */
-const PACE_BLOCKS = 256
+const PACE_BLOCKS = SLICE_BLOCKS
 /** The same while space is short: copies run ahead of writes. */
-const PACE_BLOCKS_PRESSED = 128
+const PACE_BLOCKS_PRESSED = SLICE_BLOCKS / 2
 
 export class Space {
   private readonly config: ShardConfig
@@ -93,7 +93,7 @@ export class Space {
   private makeRoom(reserve: number): boolean {
     while (this.reclaim());
     // Each segment once, with a margin: what that does not gain, another round would not.
-    const slices = Math.ceil(this.segments.pagesPerSegment / SLICE_BLOCKS) + 2
+    const slices = 2 * Math.ceil(this.segments.pagesPerSegment / SLICE_BLOCKS) + 2
     for (let left = 2 * this.segments.usedCount * slices; left > 0; left--) {
       if (!this.compactor.step(true)) {
         if (!this.compactor.isWaiting) return this.hasRoom(reserve)
