@@ -5,7 +5,8 @@ import {
   BATCH_HEADER_PAGES_MAX,
   BATCH_MAGIC,
   BatchHeader,
-  decodeBatchHeader
+  decodeBatchHeader,
+  peekHeaderPages
 } from '../format/batch.ts'
 import { PAGE_BYTES } from '../format/fields.ts'
 import {
@@ -83,7 +84,39 @@ export class SegmentFinder {
       if (!candidate.adopted) voidLsn = Math.min(voidLsn, candidate.segment.firstLsn)
       this.highestLsn = Math.max(this.highestLsn, candidate.segment.firstLsn)
     }
+    this.voidRemains(candidates)
     return candidates
+  }
+
+  /**
+   * Nor does the order of lsns show what voids an adopted one: the segment born next begins below
+   * the lsn that was found, by its header, and above it with its first batch. No lsn is given twice.
+   */
+  private voidRemains(candidates: readonly Candidate[]): void {
+    let last: Segment | null = null
+    for (const candidate of candidates) {
+      const { segment, adopted } = candidate
+      if (!adopted) last = segment
+      else if (last !== null && this.firstBatchLsn(last) > segment.firstLsn) {
+        candidate.voidLsn = Math.min(candidate.voidLsn, last.firstLsn)
+      }
+    }
+  }
+
+  /** 0 when there is none. */
+  private firstBatchLsn(segment: Segment): number {
+    const { window, header } = this
+    window.reset(this.segments.open(segment))
+    const at = window.at(1, 1)
+    if (at < 0) return 0
+    const pages = peekHeaderPages(window.view, at, {
+      saltHigh: segment.saltHigh,
+      saltLow: segment.saltLow,
+      page: 1
+    })
+    const start = pages === 0 ? -1 : window.at(1, pages)
+    if (start < 0 || !decodeBatchHeader(window.buffer, window.view, start, header)) return 0
+    return header.lsn
   }
 
   /** Null when the segment is free. */

@@ -276,4 +276,7 @@ test('nor does it on a disk that also fails', () => runSeeds({ faults: true, voi
 test('remains of failed writes in a file whose header was lost void nothing', () =>
   runSeed(536, { faults: true, voids: false }))
 
+test('nor are they taken for batches of a later segment', () =>
+  runSeed(699, { faults: true, voids: true }))
+
 test.run()
