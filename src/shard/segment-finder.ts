@@ -90,7 +90,8 @@ export class SegmentFinder {
 
   /**
    * Nor does the order of lsns show what voids an adopted one: the segment born next begins below
-   * the lsn that was found, by its header, and above it with its first batch. No lsn is given twice.
+   * the lsn that was found, by its header, and above it with its first batch. No lsn is given
+   * twice.
    */
   private voidRemains(candidates: readonly Candidate[]): void {
     let last: Segment | null = null
