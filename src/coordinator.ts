@@ -15,6 +15,7 @@ import {
 } from './coordinator/replication.ts'
 import { type DataDirectory, openDataDirectory } from './coordinator/data-directory.ts'
 import { openMetadata, type PeerMetadata } from './coordinator/metadata.ts'
+import { PeerReports } from './coordinator/peer-reports.ts'
 import { registerMetadataMetrics } from './coordinator/metadata-metrics.ts'
 import { systemClock, systemRandom } from './core/clock.ts'
 import {
@@ -205,7 +206,13 @@ function connect(parts: ClusterParts, { pool, replication }: Storage): void {
   const used = shardStatIndex.usedBytes
   parts.usedBytes = () => clients.reduce((sum, { stats }) => sum + stats[used]!, 0)
   parts.cleanEnd = () => clients.every(({ state }) => state === 'closed')
-  if (replication !== null) parts.resync = () => replication.resync()
+  if (replication === null) return
+  parts.reports = new PeerReports(replication.members)
+  replication.onReport(() => ({
+    usedBytes: parts.usedBytes(),
+    resync: replication.resync(),
+    controller: parts.controller.report
+  }))
 }
 
 async function openStorage(

@@ -6,6 +6,18 @@ const bytes = z.number().nonnegative().meta({ description: 'Bytes' })
 const time = z.string().meta({ description: 'ISO 8601 time' })
 const labels = z.record(z.string(), z.string())
 
+/** What one peer brings up to date of its groups, because it was away or they are new to it. */
+export const resyncSchema = z
+  .object({
+    groupsDone: count.meta({ description: 'Since there was last nothing to do' }),
+    groupsLeft: count.meta({ description: 'Those that it is to get later included' }),
+    bytesCopied: bytes,
+    bytesPerSecond: bytes,
+    secondsLeft: z.number().nonnegative().nullable().meta({ description: 'null: not known yet' })
+  })
+  .meta({ id: 'Resync' })
+export type Resync = z.infer<typeof resyncSchema>
+
 export const clusterPeerSchema = z
   .object({
     peerId: z.string(),
@@ -27,6 +39,10 @@ export const clusterPeerSchema = z
     weight: z.number().nullable(),
     groupsInSync: count,
     groupsSyncing: count,
+    /** Now while it is up; null when nobody knows. */
+    lastSeenAt: time.nullable(),
+    /** null: it did not tell. */
+    resync: resyncSchema.nullable(),
     maintenanceUntil: time.nullable(),
     addedAt: time
   })
@@ -137,17 +153,6 @@ export const clusterProblemSchema = z
   .meta({ id: 'ClusterProblem' })
 export type ClusterProblem = z.infer<typeof clusterProblemSchema>
 
-/** What one peer brings up to date, of all its groups. */
-export const resyncSchema = z
-  .object({
-    groupsLeft: count,
-    bytesCopied: bytes,
-    bytesPerSecond: bytes,
-    secondsLeft: z.number().nonnegative().nullable()
-  })
-  .meta({ id: 'Resync' })
-export type Resync = z.infer<typeof resyncSchema>
-
 export const clusterStatusSchema = z
   .object({
     clusterId: z.string(),
@@ -157,9 +162,7 @@ export const clusterStatusSchema = z
     metadata: z.string().meta({ description: 'Where the metadata is', examples: ['embedded'] }),
     leaseTrustedMs: z.number().meta({ description: 'How long this peer may go on unrenewed' }),
     peers: z.array(clusterPeerSchema),
-    pools: z.array(poolSchema),
-    /** Of the peer that answers. */
-    resync: resyncSchema
+    pools: z.array(poolSchema)
   })
   .meta({ id: 'ClusterStatus' })
 export type ClusterStatus = z.infer<typeof clusterStatusSchema>

@@ -4,27 +4,43 @@ import type { ClusterPeer, ClusterStatus, Pool, Ring } from './api-client.ts'
 import { UsageError } from './errors.ts'
 import type { Output } from './output.ts'
 
-export const peerTableHead = [
-  'PEER',
-  'STATE',
-  'ADDRESS',
-  'CAPACITY',
-  'USED',
-  'IN SYNC',
-  'SYNCING',
-  'LABELS'
-] as const
+export function peerTable(peers: readonly ClusterPeer[], output: Output): string {
+  const now = Date.now()
+  const head = ['PEER', 'STATE', 'ADDRESS', 'CAPACITY', 'USED', 'IN SYNC', 'SYNCING', 'LAST SEEN']
+  const rows = peers.map((peer) => [
+    peer.peerId.slice(0, 8),
+    stateOf(peer),
+    peer.address ?? '-',
+    formatSize(peer.capacityBytes),
+    peer.usedBytes === null ? '-' : formatSize(peer.usedBytes),
+    String(peer.groupsInSync),
+    String(peer.groupsSyncing),
+    lastSeenOf(peer, now),
+    rateOf(peer),
+    labelsOf(peer)
+  ])
+  return output.table([...head, 'RESYNC', 'LABELS'], rows, 'lllrrrrlll')
+}
 
-export const peerRow = (peer: ClusterPeer): string[] => [
-  peer.peerId.slice(0, 8),
-  stateOf(peer),
-  peer.address ?? '-',
-  formatSize(peer.capacityBytes),
-  peer.usedBytes === null ? '-' : formatSize(peer.usedBytes),
-  String(peer.groupsInSync),
-  String(peer.groupsSyncing),
-  labelsOf(peer)
-]
+function lastSeenOf({ up, lastSeenAt }: ClusterPeer, now: number): string {
+  if (up) return 'now'
+  if (lastSeenAt === null) return 'unknown'
+  const seconds = Math.max(0, Math.round((now - Date.parse(lastSeenAt)) / 1000))
+  return `${coarse(seconds)} ago`
+}
+
+/** Two units at most: nobody counts the seconds of a day. */
+function coarse(seconds: number): string {
+  const unit = seconds >= 86_400 ? 3600 : seconds >= 3600 ? 60 : 1
+  return formatDuration(Math.round(seconds / unit) * unit * 1000)
+}
+
+/** Rate and time left of what it catches up with or takes over. */
+function rateOf({ resync }: ClusterPeer): string {
+  if (resync === null || resync.groupsLeft === 0) return '-'
+  const left = resync.secondsLeft === null ? '' : `, ${coarse(Math.ceil(resync.secondsLeft))} left`
+  return `${formatSize(Math.round(resync.bytesPerSecond))}/s${left}`
+}
 
 function stateOf({ up, state, replacedBy, maintenanceUntil }: ClusterPeer): string {
   const word = up ? 'up' : 'down'
@@ -59,6 +75,8 @@ export const clusterPeerText = (peer: ClusterPeer, output: Output): string =>
     ['used', peer.usedBytes === null ? 'unknown' : formatSize(peer.usedBytes)],
     ['weight', peer.weight === null ? 'by capacity' : String(peer.weight)],
     ['groups', `${peer.groupsInSync} in sync, ${peer.groupsSyncing} syncing`],
+    ['resync', resyncText(peer)],
+    ['last seen', peer.up ? 'now' : (peer.lastSeenAt ?? 'unknown')],
     ...(peer.maintenanceUntil === null
       ? []
       : [['maintenance', `until ${peer.maintenanceUntil}`] as const]),
@@ -105,7 +123,7 @@ const formatWeight = (weight: number): string =>
   weight >= 1024 * 1024 ? formatSize(weight) : String(weight)
 
 export function clusterText(status: ClusterStatus, output: Output): string {
-  const { peers, pools, resync } = status
+  const { peers, pools } = status
   const up = peers.filter((peer) => peer.up).length
   const facts: [string, string][] = [
     ['health', healthText(status, output)],
@@ -113,9 +131,9 @@ export function clusterText(status: ClusterStatus, output: Output): string {
     ['metadata', status.metadata],
     ['controller', status.controller?.slice(0, 8) ?? 'none'],
     ['peers', `${up} of ${peers.length} up`],
+    ['fullest', fullestOf(peers)],
     ['lease', `trusted for ${formatDuration(Math.max(0, status.leaseTrustedMs))}`]
   ]
-  if (resync.groupsLeft > 0) facts.push(['resync', resyncText(resync)])
   const problems = status.problems.map(({ level, message }) =>
     level === 'error' ? output.colors.red(`! ${message}`) : output.colors.yellow(`! ${message}`)
   )
@@ -130,8 +148,37 @@ export function clusterText(status: ClusterStatus, output: Output): string {
     ]),
     'llrrl'
   )
-  const peerTable = output.table(peerTableHead, peers.map(peerRow), 'lllrrrrl')
-  return [output.facts(facts), ...problems, '', poolTable, '', peerTable].join('\n')
+  const parts = [poolTable, ...resyncTables(peers, output), peerTable(peers, output)]
+  return [[output.facts(facts), ...problems].join('\n'), ...parts].join('\n\n')
+}
+
+/** Of those that are up: what the others use is not known. */
+function fullestOf(peers: readonly ClusterPeer[]): string {
+  const partOf = ({ usedBytes, capacityBytes }: ClusterPeer): number =>
+    usedBytes === null || capacityBytes === 0 ? 0 : usedBytes / capacityBytes
+  const [fullest] = peers
+    .filter(({ usedBytes }) => usedBytes !== null)
+    .sort((one, other) => partOf(other) - partOf(one))
+  if (fullest === undefined) return 'unknown'
+  const part = `${(partOf(fullest) * 100).toFixed(0)} % of ${formatSize(fullest.capacityBytes)}`
+  return `peer ${fullest.peerId.slice(0, 8)}, ${part}`
+}
+
+/** None while nothing is brought up to date. */
+function resyncTables(peers: readonly ClusterPeer[], output: Output): string[] {
+  const rows = peers.flatMap((peer) => {
+    const { resync, up, groupsSyncing } = peer
+    if (resync === null && (groupsSyncing === 0 || !up)) return []
+    if (resync?.groupsLeft === 0) return []
+    const { groupsDone = 0, groupsLeft = groupsSyncing, bytesCopied = 0 } = resync ?? {}
+    const bar = resync === null ? '-' : barOf(groupsDone, groupsDone + groupsLeft)
+    const copied = resync === null ? '-' : formatSize(bytesCopied)
+    const id = peer.peerId.slice(0, 8)
+    return [[id, String(groupsDone), String(groupsLeft), copied, rateOf(peer), bar]]
+  })
+  if (rows.length === 0) return []
+  const head = ['RESYNC', 'GROUPS DONE', 'LEFT', 'COPIED', 'RATE', 'PROGRESS']
+  return [output.table(head, rows, 'lrrrll')]
 }
 
 function healthText({ health }: ClusterStatus, { colors }: Output): string {
@@ -149,7 +196,9 @@ function barOf(full: number, all: number): string {
   return `${'█'.repeat(cells)}${'░'.repeat(BAR_CELLS - cells)} ${percent} %`
 }
 
-function resyncText({ groupsLeft, bytesPerSecond, secondsLeft }: ClusterStatus['resync']): string {
-  const left = secondsLeft === null ? '' : `, ${formatDuration(secondsLeft * 1000)} left`
-  return `${groupsLeft} groups on this peer, ${formatSize(bytesPerSecond)}/s${left}`
+function resyncText(peer: ClusterPeer): string {
+  const { resync } = peer
+  if (resync === null) return 'unknown'
+  if (resync.groupsLeft === 0) return 'nothing to do'
+  return `${resync.groupsLeft} groups left, ${rateOf(peer)}`
 }

@@ -65,6 +65,8 @@ export interface PoolPlan {
   readonly changes: readonly GroupChange[]
   readonly addsLeft: number
   readonly dropsLeft: number
+  /** Copies that each peer is to get, those of `changes` included. */
+  readonly addsTo: ReadonlyMap<string, number>
   /** Why groups have fewer members than they should, or null. */
   readonly shortage: string | null
 }
@@ -113,7 +115,8 @@ export function planPool(
   }
   const targets = targetsOf(pool, groups, peers)
   if (targets === null) {
-    return { changes, addsLeft: 0, dropsLeft: 0, shortage: 'no peer that can hold data' }
+    const none = { addsLeft: 0, dropsLeft: 0, addsTo: new Map() }
+    return { changes, ...none, shortage: 'no peer that can hold data' }
   }
   const states = statesOf(pool, groups, targets)
   const plan = planMoves(targets, states, {
@@ -125,8 +128,8 @@ export function planPool(
   })
   const parts = { groups, byId, targets, changed, limits }
   changes.push(...changesOf(plan, parts).slice(0, limits.changesMax - changes.length))
-  const { addsLeft, dropsLeft } = plan
-  return { changes, addsLeft, dropsLeft, shortage: targets.shortage }
+  const { addsLeft, dropsLeft, addsTo } = plan
+  return { changes, addsLeft, dropsLeft, addsTo, shortage: targets.shortage }
 }
 
 /** Null when no peer of the pool has any weight. */

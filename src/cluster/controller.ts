@@ -25,6 +25,8 @@ import type { Session } from './session.ts'
 const ROUND_MS = 1000
 /** While data is being moved: groups that hold little are done in milliseconds. */
 const BUSY_ROUND_MS = 100
+/** In a report: whose progress somebody may look at. */
+const REPORTED_PEERS_MAX = 1024
 const LIMITS: PlanLimits = { syncsMax: 256, syncsPerPeerMax: 16, changesMax: 64 }
 
 export interface ControllerOptions {
@@ -41,13 +43,14 @@ export interface ControllerOptions {
   ) => void
 }
 
-export interface ControllerStatus {
-  /** Peer id of the elected one, null while there is none. */
-  readonly controller: string | null
-  /** Of this process, if it is elected: by pool name. */
-  readonly plans: ReadonlyMap<string, PoolPlan>
+/** What the elected one sees and is about. */
+export interface ControllerReport {
   /** Why nothing is done, '' when something may be. */
   readonly paused: string
+  /** Why groups of a pool have fewer members than they should. */
+  readonly shortages: { readonly pool: string; readonly text: string }[]
+  /** Copies that each peer is to get and that were not begun. */
+  readonly addsLeft: { readonly peer: string; readonly groups: number }[]
 }
 
 /** Who is elected, as the metadata says. */
@@ -81,6 +84,7 @@ export class Controller {
   #cancel: () => void = () => {}
   #closed = false
   #isBusy = false
+  readonly #seenUp = new Set<string>()
   #round: Promise<void> = Promise.resolve()
 
   constructor(options: ControllerOptions) {
@@ -114,8 +118,24 @@ export class Controller {
     this.#schedule(0)
   }
 
-  get status(): ControllerStatus {
-    return { controller: this.#holder?.peer ?? null, plans: this.#plans, paused: this.#paused }
+  /** Peer id of the elected one, null while there is none. */
+  get elected(): string | null {
+    return this.#holder?.peer ?? null
+  }
+
+  /** Null for one that is not elected. */
+  get report(): ControllerReport | null {
+    if (this.#electedRevision === 0) return null
+    const shortages = [...this.#plans].flatMap(([pool, { shortage }]) =>
+      shortage === null ? [] : [{ pool, text: shortage }]
+    )
+    const adds = new Map<string, number>()
+    for (const { addsTo } of this.#plans.values()) {
+      for (const [peer, groups] of addsTo) adds.set(peer, (adds.get(peer) ?? 0) + groups)
+    }
+    const addsLeft = [...adds].map(([peer, groups]) => ({ peer, groups }))
+    addsLeft.sort((one, other) => other.groups - one.groups)
+    return { paused: this.#paused, shortages, addsLeft: addsLeft.slice(0, REPORTED_PEERS_MAX) }
   }
 
   /** Ends the round that runs, and the election with it if it was won. */
@@ -177,6 +197,7 @@ export class Controller {
     if (this.#electedRevision === 0) return
     const pools = [...this.#pools.values()]
     this.#followPools(pools)
+    await this.#noteLastSeen()
     const peers = this.#plannedPeers()
     if (peers === null) return
     for (const pool of pools) {
@@ -206,6 +227,18 @@ export class Controller {
     if (!succeeded) return
     this.#holder = { peer: self.peerId, bootId: self.bootId, modRevision: revision }
     if (this.#electedRevision === 0) this.#win(revision)
+  }
+
+  /** Of who went away since, so that others can tell after this process is gone. */
+  async #noteLastSeen(): Promise<void> {
+    const { membership } = this.#options
+    const gone = new Set<string>()
+    for (const { record, alive } of membership.peers()) {
+      if (alive !== null) this.#seenUp.add(record.peerId)
+      else if (this.#seenUp.delete(record.peerId)) gone.add(record.peerId)
+    }
+    // It is only told to people: nothing waits for it.
+    for (const peerId of gone) await membership.noteLastSeen(peerId).catch(ignoreStoreError)
   }
 
   #depose(): void {

@@ -12,6 +12,8 @@ export interface PeerView {
   readonly alive: AliveRecord | null
   /** When this process last saw it come or go, monotonic. */
   readonly changedMs: number
+  /** When it was last up, as far as it is known; null for never. */
+  readonly lastSeenAt: string | null
 }
 
 /** What a process tells others about itself: see AliveRecord. */
@@ -36,6 +38,8 @@ export class Membership {
   readonly #records = new Map<string, PeerRecord>()
   readonly #alive = new Map<string, AliveRecord>()
   readonly #changedMs = new Map<string, number>()
+  /** Of those that this process itself saw go. */
+  readonly #lostAt = new Map<string, string>()
   readonly #listeners: ((peerId: string) => void)[] = []
   /** Counts what changed. */
   version = 0
@@ -68,19 +72,29 @@ export class Membership {
   /** Sorted by id; removed peers are not among them. */
   peers(): PeerView[] {
     const views: PeerView[] = []
-    for (const [peerId, record] of this.#records) {
-      if (record.state === 'removed') continue
-      const changedMs = this.#changedMs.get(peerId) ?? 0
-      views.push({ record, alive: this.#alive.get(peerId) ?? null, changedMs })
+    for (const record of this.#records.values()) {
+      if (record.state !== 'removed') views.push(this.#viewOf(record))
     }
     return views.sort((left, right) => (left.record.peerId < right.record.peerId ? -1 : 1))
   }
 
   peer(peerId: string): PeerView | null {
     const record = this.#records.get(peerId)
-    if (record === undefined) return null
-    const changedMs = this.#changedMs.get(peerId) ?? 0
-    return { record, alive: this.#alive.get(peerId) ?? null, changedMs }
+    return record === undefined ? null : this.#viewOf(record)
+  }
+
+  #viewOf(record: PeerRecord): PeerView {
+    const { peerId } = record
+    const alive = this.#alive.get(peerId) ?? null
+    const lost = this.#lostAt.get(peerId) ?? record.lastSeenAt ?? null
+    const lastSeenAt = alive === null ? lost : this.#cluster.nowText()
+    return { record, alive, changedMs: this.#changedMs.get(peerId) ?? 0, lastSeenAt }
+  }
+
+  /** This process saw it go: for those that come later. */
+  async noteLastSeen(peerId: string): Promise<void> {
+    const lastSeenAt = this.#lostAt.get(peerId)
+    if (lastSeenAt !== undefined) await this.change(peerId, () => ({ lastSeenAt }))
   }
 
   /** Where the peer's present boot is reached; null while it is down. */
@@ -131,7 +145,8 @@ export class Membership {
   /** The shutdown was clean: the next boot takes this one's place in groups. */
   async leaveCleanly(): Promise<void> {
     const { peerId, bootId } = this.#cluster.self
-    await this.change(peerId, () => ({ cleanBootId: bootId }))
+    const lastSeenAt = this.#cluster.nowText()
+    await this.change(peerId, () => ({ cleanBootId: bootId, lastSeenAt }))
   }
 
   close(): void {
@@ -204,6 +219,7 @@ export class Membership {
     try {
       const record = decodeRecord(kind, entry.key, entry.value)
       into.set(peerId, record as K extends 'peer' ? PeerRecord : AliveRecord)
+      if (kind === 'alive') this.#changedMs.set(peerId, this.#cluster.clock.monotonicMs())
     } catch (thrown) {
       if (!(thrown instanceof StoreError)) throw thrown
       this.#options.onTrouble?.('reading a peer', thrown)
@@ -214,13 +230,16 @@ export class Membership {
 
   #delete(key: string, prefix: string, from: Map<string, unknown>): void {
     const peerId = key.slice(prefix.length)
+    if (from === this.#alive) {
+      this.#lostAt.set(peerId, this.#cluster.nowText())
+      this.#changedMs.set(peerId, this.#cluster.clock.monotonicMs())
+    }
     from.delete(peerId)
     this.#changed(peerId)
   }
 
   #changed(peerId: string): void {
     this.version++
-    this.#changedMs.set(peerId, this.#cluster.clock.monotonicMs())
     for (const listener of this.#listeners) listener(peerId)
   }
 }

@@ -67,8 +67,9 @@ export class ClusterOperations {
     return this.#cluster.self.clusterId
   }
 
-  get controllerStatus(): Controller['status'] {
-    return this.#controller.status
+  /** Peer id of the elected controller, null while there is none. */
+  get controller(): string | null {
+    return this.#controller.elected
   }
 
   async peers(): Promise<PeerSummary[]> {

@@ -47,6 +47,8 @@ const peerSchema = z.looseObject({
   replacedBy: id128.nullable().optional(),
   /** Until then its absence is no reason to make copies elsewhere. */
   maintenanceUntil: time.nullable().optional(),
+  /** When it was last seen up, as of the last time that it went away. */
+  lastSeenAt: time.optional(),
   /** Set by a clean shutdown to the boot that ended. */
   cleanBootId: id128.nullable().optional(),
   /** The boot before this one, if that ended cleanly: its place in groups is this one's. */

@@ -2,7 +2,6 @@
 import type { ClusterBackend } from '../admin/cluster-routes.ts'
 import type {
   ClusterPeer,
-  ClusterProblem,
   ClusterSettings,
   ClusterSettingsChange,
   ClusterStatus,
@@ -16,8 +15,10 @@ import type {
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { ClusterOperations, PeerSummary, PoolSummary } from '../cluster/operations.ts'
 import type { PeerRecord } from '../cluster/records.ts'
+import type { PeerReport } from '../replication/peer-report.ts'
 import { clusterProblems } from './cluster-health.ts'
 import { healthOf } from './health.ts'
+import type { PeerReports } from './peer-reports.ts'
 
 export interface ClusterBackendParts {
   readonly operations: ClusterOperations
@@ -26,7 +27,8 @@ export interface ClusterBackendParts {
   /** A peer with embedded metadata is alone: what needs others is refused. */
   readonly isAlone: boolean
   leaseTrustedMs(): number
-  resync(): Resync
+  /** Null for a peer that is alone. */
+  reports(): PeerReports | null
 }
 
 export class PeerClusterBackend implements ClusterBackend {
@@ -38,9 +40,13 @@ export class PeerClusterBackend implements ClusterBackend {
 
   async clusterStatus(): Promise<ClusterStatus> {
     const { operations, metadata } = this.#parts
-    const [peers, pools] = await Promise.all([operations.peers(), operations.poolSummaries()])
-    const { controller, plans, paused } = operations.controllerStatus
-    const problems: ClusterProblem[] = clusterProblems({ peers, pools, plans, paused })
+    const [{ peers, reports }, pools] = await Promise.all([
+      this.#reportedPeers(),
+      operations.poolSummaries()
+    ])
+    const { controller } = operations
+    const seen = controllerOf(reports)
+    const problems = clusterProblems({ peers, pools, controller: seen })
     return {
       clusterId: operations.clusterId,
       health: healthOf(problems),
@@ -48,14 +54,27 @@ export class PeerClusterBackend implements ClusterBackend {
       controller,
       metadata,
       leaseTrustedMs: this.#parts.leaseTrustedMs(),
-      peers: peers.map(peerOf),
-      pools: pools.map(poolOf),
-      resync: this.#parts.resync()
+      peers: peers.map((peer) => peerOf(peer, reports)),
+      pools: pools.map(poolOf)
     }
   }
 
   async clusterPeers(): Promise<readonly ClusterPeer[]> {
-    return (await this.#parts.operations.peers()).map(peerOf)
+    const { peers, reports } = await this.#reportedPeers()
+    return peers.map((peer) => peerOf(peer, reports))
+  }
+
+  /** All peers, with what those tell that are up; whoever syncs is asked first. */
+  async #reportedPeers(): Promise<{ peers: PeerSummary[]; reports: Reports }> {
+    const { operations } = this.#parts
+    const told = await operations.peers()
+    const up = told.filter(({ view }) => view.alive !== null)
+    const isFirst = ({ view, syncing }: PeerSummary): boolean =>
+      syncing > 0 || view.record.peerId === operations.controller
+    const asked = [...up.filter(isFirst), ...up.filter((peer) => !isFirst(peer))]
+    const ids = asked.map(({ view }) => view.record.peerId)
+    const reports: Reports = (await this.#parts.reports()?.of(ids)) ?? new Map()
+    return { peers: told.map((peer) => withUsed(peer, reports)), reports }
   }
 
   async changePeer(id: string, change: PeerChange): Promise<ClusterPeer> {
@@ -133,7 +152,7 @@ export class PeerClusterBackend implements ClusterBackend {
     const peers = await this.#parts.operations.peers()
     const summary = peers.find(({ view }) => view.record.peerId === peerId)
     if (summary === undefined) throw new StoreError(ErrorCode.NotFound, `peer ${peerId} is gone`)
-    return peerOf({ ...summary, view: { ...summary.view, record } })
+    return peerOf({ ...summary, view: { ...summary.view, record } }, new Map())
   }
 
   #refuseAlone(what: string): void {
@@ -152,7 +171,36 @@ const withoutUndefined = <T extends object>(
     [K in keyof T]: Exclude<T[K], undefined>
   }
 
-function peerOf({ view, inSync, syncing }: PeerSummary): ClusterPeer {
+type Reports = ReadonlyMap<string, PeerReport>
+
+const controllerOf = (reports: Reports): PeerReport['controller'] =>
+  [...reports.values()].find(({ controller }) => controller !== null)?.controller ?? null
+
+/** What it uses now, not what it last told everybody. */
+function withUsed(peer: PeerSummary, reports: Reports): PeerSummary {
+  const { alive, record } = peer.view
+  const report = reports.get(record.peerId)
+  if (alive === null || report === undefined) return peer
+  return { ...peer, view: { ...peer.view, alive: { ...alive, usedBytes: report.usedBytes } } }
+}
+
+/** With what the controller will give it later. */
+function resyncOf(peerId: string, reports: Reports): Resync | null {
+  const resync = reports.get(peerId)?.resync
+  if (resync === undefined) return null
+  const { groupsDone, groupsLeft, bytesCopied, bytesPerSecond, secondsLeft } = resync
+  const adds = controllerOf(reports)?.addsLeft.find(({ peer }) => peer === peerId)?.groups ?? 0
+  const later = adds === 0 ? 1 : groupsLeft === 0 ? null : (groupsLeft + adds) / groupsLeft
+  return {
+    groupsDone,
+    groupsLeft: groupsLeft + adds,
+    bytesCopied,
+    bytesPerSecond,
+    secondsLeft: secondsLeft === null || later === null ? null : secondsLeft * later
+  }
+}
+
+function peerOf({ view, inSync, syncing }: PeerSummary, reports: Reports): ClusterPeer {
   const { record, alive } = view
   return {
     peerId: record.peerId,
@@ -169,6 +217,8 @@ function peerOf({ view, inSync, syncing }: PeerSummary): ClusterPeer {
     weight: record.weight ?? null,
     groupsInSync: inSync,
     groupsSyncing: syncing,
+    lastSeenAt: view.lastSeenAt,
+    resync: alive === null ? null : resyncOf(record.peerId, reports),
     maintenanceUntil: record.maintenanceUntil ?? null,
     addedAt: record.addedAt
   }

@@ -1,7 +1,7 @@
 /** What is wrong with a cluster, in words, and what to do about it. Pure. */
 import type { ClusterProblem } from '../admin/cluster-schemas.ts'
 import { formatSize } from '../core/units.ts'
-import type { PoolPlan } from '../cluster/controller-plan.ts'
+import type { ControllerReport } from '../cluster/controller.ts'
 import type { PeerSummary, PoolSummary } from '../cluster/operations.ts'
 import { parseRedundancy } from '../placement/redundancy.ts'
 
@@ -10,9 +10,8 @@ const NEAR_FULL = 0.85
 export interface ClusterFacts {
   readonly peers: readonly PeerSummary[]
   readonly pools: readonly PoolSummary[]
-  /** Of the controller, by pool; empty on other peers. */
-  readonly plans: ReadonlyMap<string, PoolPlan>
-  readonly paused: string
+  /** What the controller sees; null when it did not tell. */
+  readonly controller: ControllerReport | null
 }
 
 /** Worst first. */
@@ -33,10 +32,12 @@ const problem = (
   message: string
 ): ClusterProblem => ({ level, code, message })
 
-const pausedProblems = ({ paused }: ClusterFacts): ClusterProblem[] =>
-  paused === '' ? [] : [problem('error', 'manyPeersAway', paused)]
+function pausedProblems({ controller }: ClusterFacts): ClusterProblem[] {
+  const paused = controller?.paused ?? ''
+  return paused === '' ? [] : [problem('error', 'manyPeersAway', paused)]
+}
 
-function poolProblems(summary: PoolSummary, { peers, plans }: ClusterFacts): ClusterProblem[] {
+function poolProblems(summary: PoolSummary, { peers, controller }: ClusterFacts): ClusterProblem[] {
   const { pool, degraded, belowMinimum, unavailable } = summary
   const problems: ClusterProblem[] = []
   if (unavailable > 0) {
@@ -49,12 +50,13 @@ function poolProblems(summary: PoolSummary, { peers, plans }: ClusterFacts): Clu
   }
   if (degraded > 0) {
     const text = `pool ${pool.name}: ${degraded} of ${summary.groupsUsed} groups have fewer copies`
-    const advice = 'they are made again from the others; see "torus peer list" for who is down'
+    const advice = peers.some(({ view }) => view.alive === null)
+      ? 'start who is down; after --down-after the copies are made anew on others'
+      : 'they are being made'
     problems.push(problem('warning', 'degraded', `${text} than ${pool.redundancy}: ${advice}`))
   }
-  const shortage = plans.get(pool.name)?.shortage ?? null
-  if (shortage !== null) {
-    problems.push(problem('warning', 'shortage', `pool ${pool.name} wants ${shortage}`))
+  for (const { text } of (controller?.shortages ?? []).filter(({ pool: of }) => of === pool.name)) {
+    problems.push(problem('warning', 'shortage', `pool ${pool.name}: ${text}`))
   }
   const redundancy = parseRedundancy(pool.redundancy)
   const isSingle = redundancy.kind === 'replicated' && redundancy.copies === 1

@@ -7,9 +7,9 @@ import type { Session } from '../cluster/session.ts'
 import { systemTimers } from '../core/clock.ts'
 import type { LogOutput } from '../core/log.ts'
 import type { Config } from '../core/options.ts'
-import type { Resync } from '../admin/cluster-schemas.ts'
 import { StoreError } from '../core/errors.ts'
 import { PeerClusterBackend } from './cluster-backend.ts'
+import type { PeerReports } from './peer-reports.ts'
 
 /** What a peer is in its cluster. */
 export interface ClusterParts {
@@ -18,7 +18,8 @@ export interface ClusterParts {
   readonly backend: PeerClusterBackend
   /** Asked at the end: is everything on disk, so that the next start needs no comparison? */
   cleanEnd: () => boolean
-  resync: () => Resync
+  /** What peers tell about themselves; null for one that is alone. */
+  reports: PeerReports | null
   /** Bytes of segments here, told to the others now and then. */
   usedBytes: () => number
   /** Tells others what changed about this peer; alone, nobody. */
@@ -63,7 +64,7 @@ export async function joinCluster(given: {
     metadata: isAlone ? 'embedded' : `etcd ${config.etcd.join(', ')}, ${config.etcdPrefix}`,
     isAlone,
     leaseTrustedMs: () => session.trustedUntilMs - cluster.clock.monotonicMs(),
-    resync: () => parts.resync()
+    reports: () => parts.reports
   })
   const parts: ClusterParts = {
     membership,
@@ -71,7 +72,7 @@ export async function joinCluster(given: {
     backend,
     cleanEnd: () => false,
     usedBytes: () => 0,
-    resync: () => ({ groupsLeft: 0, bytesCopied: 0, bytesPerSecond: 0, secondsLeft: null }),
+    reports: null,
     announce: (change) => membership.announce(change)
   }
   if (!isAlone) undo.add(tellUsed(parts, onTrouble))

@@ -2,7 +2,6 @@
  * What a peer does about the groups that list it: the start rule, resyncs, deletions of volumes,
  * and keeping tombstones while a group is not whole.
  */
-import type { Resync } from '../admin/cluster-schemas.ts'
 import type { Cluster } from '../cluster/cluster.ts'
 import { parseId64 } from '../cluster/ids.ts'
 import type { GroupRecords, KnownGroup } from '../cluster/groups.ts'
@@ -18,12 +17,11 @@ import { OpFlag, OpKind, type ShardedStore } from '../replication/block-store.ts
 import { ClusterFamilies } from '../replication/cluster-families.ts'
 import type { Members } from '../replication/member.ts'
 import { Resyncer } from '../replication/resync.ts'
+import type { ResyncProgress } from '../replication/resync-progress.ts'
 import type { ShardMemberService } from '../replication/shard-member-service.ts'
 import { settleAtStart } from '../replication/start-rule.ts'
 import { dropFamily } from '../volume/reclaim.ts'
 
-/** Of all resyncs of this peer together; client I/O goes first anyway. */
-const RESYNC_BYTES_PER_SECOND = 200 * 1024 * 1024
 /** Transactions of the start rule at a time. */
 const SETTLING_MAX = 16
 
@@ -37,6 +35,8 @@ export interface GroupsHereParts {
   readonly local: ShardedStore
   readonly arena: Arena
   readonly members: Members
+  /** Of all resyncs of this peer together; client I/O goes first anyway. */
+  readonly resyncBytesPerSecond: number
   readonly log: (
     level: 'info' | 'warn' | 'error',
     message: string,
@@ -78,14 +78,13 @@ export class GroupsHere {
       isPresentBoot: (peerId, bootId) => membership.isPresentBoot(peerId, bootId),
       clock: systemClock,
       timers: systemTimers,
-      bytesPerSecond: RESYNC_BYTES_PER_SECOND,
+      bytesPerSecond: parts.resyncBytesPerSecond,
       log: parts.log
     })
   }
 
-  get progress(): Resync {
-    const { groupsLeft, bytesCopied, bytesPerSecond, secondsLeft } = this.#resyncer.progress
-    return { groupsLeft, bytesCopied, bytesPerSecond, secondsLeft }
+  get progress(): ResyncProgress {
+    return this.#resyncer.progress
   }
 
   /** R13 and R14, for every group that lists this peer. @throws StoreError */

@@ -2,7 +2,6 @@
  * A peer of a cluster: its shards as a member of groups, its links to the others, and the store
  * through which its volumes reach all of them.
  */
-import type { Resync } from '../admin/cluster-schemas.ts'
 import type { Cluster } from '../cluster/cluster.ts'
 import { GroupTable } from '../cluster/group-table.ts'
 import { GroupRecords } from '../cluster/groups.ts'
@@ -24,10 +23,12 @@ import { LocalMember } from '../replication/local-member.ts'
 import type { Member, Members } from '../replication/member.ts'
 import type { PeerAddress } from '../replication/peer-dial.ts'
 import { PeerLinks } from '../replication/peer-links.ts'
+import type { PeerReport } from '../replication/peer-report.ts'
 import { PeerSecurity } from '../replication/peer-security.ts'
 import { PeerServer } from '../replication/peer-server.ts'
 import { ReplicatedStore } from '../replication/replicated-store.ts'
 import { ReplicatedWriters } from '../replication/replicated-writers.ts'
+import type { ResyncProgress } from '../replication/resync-progress.ts'
 import { ShardMemberService } from '../replication/shard-member-service.ts'
 import type { WriterGate } from '../volume/writer-gate.ts'
 import type { DataDirectory } from './data-directory.ts'
@@ -38,7 +39,10 @@ export interface Replication {
   readonly gate: WriterGate
   /** The shards serve: other peers may come. Resolves when they can. @throws StoreError */
   serve(): Promise<void>
-  resync(): Resync
+  readonly members: Members
+  resync(): ResyncProgress
+  /** Others that ask how this peer is are told so. */
+  onReport(report: () => PeerReport): void
 }
 
 export interface ReplicationParts {
@@ -127,13 +131,18 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
     local,
     arena,
     members,
+    resyncBytesPerSecond: config.resyncBytes,
     log: (level, message, fields) => log[level](fields, message)
   })
   undo.add(() => here.close())
   return {
     store,
     gate: writers,
+    members,
     resync: () => here.progress,
+    onReport: (report) => {
+      service.report = report
+    },
     serve: async () => {
       await here.settleAtStart()
       if (server !== null && config.peerListen !== null) {

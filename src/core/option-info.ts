@@ -235,6 +235,12 @@ export const optionInfo: Readonly<Record<OptionKey, OptionInfo>> = {
     help: 'how long a peer may be away before its copies are made anew elsewhere',
     usual: '10m'
   },
+  resyncBytes: {
+    name: 'resync-rate',
+    argument: 'SIZE',
+    help: 'most bytes a second that this peer copies from others to catch up or to take data over',
+    usual: '200MiB'
+  },
   shutdownMs: {
     name: 'shutdown-timeout',
     argument: 'DURATION',

@@ -25,6 +25,9 @@ const ETCD_WAIT_MS_MAX = 30 * 24 * 3600 * 1000
 /** Below the lease it would be no patience at all. */
 const DOWN_AFTER_MS_MIN = 15_000
 const DOWN_AFTER_MS_MAX = 365 * 24 * 3600 * 1000
+/** A second. Slower ones would never end, and of faster ones none is. */
+const RESYNC_BYTES_MIN = 64 * 1024
+const RESYNC_BYTES_MAX = 2 ** 40
 const LOG_LINES_MAX = 100_000
 
 export interface Address {
@@ -208,6 +211,7 @@ export const optionsSchema = z.strictObject({
   join: flag,
   labels: listOf(label),
   downAfterMs: durationBetween(DOWN_AFTER_MS_MIN, DOWN_AFTER_MS_MAX, false),
+  resyncBytes: sizeBetween(RESYNC_BYTES_MIN, RESYNC_BYTES_MAX, 1),
   shutdownMs: durationBetween(100, SHUTDOWN_MS_MAX, false),
   plugins: listOf(text),
   logLevel: choice(logLevels),

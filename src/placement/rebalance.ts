@@ -45,6 +45,8 @@ export interface MovePlan {
   /** Members still to be added and to be dropped, the moves included. 0 and 0: all is done. */
   readonly addsLeft: number
   readonly dropsLeft: number
+  /** The adds by the peer that is to hold the copy. */
+  readonly addsTo: ReadonlyMap<string, number>
 }
 
 export function planMoves(
@@ -85,7 +87,9 @@ export function planMoves(
     const reason = gap.isRepair ? 'repair' : 'rebalance'
     moves.push({ kind: 'add', group, slot, peer, source, reason })
   }
-  return { moves, addsLeft: gaps.length, dropsLeft: drops.length }
+  const addsTo = new Map<string, number>()
+  for (const { peer } of gaps) addsTo.set(peer, (addsTo.get(peer) ?? 0) + 1)
+  return { moves, addsLeft: gaps.length, dropsLeft: drops.length, addsTo }
 }
 
 /** A target that is no member yet. */

@@ -3,6 +3,7 @@ import { z } from 'zod'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { MemberAnswer, MemberCall } from './member.ts'
 import { CALL_DATA_BYTES_MAX, CALL_JSON_BYTES_MAX } from './peer-limits.ts'
+import { peerReportSchema } from './peer-report.ts'
 
 const id64 = z.string().regex(/^(?!0{16})[0-9a-f]{16}$/)
 const u16 = z.number().int().min(0).max(0xffff)
@@ -36,14 +37,16 @@ const calls: {
     limit: z.number().int().min(1)
   }),
   versions: z.strictObject({ call: z.literal('versions'), family: id64, layer: id64, chunk: u32 }),
-  ping: z.strictObject({ call: z.literal('ping'), families: z.array(z.tuple([id64, u32])) })
+  ping: z.strictObject({ call: z.literal('ping'), families: z.array(z.tuple([id64, u32])) }),
+  report: z.strictObject({ call: z.literal('report') })
 }
 const named = z.object({ call: z.enum(Object.keys(calls) as MemberCall['call'][]) })
 
 const answerSchema = z.strictObject({
   fenced: z.array(id64).optional(),
   freeBytes: z.number().int().nonnegative().optional(),
-  more: z.boolean().optional()
+  more: z.boolean().optional(),
+  report: peerReportSchema.optional()
 })
 
 const failureSchema = z.object({ message: z.string() })
@@ -100,11 +103,12 @@ export class CallBody {
     if (!result.success || jsonBytes > bytes.length) {
       throw new StoreError(ErrorCode.Corrupt, 'a peer answered a call with something else')
     }
-    const { fenced, freeBytes, more } = result.data
+    const { fenced, freeBytes, more, report } = result.data
     return {
       ...(fenced === undefined ? {} : { fenced }),
       ...(freeBytes === undefined ? {} : { freeBytes }),
       ...(more === undefined ? {} : { more }),
+      ...(report === undefined ? {} : { report }),
       data: bytes.subarray(jsonBytes)
     }
   }

@@ -4,6 +4,7 @@
  * are in PROTOCOL.md.
  */
 import type { BlockOp } from './block-store.ts'
+import type { PeerReport } from './peer-report.ts'
 
 /** Names a group: the pool's number and the group's. Both fit 16 bits. */
 export interface GroupId {
@@ -59,12 +60,15 @@ export type MemberCall =
     }
   /** Is the gateway still the newest writer there? R26; and how the member is. */
   | { readonly call: 'ping'; readonly families: readonly (readonly [string, number])[] }
+  /** For people who look at the cluster through another peer. */
+  | { readonly call: 'report' }
 
 export interface MemberAnswer {
   /** Of `ping`: families whose fence is above the named epoch. */
   readonly fenced?: readonly string[]
   /** Of `ping`: room for data, in bytes. */
   readonly freeBytes?: number
+  readonly report?: PeerReport
   /** Of `chunkSums`: there are more after the last one. */
   readonly more?: boolean
   /** Packed, little-endian; empty where the call has none. */

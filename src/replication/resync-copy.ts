@@ -28,32 +28,29 @@ export interface CopySource {
   readonly isDeleted: (family: string) => Promise<boolean>
 }
 
-/** What was done, for whoever shows it. */
-export interface CopyTally {
-  bytes: number
-  voidedBlocks: number
-}
-
 /** Makes chunks of this peer's shards what they are at the source. */
 export class ChunkCopier {
-  readonly tally: CopyTally = { bytes: 0, voidedBlocks: 0 }
+  voidedBlocks = 0
   /** Ops of ours at the local shards. */
   inFlight = 0
   readonly #store: ShardedStore
   readonly #arena: Arena
   readonly #questions: ShardQuestions
   readonly #pace: Pace
+  readonly #onCopied: (bytes: number) => void
 
   constructor(parts: {
     store: ShardedStore
     arena: Arena
     questions: ShardQuestions
     pace: Pace
+    onCopied: (bytes: number) => void
   }) {
     this.#store = parts.store
     this.#arena = parts.arena
     this.#questions = parts.questions
     this.#pace = parts.pace
+    this.#onCopied = parts.onCopied
   }
 
   /**
@@ -83,7 +80,7 @@ export class ChunkCopier {
     for (let at = 0; at < plan.voids.length; at += VOIDS_PER_OP) {
       const voids = plan.voids.slice(at, at + VOIDS_PER_OP)
       await this.#questions.addVoids(layer, chunk, voids)
-      for (const { blockCount } of voids) this.tally.voidedBlocks += blockCount
+      for (const { blockCount } of voids) this.voidedBlocks += blockCount
     }
     await this.#write(layer, chunk, plan.marks, 0, 0)
     for (const { firstBlock, blockCount } of plan.copies) {
@@ -117,7 +114,7 @@ export class ChunkCopier {
         if (error === 0 && !this.#isWhole(payload, runs, first)) error = ErrorCode.ChecksumMismatch
         if (error === 0) {
           await this.#write(layer, chunk, runs, payload + BLOCK_BYTES, first)
-          this.tally.bytes += count * BLOCK_BYTES
+          this.#onCopied(count * BLOCK_BYTES)
           return
         }
         if (error !== ErrorCode.ChecksumMismatch) break

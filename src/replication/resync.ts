@@ -14,19 +14,19 @@ import type { Arena } from '../core/arena.ts'
 import type { Clock, Timers } from '../core/clock.ts'
 import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
 import {
-  BLOCK_BYTES,
   CHUNK_SUMS_MAX,
   RESYNC_CALLS_MAX,
   RESYNC_CHUNKS_MAX,
   RESYNC_GROUPS_MAX
 } from '../core/limits.ts'
-import { CHUNK_SUM_BYTES, GROUP_SUM_BYTES } from '../shard/op.ts'
 import type { ShardedStore } from './block-store.ts'
 import type { Member, Members, PoolShape } from './member.ts'
 import { Pace } from './pace.ts'
-import { ChunkCopier, type CopySource, hexOf } from './resync-copy.ts'
+import { ChunkCopier, type CopySource } from './resync-copy.ts'
+import { ResyncMeter, type ResyncProgress } from './resync-progress.ts'
+import { ChunkList, sumsByGroup } from './resync-sums.ts'
 import type { ShardMemberService } from './shard-member-service.ts'
-import { compareChunks, errorOf } from './shard-questions.ts'
+import { errorOf } from './shard-questions.ts'
 
 /** What the metadata says of a volume family. */
 export interface FamilyState {
@@ -64,20 +64,6 @@ export interface ResyncParts {
   readonly log: (level: 'info' | 'warn', message: string, fields: Record<string, unknown>) => void
 }
 
-export interface ResyncProgress {
-  readonly groupsDone: number
-  /** Waiting or being worked on. */
-  readonly groupsLeft: number
-  readonly bytesCopied: number
-  /** At most so many are left in the groups being worked on. */
-  readonly bytesLeft: number
-  /** Of the last while; 0 while nothing is copied. */
-  readonly bytesPerSecond: number
-  /** Null while that is not known. */
-  readonly secondsLeft: number | null
-  readonly voidedBlocks: number
-}
-
 interface Waiting {
   readonly shape: PoolShape
   readonly group: number
@@ -97,8 +83,6 @@ interface Job {
 
 const RETRY_MS = 1000
 const RETRY_MS_MAX = 30_000
-/** Over which the rate is told. */
-const RATE_WINDOW_MS = 5000
 
 export class Resyncer {
   readonly pace: Pace
@@ -108,10 +92,8 @@ export class Resyncer {
   #running = false
   #closed = false
   #stopTimer: () => void = () => {}
-  #groupsDone = 0
+  readonly #meter: ResyncMeter
   #jobsLeft = 0
-  #bytesLeft = 0
-  #rate = { sinceMs: 0, bytes: 0, perSecond: 0 }
 
   constructor(parts: ResyncParts) {
     this.#parts = parts
@@ -119,30 +101,28 @@ export class Resyncer {
     const clientDepth = (): number => store.inFlight - this.#copier.inFlight
     this.pace = new Pace(clock, timers, { bytesPerSecond, clientDepth })
     const { questions } = service
-    this.#copier = new ChunkCopier({ store, arena, questions, pace: this.pace })
+    this.#meter = new ResyncMeter(clock)
+    const onCopied = (bytes: number): void => this.#meter.copied(bytes)
+    this.#copier = new ChunkCopier({ store, arena, questions, pace: this.pace, onCopied })
   }
 
   /** The group's record lists this boot as syncing: it is brought up to date when its turn is. */
   want(shape: PoolShape, group: number): void {
     const key = `${shape.pool}/${group}`
     if (this.#line.has(key)) return
+    this.#meter.begin()
     this.#line.set(key, { shape, group, afterMs: 0, failures: 0 })
     this.#start()
   }
 
   get progress(): ResyncProgress {
-    const { tally } = this.#copier
-    this.#noteRate()
-    const { perSecond } = this.#rate
-    return {
-      groupsDone: this.#groupsDone,
-      groupsLeft: this.#line.size + this.#jobsLeft,
-      bytesCopied: tally.bytes,
-      bytesLeft: this.#bytesLeft,
-      bytesPerSecond: perSecond,
-      secondsLeft: perSecond > 0 ? this.#bytesLeft / perSecond : null,
-      voidedBlocks: tally.voidedBlocks
-    }
+    const waiting = this.#line.size
+    return this.#meter.progress(waiting + this.#jobsLeft, waiting)
+  }
+
+  /** Blocks whose versions were given up, since the start. */
+  get voidedBlocks(): number {
+    return this.#copier.voidedBlocks
   }
 
   /** Begins nothing more; what is under way ends by itself. */
@@ -152,20 +132,12 @@ export class Resyncer {
     this.#stopTimer()
   }
 
-  #noteRate(): void {
-    const now = this.#parts.clock.monotonicMs()
-    const { bytes } = this.#copier.tally
-    const elapsedMs = now - this.#rate.sinceMs
-    if (elapsedMs < RATE_WINDOW_MS) return
-    const perSecond = ((bytes - this.#rate.bytes) * 1000) / elapsedMs
-    this.#rate = { sinceMs: now, bytes, perSecond }
-  }
-
   #start(): void {
     if (this.#running || this.#closed) return
     this.#running = true
     void this.#work().finally(() => {
       this.#running = false
+      if (this.#line.size === 0) this.#meter.end()
       this.#wakeLater()
     })
   }
@@ -192,7 +164,7 @@ export class Resyncer {
         for (const waiting of batch) this.#failed(waiting, thrown)
       }
       this.#jobsLeft = 0
-      this.#bytesLeft = 0
+      this.#meter.forgetLeft()
     }
   }
 
@@ -237,7 +209,9 @@ export class Resyncer {
     const fenced = await this.#each(jobs, RESYNC_CALLS_MAX, (job) => fenceSource(job))
     await this.#compare(fenced, states)
     const equal = fenced.filter(({ differing }) => differing.length === 0)
-    for (const job of fenced) for (const { blocks } of job.differing) this.#addLeft(blocks)
+    for (const { differing } of fenced) {
+      this.#meter.compared(differing.reduce((sum, { blocks }) => sum + blocks, 0))
+    }
     if (equal.length > 0) {
       await this.#sync()
       await this.#each(equal, RESYNC_CALLS_MAX, (job) => this.#promote(job))
@@ -245,16 +219,13 @@ export class Resyncer {
     const different = fenced.filter(({ differing }) => differing.length > 0)
     await this.#each(different, 1, async (job) => {
       for (const { state, blocks } of job.differing) {
+        this.#meter.beginPart(blocks)
         await this.#copyFamily(job, state)
-        this.#addLeft(-blocks)
+        this.#meter.endPart()
       }
       await this.#sync()
       await this.#promote(job)
     })
-  }
-
-  #addLeft(blocks: number): void {
-    this.#bytesLeft = Math.max(0, this.#bytesLeft + blocks * BLOCK_BYTES)
   }
 
   /** Runs `work` for jobs, some at once. Those for which it throws wait for another turn. */
@@ -420,7 +391,7 @@ export class Resyncer {
       throw new StoreError(ErrorCode.Conflict, `group ${pool}/${waiting.group} changed meanwhile`)
     }
     this.#jobsLeft--
-    this.#groupsDone++
+    this.#meter.groupDone(job.differing.length > 0)
     log('info', 'a group is up to date', { pool, group: waiting.group })
   }
 }
@@ -442,64 +413,3 @@ async function forEachOf<T>(
   }
   await Promise.all(Array.from({ length: Math.min(atOnce, items.length) }, run))
 }
-
-function sumsByGroup(data: Buffer): Map<number, { sum: string; blocks: number }> {
-  const sums = new Map<number, { sum: string; blocks: number }>()
-  for (let at = 0; at + GROUP_SUM_BYTES <= data.length; at += GROUP_SUM_BYTES) {
-    const sum = data.toString('hex', at + 4, at + GROUP_SUM_BYTES)
-    sums.set(data.readUInt32LE(at), { sum, blocks: data.readUInt32LE(at + 4) })
-  }
-  return sums
-}
-
-interface ChunkName {
-  readonly layerHigh: number
-  readonly layerLow: number
-  readonly chunk: number
-}
-
-/** Entries of CHUNK_SUM_BYTES in order, walked once. */
-class ChunkList {
-  readonly length: number
-  readonly #data: Buffer
-  #next = 0
-
-  constructor(data: Buffer) {
-    this.#data = data
-    this.length = Math.floor(data.length / CHUNK_SUM_BYTES)
-  }
-
-  entry(index: number): Buffer {
-    return this.#data.subarray(index * CHUNK_SUM_BYTES, (index + 1) * CHUNK_SUM_BYTES)
-  }
-
-  get last(): { layer: string; chunk: number } | null {
-    if (this.length === 0) return null
-    const { layerHigh, layerLow, chunk } = nameOf(this.entry(this.length - 1))
-    return { layer: hexOf(layerHigh, layerLow), chunk }
-  }
-
-  /**
-   * Chunks up to the last of `theirs` (with `all`: all that are left here too) that only one list
-   * has, or both with other sums.
-   */
-  differing(theirs: ChunkList, all: boolean): ChunkName[] {
-    const names: ChunkName[] = []
-    let at = 0
-    while (at < theirs.length || (all && this.#next < this.length)) {
-      const their = at < theirs.length ? theirs.entry(at) : null
-      const our = this.#next < this.length ? this.entry(this.#next) : null
-      const order = their === null ? 1 : our === null ? -1 : compareChunks(their, our)
-      if (order !== 0 || !their!.equals(our!)) names.push(nameOf(order <= 0 ? their! : our!))
-      if (order <= 0) at++
-      if (order >= 0) this.#next++
-    }
-    return names
-  }
-}
-
-const nameOf = (entry: Buffer): ChunkName => ({
-  layerLow: entry.readUInt32LE(0),
-  layerHigh: entry.readUInt32LE(4),
-  chunk: entry.readUInt32LE(8)
-})

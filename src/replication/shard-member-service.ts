@@ -8,9 +8,12 @@ import { type BlockOp, OpKind, type ShardedStore } from './block-store.ts'
 import type { Fences } from './fences.ts'
 import type { MemberAnswer, MemberCall, PoolShape } from './member.ts'
 import type { Caller, MemberService } from './member-service.ts'
+import type { PeerReport } from './peer-report.ts'
 import { compareChunks, ShardQuestions } from './shard-questions.ts'
 
 type CallOf<K extends MemberCall['call']> = Extract<MemberCall, { readonly call: K }>
+
+const NO_REPORT: MemberAnswer = { data: Buffer.alloc(0) }
 
 /** Bit per kind. */
 const ADMITTED =
@@ -25,6 +28,8 @@ export class ShardMemberService implements MemberService {
   /** Also for resync, which asks its own shards. */
   readonly questions: ShardQuestions
   readonly fences: Fences
+  /** How this peer is; null before anybody can tell. */
+  report: (() => PeerReport) | null = null
   readonly #store: ShardedStore
   /** Sums of chunks by who asked for which, for answers that go on; the newest one last. */
   readonly #lists = new Map<string, Buffer>()
@@ -80,6 +85,8 @@ export class ShardMemberService implements MemberService {
         return { data: await this.#versions(request) }
       case 'ping':
         return this.#ping(request)
+      case 'report':
+        return this.report === null ? NO_REPORT : { report: this.report(), data: Buffer.alloc(0) }
     }
   }
 

@@ -6,6 +6,8 @@ import { suite } from 'uvu'
 import { type AdminFixture, startFixture } from '../helpers/admin.ts'
 import { type Cli, cliFor } from '../helpers/cli.ts'
 
+const GIB = 1024 ** 3
+
 interface Here {
   fixture: AdminFixture
   torus: Cli
@@ -17,13 +19,17 @@ test.before.each(async (context) => {
 })
 test.after.each((context) => context.fixture.stop())
 
-test('cluster status names what is wrong, pools with bars, peers', async ({ torus }) => {
+test('cluster status names what is wrong, pools with bars, peers', async ({ torus, fixture }) => {
+  const { peerList } = fixture.backend.cluster
+  const resync = { groupsDone: 1, groupsLeft: 3, bytesCopied: GIB, bytesPerSecond: GIB }
+  peerList[0] = { ...peerList[0]!, groupsSyncing: 3, resync: { ...resync, secondsLeft: 7200.4 } }
   const { stdout, stderr } = await torus(['cluster', 'status'])
   match(stdout, /health +warning/, stderr)
   match(stdout, /! peer bbbbbbbb is down/)
-  match(stdout, /resync +3 groups on this peer, 1 GiB\/s, 2s left/)
+  match(stdout, /fullest +peer aaaaaaaa, 10 % of 10 GiB/)
+  match(stdout, /aaaaaaaa +1 +3 +1 GiB +1 GiB\/s, 2h left +█{5}░{15} 25 %/)
   match(stdout, /default +replicated:2 +256 +192 +█{15}░{5} 75 %/)
-  match(stdout, /bbbbbbbb +down/)
+  match(stdout, /bbbbbbbb +down.*\d+d\d*h? ago/)
 })
 
 test('peers are listed, shown, labelled, drained and removed', async ({ torus, fixture }) => {
@@ -33,6 +39,8 @@ test('peers are listed, shown, labelled, drained and removed', async ({ torus, f
   const set = await torus(['peer', 'set', 'aa', '--label', 'rack=r1', '--weight', '3'])
   match(set.stdout, /labels +host=a rack=r1/, set.stderr)
   equal(fixture.backend.cluster.peerList[0]?.weight, 3)
+  await torus(['peer', 'set', 'aa', '--weight', 'capacity'])
+  equal(fixture.backend.cluster.peerList[0]?.weight, null)
   match((await torus(['peer', 'drain', 'aa'])).stdout, /^peer aaaaaaaa gives its data away/)
   match((await torus(['peer', 'list'])).stdout, /up, drained/)
   match((await torus(['peer', 'undrain', 'aa'])).stdout, /takes data again/)

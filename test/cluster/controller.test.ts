@@ -196,10 +196,10 @@ test('one peer is elected; when it ends another is, and goes on', async () => {
   strictEqual((await first.pools.ensureDefault(16)).createdAt, pool.createdAt)
   strictEqual((await first.records.readAll(0)).size, 16)
   first.controller.start()
-  await until(() => first.controller.status.controller === id('a'), 'the first to be elected')
+  await until(() => first.controller.elected === id('a'), 'the first to be elected')
   const second = await start('b')
   second.controller.start()
-  await until(() => second.controller.status.controller === id('a'), 'the second to follow')
+  await until(() => second.controller.elected === id('a'), 'the second to follow')
   await first.pools.set('default', { redundancy: 'replicated:2', failureDomain: 'peer' })
   const syncing = async (): Promise<number> => {
     const groups = [...(await first.records.readAll(0)).values()]
@@ -207,7 +207,7 @@ test('one peer is elected; when it ends another is, and goes on', async () => {
   }
   await until(async () => (await syncing()) >= 4, 'groups to get a second member')
   await first.end()
-  await until(() => second.controller.status.controller === id('b'), 'the second to be elected')
+  await until(() => second.controller.elected === id('b'), 'the second to be elected')
   await second.end()
   await store.close()
 })

@@ -39,7 +39,7 @@ async function openSite() {
 }
 
 test('peers see each other come, change and go', async () => {
-  const { start, store } = await openSite()
+  const { start, store, clock } = await openSite()
   const first = await start('a', 1)
   const second = await start('b', 1)
   await until(() => first.membership.peers().length === 2, 'the records to follow')
@@ -52,7 +52,16 @@ test('peers see each other come, change and go', async () => {
   await second.session.close()
   await until(() => first.membership.addressOf('b'.repeat(32)) === null, 'the records to follow')
   strictEqual(first.membership.peers().length, 2)
-  strictEqual(first.membership.peer('b'.repeat(32))?.alive, null)
+  const gone = first.membership.peer('b'.repeat(32))!
+  strictEqual(gone.alive, null)
+  clock.nowMs += 60_000
+  const lastSeenAt = first.membership.peer('b'.repeat(32))!.lastSeenAt
+  strictEqual(Date.parse(lastSeenAt!), clock.wallMs() - 60_000)
+  await first.membership.noteLastSeen('b'.repeat(32))
+  const third = await start('c', 1)
+  strictEqual(third.membership.peer('b'.repeat(32))!.lastSeenAt, lastSeenAt, 'told to later ones')
+  strictEqual(first.membership.peer('b'.repeat(32))!.changedMs, gone.changedMs)
+  third.membership.close()
   first.membership.close()
   second.membership.close()
   await store.close()

@@ -31,6 +31,8 @@ const peerOf = (id: string, up: boolean): ClusterPeer => ({
   weight: null,
   groupsInSync: 256,
   groupsSyncing: 0,
+  lastSeenAt: up ? new Date().toISOString() : ADDED,
+  resync: null,
   maintenanceUntil: null,
   addedAt: ADDED
 })
@@ -67,8 +69,7 @@ export class FakeCluster implements ClusterBackend {
       metadata: 'embedded',
       leaseTrustedMs: 9000,
       peers: this.peerList,
-      pools: this.poolList,
-      resync: { groupsLeft: 3, bytesCopied: GIB, bytesPerSecond: GIB, secondsLeft: 2 }
+      pools: this.poolList
     }
   }
 

@@ -204,6 +204,8 @@ export class ModelMember implements MemberService {
         )
         return { data, fenced, freeBytes }
       }
+      case 'report':
+        return { data }
       case 'groupSums':
         return { data: this.#groupSums(request.family, request.shape.groups) }
       case 'chunkSums': {

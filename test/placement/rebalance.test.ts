@@ -281,7 +281,7 @@ test('the source of a fragment that moves is the one that holds it', () => {
 test('what is settled has no moves', () => {
   const targets = poolOf(somePeers(0, 8), three, null)
   const plan = planMoves(targets, statesOf(targets), allUsable)
-  deepStrictEqual(plan, { moves: [], addsLeft: 0, dropsLeft: 0 })
+  deepStrictEqual(plan, { moves: [], addsLeft: 0, dropsLeft: 0, addsTo: new Map() })
 })
 
 test.run()

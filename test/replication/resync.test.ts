@@ -73,7 +73,7 @@ test('a write that nobody else has never comes back, nor what it replaced', asyn
   await cluster.start(t)
   const resyncer = await cluster.resync(t)
   ok(cluster.isInSync(t))
-  strictEqual(resyncer.progress.voidedBlocks, 3)
+  strictEqual(resyncer.voidedBlocks, 3)
   for (let boot = 0; boot < 3; boot++) {
     await sameHeld(cluster, s, t)
     deepStrictEqual(await cluster.values(t, 0, 2, 4), [10, 10, 10, 12])
@@ -109,7 +109,7 @@ test('a takeover in the middle settles what only the target has, before it count
     return false
   }
   const resyncer = await cluster.resync(t)
-  strictEqual(resyncer.progress.voidedBlocks, 1)
+  strictEqual(resyncer.voidedBlocks, 1)
   await sameHeld(cluster, s, t)
 })
 
@@ -185,7 +185,7 @@ test('a volume deleted at the source in the middle is not voided here', async ()
     return false
   }
   const resyncer = await cluster.resync(t)
-  strictEqual(resyncer.progress.voidedBlocks, 0)
+  strictEqual(resyncer.voidedBlocks, 0)
   ok(cluster.isInSync(t))
 })
 

@@ -22,20 +22,39 @@ function addStatus(parent: Command): void {
   const status = parent
     .command('status')
     .description('health in words and what to do about it, pools, peers, running resyncs')
-    .option('--watch', 'show it again every second until Ctrl-C')
+    .option('--watch', 'show it every second until Ctrl-C; with --json a line each time')
     .action(
       action<[], { watch?: boolean }>(async ({ api, output }, _, { watch = false }) => {
-        for (;;) {
+        if (watch) await watchStatus(api, output)
+        else {
           const answer = await api.clusterStatus()
-          if (watch && output.isTerminal && !output.json) output.write('\u001b[2J\u001b[H')
           output.result(answer, () => clusterText(answer, output))
-          if (!watch) return
-          await sleep(WATCH_MS)
         }
       })
     )
   withExamples(status, 'torus cluster status', 'torus cluster status --json | jq .problems')
 }
+
+/** Until Ctrl-C, also while the peer that is asked is not there. With --json a line each time. */
+async function watchStatus(api: Context['api'], output: Output): Promise<void> {
+  for (;;) {
+    let [value, text]: [unknown, string] = [null, '']
+    try {
+      const answer = await api.clusterStatus()
+      ;[value, text] = [answer, clusterText(answer, output)]
+    } catch (thrown) {
+      if (!(thrown instanceof Error)) throw thrown
+      ;[value, text] = [{ error: thrown.message }, output.colors.red(`! ${thrown.message}`)]
+    }
+    if (output.json) output.write(`${JSON.stringify(value)}\n`)
+    else output.write(output.isTerminal ? screenOf(text) : `${text}\n\n`)
+    await sleep(WATCH_MS)
+  }
+}
+
+/** Over what is there, line by line, so that nothing flickers. */
+const screenOf = (text: string): string =>
+  `\u001b[H${text.replaceAll('\n', '\u001b[K\n')}\u001b[K\n\u001b[J`
 
 function addInit(parent: Command): void {
   const init = parent

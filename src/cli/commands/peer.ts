@@ -2,7 +2,7 @@ import { type Command, InvalidArgumentError } from 'commander'
 import { formatDuration, formatSize } from '../../core/units.ts'
 import type { ClusterPeer } from '../api-client.ts'
 import { countArgument, durationArgument, sizeArgument } from '../arguments.ts'
-import { clusterPeerText, onlyOne, peerRow, peerTableHead } from '../cluster-text.ts'
+import { clusterPeerText, onlyOne, peerTable } from '../cluster-text.ts'
 import { action, withExamples } from '../context.ts'
 import { UsageError } from '../errors.ts'
 import { peerText } from '../status-text.ts'
@@ -28,7 +28,7 @@ function addList(parent: Command): void {
     .action(
       action(async ({ api, output }) => {
         const peers = await api.peers()
-        output.result(peers, () => output.table(peerTableHead, peers.map(peerRow), 'lllrrrrl'))
+        output.result(peers, () => peerTable(peers, output))
       })
     )
   withExamples(command, 'torus peer list', "torus peer list --json | jq -r '.[].peerId'")
@@ -59,15 +59,19 @@ function addSet(parent: Command): void {
     .description('labels and weight of a peer')
     .argument('<peer>', 'its id, or the beginning of it')
     .option('--label <key=value>', 'set a label; an empty value takes it away', labelArgument, {})
-    .option('--weight <number>', 'share of data in proportion to others', weightArgument)
+    .option(
+      '--weight <number>',
+      'share of data in proportion to others, or "capacity"',
+      weightArgument
+    )
     .option('--capacity <size>', 'the same as a size, in place of what the disk has', sizeArgument)
     .action(
-      action<[string], { label: Labels; weight?: number | null; capacity?: number }>(
+      action<[string], { label: Labels; weight?: number | 'capacity'; capacity?: number }>(
         async ({ api, output }, [id], { label, weight, capacity }) => {
           if (weight !== undefined && capacity !== undefined) {
             throw new UsageError('--weight and --capacity are one and the same: give one of them')
           }
-          const share = weight === undefined ? capacity : weight
+          const share = weight === 'capacity' ? null : (weight ?? capacity)
           const change = {
             ...(Object.keys(label).length === 0 ? {} : { labels: label }),
             ...(share === undefined ? {} : { weight: share })
@@ -89,8 +93,9 @@ function labelArgument(text: string, previous: Labels): Labels {
   return { ...previous, [match[1]!]: match[2]! }
 }
 
-const weightArgument = (text: string): number | null =>
-  text === 'capacity' ? null : countArgument(text)
+/** Not null, which commander takes for nothing. */
+const weightArgument = (text: string): number | 'capacity' =>
+  text === 'capacity' ? text : countArgument(text)
 
 function addDrain(parent: Command): void {
   const drain = parent
