@@ -147,7 +147,7 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
       await here.settleAtStart()
       if (server !== null && config.peerListen !== null) {
         const at = await server.listen(config.peerListen)
-        await membership.announce({ peerAddress: formatAddress(at) })
+        await membership.announce({ peerAddress: formatAddress(config.peerAdvertise ?? at) })
       }
       here.start()
     }
