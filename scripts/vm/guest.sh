@@ -1,7 +1,8 @@
 #!/bin/busybox sh
 # The first process of the test machine: a block device from a Torus volume, through the kernel's
 # own nbd driver. Prints "VM PASS step" or "VM FAIL step" for each, and turns the machine off.
-# Kernel command line: torus.nbd=PORT torus.admin=PORT torus.volume=NAME
+# Kernel command line: torus.nbd=PORT torus.admin=PORT torus.next=PORT torus.volume=NAME, where next is
+# another peer's NBD. "VM KILL gateway" asks the host to kill the first peer.
 /bin/busybox --install -s /bin
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin
 mount -t proc proc /proc
@@ -16,6 +17,7 @@ for word in $(cat /proc/cmdline); do
   case $word in
     torus.nbd=*) nbd=${word#*=} ;;
     torus.admin=*) admin=${word#*=} ;;
+    torus.next=*) next=${word#*=} ;;
     torus.volume=*) volume=${word#*=} ;;
   esac
 done
@@ -48,6 +50,33 @@ write_files () {
   for number in $(seq 1 200); do echo "$number" > "/mnt/small/$number" || return 1; done
   (cd /mnt && find . -type f -exec md5sum {} +) > /tmp/sums && sync
 }
+# Writes for as long as the file /tmp/writing is there; what it wrote last is in /tmp/last.
+keep_writing () {
+  number=0
+  while [ -e /tmp/writing ]; do
+    number=$((number + 1))
+    dd if=/dev/urandom of="/mnt/during/$number" bs=64k count=4 2> /dev/null || return 1
+    sync && (cd /mnt && md5sum "during/$number" >> /tmp/during) || return 1
+    echo "$number" > /tmp/last
+  done
+}
+begin_writing () {
+  mkdir /mnt/during && touch /tmp/writing || return 1
+  keep_writing > /tmp/writer 2>&1 &
+  writer=$!
+}
+goes_on () {
+  from=$(cat /tmp/last 2> /dev/null || echo 0)
+  for second in $(seq 1 "$1"); do
+    [ "$(cat /tmp/last 2> /dev/null || echo 0)" -gt $((from + 2)) ] && return 0
+    sleep 1
+  done
+  cat /tmp/writer; dmesg | tail -20; cat /run/torus/*.log
+  return 1
+}
+end_writing () { rm /tmp/writing && wait "$writer"; }
+no_io_error () { ! dmesg | grep -i 'I/O error\|remount\|EXT4-fs error'; }
+during_match () { (cd /mnt && md5sum -c -s /tmp/during); }
 sums_match () { (cd /mnt && md5sum -c -s /tmp/sums); }
 remove_and_trim () { rm -r /mnt/small /mnt/large && sync && fstrim -v /mnt; }
 
@@ -86,4 +115,18 @@ step 'it unmounts again' umount /mnt
 step 'fsck finds nothing again' e2fsck -f -n "$device"
 step 'torus detach by device' torus detach "$device"
 step 'the device is free again' is_free
+step 'torus attach with two gateways' torus attach "$volume" "$device" --gateway "10.0.2.2:$nbd,10.0.2.2:$next"
+step 'it mounts once more' mount -t ext4 "$device" /mnt
+step 'a program writes and syncs all the time' begin_writing
+step 'it gets on' goes_on 60
+echo 'VM KILL gateway'
+sleep 2
+step 'it gets on with the next gateway after kill -9 of the first' goes_on 90
+step 'it was told of no error' end_writing
+step 'nor was the kernel' no_io_error
+step 'every file is there' during_match
+step 'it unmounts at the next gateway' umount /mnt
+step 'fsck finds nothing there' e2fsck -f -n "$device"
+step 'torus detach ends the relay' torus detach "$device"
+step 'the device is free at last' is_free
 finish 0

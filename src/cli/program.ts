@@ -11,6 +11,7 @@ import { addDebugCommands } from './commands/debug.ts'
 import { addMetadataCommands } from './commands/metadata.ts'
 import { addMountCommands } from './commands/mount.ts'
 import { addOfflineCommands } from './commands/offline.ts'
+import { addRelayCommand } from './commands/relay.ts'
 import { addRingCommands } from './commands/ring.ts'
 import { addPeerCommands } from './commands/peer.ts'
 import { addPoolCommands } from './commands/pool.ts'
@@ -56,6 +57,7 @@ export function buildProgram(): Command {
   addVolumeCommands(program)
   addAttachCommands(program)
   addMountCommands(program)
+  addRelayCommand(program)
   addClientCommands(program)
   addStatusCommands(program)
   addClusterCommands(program)

@@ -16,6 +16,8 @@ export interface RunRecord {
   readonly target: string
   /** Of nbdfuse; 0 where the kernel does the work. */
   readonly pid: number
+  /** Of the process between that and the gateways, if there is one. */
+  readonly relayPid?: number
   /** `mount` made the directory, so `unmount` removes it. */
   readonly madeDirectory: boolean
 }
@@ -47,7 +49,7 @@ export class RunDirectory {
   }
 
   remove(record: RunRecord): void {
-    for (const suffix of ['.json', '.pid', '.log']) {
+    for (const suffix of ['.json', '.pid', '.log', '.relay.log']) {
       rmSync(this.fileFor(record.target, suffix), { force: true })
     }
   }

@@ -9,7 +9,7 @@
  */
 import { connect, type Socket } from 'node:net'
 import { assert } from '../core/assert.ts'
-import { ErrorCode, StoreError } from '../core/errors.ts'
+import { ClientHandshake, type Settle, unavailable } from './client-handshake.ts'
 import * as p from './protocol.ts'
 
 export type NbdEndpoint =
@@ -29,13 +29,9 @@ export interface NbdClientOptions {
 
 const REQUEST_BYTES = 28
 const REPLY_BYTES = 16
-const GREETING_BYTES = 18
-const OPTION_REPLY_BYTES = 20
 const RECEIVE_BYTES = 256 * 1024
 /** A payload up to this is copied behind its header: cheaper than another piece of the write. */
 const COPY_BYTES_MAX = 32 * 1024
-/** A server that says more than this in its handshake is none. */
-const HANDSHAKE_BYTES_MAX = 64 * 1024
 const HANDSHAKE_MS = 10_000
 const TWO_32 = 2 ** 32
 
@@ -76,7 +72,7 @@ export class NbdClient {
 
   readonly #socket: Socket
   readonly #name: string
-  readonly #handshake: Handshake
+  readonly #handshake: ClientHandshake
   readonly #header = Buffer.alloc(REPLY_BYTES)
   #headerFill = 0
   /** Payload of the reply at hand that is still to come. */
@@ -99,7 +95,7 @@ export class NbdClient {
     this.#spare = new Outbox(slots * each)
     this.#replyBytes = new Float64Array(slots)
     this.#busy = new Uint8Array(slots)
-    this.#handshake = new Handshake(options.exportName, this.#name, settle)
+    this.#handshake = new ClientHandshake(options.exportName, this.#name, settle)
     const onread = {
       buffer: Buffer.allocUnsafeSlow(RECEIVE_BYTES),
       callback: (count: number, bytes: Uint8Array): boolean => {
@@ -270,109 +266,6 @@ function writeRequest(
   view.setUint32(fill + 20, offset % TWO_32)
   view.setUint32(fill + 24, length)
   outbox.fill = fill + REQUEST_BYTES
-}
-
-/** Ends the handshake: well, or with why not. */
-type Settle = (failure: StoreError | null) => void
-
-const unavailable = (message: string): StoreError => new StoreError(ErrorCode.Unavailable, message)
-
-/** Greeting, our flags with NBD_OPT_GO, and the answers to it. */
-class Handshake {
-  done = false
-  sizeBytes = 0
-  flags = 0
-  readonly #exportName: string
-  readonly #server: string
-  readonly #settle: Settle
-  #greeted = false
-  #pending: Buffer = Buffer.alloc(0)
-
-  constructor(exportName: string, server: string, settle: Settle) {
-    this.#exportName = exportName
-    this.#server = server
-    this.#settle = settle
-  }
-
-  /** Takes what the server sent; returns what is to be answered. */
-  take(bytes: Buffer): Buffer | null {
-    this.#pending = Buffer.concat([this.#pending, bytes])
-    try {
-      if (this.#pending.length > HANDSHAKE_BYTES_MAX) throw this.#noNbd()
-      return this.#step()
-    } catch (thrown) {
-      this.#settle(thrown as StoreError)
-      return null
-    }
-  }
-
-  #step(): Buffer | null {
-    if (!this.#greeted) {
-      if (this.#pending.length < GREETING_BYTES) return null
-      this.#checkGreeting(this.#pending)
-      this.#greeted = true
-      this.#pending = this.#pending.subarray(GREETING_BYTES)
-      return this.#goOption()
-    }
-    while (!this.done && this.#pending.length >= OPTION_REPLY_BYTES) {
-      const length = this.#pending.readUInt32BE(16)
-      if (length > HANDSHAKE_BYTES_MAX) throw this.#noNbd()
-      if (this.#pending.length < OPTION_REPLY_BYTES + length) break
-      const type = this.#pending.readUInt32BE(12)
-      this.#takeReply(type, this.#pending.subarray(OPTION_REPLY_BYTES, OPTION_REPLY_BYTES + length))
-      this.#pending = this.#pending.subarray(OPTION_REPLY_BYTES + length)
-    }
-    return null
-  }
-
-  #checkGreeting(bytes: Buffer): void {
-    const isNbd =
-      bytes.readUInt32BE(0) === p.NBDMAGIC_HIGH &&
-      bytes.readUInt32BE(4) === p.NBDMAGIC_LOW &&
-      bytes.readUInt32BE(8) === p.IHAVEOPT_HIGH &&
-      (bytes.readUInt16BE(16) & p.NBD_FLAG_FIXED_NEWSTYLE) !== 0
-    if (!isNbd) throw this.#noNbd()
-  }
-
-  #noNbd = (): StoreError => unavailable(`what answers at ${this.#server} is no NBD server`)
-
-  #goOption(): Buffer {
-    const name = Buffer.from(this.#exportName)
-    const bytes = Buffer.alloc(4 + 16 + 4 + name.length + 2)
-    bytes.writeUInt32BE(p.NBD_FLAG_C_FIXED_NEWSTYLE | p.NBD_FLAG_C_NO_ZEROES, 0)
-    bytes.writeUInt32BE(p.IHAVEOPT_HIGH, 4)
-    bytes.writeUInt32BE(p.IHAVEOPT_LOW, 8)
-    bytes.writeUInt32BE(p.NBD_OPT_GO, 12)
-    bytes.writeUInt32BE(4 + name.length + 2, 16)
-    bytes.writeUInt32BE(name.length, 20)
-    name.copy(bytes, 24)
-    return bytes
-  }
-
-  #takeReply(type: number, data: Buffer): void {
-    if (type === p.NBD_REP_INFO) {
-      if (data.length < 12 || data.readUInt16BE(0) !== p.NBD_INFO_EXPORT) return
-      this.sizeBytes = data.readUInt32BE(2) * TWO_32 + data.readUInt32BE(6)
-      this.flags = data.readUInt16BE(10)
-    } else if (type === p.NBD_REP_ACK) {
-      this.done = true
-      this.#settle(null)
-    } else {
-      throw this.#refusal(type, data.toString('utf8'))
-    }
-  }
-
-  #refusal(type: number, said: string): StoreError {
-    const name = `volume "${this.#exportName}"`
-    if (type === p.NBD_REP_ERR_UNKNOWN) {
-      return new StoreError(ErrorCode.NotFound, `${name} is not served over NBD: ${said}`)
-    }
-    if (type === p.NBD_REP_ERR_TLS_REQD) {
-      const message = `${this.#server} serves NBD only with TLS, which this client does not speak`
-      return new StoreError(ErrorCode.Forbidden, message)
-    }
-    return unavailable(`${this.#server} refuses ${name} (NBD reply ${type}): ${said}`)
-  }
 }
 
 const errorNames: Readonly<Record<number, string>> = {

@@ -98,8 +98,8 @@ test('nbd-client is called with what was asked for', () => {
     ...['127.0.0.1', '10809', '/dev/nbd0', '-name', 'demo']
   ])
   const unix = { kind: 'unix', path: '/run/n.sock', tls: false } as const
-  deepEqual(attachArguments(unix, 'demo', '/dev/nbd0', { connections: 4, persist: true }), [
-    ...['-unix', '/run/n.sock', '/dev/nbd0', '-name', 'demo', '-connections', '4', '-persist']
+  deepEqual(attachArguments(unix, 'demo', '/dev/nbd0', { connections: 4 }), [
+    ...['-unix', '/run/n.sock', '/dev/nbd0', '-name', 'demo', '-connections', '4']
   ])
   throws(() => attachArguments({ ...tcp, tls: true }, 'demo', '/dev/nbd0', {}), /--tls-ca/)
   const tls = attachArguments({ ...tcp, tls: true }, 'demo', '/dev/nbd0', { tlsCa: 'ca.pem' })

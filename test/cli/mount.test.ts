@@ -1,13 +1,19 @@
 import { deepEqual, equal, match, ok } from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import {
+  closeSync,
   existsSync,
+  fsyncSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
+  readdirSync,
   readFileSync,
+  readSync,
   rmSync,
   statSync,
-  writeFileSync
+  writeFileSync,
+  writeSync
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -107,6 +113,53 @@ testNeeding(needs, 'a mount that fails says why, and leaves nothing behind', asy
     await stop()
   }
 })
+
+testNeeding(
+  needs,
+  'a mounted volume goes on at the next gateway, and tells when there is none',
+  async () => {
+    const { folder, server, torus, stop } = await start()
+    const directory = join(folder, 'mnt')
+    const [first, second] = [join(folder, 'a.sock'), join(folder, 'b.sock')]
+    const disk = join(folder, 'disk')
+    writeFileSync(disk, Buffer.alloc(SIZE))
+    const serve = (socket: string): ChildProcess =>
+      spawn('nbdkit', ['-f', '-U', socket, 'file', disk], { stdio: 'ignore' })
+    const gateways = [first, second].map((path) => `nbd+unix:///?socket=${path}`).join(',')
+    const at = (offset: number, seed: number): Buffer => {
+      const descriptor = openSync(join(directory, 'nbd'), 'r+')
+      writeSync(descriptor, Buffer.alloc(4096, seed), 0, 4096, offset)
+      fsyncSync(descriptor)
+      const bytes = Buffer.alloc(4096)
+      readSync(descriptor, bytes, 0, 4096, offset)
+      closeSync(descriptor)
+      return bytes
+    }
+    let serving = serve(first)
+    try {
+      await until(() => existsSync(first), 'nbdkit listens')
+      const mounted = await torus(['mount', 'demo', directory, '--gateway', gateways])
+      equal(mounted.code, 0, mounted.stderr)
+      deepEqual(at(0, 1), Buffer.alloc(4096, 1))
+      await end(serving, 'SIGKILL')
+      serving = serve(second)
+      deepEqual(at(4096, 2), Buffer.alloc(4096, 2))
+      equal((await torus(['unmount', directory])).code, 0)
+      deepEqual(
+        readFileSync(disk).subarray(0, 8192),
+        Buffer.alloc(8192).fill(1, 0, 4096).fill(2, 4096)
+      )
+      deepEqual(readdirSync(join(folder, 'run')), [])
+      const wrong = await torus(['mount', 'demo', directory, '--gateway', 'a b'])
+      equal(wrong.code, 2)
+      match(wrong.stderr, /"a b" is not like HOST/)
+    } finally {
+      await end(serving)
+      await end(server)
+      await stop()
+    }
+  }
+)
 
 test('mount without its program names the package', async () => {
   const fixture = await startFixture()

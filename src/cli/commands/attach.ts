@@ -2,21 +2,22 @@ import type { Command } from 'commander'
 import { countArgument } from '../arguments.ts'
 import { action, type Context, withExamples } from '../context.ts'
 import { CommandError } from '../errors.ts'
+import type { ApiClient } from '../api-client.ts'
+import { gatewaysArgument, type TlsOptions } from '../gateways.ts'
 import { chooseNbdAddress, type NbdAddress } from '../nbd-address.ts'
 import { NbdKernel } from '../nbd-kernel.ts'
 import type { Output } from '../output.ts'
 import { needProgram, programName, runProgram } from '../programs.ts'
+import { startRelayProcess, untilEnded } from '../relay-process.ts'
 import { RunDirectory, type RunRecord } from '../run-directory.ts'
 
-interface AttachOptions {
+interface AttachOptions extends TlsOptions {
   readonly connections?: number
   readonly blockSize?: number
   readonly timeout?: number
   readonly persist?: boolean
   readonly readOnly?: boolean
-  readonly tlsCa?: string
-  readonly tlsCert?: string
-  readonly tlsKey?: string
+  readonly gateway?: NbdAddress[]
 }
 
 export function addAttachCommands(program: Command): void {
@@ -28,7 +29,12 @@ export function addAttachCommands(program: Command): void {
     .option('--connections <n>', 'connections to the server at once', countArgument)
     .option('--block-size <bytes>', 'sector size that the device shows', countArgument)
     .option('--timeout <seconds>', 'give a request up after this long', countArgument)
-    .option('--persist', 'connect again when the server went away')
+    .option(
+      '--gateway <list>',
+      'peers that may serve it, like h1,h2:10810: goes on with the next when one is gone',
+      gatewaysArgument
+    )
+    .option('--persist', 'connect again when the server went away; requests wait meanwhile')
     .option('--read-only', 'refuse writes')
     .option('--tls-ca <file>', 'use TLS and trust this certificate authority')
     .option('--tls-cert <file>', 'certificate of this client')
@@ -37,7 +43,8 @@ export function addAttachCommands(program: Command): void {
   withExamples(
     attach,
     'sudo torus attach demo',
-    'sudo torus attach demo /dev/nbd3 --connections 4 --persist'
+    'sudo torus attach demo /dev/nbd3 --connections 4 --persist',
+    'sudo torus attach demo --gateway 10.0.0.1,10.0.0.2,10.0.0.3'
   )
   const detach = program
     .command('detach')
@@ -62,24 +69,40 @@ async function runAttach(
   const kernel = new NbdKernel()
   kernel.needDriver()
   needRoot('attach')
-  // Asked first: the kernel's own message for a missing export is of little help.
-  await api.volume(volume)
-  const address = chooseNbdAddress(await api.peer())
+  const gateways = options.gateway ?? [await gatewayAt(api, volume)]
   const device = given === undefined ? kernel.freeDevice() : kernel.pathOf(kernel.nameOf(given))
   kernel.needFree(device)
+  const isRelayed = options.gateway !== undefined || options.persist === true
+  const target = { volume, target: device, gateways, tls: options }
+  const relay = isRelayed ? await startRelayProcess(new RunDirectory(), target) : null
   const { code, output: said } = await runProgram(
     program,
-    attachArguments(address, volume, device, options)
+    relay === null
+      ? attachArguments(gateways[0]!, volume, device, options)
+      : attachArguments(relay.address, volume, device, withoutTls(options))
   )
   if (code !== 0) {
+    if (relay !== null) process.kill(relay.pid, 'SIGTERM')
     throw new CommandError('Unavailable', `nbd-client failed with exit code ${code}: ${said}`)
   }
-  const record = { kind: 'attach', volume, target: device, pid: 0, madeDirectory: false } as const
-  remember(record, output)
+  const relayPid = relay === null ? {} : { relayPid: relay.pid }
+  const began = { kind: 'attach', volume, target: device, pid: 0, madeDirectory: false } as const
+  remember({ ...began, ...relayPid }, output)
   output.result(
     { volume, device },
     () => `${volume} is ${device}; end it with ${programName()} detach ${volume}`
   )
+}
+
+/** Asked first: the kernel's own message for a missing export is of little help. */
+async function gatewayAt(api: ApiClient, volume: string): Promise<NbdAddress> {
+  await api.volume(volume)
+  return chooseNbdAddress(await api.peer())
+}
+
+/** The relay does TLS; the way to it is a socket of this machine. */
+function withoutTls({ tlsCa: _, tlsCert: __, tlsKey: ___, ...rest }: AttachOptions): AttachOptions {
+  return rest
 }
 
 /** The device works without it; only its name is not known to detach then. */
@@ -117,7 +140,6 @@ export function attachArguments(
     '-name',
     volume,
     ...given.flatMap(([name, value]) => (value === undefined ? [] : [name, String(value)])),
-    ...(options.persist === true ? ['-persist'] : []),
     ...(options.readOnly === true ? ['-readonly'] : []),
     ...(options.tlsCa === undefined ? [] : ['-enable-tls'])
   ]
@@ -140,6 +162,10 @@ async function runDetach({ output }: Context, [given]: [string]): Promise<void> 
   if (code !== 0) {
     throw new CommandError('Unavailable', `nbd-client failed with exit code ${code}: ${said}`)
   }
-  for (const record of records.filter(({ target }) => target === device)) directory.remove(record)
+  for (const record of records.filter(({ target }) => target === device)) {
+    // What was written is at the gateway when it is gone.
+    if (record.relayPid !== undefined) await untilEnded(record.relayPid, 'the relay')
+    directory.remove(record)
+  }
   output.result({ detached: device }, () => `detached ${device}`)
 }

@@ -16,19 +16,21 @@ import type { Command } from 'commander'
 import { action, type Context, withExamples } from '../context.ts'
 import { makeDirectory } from '../../core/directories.ts'
 import { CommandError } from '../errors.ts'
-import { chooseNbdAddress, volumeUri } from '../nbd-address.ts'
+import type { ApiClient } from '../api-client.ts'
+import { gatewaysArgument, type TlsOptions } from '../gateways.ts'
+import { chooseNbdAddress, type NbdAddress, volumeUri } from '../nbd-address.ts'
 import { findProgram, needProgram, programName, runProgram } from '../programs.ts'
+import { type RelayProcess, startRelayProcess, untilEnded } from '../relay-process.ts'
 import { RunDirectory, type RunRecord } from '../run-directory.ts'
 
 const READY_MS = 15_000
-/** nbdfuse flushes before it ends, and a flush of a slow disk takes its time. */
-const END_MS = 60_000
 const POLL_MS = 50
 /** The file in the directory; nbdfuse's own default. */
 const FILE_NAME = 'nbd'
 
-interface MountOptions {
+interface MountOptions extends TlsOptions {
   readonly readOnly?: boolean
+  readonly gateway?: NbdAddress[]
   readonly tlsCertificates?: string
   readonly fuseOption?: string
 }
@@ -44,6 +46,14 @@ export function addMountCommands(program: Command): void {
       '--tls-certificates <dir>',
       'directory with ca-cert.pem, client-cert.pem, client-key.pem'
     )
+    .option(
+      '--gateway <list>',
+      'peers that may serve it, like h1,h2:10810: goes on with the next when one is gone',
+      gatewaysArgument
+    )
+    .option('--tls-ca <file>', 'with --gateway: use TLS and trust this certificate authority')
+    .option('--tls-cert <file>', 'certificate of this client')
+    .option('--tls-key <file>', 'its private key')
     .option('--fuse-option <option>', 'passed to FUSE, like allow_other')
     .action(action<[string, string], MountOptions>(runMount))
   withExamples(
@@ -70,36 +80,58 @@ async function runMount(
     const message = 'this machine has no /dev/fuse: try "sudo modprobe fuse"; a container needs'
     throw new CommandError('Unavailable', `${message} --device /dev/fuse --cap-add SYS_ADMIN`)
   }
-  await api.volume(volume)
-  const address = chooseNbdAddress(await api.peer())
-  if (address.tls && options.tlsCertificates === undefined) {
-    const message = 'the peer asks for TLS: say where certificates are, --tls-certificates'
-    throw new CommandError('InvalidArgument', message)
-  }
+  const direct = options.gateway === undefined ? await directAddress(api, volume, options) : null
   const made = prepareMountPoint(resolve(given))
   const directory = realpathSync(given)
-  const uri = volumeUri(address, volume)
-  const certificates = encodeURIComponent(resolve(options.tlsCertificates ?? ''))
-  const tls = `${uri.includes('?') ? '&' : '?'}tls-certificates=${certificates}`
-  const args = [
-    ...(options.readOnly === true ? ['-r'] : []),
-    ...(options.fuseOption === undefined ? [] : ['-o', options.fuseOption]),
-    directory,
-    options.tlsCertificates === undefined ? uri : `${uri}${tls}`
-  ]
+  const runDirectory = new RunDirectory()
+  const relayed = { volume, target: directory, gateways: options.gateway ?? [], tls: options }
+  let relay: RelayProcess | null = null
   try {
+    if (direct === null) relay = await startRelayProcess(runDirectory, relayed)
+    const args = fuseArguments(direct ?? relay!.address, volume, directory, options)
     const pid = await startNbdfuse(program, directory, args)
     const record = { kind: 'mount', volume, target: directory, pid, madeDirectory: made } as const
-    new RunDirectory().save(record)
+    runDirectory.save(relay === null ? record : { ...record, relayPid: relay.pid })
     const device = join(directory, FILE_NAME)
     output.result(
       { volume, device, pid },
       () => `${volume} is the file ${device}; end it with ${programName()} unmount ${given}`
     )
   } catch (error) {
+    if (relay !== null) process.kill(relay.pid, 'SIGTERM')
     if (made) rmdirSync(directory)
     throw error
   }
+}
+
+/** Of nbdfuse. */
+function fuseArguments(
+  address: NbdAddress,
+  volume: string,
+  directory: string,
+  { readOnly = false, fuseOption, tlsCertificates }: MountOptions
+): string[] {
+  const uri = volumeUri(address, volume)
+  const certificates = encodeURIComponent(resolve(tlsCertificates ?? ''))
+  const tls = `${uri.includes('?') ? '&' : '?'}tls-certificates=${certificates}`
+  return [
+    ...(readOnly ? ['-r'] : []),
+    ...(fuseOption === undefined ? [] : ['-o', fuseOption]),
+    directory,
+    tlsCertificates === undefined ? uri : `${uri}${tls}`
+  ]
+}
+
+async function directAddress(
+  api: ApiClient,
+  volume: string,
+  { tlsCertificates }: MountOptions
+): Promise<NbdAddress> {
+  await api.volume(volume)
+  const address = chooseNbdAddress(await api.peer())
+  if (!address.tls || tlsCertificates !== undefined) return address
+  const message = 'the peer asks for TLS: say where certificates are, --tls-certificates'
+  throw new CommandError('InvalidArgument', message)
 }
 
 /** Returns whether it was made now. @throws CommandError when it holds files */
@@ -188,7 +220,8 @@ async function runUnmount({ output }: Context, [given]: [string]): Promise<void>
     throw new CommandError('Busy', `${given} was not unmounted, ${hint}: ${said}`)
   }
   if (record !== undefined) {
-    await untilEnded(record.pid)
+    await untilEnded(record.pid, 'nbdfuse')
+    if (record.relayPid !== undefined) await untilEnded(record.relayPid, 'the relay')
     cleanUp(runDirectory, record)
   }
   output.result({ unmounted: directory }, () => `unmounted ${given}`)
@@ -198,19 +231,4 @@ function cleanUp(runDirectory: RunDirectory, record: RunRecord): void {
   runDirectory.remove(record)
   const { madeDirectory, target } = record
   if (madeDirectory && existsSync(target) && readdirSync(target).length === 0) rmdirSync(target)
-}
-
-async function untilEnded(pid: number): Promise<void> {
-  for (let waitedMs = 0; waitedMs < END_MS; waitedMs += POLL_MS) {
-    try {
-      process.kill(pid, 0)
-    } catch {
-      return
-    }
-    await sleep(POLL_MS)
-  }
-  throw new CommandError(
-    'Busy',
-    `nbdfuse (pid ${pid}) is still writing back after ${END_MS / 1000} s`
-  )
 }
