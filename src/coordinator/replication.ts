@@ -147,7 +147,7 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
       await here.settleAtStart()
       if (server !== null && config.peerListen !== null) {
         const at = await server.listen(config.peerListen)
-        await membership.announce({ peerAddress: formatAddress(config.peerAdvertise ?? at) })
+        await membership.announce({ peerAddress: formatAddress(at) })
       }
       here.start()
     }
@@ -197,14 +197,24 @@ function serverOf(
   service: ShardMemberService,
   security: PeerSecurity
 ): PeerServer {
-  const { directory, bootId, arena, local, output, undo } = parts
+  const { directory, bootId, arena, local, membership, output, undo } = parts
   const { clusterId, peerId } = directory.superblock
+  const refusal = (id: string): string | null => {
+    const state = membership.peer(id)?.record.state
+    const short = id.slice(0, 8)
+    if (state === 'pending') return `peer ${short} waits to be let into the cluster`
+    return state === 'removed' ? `peer ${short} was removed from the cluster` : null
+  }
+  membership.onChange((id) => {
+    if (refusal(id) !== null) server.disconnect(id)
+  })
   const server = new PeerServer({
     identity: { clusterId, peerId, bootId },
     service,
     arena,
     security,
     freeBytes: () => local.freeBytes,
+    refusal,
     log: (level, message, fields) => output.log[level](fields, message)
   })
   undo.add(() => server.close())

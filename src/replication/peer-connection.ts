@@ -21,6 +21,8 @@ export interface ConnectionHost extends SessionHost {
   readonly security: PeerSecurity
   readonly buffers: SendBuffers
   readonly timers: Timers
+  /** Why a peer of the cluster is not let in all the same; null: it is. */
+  readonly refusal: (peerId: string) => string | null
   /** It proved who it is: destroys its older connection, and calls `begin` when that is quiet. */
   admit(connection: PeerConnection, caller: Caller): void
   /** The connection is over. `reason`: what was wrong, or null. */
@@ -129,7 +131,7 @@ export class PeerConnection {
 
   private proved(hello: Hello): boolean {
     const handshake = this.handshake!
-    const refusal = handshake.refusal(hello)
+    const refusal = handshake.refusal(hello) ?? this.unwanted(hello.fromPeer)
     if (refusal !== null) {
       const grants = { windowOps: 0, windowBytes: 0, idleMs: 0 }
       this.end(refusal.text, handshake.welcome({ ...refusal, ...grants }))
@@ -144,6 +146,12 @@ export class PeerConnection {
     this.receiver.grow()
     this.host.admit(this, this.caller)
     return this.session !== null
+  }
+
+  /** It is of the cluster, and may not be used all the same. */
+  private unwanted(peerId: string): { error: ErrorCode; text: string } | null {
+    const text = this.host.refusal(peerId)
+    return text === null ? null : { error: ErrorCode.Forbidden, text }
   }
 
   /** Nothing of the gateway's older connections is being done any more. */

@@ -30,6 +30,8 @@ export interface PeerServerOptions {
   readonly security: PeerSecurity
   /** Room for data on this peer, in bytes: told to gateways with every answer. */
   readonly freeBytes?: () => number
+  /** Why a peer that knows the secret is not let in all the same; null: it is. */
+  readonly refusal?: (peerId: string) => string | null
   readonly limits?: Partial<PeerLimits>
   readonly clock?: Clock
   readonly timers?: Timers
@@ -68,6 +70,7 @@ export class PeerServer implements ConnectionHost {
   readonly freeRequests: PeerRequest[] = []
   readonly counters: PeerCounters = new PeerCounters()
   readonly freeBytes: () => number
+  readonly refusal: (peerId: string) => string | null
   /** Connections that did not prove who they are. */
   strangersRefused = 0
   private readonly log: PeerLogger
@@ -89,6 +92,7 @@ export class PeerServer implements ConnectionHost {
     this.pages = new PeerPages(options.arena)
     this.batch = new PeerBatch(() => options.service.ring())
     this.freeBytes = options.freeBytes ?? (() => 0)
+    this.refusal = options.refusal ?? (() => null)
     this.log = options.log ?? (() => {})
     this.onceAWhile = new OnceAWhile(options.clock ?? systemClock, this.log)
     this.cancelTick = this.timers.start(TICK_MS, this.tick)

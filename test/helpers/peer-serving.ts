@@ -30,6 +30,7 @@ export interface PeerServingOptions {
   readonly arenaBytes?: number
   readonly limits?: Partial<PeerLimits>
   readonly security?: PeerSecurity
+  readonly refusal?: (peerId: string) => string | null
   readonly timeoutMs?: number
 }
 
@@ -152,7 +153,8 @@ export async function peerServing(
   }
   const security = options.security ?? PeerSecurity.ofSecret(SECRET)
   const limits = options.limits ?? {}
-  const parts = { service: member, arena, security, limits, log }
+  const refusal = options.refusal ?? (() => null)
+  const parts = { service: member, arena, security, limits, refusal, log }
   const server = new PeerServer({ identity: serverIdentity, ...parts })
   const address = await server.listen({ host: '127.0.0.1', port: 0 })
   const at = { ...address, bootId: serverIdentity.bootId }

@@ -135,6 +135,21 @@ test('the wrong cluster, peer or boot is refused by name', () =>
     await all.gateway().member()
   }))
 
+test('a peer that waits to be let in is told so, and has a link once it is let in', () => {
+  let isPending = true
+  const refusal = (peerId: string): string | null =>
+    isPending && peerId === clientIdentity.peerId ? 'it waits to be let in' : null
+  return peerServing(
+    async (all) => {
+      const gateway = all.gateway()
+      match(await refused(all, gateway), /it refused: it waits to be let in/)
+      isPending = false
+      await gateway.member()
+    },
+    { refusal }
+  )
+})
+
 test('a boot that nobody named is told', () =>
   peerServing(async ({ gateway, at }) => {
     const own = gateway({ addressOf: () => ({ ...at, bootId: null }) })
