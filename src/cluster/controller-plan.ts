@@ -25,6 +25,8 @@ export interface PlannedPeer {
   readonly isLost: boolean
   /** Nothing new is brought there: it could not be finished. What it has is as good as ever. */
   readonly isFull: boolean
+  /** It was taken out of groups before it was in sync: nothing new for a while. */
+  readonly isResting: boolean
   /** Peer that takes its place in its groups, or null. */
   readonly replacedBy: string | null
 }
@@ -50,6 +52,7 @@ export const plannedPeerOf = ({ record, alive }: PeerView): PlannedPeer => ({
   labels: record.labels,
   isLost: false,
   isFull: false,
+  isResting: false,
   replacedBy: record.replacedBy ?? null
 })
 
@@ -121,7 +124,7 @@ export function planPool(
   const states = statesOf(pool, groups, targets)
   const plan = planMoves(targets, states, {
     isUsable: (peer) => (byId.get(peer)?.boot ?? null) !== null,
-    hasRoom: (peer) => byId.get(peer)?.isFull !== true,
+    hasRoom: (peer) => byId.get(peer)?.isFull !== true && byId.get(peer)?.isResting !== true,
     syncsMax: limits.syncsMax,
     syncsPerPeerMax: limits.syncsPerPeerMax,
     dropsMax: limits.changesMax

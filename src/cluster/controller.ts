@@ -19,6 +19,7 @@ import {
 import { GroupRecords, type KnownGroup } from './groups.ts'
 import type { Membership, PeerView } from './membership.ts'
 import { decodeRecord, encodeRecord, type PoolRecord } from './records.ts'
+import { Rests } from './rests.ts'
 import type { Session } from './session.ts'
 
 /** Between two looks; what changes meanwhile waits no longer than that. */
@@ -71,6 +72,7 @@ export class Controller {
   readonly #records: GroupRecords
   readonly #followed = new Map<number, FollowedPool>()
   readonly #plans = new Map<string, PoolPlan>()
+  readonly #rests = new Rests()
   readonly #pools = new Map<string, PoolRecord>()
   #following: Following[] = []
   #isReady = false
@@ -254,7 +256,10 @@ export class Controller {
       if (this.#followed.has(number)) continue
       const groups = new Map<number, KnownGroup>()
       const following = this.#records.follow(number, {
-        onGroup: (group, known) => groups.set(group, known),
+        onGroup: (group, known) => {
+          this.#rests.note(groups.get(group) ?? null, known, this.#nowMs)
+          groups.set(group, known)
+        },
         onGone: (group) => groups.delete(group),
         onTrouble: (error) => {
           this.#options.log('warn', 'following groups failed', { pool: name, why: error.message })
@@ -293,11 +298,20 @@ export class Controller {
       this.#watchingSinceMs = now
       return null
     }
+    // Its address comes with the first moment at which others can have links to it.
+    const isThere = ({ alive }: PeerView): boolean =>
+      views.length === 1 || (alive?.peerAddress ?? null) !== null
     return views.map((view) => ({
       ...plannedPeerOf(view),
+      ...(isThere(view) ? {} : { boot: null }),
+      isResting: this.#rests.isResting(view.record.peerId, now),
       isLost: isLost(view),
       isFull: isFull(view.record.capacityBytes, view.alive?.usedBytes ?? 0)
     }))
+  }
+
+  get #nowMs(): number {
+    return this.#options.cluster.clock.monotonicMs()
   }
 
   #isInMaintenance({ record }: PeerView): boolean {

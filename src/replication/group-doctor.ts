@@ -157,6 +157,9 @@ export class GroupDoctor {
     const store = this.#store
     const present = store.boots.find(boot.peerId)
     if (present === boot) return false
+    // A boot that was just listed may have no link yet, or one of the boot before it.
+    const listedMs = group.listedMs.get(boot) ?? Number.NEGATIVE_INFINITY
+    if (this.#nowMs - listedMs < store.patienceMs) return false
     if (present === null) return this.#nowMs - boot.downSinceMs >= store.patienceMs
     const entry = group.entryOf(boot)
     if (entry === null) return false
@@ -174,7 +177,7 @@ export class GroupDoctor {
     boot.cleanRound = boot.dirtyRound
     for (const group of store.allGroups()) {
       if (group.known === null || !group.targets.includes(boot)) continue
-      group.adopt(group.known, store.boots)
+      group.adopt(group.known, store.boots, this.#nowMs)
       store.reconcile(group)
     }
   }
@@ -262,7 +265,7 @@ export class GroupDoctor {
   }
 
   #adopt(group: GroupIo, known: KnownGroup): void {
-    group.adopt(known, this.#store.boots)
+    group.adopt(known, this.#store.boots, this.#nowMs)
     group.retryMs = 0
     this.#blocked.delete(group)
     group.isTroubled = true

@@ -41,6 +41,8 @@ export class GroupIo {
   keepHoles = false
   /** Members that cannot do their part, with what they answered. */
   readonly failed: Map<Boot, number> = new Map()
+  /** Since when the record names members that it did not name before, monotonic. */
+  readonly listedMs: Map<Boot, number> = new Map()
   /** Something is amiss: the doctor looks at it with every tick. */
   isTroubled = false
   /** The doctor is at work. */
@@ -82,11 +84,18 @@ export class GroupIo {
   }
 
   /** Takes `known` into use. */
-  adopt(known: KnownGroup, boots: Boots): void {
+  adopt(known: KnownGroup, boots: Boots, nowMs: number): void {
     const { epoch, members, inSync, syncing } = known.record
+    const before = this.known === null ? null : this.targets
     this.known = known
     this.epoch = epoch
     this.targets = [...inSync, ...syncing].map(({ peer, boot }) => boots.of(peer, boot))
+    for (const boot of this.targets) {
+      if (before !== null && !before.includes(boot)) this.listedMs.set(boot, nowMs)
+    }
+    for (const boot of this.listedMs.keys()) {
+      if (!this.targets.includes(boot)) this.listedMs.delete(boot)
+    }
     this.inSyncCount = inSync.length
     this.keepHoles = syncing.length > 0 || inSync.length < members.length
     for (const boot of this.failed.keys()) {
