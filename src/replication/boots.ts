@@ -18,6 +18,8 @@ export class Boot {
   freeBytes = Number.POSITIVE_INFINITY
   /** When the last ping was sent that was answered, monotonic; 0 for never. */
   confirmedMs = 0
+  /** It left a read unanswered for long; until it answers something. */
+  isSlow = false
   pinging = false
   waitsForRing = false
 
@@ -115,6 +117,7 @@ export class Boots {
 
   #attach(boot: Boot, member: Member): void {
     boot.member = member
+    boot.isSlow = false
     boot.isLocal = member.isLocal
     this.#present.set(member.peerId, member)
     member.onLost(() => {

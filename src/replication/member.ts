@@ -93,6 +93,11 @@ export interface Member {
    * are the caller's again. No `onDone` is called from inside.
    */
   submit(op: BlockOp): void
+  /**
+   * The answer to a read that was submitted goes to `payload` when it comes, pages that the caller
+   * holds until then; false: it is arriving. A member that cannot do so has no such method.
+   */
+  putAside?(op: BlockOp, payload: number): boolean
   /** Sends what was submitted. */
   ring(): void
   /** Everything answered before it is on the member's disk. Error is an ErrorCode. */

@@ -127,6 +127,12 @@ export class PeerLink implements Member, FrameHandler {
     else if (this.queued > 0 || !this.sendOp(op)) this.enqueue(op)
   }
 
+  putAside(op: BlockOp, payload: number): boolean {
+    if (this.arriving?.op === op) return false
+    op.payload = payload
+    return true
+  }
+
   ring(): void {
     if (this.why === null) this.sender.flush()
   }

@@ -37,6 +37,8 @@ export class Pending {
   isOver = false
   /** Its page of the arena, whose run it holds for late copies; -1 for none. */
   heldRun = -1
+  /** The copy of a read whose member was too slow: its answer is not wanted any more. */
+  aside: BlockOp | null = null
   /** A read that was answered waits for writes with tickets up to this one. */
   horizon = 0
   /** The write that a read waits for now. */

@@ -32,6 +32,7 @@ import { FlushRounds } from './flush-rounds.ts'
 import { GroupDoctor } from './group-doctor.ts'
 import { type GroupIo, PoolIo } from './group-io.ts'
 import type { Members } from './member.ts'
+import { LateOps } from './late-ops.ts'
 import { Overlaps } from './overlaps.ts'
 import { Pending, PendingList, Sent } from './pending.ts'
 import { Pings } from './pings.ts'
@@ -77,6 +78,7 @@ export class ReplicatedStore implements BlockStore {
   readonly #doctor: GroupDoctor
   readonly #repairs: ReadRepairs
   readonly #pings: Pings
+  readonly #late: LateOps
   readonly #freeOps: BlockOp[] = []
   readonly #freeCopies: BlockOp[] = []
   readonly #freePendings: Pending[] = []
@@ -121,6 +123,11 @@ export class ReplicatedStore implements BlockStore {
     this.#doctor = new GroupDoctor(this)
     this.#repairs = new ReadRepairs(this)
     this.#pings = new Pings(this)
+    this.#late = new LateOps({
+      store: this,
+      sendCopy: (pending, boot) => this.#sendCopy(pending, boot),
+      giveUp: (pending, error) => this.#detach(pending, error)
+    })
     options.groups.onChange((pool, group, known) => this.#onGroup(pool, group, known))
   }
 
@@ -220,7 +227,7 @@ export class ReplicatedStore implements BlockStore {
     const index = groupOfChunk(op.familyHigh, op.familyLow, op.chunk, pool.groups.length)
     const group = pool.group(index)
     const isWrite = op.kind !== OpKind.Read && op.kind !== OpKind.BlockStatus
-    if (op.kind === OpKind.Write && !hasRoom(group, op)) {
+    if (op.kind === OpKind.Write && !this.#makeRoom(group, op)) {
       this.#refuse(op, ErrorCode.OutOfSpace)
       return
     }
@@ -276,6 +283,28 @@ export class ReplicatedStore implements BlockStore {
     for (const family of [...this.families()]) this.closeFamily(family)
     this.#stopTick?.()
     this.#stopTick = null
+  }
+
+  /**
+   * R9: members without room for a write leave before it is sent to anybody, as long as enough of
+   * them have it; else nobody gets it, false.
+   */
+  #makeRoom(group: GroupIo, op: BlockOp): boolean {
+    const bytes = op.blockCount * BLOCK_BYTES + MEMBER_RESERVE_BYTES
+    const { targets, inSyncCount } = group
+    let full = 0
+    for (let i = 0; i < targets.length; i++) if (targets[i]!.freeBytes < bytes) full++
+    if (full === 0) return true
+    let able = 0
+    for (let i = 0; i < inSyncCount; i++) {
+      const boot = targets[i]!
+      if (boot.member !== null && boot.freeBytes >= bytes) able++
+    }
+    if (able < Math.max(1, Math.min(inSyncCount, group.pool.view.writeMinimum))) return false
+    for (const boot of [...targets]) {
+      if (boot.freeBytes < bytes) this.failBoot(group, boot, ErrorCode.OutOfSpace)
+    }
+    return true
   }
 
   // ---- one op
@@ -365,7 +394,7 @@ export class ReplicatedStore implements BlockStore {
       const boot = group.targets[i]!
       if (boot.member === null) continue
       const at = pending.boots.length === 0 ? -1 : pending.indexOf(boot)
-      if (at >= 0 && pending.sent[at] === Sent.Failed) continue
+      if (at >= 0 && (pending.sent[at] === Sent.Failed || pending.copies[at] !== null)) continue
       if (best === null || isNearer(boot, best)) best = boot
     }
     pending.isParked = best === null
@@ -382,7 +411,13 @@ export class ReplicatedStore implements BlockStore {
     pending.inFlight--
     const { error } = copy
     const boot = pending.boots[at]!
-    if (error === ErrorCode.Ok) {
+    boot.isSlow = false
+    if (pending.aside === copy) {
+      this.arena.release(copy.payload)
+      pending.aside = null
+      pending.sent[at] = Sent.No
+      if (pending.isParked) pending.group!.isTroubled = true
+    } else if (error === ErrorCode.Ok) {
       pending.sent[at] = Sent.Acked
       if (pending.isOver) {
         // Late: nobody needs it, but its bytes are in that member and not on its disk yet.
@@ -532,9 +567,11 @@ export class ReplicatedStore implements BlockStore {
     pending.nextReader = null
   }
 
-  /** Late copies need their bytes after the client gave them back. */
+  /** Late copies read their bytes, or write them, after the client gave the pages back. */
   #hold(pending: Pending): void {
-    if (pending.heldRun >= 0 || pending.request.kind !== OpKind.Write) return
+    const { kind } = pending.request
+    const isPaged = kind === OpKind.Write || kind === OpKind.Read || kind === OpKind.BlockStatus
+    if (pending.heldRun >= 0 || !isPaged) return
     pending.heldRun = pending.request.payload
     this.arena.retain(pending.heldRun)
   }
@@ -587,7 +624,7 @@ export class ReplicatedStore implements BlockStore {
         this.#sendWrite(pending)
         if (pending.acked === pending.needed && group.inSyncCount > 0) this.#finish(pending, 0)
         else this.#failIfAll(pending)
-      } else if (pending.inFlight === 0 && pending.isParked) {
+      } else if (pending.isParked && pending.inFlight === (pending.aside === null ? 0 : 1)) {
         for (let at = 0; at < pending.sent.length; at++) {
           if (pending.errors[at] !== ErrorCode.ChecksumMismatch) pending.sent[at] = Sent.No
         }
@@ -738,40 +775,14 @@ export class ReplicatedStore implements BlockStore {
       this.#nowMs,
       (this.options.trustedForMs?.() ?? MEMBER_TRUST_MS) < MEMBER_TRUST_MS
     )
-    this.#lookForLate()
+    this.#late.look(this.#nowMs)
     for (const group of this.allGroups()) if (group.isTroubled) this.#doctor.treat(group)
     this.flushes.check()
   }
-
-  /** Members that leave writes unanswered which others have answered; clients that wait no more. */
-  #lookForLate(): void {
-    const old = this.pendings.select(({ submittedMs }) => submittedMs < this.#nowMs)
-    for (const pending of old) {
-      if (pending.isOver || pending.family === null) continue
-      const ageMs = this.#nowMs - pending.submittedMs
-      const { unavailableMs } = pending.family
-      const group = pending.group!
-      if (pending.isWrite && ageMs > this.deadlineMs && pending.acked > 0) {
-        for (const [at, boot] of pending.boots.entries()) {
-          if (pending.sent[at] === Sent.Yes) this.failBoot(group, boot, ErrorCode.Unavailable)
-        }
-      }
-      if (unavailableMs === null || ageMs < unavailableMs || pending.client === null) continue
-      if (pending.isWrite || pending.inFlight === 0) this.#detach(pending, ErrorCode.NoQuorum)
-    }
-  }
-}
-
-/** R9: nobody gets a write for which one of the members has no room. */
-function hasRoom(group: GroupIo, op: BlockOp): boolean {
-  const bytes = op.blockCount * BLOCK_BYTES + MEMBER_RESERVE_BYTES
-  for (let i = 0; i < group.inSyncCount; i++) {
-    if (group.targets[i]!.freeBytes < bytes) return false
-  }
-  return true
 }
 
 function isNearer(boot: Boot, than: Boot): boolean {
+  if (boot.isSlow !== than.isSlow) return than.isSlow
   if (boot.isLocal !== than.isLocal) return boot.isLocal
   return boot.member!.inFlight < than.member!.inFlight
 }

@@ -12,8 +12,6 @@ const VOLUME_BYTES = 32 * MiB
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 /** A request to a member has a deadline of 5 s; then it is removed and the write goes on. */
 const MEMBER_LOST_MS = 9000
-/** A read that a paused one was asked waits until the link to it is given up. */
-const MEMBER_PAUSED_MS = 16_000
 /** Of a lease, after which a peer is known to be away. */
 const TTL_MS = 10_000
 
@@ -52,7 +50,7 @@ testNeeding(
       await second!.start()
       await site.untilInSync()
       third!.signal('SIGSTOP')
-      await load.goesOn(MEMBER_PAUSED_MS)
+      await load.goesOn(MEMBER_LOST_MS)
       third!.signal('SIGCONT')
       await load.goesOn(5000)
       await site.untilInSync()

@@ -101,6 +101,11 @@ export class SimMember implements Member {
     if (ops.length > 0) this.#send(() => this.#to.service?.ring())
   }
 
+  putAside(op: BlockOp, payload: number): boolean {
+    op.payload = payload
+    return true
+  }
+
   flush(done: (error: number) => void): void {
     const ended = this.#expect(done)
     this.#send((reply) => {

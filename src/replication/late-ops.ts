@@ -1,0 +1,80 @@
+import { ErrorCode } from '../core/errors.ts'
+import { OpKind } from './block-store.ts'
+import type { Boot } from './boots.ts'
+import { type Pending, Sent } from './pending.ts'
+import type { ReplicatedStore } from './replicated-store.ts'
+
+/** What the store lets be done about ops that take long. */
+export interface LateHost {
+  readonly store: ReplicatedStore
+  sendCopy(pending: Pending, boot: Boot): void
+  /** Ends it for its client; a write goes on without. */
+  giveUp(pending: Pending, error: number): void
+}
+
+/**
+ * Looks after ops that take long: members that leave writes unanswered which others have answered
+ * have to leave, reads go to another member, and clients that wait no more are told.
+ */
+export class LateOps {
+  readonly #host: LateHost
+
+  constructor(host: LateHost) {
+    this.#host = host
+  }
+
+  look(nowMs: number): void {
+    const { store } = this.#host
+    const old = store.pendings.select(({ submittedMs }) => submittedMs < nowMs)
+    for (const pending of old) {
+      if (pending.isOver || pending.family === null) continue
+      const ageMs = nowMs - pending.submittedMs
+      const { unavailableMs } = pending.family
+      const group = pending.group!
+      if (pending.isWrite && ageMs > store.deadlineMs && pending.acked > 0) {
+        for (const [at, boot] of pending.boots.entries()) {
+          if (pending.sent[at] === Sent.Yes) store.failBoot(group, boot, ErrorCode.Unavailable)
+        }
+      }
+      if (!pending.isWrite && ageMs > store.patienceMs) this.#readElsewhere(pending)
+      if (unavailableMs === null || ageMs < unavailableMs || pending.client === null) continue
+      if (pending.isWrite || pending.inFlight === 0) this.#host.giveUp(pending, ErrorCode.NoQuorum)
+    }
+  }
+
+  /**
+   * A read that its member leaves unanswered goes to another one. What the first still answers is
+   * put aside: by then it may be out of the group, and its bytes old.
+   */
+  #readElsewhere(read: Pending): void {
+    const { store } = this.#host
+    if (read.inFlight !== 1 || read.aside !== null || read.request.kind !== OpKind.Read) return
+    const at = read.sent.indexOf(Sent.Yes)
+    const slow = read.boots[at]
+    const copy = read.copies[at]
+    if (slow?.member?.putAside === undefined || !copy) return
+    const other = this.#otherThan(slow, read)
+    if (other === null) return
+    const run = store.arena.acquire(read.request.blockCount)
+    if (run < 0) return
+    if (!slow.member.putAside(copy, run)) {
+      store.arena.release(run)
+      return
+    }
+    read.aside = copy
+    slow.isSlow = true
+    this.#host.sendCopy(read, other)
+    store.ringSoon()
+  }
+
+  #otherThan(slow: Boot, read: Pending): Boot | null {
+    const group = read.group!
+    for (let i = 0; i < group.inSyncCount; i++) {
+      const boot = group.targets[i]!
+      if (boot === slow || boot.member === null || boot.isSlow) continue
+      const at = read.indexOf(boot)
+      if (at < 0 || read.sent[at] === Sent.No) return boot
+    }
+    return null
+  }
+}

@@ -1,0 +1,68 @@
+/** Members that are slow, or full, in simulated time. */
+import { ok, strictEqual } from 'node:assert'
+import { test } from 'uvu'
+import { ErrorCode } from '../../src/core/errors.ts'
+import { OpKind } from '../../src/replication/block-store.ts'
+import { QuietCluster, REQUESTS } from './quiet.ts'
+import type { Session } from './volume.ts'
+
+/** Patience with a member, a tick, and the read at the other one… */
+const MOVED_MS = 1130
+/** …before the member goes on and answers, and before its link would be given up. */
+const STOPPED_MS = 1150
+const LIMIT_MS = 5000
+
+test('reads at a member that stopped go to another one; its late answers harm nobody', async () => {
+  // One more peer than copies: half of the groups have none at the gateway.
+  const sim = new QuietCluster({ peers: 4, copies: 3 })
+  const { world } = sim
+  const { volume, session } = await sim.open()
+  sim.peers[1]!.boot!.process.stop(STOPPED_MS)
+  sim.peers[2]!.boot!.process.stop(700)
+  const { arena } = session.boot
+  const free = arena.pagesFree
+  for (let i = 0; i < 3 * REQUESTS; i++) volume.read(session)
+  await sim.ended(session, MOVED_MS)
+  await world.runUntil(world.nowMs + 1000)
+  strictEqual(arena.pagesFree, free)
+  strictEqual(sim.errors.length, 0)
+})
+
+function setFree(session: Session, peerId: string, freeBytes: number): void {
+  for (const boot of session.boot.store!.boots.all()) {
+    if (boot.peerId === peerId) boot.freeBytes = freeBytes
+  }
+}
+
+test('a full member leaves and writes go on; when all are full they are refused', async () => {
+  const sim = new QuietCluster({ peers: 3, copies: 3 })
+  const { world, peers } = sim
+  const { volume, session } = await sim.open()
+  setFree(session, peers[1]!.peerId, 0)
+  for (let i = 0; i < REQUESTS; i++) volume.write(session, OpKind.Write)
+  await sim.ended(session, LIMIT_MS)
+  strictEqual(sim.errors.length, 0)
+  for (const { inSync } of sim.groups().values()) {
+    ok(!inSync.some(({ peer }) => peer === peers[1]!.peerId), 'it has left')
+  }
+  // One would be left, and two have to have it.
+  setFree(session, peers[2]!.peerId, 0)
+  for (let i = 0; i < REQUESTS; i++) volume.write(session, OpKind.Write)
+  await sim.ended(session, 100)
+  strictEqual(sim.errors.length, REQUESTS)
+  ok(sim.errors.every((error) => error === ErrorCode.OutOfSpace))
+  for (const { inSync } of sim.groups().values()) {
+    ok(
+      inSync.some(({ peer }) => peer === peers[2]!.peerId),
+      'it stays'
+    )
+  }
+  setFree(session, peers[2]!.peerId, Number.POSITIVE_INFINITY)
+  for (let i = 0; i < REQUESTS; i++) volume.write(session, OpKind.Write)
+  volume.read(session)
+  await sim.ended(session, LIMIT_MS)
+  strictEqual(sim.errors.length, REQUESTS)
+  await world.runUntil(world.nowMs + 1000)
+})
+
+test.run()
