@@ -3,11 +3,17 @@
  * each restart that flushed data is there, nothing is torn, and nothing older came back.
  *
  * Usage: npm run torture -- [--minutes N] [--volume-mib N] [--seed N] [-- SERVE-OPTION…]
+ *        npm run torture -- --cluster [--only WORDS] [--minutes N] …
  * Prints a line a minute and the seed; the timing of a kill is never the same twice.
+ *
+ * With --cluster: four peers and three members of etcd, and one fault after the other in random
+ * order (scripts/torture/cluster-faults.ts; those with WORDS in their names). Any wrong byte, any
+ * error that a client sees, and any wait that is too long ends it.
  * Exit codes: 0 every round was right; 1 a block held what it may not, or the server did not start
  */
 import { parseArgs } from 'node:util'
 import { TorusServer } from '../test/helpers/server.ts'
+import { tortureCluster } from './torture/cluster-rounds.ts'
 import { seededRandom } from './torture/seeded-random.ts'
 import { type KillReport, killRounds, READY_MS_MAX, TORTURE_VOLUME } from './torture/kill-rounds.ts'
 
@@ -28,23 +34,32 @@ async function main(): Promise<void> {
     options: {
       minutes: { type: 'string', default: '10' },
       'volume-mib': { type: 'string', default: '64' },
-      seed: { type: 'string', default: String(Date.now() % 1_000_000) }
+      seed: { type: 'string', default: String(Date.now() % 1_000_000) },
+      cluster: { type: 'boolean', default: false },
+      only: { type: 'string', default: '' }
     }
   })
   const volumeBytes = Number(values['volume-mib']) * MIB
+  const [minutes, seed] = [Number(values.minutes), Number(values.seed)]
   console.log(`seed ${values.seed}, ${values.minutes} minutes, ${volumeBytes / MIB} MiB`)
+  if (values.cluster) {
+    const { only } = values
+    const print = (line: string): void => console.log(line)
+    await tortureCluster({ minutes, volumeBytes, seed, only, serveArgs: positionals, print })
+    return
+  }
   const args = ['--volume', `${TORTURE_VOLUME}=${volumeBytes}`, '--segment-size', '4MiB']
   const server = await TorusServer.start({
     args: [...args, ...positionals],
     readyMs: READY_MS_MAX
   })
-  const until = performance.now() + Number(values.minutes) * 60_000
+  const until = performance.now() + minutes * 60_000
   let lastLineMs = performance.now()
   try {
     const report = await killRounds({
       server,
       volumeBytes,
-      random: seededRandom(Number(values.seed)),
+      random: seededRandom(seed),
       goOn: () => performance.now() < until,
       onRound: (so) => {
         if (performance.now() - lastLineMs < 60_000) return

@@ -23,6 +23,9 @@ export const below = (random: Random, limit: number): number => random.u32() % l
 
 export class Load {
   readonly counts: LoadCounts = { reads: 0, writes: 0, zeroes: 0, flushes: 0 }
+  /** Writes may be refused because there is no room; each of their blocks is old or new then. */
+  mayBeFull = false
+  refused = 0
   readonly #model: BlockModel
   readonly #random: Random
   readonly #shape: LoadShape
@@ -95,12 +98,29 @@ export class Load {
     const fua = dice >= 95
     const stamp = this.#model.issue(first, count, zeroes)
     const [offset, length] = [first * BLOCK_BYTES, count * BLOCK_BYTES]
-    if (zeroes) await (dice < 35 ? client.trim(offset, length) : client.writeZeroes(offset, length))
-    else await client.write(offset, stampedBlocks(first, count, stamp), fua)
-    this.#model.acknowledge(first, count, fua, stamp)
+    const sent = zeroes
+      ? dice < 35
+        ? client.trim(offset, length)
+        : client.writeZeroes(offset, length)
+      : client.write(offset, stampedBlocks(first, count, stamp), fua)
+    const isDone = await sent.then(
+      () => true,
+      (thrown: unknown) => this.#isRefusal(thrown)
+    )
+    if (isDone) this.#model.acknowledge(first, count, fua, stamp)
     this.#model.release(first, count)
+    if (!isDone) return
     if (zeroes) this.counts.zeroes++
     else this.counts.writes++
+  }
+
+  /** False, which it may be; throws what it may not. */
+  #isRefusal(thrown: unknown): false {
+    if (!this.mayBeFull || !(thrown instanceof Error) || !/NBD error 28$/.test(thrown.message)) {
+      throw thrown
+    }
+    this.refused++
+    return false
   }
 }
 

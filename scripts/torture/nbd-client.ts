@@ -140,6 +140,7 @@ export class NbdClient {
     this.#received = this.#received.subarray(REPLY_BYTES + dataBytes)
     this.#pending.delete(cookie)
     if (error === 0) pending.resolve()
+    else if (error === p.NBD_ESHUTDOWN) pending.reject(new Disconnected('the server shuts down'))
     else pending.reject(new Error(`the server answered with NBD error ${error}`))
     return true
   }

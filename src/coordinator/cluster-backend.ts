@@ -188,15 +188,16 @@ function withUsed(peer: PeerSummary, reports: Reports): PeerSummary {
 function resyncOf(peerId: string, reports: Reports): Resync | null {
   const resync = reports.get(peerId)?.resync
   if (resync === undefined) return null
-  const { groupsDone, groupsLeft, bytesCopied, bytesPerSecond, secondsLeft } = resync
+  const { groupsDone, groupsLeft, bytesCopied, bytesPerSecond, secondsPerGroup } = resync
   const adds = controllerOf(reports)?.addsLeft.find(({ peer }) => peer === peerId)?.groups ?? 0
-  const later = adds === 0 ? 1 : groupsLeft === 0 ? null : (groupsLeft + adds) / groupsLeft
+  const later = adds === 0 ? 0 : secondsPerGroup === null ? null : secondsPerGroup * adds
+  const now = groupsLeft === 0 ? 0 : resync.secondsLeft
   return {
     groupsDone,
     groupsLeft: groupsLeft + adds,
     bytesCopied,
     bytesPerSecond,
-    secondsLeft: secondsLeft === null || later === null ? null : secondsLeft * later
+    secondsLeft: now === null || later === null ? null : now + later
   }
 }
 

@@ -45,6 +45,7 @@ const defaults: Omit<Config, 'dataDir'> = {
   etcdPasswordFile: null,
   etcdWaitMs: ETCD_WAIT_MS_DEFAULT,
   peerListen: null, // a machine alone has nobody to talk to
+  peerAdvertise: null,
   clusterSecretFile: null,
   peerTlsCa: null,
   peerTlsCert: null,
@@ -309,7 +310,17 @@ function requireEtcdRules(values: Config, sources: Readonly<Record<OptionKey, So
 }
 
 /** Who connects to `peerListen` proves that it is of the cluster: it needs no `insecure`. */
-function requirePeerRules({ peerTlsCa, peerTlsCert, peerTlsKey }: Config): void {
+function requirePeerRules(values: Config): void {
+  const { peerTlsCa, peerTlsCert, peerTlsKey, peerListen, peerAdvertise } = values
+  if (peerListen === null && peerAdvertise !== null) {
+    throw invalid('peer-advertise means nothing without peer-listen')
+  }
+  if (peerListen !== null && peerAdvertise === null && isWildcard(peerListen.host)) {
+    throw invalid(
+      `peer-listen ${formatAddress(peerListen)} is no address that others can connect to: ` +
+        'add --peer-advertise HOST:PORT'
+    )
+  }
   const given = [peerTlsCa, peerTlsCert, peerTlsKey].filter((file) => file !== null).length
   if (given === 1 || given === 2) {
     throw invalid('peer-tls-ca, peer-tls-cert and peer-tls-key are only given together')
@@ -330,6 +341,8 @@ function misspeltVariables(env: ConfigInput['env']): string[] {
       return [`environment variable ${name} does nothing; did you mean ${environmentNameOf(near)}?`]
     })
 }
+
+const isWildcard = (host: string): boolean => host === '0.0.0.0' || /^[0:]+$/.test(host)
 
 export const isLoopback = (host: string): boolean =>
   host === 'localhost' || host === '::1' || /^(::ffff:)?127\.\d+\.\d+\.\d+$/i.test(host)
@@ -368,6 +381,7 @@ function externalValue(key: OptionKey, config: Config): unknown {
     const address = config[key]
     return address === null ? 'off' : formatAddress(address)
   }
+  if (key === 'peerAdvertise') return config[key] === null ? null : formatAddress(config[key])
   if (key === 'volumes') {
     return config.volumes.map(({ name, sizeBytes }) => `${name}=${formatSizeExact(sizeBytes)}`)
   }

@@ -182,6 +182,12 @@ export const optionInfo: Readonly<Record<OptionKey, OptionInfo>> = {
     help: 'where other peers of the cluster connect, or off; port 0 takes a free one',
     usual: 'off'
   },
+  peerAdvertise: {
+    name: 'peer-advertise',
+    argument: 'HOST:PORT',
+    help: 'what other peers are told to connect to, where that is not the address of peer-listen',
+    usual: ''
+  },
   clusterSecretFile: {
     name: 'cluster-secret-file',
     argument: 'FILE',

@@ -203,6 +203,11 @@ export const optionsSchema = z.strictObject({
   etcdPasswordFile: text.nullable(),
   etcdWaitMs: durationBetween(ETCD_WAIT_MS_MIN, ETCD_WAIT_MS_MAX, false),
   peerListen: listenAddress.nullable(),
+  peerAdvertise: listenAddress
+    .refine((address) => address !== null && address.port !== 0, {
+      error: 'must be HOST:PORT with the port that others connect to'
+    })
+    .nullable(),
   clusterSecretFile: text.nullable(),
   peerTlsCa: text.nullable(),
   peerTlsCert: text.nullable(),

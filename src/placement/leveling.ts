@@ -1,5 +1,6 @@
 /**
- * Moves as few members as bring every load within its bounds: first between failure domains,
+ * Moves as few members as bring every load within its bounds, those of groups without data before
+ * others: first between failure domains,
  * where a group's other members may forbid it, then inside each, where nothing can.
  */
 import { type Assignment, NOBODY } from './assignment.ts'
@@ -94,9 +95,14 @@ export class Leveling {
 
   /** A place of `giver` whose group has nothing in `taker`, of its fullest peer if possible. */
   #movable(giver: number, taker: number): number {
+    const place = this.#movableOf(giver, taker, 'free')
+    return place === NOBODY ? this.#movableOf(giver, taker, 'kept') : place
+  }
+
+  #movableOf(giver: number, taker: number, which: 'free' | 'kept'): number {
     const inside = this.#assignment.domains.peers[giver]!
     for (const peer of inside.length === 1 ? inside : this.#peers.fullestFirst(inside)) {
-      const places = this.#assignment.placesOf(peer)
+      const places = this.#assignment.placesOf(peer, which)
       const start = mixOther(this.#moves ^ (taker << 8)) >>> 0
       for (let step = 0; step < places.length; step++) {
         const place = places[(start + step) % places.length]!
@@ -111,7 +117,8 @@ export class Leveling {
     while (loads.choose(inside)) {
       const { giver, taker } = loads
       if (giver === NOBODY || taker === NOBODY) return
-      const places = this.#assignment.placesOf(giver)
+      const free = this.#assignment.placesOf(giver, 'free')
+      const places = free.length > 0 ? free : this.#assignment.placesOf(giver, 'kept')
       const place = places[(mixOther(this.#moves++ ^ (taker << 8)) >>> 0) % places.length]!
       this.#assignment.replace(place, taker)
     }

@@ -129,7 +129,7 @@ function keep(
       const peer = numbers.get(id)
       if (peer === undefined || assignment.hasDomain(group, domains.of[peer]!)) continue
       const place = group * size + slot
-      if (slot < size && members[place] === NOBODY) assignment.put(place, peer)
+      if (slot < size && members[place] === NOBODY) assignment.keep(place, peer)
       else left.push(peer)
     }
     // A copy is as good in any slot; a fragment belongs to its own.
@@ -137,7 +137,7 @@ function keep(
     for (let slot = 0; slot < size; slot++) {
       if (members[group * size + slot] !== NOBODY) continue
       const peer = left.find((each) => !assignment.hasDomain(group, domains.of[each]!))
-      if (peer !== undefined) assignment.put(group * size + slot, peer)
+      if (peer !== undefined) assignment.keep(group * size + slot, peer)
     }
   }
 }

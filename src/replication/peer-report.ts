@@ -11,7 +11,8 @@ export const peerReportSchema = z.object({
     bytesCopied: count,
     bytesLeft: count,
     bytesPerSecond: z.number().nonnegative(),
-    secondsLeft: z.number().nonnegative().nullable()
+    secondsLeft: z.number().nonnegative().nullable(),
+    secondsPerGroup: z.number().nonnegative().nullable()
   }),
   /** Of the elected one; null on the others. */
   controller: z

@@ -13,6 +13,8 @@ export interface ResyncProgress {
   readonly bytesPerSecond: number
   /** Null while that is not known, 0 while there is nothing to do. */
   readonly secondsLeft: number | null
+  /** That those of this run took; null while too few are done. */
+  readonly secondsPerGroup: number | null
 }
 
 /** Over which the rate is told. */
@@ -109,6 +111,7 @@ export class ResyncMeter {
       bytesCopied: this.#bytesCopied,
       bytesLeft: Math.round(bytesLeft),
       bytesPerSecond,
+      secondsPerGroup: this.#secondsPerGroup(),
       secondsLeft: this.#secondsLeft(groupsLeft, bytesLeft, bytesPerSecond)
     }
   }
@@ -130,10 +133,15 @@ export class ResyncMeter {
   #secondsLeft(groupsLeft: number, bytesLeft: number, bytesPerSecond: number): number | null {
     if (groupsLeft === 0) return 0
     const byBytes = bytesPerSecond > 0 ? bytesLeft / bytesPerSecond : null
-    const groups = this.#bytesCopied === 0 ? this.#groupsDone : this.#groupsCopied
-    if (groups < 2) return byBytes
-    const elapsed = (this.#clock.monotonicMs() - this.#startMs) / 1000
-    const byGroups = (elapsed / groups) * groupsLeft
+    const perGroup = this.#secondsPerGroup()
+    if (perGroup === null) return byBytes
+    const byGroups = perGroup * groupsLeft
     return byBytes === null ? byGroups : Math.min(byBytes, byGroups)
+  }
+
+  #secondsPerGroup(): number | null {
+    const groups = this.#bytesCopied === 0 ? this.#groupsDone : this.#groupsCopied
+    if (groups < 2) return null
+    return (this.#clock.monotonicMs() - this.#startMs) / 1000 / groups
   }
 }

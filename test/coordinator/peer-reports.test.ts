@@ -11,7 +11,7 @@ const reportOf = (usedBytes: number): PeerReport => ({
   usedBytes,
   resync: {
     ...{ groupsDone: 0, groupsLeft: 0, bytesCopied: 0, bytesLeft: 0, bytesPerSecond: 0 },
-    secondsLeft: 0
+    ...{ secondsLeft: 0, secondsPerGroup: null }
   },
   controller: null
 })

@@ -183,6 +183,17 @@ test('TLS needs its files, and files need TLS', () => {
   equal(resolve({ flags }).config.nbdTls, 'allow')
 })
 
+test('others are told of an address that they can connect to', () => {
+  const dataDir = '/d'
+  const flags = { dataDir, peerListen: '0.0.0.0:4320' }
+  refused({ flags }, /peer-listen 0\.0\.0\.0:4320 is no address .*peer-advertise/)
+  refused({ flags: { dataDir, peerListen: '[::]:4320' } }, /peer-advertise/)
+  refused({ flags: { dataDir, peerAdvertise: 'h1:4320' } }, /means nothing without peer-listen/)
+  refused({ flags: { ...flags, peerAdvertise: 'h1:0' } }, /must be HOST:PORT/)
+  const { config } = resolve({ flags: { ...flags, peerAdvertise: 'h1:4320' } })
+  deepEqual(config.peerAdvertise, { host: 'h1', port: 4320 })
+})
+
 test('etcd is given as URLs, with the files that fit them', () => {
   const dataDir = '/d'
   const urls = ['http://a:2379', 'http://[::1]:2379', 'http://c:2379']

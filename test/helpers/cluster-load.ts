@@ -30,6 +30,15 @@ export class ClusterLoad {
     return this.#load.counts
   }
 
+  /** Whether writes may be refused for want of room; how many were. */
+  set mayBeFull(may: boolean) {
+    this.#load.mayBeFull = may
+  }
+
+  get refused(): number {
+    return this.#load.refused
+  }
+
   begin(port: number): void {
     this.#isOver = false
     this.#running = this.#load
@@ -50,7 +59,7 @@ export class ClusterLoad {
     const startMs = performance.now()
     const wanted = totalOf(this.counts) + count
     while (totalOf(this.counts) < wanted) {
-      this.#check()
+      this.check()
       const passedMs = performance.now() - startMs
       if (passedMs > withinMs) throw new Error(`no ${count} answers within ${withinMs} ms`)
       await sleep(10)
@@ -58,14 +67,15 @@ export class ClusterLoad {
     return performance.now() - startMs
   }
 
-  #check(): void {
+  /** @throws when connections were lost, or an answer was wrong */
+  check(): void {
     if (this.#failure !== null) throw this.#failure
     if (this.#isOver) throw new Error('the connections were lost')
   }
 
   /** Everything in flight is answered. @throws as `goesOn` */
   async stop(withinMs = 20_000): Promise<void> {
-    this.#check()
+    this.check()
     this.#load.stop()
     await within(this.#running ?? Promise.resolve(), withinMs, 'requests in flight are answered')
     if (this.#failure !== null) throw this.#failure

@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { ClusterStatus } from '../../src/admin/cluster-schemas.ts'
+import { ClusterNetwork } from './cluster-network.ts'
 import { EtcdServer } from './etcd.ts'
 import { findFreePorts, until } from './process.ts'
 import { TorusServer, torus } from './server.ts'
@@ -20,8 +21,12 @@ export interface SiteOptions {
   readonly argsOf?: (peer: number) => readonly string[]
   readonly nodeArgs?: readonly string[]
   readonly env?: Readonly<Record<string, string>>
+  /** More of it, by peer. */
+  readonly envOf?: (peer: number) => Readonly<Record<string, string>>
   /** See ServerOptions. */
   readonly detached?: boolean
+  /** All links go through `network`. */
+  readonly withNetwork?: boolean
   /** Writes what peers print to h1.log, h2.log… in the directory. */
   readonly logFiles?: boolean
 }
@@ -37,18 +42,27 @@ export class ClusterSite {
   readonly etcd: EtcdServer
   /** As started; peer n has the label host=h(n+1). */
   readonly peers: readonly TorusServer[]
+  readonly #network: ClusterNetwork | null
   readonly #isKept: boolean
 
-  private constructor(
-    directory: string,
-    etcd: EtcdServer,
-    peers: readonly TorusServer[],
+  private constructor(parts: {
+    directory: string
+    etcd: EtcdServer
+    peers: readonly TorusServer[]
+    network: ClusterNetwork | null
     isKept: boolean
-  ) {
-    this.directory = directory
-    this.etcd = etcd
-    this.peers = peers
-    this.#isKept = isKept
+  }) {
+    this.directory = parts.directory
+    this.etcd = parts.etcd
+    this.peers = parts.peers
+    this.#network = parts.network
+    this.#isKept = parts.isKept
+  }
+
+  /** Of a site that was started with one. */
+  get network(): ClusterNetwork {
+    if (this.#network === null) throw new Error('the site was started without a network')
+    return this.#network
   }
 
   /** Every peer is up, and the pool is as it should be. */
@@ -63,10 +77,13 @@ export class ClusterSite {
       detached: options.detached === true
     })
     const endpoints = etcd.endpoints.join(',')
+    const network = options.withNetwork === true ? await networkOf(plan) : null
     const peers = await Promise.all(
-      plan.peers.map((_, at) => preparePeer({ plan, at, endpoints, directory, options }))
+      plan.peers.map((_, at) => preparePeer({ plan, at, endpoints, directory, options, network }))
     )
-    const site = new ClusterSite(directory, etcd, peers, options.directory !== undefined)
+    if (network !== null) network.pids = () => peers.map(({ pid }) => pid)
+    const isKept = options.directory !== undefined
+    const site = new ClusterSite({ directory, etcd, peers, network, isKept })
     try {
       await site.#begin(endpoints, options)
       return site
@@ -135,6 +152,7 @@ export class ClusterSite {
   async dispose(): Promise<void> {
     await Promise.all(this.peers.map((peer) => peer.dispose()))
     await this.etcd.stop()
+    this.#network?.close()
     if (!this.#isKept) rmSync(this.directory, { recursive: true, force: true })
   }
 }
@@ -158,20 +176,29 @@ async function planOf(
   return plan
 }
 
+/** Of etcd's two ports a member, clients use the second. */
+const networkOf = ({ peers, etcd }: Plan): Promise<ClusterNetwork> =>
+  ClusterNetwork.start(
+    peers.map(({ peer }) => peer),
+    etcd.filter((_, at) => at % 2 === 1)
+  )
+
 function preparePeer(given: {
   readonly plan: Plan
   readonly at: number
   readonly endpoints: string
   readonly directory: string
   readonly options: SiteOptions
+  readonly network: ClusterNetwork | null
 }): Promise<TorusServer> {
-  const { plan, at, endpoints, directory, options } = given
+  const { plan, at, endpoints, directory, options, network } = given
   const ports = plan.peers[at]!
   return TorusServer.prepare({
     dataDir: join(directory, `h${at + 1}`),
     ports,
     args: [
-      ...['--etcd', endpoints, '--join'],
+      ...['--etcd', network === null ? endpoints : network.etcdOf(at), '--join'],
+      ...(network === null ? [] : ['--peer-advertise', network.addressOf(at)]),
       ...['--peer-listen', `127.0.0.1:${ports.peer}`],
       ...['--cluster-secret-file', join(directory, 'secret')],
       ...['--label', `host=h${at + 1}`],
@@ -180,7 +207,7 @@ function preparePeer(given: {
     readyMs: 60_000,
     detached: options.detached === true,
     ...(options.nodeArgs === undefined ? {} : { nodeArgs: options.nodeArgs }),
-    ...(options.env === undefined ? {} : { env: options.env }),
+    env: { ...options.env, ...options.envOf?.(at) },
     ...(options.logFiles === true ? { logFile: join(directory, `h${at + 1}.log`) } : {})
   })
 }

@@ -48,6 +48,7 @@ test('groups that differ little are not told to take as long as all of them woul
     meter.groupDone(true)
   }
   equal(meter.progress(5, 0).secondsLeft, 5)
+  equal(meter.progress(5, 0).secondsPerGroup, 1)
 })
 
 test('groups that come soon after belong to the same run, later ones to another', () => {
