@@ -31,6 +31,9 @@ export async function tortureCluster(options: ClusterTortureOptions): Promise<vo
   const torture = await ClusterTorture.start({
     ...{ volumeBytes, seed, random, directory, args: serveArgs, print }
   })
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.once(signal, () => void torture.site.dispose().finally(() => process.exit(1)))
+  }
   const done = new Map<string, number>()
   try {
     let left: Fault[] = []
