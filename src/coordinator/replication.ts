@@ -54,6 +54,8 @@ export interface ReplicationParts {
   readonly membership: Membership
   readonly local: ShardedStore
   readonly arena: SharedArena
+  /** R12, for workers that start anew. */
+  readonly tombstones: { areHeld: boolean }
   readonly output: LogOutput
   readonly undo: { add(step: () => Promise<void> | void): void }
 }
@@ -130,6 +132,7 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
     service,
     local,
     arena,
+    tombstones: parts.tombstones,
     members,
     resyncBytesPerSecond: config.resyncBytes,
     log: (level, message, fields) => log[level](fields, message)
