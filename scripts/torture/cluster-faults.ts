@@ -61,7 +61,7 @@ const memberFaults: Fault[] = [
       await sleep(torture.between(0, 5000))
       await torture.restart(second)
       await torture.restart(first)
-      await torture.goesOn(1000, HEALED_MS)
+      await torture.goesOnOrBreaks(HEALED_MS)
     }
   },
   {

@@ -1,5 +1,6 @@
 /** A cluster of real processes under a verifying load, and what faults do with it. */
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Random } from '../../src/core/clock.ts'
 import { ClusterLoad, connectWithin } from '../../test/helpers/cluster-load.ts'
 import { ClusterSite } from '../../test/helpers/cluster-site.ts'
@@ -112,6 +113,27 @@ export class ClusterTorture {
       slowestMs = Math.max(slowestMs, await this.load.goesOn(patienceMs, 50))
     } while (performance.now() < endMs)
     this.note(`  went on; slowest 50 answers in ${slowestMs.toFixed(0)} ms`)
+  }
+
+  /**
+   * All members of some group were gone at once: as after a power cut, its clients may lose their
+   * connections. Nothing that was acknowledged is missing, because no machine was down.
+   */
+  async goesOnOrBreaks(withinMs: number): Promise<void> {
+    const endMs = performance.now() + withinMs
+    const { reads, writes } = this.load.counts
+    const isEnough = (): boolean => {
+      const { counts } = this.load
+      return counts.reads + counts.writes > reads + writes + 300
+    }
+    while (!this.load.isOver && !isEnough()) {
+      if (performance.now() > endMs) throw new Error(`nothing goes on within ${withinMs} ms`)
+      await sleep(20)
+    }
+    if (!this.load.isOver) return
+    this.note('  the gateway dropped its clients')
+    await this.takeOver(this.gateway, withinMs)
+    this.begin()
   }
 
   /** The gateway is gone or cannot answer: another one serves what it acknowledged. */

@@ -76,6 +76,52 @@ function settle(
 const holdersOf = (groups: Map<number, KnownGroup>): string[][] =>
   [...groups.values()].map(({ record }) => record.inSync.map((member) => member.peer[0]!).sort())
 
+test('a move that was begun is finished although groups without data are planned anew', () => {
+  const [a, b, c, drained] = [
+    '2b93283fc2285be0910495ff7fc1ccae',
+    '50ba7b994fe5ea2d6abe6185531c6c90',
+    'cc5e5cacfb62efa09d6f9ed9c0577938',
+    'b55eca3bacc122fa32d0e9ae7f1c5f7e'
+  ]
+  const pool: PoolRecord = { ...POOL, groups: 256, seed: 3898386418 }
+  const peers = [a!, b!, drained!, c!].map((peerId) =>
+    peer('p', { peerId, weight: peerId === drained ? 0 : 2 ** 30 })
+  )
+  const groups = new Map<number, KnownGroup>()
+  for (const [group, members] of [
+    ...[12, 171, 238, 245, 96].map((group) => [group, [a!, c!]] as const),
+    [32, [a!, b!]] as const,
+    [27, [c!, drained!]] as const
+  ]) {
+    const inSync = members.map((each) => ({ peer: each, boot: id('1') }))
+    const record = { v: 1, epoch: 1, members: [...members], inSync, syncing: [] } as const
+    groups.set(group, { record: structuredClone(record), modRevision: 1 } as unknown as KnownGroup)
+  }
+  const targetOf = (): string[] => {
+    const { changes } = planPool(pool, groups, peers, LIMITS)
+    strictEqual(changes.length, 1)
+    strictEqual(changes[0]!.group, 27)
+    const { from, record } = changes[0]!
+    const next = { ...from.record, ...record, epoch: from.record.epoch + 1 }
+    groups.set(27, { record: next, modRevision: from.modRevision + 1 })
+    return next.syncing.map((member) => member.peer)
+  }
+  const [joining] = targetOf()
+  ok(joining === a || joining === b)
+  deepStrictEqual(planPool(pool, groups, peers, LIMITS).changes, [], 'it is waited for')
+  const known = groups.get(27)!
+  const inSync = [...known.record.inSync, ...known.record.syncing]
+  groups.set(27, { ...known, record: { ...known.record, inSync, syncing: [] } })
+  deepStrictEqual(targetOf(), [])
+  deepStrictEqual(
+    groups
+      .get(27)!
+      .record.inSync.map((each) => each.peer)
+      .sort(),
+    [joining, c].sort()
+  )
+})
+
 test('a lost member is removed where another has the data, and replaced', () => {
   const groups = groupsOf(['a', 'b'])
   const peers = [peer('a'), peer('b', { boot: null, isLost: true }), peer('c')]

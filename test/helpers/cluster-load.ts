@@ -67,6 +67,12 @@ export class ClusterLoad {
     return performance.now() - startMs
   }
 
+  /** Every connection was lost, or `stop` was called; nothing was wrong so far. */
+  get isOver(): boolean {
+    if (this.#failure !== null) throw this.#failure
+    return this.#isOver
+  }
+
   /** @throws when connections were lost, or an answer was wrong */
   check(): void {
     if (this.#failure !== null) throw this.#failure
