@@ -19,6 +19,8 @@ interface Mutation {
   readonly file: string
   readonly from: string
   readonly to: string
+  /** Of the simulator: what the mutation needs to show. */
+  readonly options?: readonly string[]
 }
 
 const FOLDERS = ['src', 'workers', 'test', 'scripts', 'native-free-bench']
@@ -36,6 +38,7 @@ function copyOfSources(): string {
 
 /** What the simulator said, '' when it saw nothing. @throws Error when it cannot be tried */
 function caught(directory: string, mutation: Mutation, seeds: string): string {
+  const { options = [] } = mutation
   const path = join(directory, mutation.file)
   const before = readFileSync(path, 'utf8')
   if (before.split(mutation.from).length !== 2) {
@@ -49,7 +52,7 @@ function caught(directory: string, mutation: Mutation, seeds: string): string {
       encoding: 'utf8'
     })
     if (built.status !== 0) throw new Error(`it does not build: ${built.stdout}`)
-    const run = spawnSync(process.execPath, ['dist/scripts/sim.js', '--seeds', seeds], {
+    const run = spawnSync(process.execPath, ['dist/scripts/sim.js', '--seeds', seeds, ...options], {
       cwd: directory,
       encoding: 'utf8',
       timeout: RUN_MS_MAX

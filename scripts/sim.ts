@@ -1,9 +1,10 @@
 /**
  * Runs seeds of the cluster simulator (test/sim), each a small cluster under faults, and prints
  * the first that breaks a promise, to be replayed with SEED=n node dist/test/sim/sim.test.js.
- * With --engine members are the real engine, service and resync (ENGINE=1 there), not models.
+ * With --engine members are the real engine, service and resync (ENGINE=1 there), not models; with
+ * --moves (MOVES=1) groups also move between them all the time, and leave no copy behind.
  *
- * Usage: npm run sim -- [--seeds N] [--minutes M] [--seed S] [--engine] [--keep-going]
+ * Usage: npm run sim -- [--seeds N] [--minutes M] [--seed S] [--engine] [--moves] [--keep-going]
  * Exit codes: 0 nothing was broken; 1 a seed failed; 2 wrong usage
  */
 import { parseArgs } from 'node:util'
@@ -18,6 +19,7 @@ async function main(): Promise<void> {
       minutes: { type: 'string', default: '60' },
       seed: { type: 'string', default: '1' },
       engine: { type: 'boolean', default: false },
+      moves: { type: 'boolean', default: false },
       'keep-going': { type: 'boolean', default: false }
     }
   })
@@ -34,7 +36,11 @@ async function main(): Promise<void> {
   const total = { seeds: 0, failed: 0, acknowledged: 0, reads: 0, opens: 0, faults: 0 }
   for (let seed = first; seed < first + count && performance.now() < endMs; seed++) {
     try {
-      const { acknowledged, reads, opens, faults } = await runSeed({ seed, engine: values.engine })
+      const { acknowledged, reads, opens, faults } = await runSeed({
+        seed,
+        engine: values.engine || values.moves,
+        moves: values.moves
+      })
       total.acknowledged += acknowledged
       total.reads += reads
       total.opens += opens

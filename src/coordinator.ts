@@ -211,6 +211,7 @@ function connect(parts: ClusterParts, { pool, replication }: Storage): void {
   replication.onReport(() => ({
     usedBytes: parts.usedBytes(),
     resync: replication.resync(),
+    reclaim: replication.reclaim(),
     controller: parts.controller.report
   }))
 }

@@ -18,6 +18,16 @@ export const resyncSchema = z
   .meta({ id: 'Resync' })
 export type Resync = z.infer<typeof resyncSchema>
 
+/** Copies of groups that other peers have instead. */
+export const reclaimSchema = z
+  .object({
+    groupsLeft: count.meta({ description: 'Groups whose copy is being given back' }),
+    groupsDone: count.meta({ description: 'Since the peer started' }),
+    bytesGivenBack: bytes
+  })
+  .meta({ id: 'Reclaim' })
+export type Reclaim = z.infer<typeof reclaimSchema>
+
 export const clusterPeerSchema = z
   .object({
     peerId: z.string(),
@@ -43,6 +53,7 @@ export const clusterPeerSchema = z
     lastSeenAt: time.nullable(),
     /** null: it did not tell. */
     resync: resyncSchema.nullable(),
+    reclaim: reclaimSchema.nullable(),
     maintenanceUntil: time.nullable(),
     addedAt: time
   })

@@ -62,6 +62,7 @@ const shardCounters: readonly ShardRow[] = [
   ['scrubbed_bytes_total', 'Bytes read and verified by scrub', stat('scrubbedBytes')],
   ['scrub_errors_total', 'Blocks that scrub found damaged', stat('scrubErrors')],
   ['scrub_rounds_total', 'Scrub rounds completed', stat('scrubRounds')],
+  ['given_back_bytes_total', 'Bytes that other peers have instead', stat('givenBackBytes')],
   ['checkpoints_total', 'Index checkpoints written', stat('checkpoints')],
   ['checkpoint_bytes_total', 'Bytes of index checkpoints written', stat('checkpointBytes')],
   ['syncs_total', 'Calls of fdatasync', stat('syncs')],

@@ -201,6 +201,7 @@ export const shardStatsSchema = z
     scrubbedBytes: bytes,
     scrubErrors: count,
     scrubRounds: count,
+    givenBackBytes: bytes,
     checkpoints: count,
     checkpointBytes: bytes,
     syncs: count,

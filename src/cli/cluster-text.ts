@@ -76,6 +76,7 @@ export const clusterPeerText = (peer: ClusterPeer, output: Output): string =>
     ['weight', peer.weight === null ? 'by capacity' : String(peer.weight)],
     ['groups', `${peer.groupsInSync} in sync, ${peer.groupsSyncing} syncing`],
     ['resync', resyncText(peer)],
+    ['given back', reclaimText(peer)],
     ['last seen', peer.up ? 'now' : (peer.lastSeenAt ?? 'unknown')],
     ...(peer.maintenanceUntil === null
       ? []
@@ -201,4 +202,11 @@ function resyncText(peer: ClusterPeer): string {
   if (resync === null) return 'unknown'
   if (resync.groupsLeft === 0) return 'nothing to do'
   return `${resync.groupsLeft} groups left, ${rateOf(peer)}`
+}
+
+function reclaimText({ reclaim }: ClusterPeer): string {
+  if (reclaim === null) return 'unknown'
+  const { groupsLeft, bytesGivenBack } = reclaim
+  const left = groupsLeft === 0 ? '' : `, ${groupsLeft} groups left`
+  return `${formatSize(bytesGivenBack)} of groups that others have${left}`
 }

@@ -220,6 +220,7 @@ function peerOf({ view, inSync, syncing }: PeerSummary, reports: Reports): Clust
     groupsSyncing: syncing,
     lastSeenAt: view.lastSeenAt,
     resync: alive === null ? null : resyncOf(record.peerId, reports),
+    reclaim: alive === null ? null : (reports.get(record.peerId)?.reclaim ?? null),
     maintenanceUntil: record.maintenanceUntil ?? null,
     addedAt: record.addedAt
   }

@@ -16,10 +16,12 @@ import { type Following, follow } from '../metadata/follow.ts'
 import { OpFlag, OpKind, type ShardedStore } from '../replication/block-store.ts'
 import { ClusterFamilies } from '../replication/cluster-families.ts'
 import type { Members } from '../replication/member.ts'
+import { Reclaimer, type ReclaimProgress } from '../replication/reclaimer.ts'
 import { Resyncer } from '../replication/resync.ts'
 import type { ResyncProgress } from '../replication/resync-progress.ts'
 import type { ShardMemberService } from '../replication/shard-member-service.ts'
 import { settleAtStart } from '../replication/start-rule.ts'
+import { membersOf, parseRedundancy } from '../placement/redundancy.ts'
 import { dropFamily } from '../volume/reclaim.ts'
 
 /** Transactions of the start rule at a time. */
@@ -48,6 +50,7 @@ export interface GroupsHereParts {
 export class GroupsHere {
   readonly #parts: GroupsHereParts
   readonly #resyncer: Resyncer
+  readonly #reclaimer: Reclaimer
   readonly #families: ClusterFamilies
   readonly #following = new Map<number, Following>()
   readonly #pools = new Set<number>()
@@ -82,10 +85,27 @@ export class GroupsHere {
       bytesPerSecond: parts.resyncBytesPerSecond,
       log: parts.log
     })
+    this.#reclaimer = new Reclaimer({
+      self,
+      service,
+      store: local,
+      members,
+      groups: records,
+      families: this.#families,
+      copiesOf: (number) => copiesOf(pools.all().find((pool) => pool.number === number)),
+      isPresentBoot: (peerId, bootId) => membership.isPresentBoot(peerId, bootId),
+      clock: systemClock,
+      timers: systemTimers,
+      log: parts.log
+    })
   }
 
   get progress(): ResyncProgress {
     return this.#resyncer.progress
+  }
+
+  get reclaimed(): ReclaimProgress {
+    return this.#reclaimer.progress
   }
 
   /** R13 and R14, for every group that lists this peer. @throws StoreError */
@@ -140,6 +160,7 @@ export class GroupsHere {
 
   close(): void {
     this.#resyncer.close()
+    this.#reclaimer.close()
     this.#deletions?.stop()
     for (const following of this.#following.values()) following.stop()
   }
@@ -169,7 +190,9 @@ export class GroupsHere {
     const isSyncing = record.syncing.some(
       ({ peer, boot }) => peer === self.peerId && boot === self.bootId
     )
-    if (isSyncing) this.#resyncer.want({ pool: pool.number, groups: pool.groups }, group)
+    const shape = { pool: pool.number, groups: pool.groups }
+    this.#reclaimer.learn(shape, group, record)
+    if (isSyncing) this.#resyncer.want(shape, group)
   }
 
   /** R12: compaction keeps tombstones while an older copy may come back. */
@@ -188,4 +211,9 @@ export class GroupsHere {
     if (!(thrown instanceof StoreError)) throw thrown
     this.#parts.log('warn', what, { reason: thrown.message })
   }
+}
+
+/** More than there are peers where the pool is unknown: nothing is given back then. */
+function copiesOf(pool: PoolRecord | undefined): number {
+  return pool === undefined ? Number.POSITIVE_INFINITY : membersOf(parseRedundancy(pool.redundancy))
 }

@@ -26,6 +26,7 @@ import { PeerLinks } from '../replication/peer-links.ts'
 import type { PeerReport } from '../replication/peer-report.ts'
 import { PeerSecurity } from '../replication/peer-security.ts'
 import { PeerServer } from '../replication/peer-server.ts'
+import type { ReclaimProgress } from '../replication/reclaimer.ts'
 import { ReplicatedStore } from '../replication/replicated-store.ts'
 import { ReplicatedWriters } from '../replication/replicated-writers.ts'
 import type { ResyncProgress } from '../replication/resync-progress.ts'
@@ -41,6 +42,7 @@ export interface Replication {
   serve(): Promise<void>
   readonly members: Members
   resync(): ResyncProgress
+  reclaim(): ReclaimProgress
   /** Others that ask how this peer is are told so. */
   onReport(report: () => PeerReport): void
 }
@@ -143,6 +145,7 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
     gate: writers,
     members,
     resync: () => here.progress,
+    reclaim: () => here.reclaimed,
     onReport: (report) => {
       service.report = report
     },

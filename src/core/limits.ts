@@ -59,6 +59,15 @@ export const SEQUENCE_MAX = 2 ** 40 - 1
 /** Void versions of one shard, in runs: what writers that died had in flight, many times over. */
 export const VOIDS_MAX = 262_144
 
+/** Chunks given back by one shard, in runs of a family and group: the file of them is 4 MiB. */
+export const DROPS_MAX = 100_000
+/** Groups whose copy here is given back together: they share two walks of the index. */
+export const RECLAIM_GROUPS_MAX = 1024
+/** Chunks of these that are dealt with in one go: bounds the list of them. */
+export const RECLAIM_LIST_MAX = 262_144
+/** Of all groups together; a chunk may be 4 MiB. Clients go first anyway. */
+export const RECLAIM_CHUNKS_PER_SECOND = 20_000
+
 /** Fences that a peer keeps, on disk too: volumes and groups that it may ever have served. */
 export const FENCED_FAMILIES_MAX = 262_144
 export const FENCED_GROUPS_MAX = 262_144

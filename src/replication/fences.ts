@@ -69,6 +69,11 @@ export class Fences {
     return this.#families.get(high, low)
   }
 
+  /** The same of a group. */
+  groupEpoch(pool: number, group: number): number {
+    return this.#groups.get(pool, group + 1)
+  }
+
   /**
    * Raises a family's bar; nothing older is admitted from now on.
    * @throws StoreError StaleEpoch when it is above already, LimitReached

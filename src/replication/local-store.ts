@@ -67,6 +67,7 @@ export class LocalStore implements ShardedStore {
   }
 
   submitTo(shard: number, op: BlockOp): void {
+    if (op.kind === OpKind.DropChunks) this.near?.maps.clear()
     this.clients[shard]!.submit(op)
   }
 

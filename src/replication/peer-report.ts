@@ -14,6 +14,10 @@ export const peerReportSchema = z.object({
     secondsLeft: z.number().nonnegative().nullable(),
     secondsPerGroup: z.number().nonnegative().nullable()
   }),
+  /** Copies of groups that others have instead. A peer of before does not tell. */
+  reclaim: z
+    .object({ groupsLeft: count, groupsDone: count, bytesGivenBack: count })
+    .default({ groupsLeft: 0, groupsDone: 0, bytesGivenBack: 0 }),
   /** Of the elected one; null on the others. */
   controller: z
     .object({

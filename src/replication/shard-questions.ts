@@ -1,9 +1,12 @@
 /** Asks the shards of this process what replication wants to know, and puts answers together. */
 import type { Arena } from '../core/arena.ts'
 import { type ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
-import { CHUNK_BLOCKS } from '../core/limits.ts'
+import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
 import {
   CHUNK_SUM_BYTES,
+  DROP_BYTES,
+  DROP_CHUNKS_MAX,
+  GROUP_BITS_PAGES,
   GROUP_SUM_BYTES,
   LAYER_BYTES,
   VERSION_RUN_BYTES,
@@ -14,12 +17,20 @@ import { type BlockOp, OpFlag, OpKind, type ShardedStore } from './block-store.t
 
 /** Pages for one stretch of sums or layers. */
 const STRETCH_PAGES = 4
+const DROP_PAGES = (DROP_CHUNKS_MAX * DROP_BYTES) / BLOCK_BYTES
 
 export interface LayerId {
   readonly familyHigh: number
   readonly familyLow: number
   readonly layerHigh: number
   readonly layerLow: number
+}
+
+/** In all its layers. */
+export interface ChunkId {
+  readonly familyHigh: number
+  readonly familyLow: number
+  readonly chunk: number
 }
 
 export interface SumsOf {
@@ -147,6 +158,75 @@ export class ShardQuestions {
       LAYER_BYTES
     )
     return [...layers.values()]
+  }
+
+  /** Shows all chunks here of the groups, those of several layers more often. @throws StoreError */
+  async listChunks(
+    groups: number,
+    wanted: ReadonlySet<number>,
+    take: (chunk: ChunkId, shard: number) => void
+  ): Promise<void> {
+    const bits = new Uint32Array((GROUP_BITS_PAGES * BLOCK_BYTES) / 4)
+    for (const group of wanted) bits[group >>> 5]! |= 1 << (group & 31)
+    const { bytes } = this.#arena
+    const listOf = (shard: number): Promise<void> =>
+      this.#withPages(GROUP_BITS_PAGES + STRETCH_PAGES, async (payload) => {
+        Buffer.from(bits.buffer).copy(bytes, payload)
+        const start = payload + GROUP_BITS_PAGES * BLOCK_BYTES
+        for (let from = 0; ; ) {
+          const op = clearOp(this.#store.acquireOp())
+          op.kind = OpKind.ListChunks
+          op.chunk = groups
+          op.sequence = from
+          op.blockCount = STRETCH_PAGES
+          op.payload = payload
+          const { resultA, resultB } = await this.#run(op, shard)
+          for (let at = start; at < start + resultA * DROP_BYTES; at += DROP_BYTES) {
+            const familyLow = bytes.readUInt32LE(at)
+            const familyHigh = bytes.readUInt32LE(at + 4)
+            take({ familyHigh, familyLow, chunk: bytes.readUInt32LE(at + 8) }, shard)
+          }
+          if (resultB === 0) return
+          from = resultB
+        }
+      })
+    await Promise.all(Array.from({ length: this.#store.shardCount }, (_, shard) => listOf(shard)))
+  }
+
+  /**
+   * Gives back what `choose` answers, in the order of DropChunks and at most DROP_CHUNKS_MAX. It is
+   * asked in the moment when the op enters the shard's queue. Resolves with the blocks that went,
+   * durably. @throws StoreError
+   */
+  async dropChunks(shard: number, groups: number, choose: () => readonly ChunkId[]) {
+    return this.#withPages(DROP_PAGES, async (payload) => {
+      const chunks = choose()
+      if (chunks.length === 0) return 0
+      const { bytes } = this.#arena
+      for (const [i, { familyHigh, familyLow, chunk }] of chunks.entries()) {
+        const at = payload + i * DROP_BYTES
+        bytes.writeUInt32LE(familyLow, at)
+        bytes.writeUInt32LE(familyHigh, at + 4)
+        bytes.writeUInt32LE(chunk, at + 8)
+        bytes.writeUInt32LE(0, at + 12)
+      }
+      const op = clearOp(this.#store.acquireOp())
+      op.kind = OpKind.DropChunks
+      op.chunk = groups
+      op.sequence = chunks.length
+      op.payload = payload
+      const { resultA } = await this.#run(op, shard)
+      return resultA
+    })
+  }
+
+  /** That was all for a while. @throws StoreError */
+  async endDrops(): Promise<void> {
+    for (let shard = 0; shard < this.#store.shardCount; shard++) {
+      const op = clearOp(this.#store.acquireOp())
+      op.kind = OpKind.DropChunks
+      await this.#run(op, shard)
+    }
   }
 
   #askSums(op: BlockOp, kind: number, sums: SumsOf): void {

@@ -27,6 +27,7 @@ import {
 import { lookupPacked, lookupRuns } from './chunk-lookup.ts'
 import { ChunkStore } from './chunk-store.ts'
 import { IndexLoad, IndexSave } from './extent-index-save.ts'
+import { IndexDrops } from './index-drops.ts'
 import { IndexLayers, type LayerKey } from './index-layers.ts'
 import { slabOf, wordOf } from './index-pages.ts'
 import { IndexQueries } from './index-queries.ts'
@@ -66,9 +67,6 @@ export interface Span {
 /** Sequences stay below this, so that their upper half is a byte. */
 const SEQUENCE_END = 2 ** 40
 
-/** Chunks looked at together by `reclaim`. */
-const RECLAIM_CHUNKS = 16
-
 export class ExtentIndex {
   private readonly counter: LayerUsage
   private readonly store: ChunkStore
@@ -76,15 +74,13 @@ export class ExtentIndex {
   private readonly change = new Change()
   private loading: IndexLoad | null = null
   private replay: IndexReplay | null = null
-  /** Where `reclaim` stands, as hash; what it has to do is done when nothing was dropped since. */
-  private reclaimAt = 0
-  private dropped = 0
-  private droppedAtStart = 0
-  private readonly addresses: number[] = []
+  /** Chunks that go as a whole. */
+  readonly drops: IndexDrops
 
   constructor(counter: LiveCounter) {
     this.counter = new LayerUsage(counter)
     this.store = new ChunkStore(this.counter)
+    this.drops = new IndexDrops(this.store, this.layers, this.counter)
   }
 
   /** Blocks with an entry: data, hole or zeroes. */
@@ -394,49 +390,11 @@ export class ExtentIndex {
 
   /**
    * The layer is gone at once: `layerIndex` knows it no more. What it held is counted dead and its
-   * memory given back by `reclaim`.
+   * memory given back by `drops.reclaim`.
    */
   dropLayer(layer: number): void {
-    if (layer < 0 || this.layers.isDropped(layer)) return
     this.replay?.flush()
-    this.layers.drop(layer)
-    this.dropped++
-  }
-
-  /** Works off dropped layers, a bounded number of chunks a call. Returns whether more is left. */
-  reclaim(chunksMax: number): boolean {
-    if (this.droppedAtStart === this.dropped && this.reclaimAt === 0) return false
-    if (this.reclaimAt === 0) this.droppedAtStart = this.dropped
-    const width = this.store.table.rangeOf(RECLAIM_CHUNKS)
-    for (let left = chunksMax; left > 0 && this.reclaimAt < 2 ** 32; left -= RECLAIM_CHUNKS) {
-      const end = Math.min(2 ** 32, this.reclaimAt + width)
-      // Removing a chunk may move another one, so the range is looked at again after each.
-      while (this.removeDropped(this.reclaimAt, end));
-      this.reclaimAt = end
-    }
-    if (this.reclaimAt < 2 ** 32) return true
-    this.reclaimAt = 0
-    return this.droppedAtStart !== this.dropped
-  }
-
-  /** Removes the first chunk of a dropped layer with a hash in [from, to), if there is one. */
-  private removeDropped(from: number, to: number): boolean {
-    this.addresses.length = 0
-    this.store.table.collect(from, to, this.addresses)
-    for (const address of this.addresses) {
-      const words = this.store.pages.slabs[slabOf(address)]!
-      if (!this.layers.isDropped(words[wordOf(address) + AT_LAYER]!)) continue
-      this.counter.select(words[wordOf(address) + AT_LAYER]!)
-      const found = this.store.look(address, 0, CHUNK_BLOCKS)
-      for (let run = 0; run < found.length; run++) {
-        const location = found.locations[run]!
-        if (location < LOCATION_END) this.counter.onDead(location, found.counts[run]!)
-        this.store.entries -= found.counts[run]!
-      }
-      this.store.remove(address)
-      return true
-    }
-    return false
+    this.drops.dropLayer(layer)
   }
 
   /**

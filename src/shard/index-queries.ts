@@ -12,12 +12,13 @@ import type { ChunkStore } from './chunk-store.ts'
 import { Sums } from './chunk-sums.ts'
 import type { IndexLayers, LayerKey } from './index-layers.ts'
 import { slabOf, wordOf } from './index-pages.ts'
-import { CHUNK_SUM_BYTES, GROUP_SUM_BYTES, LAYER_BYTES, VersionKind } from './op.ts'
+import { CHUNK_SUM_BYTES, DROP_BYTES, GROUP_SUM_BYTES, LAYER_BYTES, VersionKind } from './op.ts'
 import { LOCATION_END, LOCATION_HOLE } from './run-list.ts'
 
 const GROUP_SUM_WORDS = GROUP_SUM_BYTES / 4
 const CHUNK_SUM_WORDS = CHUNK_SUM_BYTES / 4
 const LAYER_WORDS = LAYER_BYTES / 4
+const DROP_WORDS = DROP_BYTES / 4
 /** Chunks that the walk finds together. */
 const RANGE_CHUNKS = 16
 /** A stretch ends after so many chunks, or sums made anew: both take about half a millisecond. */
@@ -191,6 +192,47 @@ export class IndexQueries {
     words[at + 4] = low
     words[at + 5] = high
     out.at = at + 6
+  }
+
+  /**
+   * Adds the chunks of a stretch whose group, of `groups`, has its bit in `bits` (the answer's
+   * words from there on). Goes on as `sumUp` does.
+   */
+  listChunks(groups: number, bits: number, from: number, out: AnswerWords): number {
+    const { table } = this.store
+    let at = from
+    let width = table.rangeOf(RANGE_CHUNKS)
+    for (let chunks = 0; at < 2 ** 32 && chunks < STRETCH_CHUNKS_MAX; ) {
+      const to = Math.min(2 ** 32, at + width)
+      this.addresses.length = 0
+      table.collect(at, to, this.addresses)
+      if (this.addresses.length > out.room(DROP_WORDS)) {
+        if (at > from || width === 1) break
+        width = Math.ceil(width / 2)
+        continue
+      }
+      for (const address of this.addresses) this.addListed(address, groups, bits, out)
+      chunks += this.addresses.length
+      at = to
+    }
+    assert(at > from, 'an answer has room for the chunks of one hash')
+    return at < 2 ** 32 ? at : 0
+  }
+
+  private addListed(address: number, groups: number, bits: number, out: AnswerWords): void {
+    const found = this.store.pages.slabs[slabOf(address)]!
+    const layer = found[wordOf(address) + AT_LAYER]!
+    const chunk = found[wordOf(address) + AT_CHUNK]!
+    if (this.layers.isDropped(layer)) return
+    const { familyHigh, familyLow } = this.layers.keyOf(layer)
+    const group = groupOfChunk(familyHigh, familyLow, chunk, groups)
+    const { words, at } = out
+    if (((words[bits + (group >>> 5)]! >>> (group & 31)) & 1) === 0) return
+    words[at] = familyLow
+    words[at + 1] = familyHigh
+    words[at + 2] = chunk
+    words[at + 3] = 0
+    out.at = at + DROP_WORDS
   }
 
   /** Adds layers from number `from` on. Returns where to go on, 0 at the end. */

@@ -57,7 +57,20 @@ export const OpKind = {
   /** Fills the frame of chunk-map.ts at `payload` of the shard's maps with the whole chunk. */
   Locate: 19,
   /** `resultA` is how many blocks of the family hold data. */
-  Usage: 20
+  Usage: 20,
+  /**
+   * Chunks of some groups: `resultA` entries of DROP_BYTES, behind the pages that name the groups
+   * as bits (GROUP_BITS_PAGES). `chunk`, `sequence`, `resultB` as GroupSums has them; `blockCount`
+   * is the pages of the payload that entries may fill. A chunk of several layers may come again.
+   */
+  ListChunks: 21,
+  /**
+   * `sequence` chunks, entries of DROP_BYTES in the payload, are given back: all that this shard
+   * has of them. `chunk` is the number of groups; entries are ordered by family, group and chunk,
+   * and are all that the shard has between the first and the last of each group. Durable when
+   * answered; `resultA` blocks. 0 chunks: that was all for a while, their space is given back.
+   */
+  DropChunks: 22
 } as const
 export type OpKind = (typeof OpKind)[keyof typeof OpKind]
 
@@ -90,6 +103,7 @@ export const StatusExtent = { Data: 0, Hole: 1, Zero: 2 } as const
 //               sequence u64
 //   void        firstBlock u16, blockCount u16, zero u32, writerEpoch u32, floorEpoch u32,
 //               sequence u64, floorSequence u64: versions above the floor, up to the other one
+//   drop        family u64, chunk u32, zero u32
 //
 // `blocks` counts data and zeroes. `hash` is two u32 that are added each for itself.
 export const GROUP_SUM_BYTES = 16
@@ -97,6 +111,11 @@ export const CHUNK_SUM_BYTES = 24
 export const VERSION_RUN_BYTES = 24
 export const VOID_BYTES = 32
 export const LAYER_BYTES = 16
+export const DROP_BYTES = 16
+/** More take longer than clients should wait. */
+export const DROP_CHUNKS_MAX = 1024
+/** A bit for each group that there may be. */
+export const GROUP_BITS_PAGES = 2
 export const VersionKind = { Data: 1, Zeroes: 2, Hole: 3 } as const
 
 /** So many blocks' runs and checksums fit a page. */

@@ -29,6 +29,7 @@ import {
   loadCheckpoint,
   setGoneAside
 } from './checkpoint-reader.ts'
+import { Drops } from './drops.ts'
 import { ExtentIndex } from './extent-index.ts'
 import type { FailureMarker } from './failure-marker.ts'
 import type { Files } from './files.ts'
@@ -67,6 +68,7 @@ class Recovery {
   private readonly segments: Segments
   private readonly index: ExtentIndex
   private readonly voids: Voids
+  private readonly drops: Drops
   private readonly report: (problem: Problem) => void
   private readonly skipped: ReadonlySet<string>
   private readonly marker: FailureMarker | null
@@ -101,6 +103,7 @@ class Recovery {
       segments: Segments
       index: ExtentIndex
       voids: Voids
+      drops: Drops
       report: (problem: Problem) => void
       /** Checkpoints that were found broken before. */
       skipped: ReadonlySet<string>
@@ -114,6 +117,7 @@ class Recovery {
     this.segments = parts.segments
     this.index = parts.index
     this.voids = parts.voids
+    this.drops = parts.drops
     this.report = parts.report
     this.skipped = parts.skipped
     this.marker = parts.marker
@@ -148,7 +152,9 @@ class Recovery {
       for (const segment of this.toSync) this.files.sync(this.segments.open(segment))
       this.files.syncDirectory() // the process before may have been killed when it was about to
     }
-    this.result.lastLsn = Math.max(this.mark, this.highestLsn)
+    // A drop is durable before the batches that came before it: what comes next must not pass for
+    // one of these.
+    this.result.lastLsn = Math.max(this.mark, this.highestLsn, this.drops.lsn)
     return this.result
   }
 
@@ -167,6 +173,7 @@ class Recovery {
     setGoneAside(this.index, this.segments, salts)
     const { segments } = this
     this.voids.applyTo(this.index, segments.locationOf(segments.lostSlot, 0))
+    this.drops.applyTo(this.index, newest.header.startLsn)
     this.startLsn = newest.header.startLsn
     this.mark = Math.max(this.mark, durableLsn)
     this.highestLsn = Math.max(this.highestLsn, durableLsn)
@@ -392,6 +399,7 @@ class Recovery {
       if (layer >= 0) this.index.dropLayer(layer)
       return
     }
+    if (this.drops.count > 0 && this.drops.hides(record, lsn)) return
     if (record.type === RecordType.Data) this.cursor.checksums(this.crcs)
     else if (lsn > this.highestLsn) this.highestLsn = lsn
     if (this.voids.count === 0 || !this.voids.mark(record)) {
@@ -464,6 +472,7 @@ export interface RecoveredShard {
   readonly segments: Segments
   readonly index: ExtentIndex
   readonly voids: Voids
+  readonly drops: Drops
   readonly result: RecoveryResult
 }
 
@@ -476,14 +485,15 @@ export function recoverShard(
   const { report, marker } = parts
   const skipped = new Set<string>()
   const voids = new Voids(config, host)
+  const drops = new Drops(config, host)
   for (;;) {
     const segments = new Segments(config, host)
     const index = new ExtentIndex(segments)
     try {
       const result = new Recovery(config, host, {
-        ...{ segments, index, voids, report, skipped, marker }
+        ...{ segments, index, voids, drops, report, skipped, marker }
       }).run()
-      return { segments, index, voids, result }
+      return { segments, index, voids, drops, result }
     } catch (thrown) {
       segments.closeAll()
       const error = storeErrorOf(thrown)

@@ -1,11 +1,13 @@
 /** Answers the ops by which members of a group compare and copy what they hold. */
 import { ErrorCode } from '../core/errors.ts'
-import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
+import { BLOCK_BYTES, CHUNK_BLOCKS, GROUPS_MAX } from '../core/limits.ts'
 import type { BlockReader } from './block-reader.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import { AnswerWords, type IndexQueries, type SumsQuestion } from './index-queries.ts'
 import {
   CHUNK_SUM_BYTES,
+  DROP_BYTES,
+  GROUP_BITS_PAGES,
   GROUP_SUM_BYTES,
   LAYER_BYTES,
   OpFlag,
@@ -16,8 +18,8 @@ import {
   VERSION_RUN_BYTES
 } from './op.ts'
 
-/** Groups of a pool are numbered in 16 bits. */
-const GROUPS_MAX = 65_536
+const isGroupCount = (groups: number): boolean =>
+  groups >= 1 && groups <= GROUPS_MAX && (groups & (groups - 1)) === 0
 
 export class ReplicaOps {
   private readonly memory: Buffer
@@ -53,6 +55,9 @@ export class ReplicaOps {
       case OpKind.ReadVersions:
         this.readVersions(op)
         return true
+      case OpKind.ListChunks:
+        this.listChunks(op)
+        return true
       case OpKind.ListLayers:
         this.open(op)
         op.resultB = this.queries.listLayers(op.sequence, this.out)
@@ -71,8 +76,7 @@ export class ReplicaOps {
     const { question } = this
     const isOfGroups = op.kind === OpKind.GroupSums
     const groups = op.chunk
-    const isPower = groups >= 1 && groups <= GROUPS_MAX && (groups & (groups - 1)) === 0
-    if (!isPower || op.blockCount < 1 || op.sequence >= 2 ** 32) {
+    if (!isGroupCount(groups) || op.blockCount < 1 || op.sequence >= 2 ** 32) {
       op.error = ErrorCode.InvalidArgument
       return
     }
@@ -84,6 +88,19 @@ export class ReplicaOps {
     this.open(op)
     op.resultB = this.queries.sumUp(question, op.sequence, this.out)
     op.resultA = this.out.count((isOfGroups ? GROUP_SUM_BYTES : CHUNK_SUM_BYTES) / 4)
+  }
+
+  private listChunks(op: ShardOp): void {
+    const { chunk: groups, payload, blockCount, sequence } = op
+    if (!isGroupCount(groups) || blockCount < 1 || sequence >= 2 ** 32) {
+      op.error = ErrorCode.InvalidArgument
+      return
+    }
+    const bits = payload / 4
+    const start = bits + (GROUP_BITS_PAGES * BLOCK_BYTES) / 4
+    this.out.open(this.words, start, (blockCount * BLOCK_BYTES) / 4)
+    op.resultB = this.queries.listChunks(groups, bits, sequence, this.out)
+    op.resultA = this.out.count(DROP_BYTES / 4)
   }
 
   private isInside(op: ShardOp, blocksMax: number): boolean {

@@ -23,6 +23,7 @@ import {
   removeFailureMarker,
   writeFailureMarker
 } from './failure-marker.ts'
+import { Forgetting, isForgetting } from './forgetting.ts'
 import { OpFlag, OpKind, type ShardOp } from './op.ts'
 import type { Problem } from './problem.ts'
 import { type RecoveredShard, type RecoveryResult, recoverShard } from './recovery.ts'
@@ -37,7 +38,6 @@ import {
   requireShardSuperblock,
   SUPERBLOCK_NAME
 } from './superblock-file.ts'
-import type { Voids } from './voids.ts'
 
 const ShardState = { Recovering: 0, Serving: 1, Failed: 2, Stopped: 3 } as const
 type ShardState = (typeof ShardState)[keyof typeof ShardState]
@@ -61,9 +61,7 @@ export class Shard {
   private readonly appender: Appender
   private readonly reader: BlockReader
   private readonly replica: ReplicaOps
-  private readonly voids: Voids
-  /** Checkpoints and segments when voids were last looked at. */
-  private voidsSeen = ''
+  private readonly forgetting: Forgetting
   private readonly writer: BlockWriter
   private readonly checkpoint: CheckpointWriter
   private readonly compactor: Compactor
@@ -128,7 +126,6 @@ export class Shard {
     this.host = host
     this.segments = recovered.segments
     this.index = recovered.index
-    this.voids = recovered.voids
     this.appender = new Appender(config, host, this.segments)
     const parts = { segments: this.segments, index: this.index, appender: this.appender }
     this.checkpoint = new CheckpointWriter(config, host, parts)
@@ -140,8 +137,11 @@ export class Shard {
     this.space = new Space(config, host, {
       segments: this.segments,
       compactor: this.compactor,
-      reclaim: () => this.index.reclaim(RECLAIM_CHUNKS)
+      reclaim: () => this.index.drops.reclaim(RECLAIM_CHUNKS)
     })
+    const { voids, drops } = recovered
+    const { checkpoint, compactor } = this
+    this.forgetting = new Forgetting({ ...parts, voids, drops, checkpoint, compactor })
     this.scrubber = new Scrubber(config, host, parts)
     const views = new BlockViews(host.memory)
     this.reader = new BlockReader(host, this.segments, this.index, views)
@@ -150,7 +150,7 @@ export class Shard {
       segments: this.segments,
       index: this.index,
       appender: this.appender,
-      voids: this.voids,
+      voids: recovered.voids,
       views,
       gate: this
     })
@@ -163,7 +163,7 @@ export class Shard {
    */
   execute(ops: readonly ShardOp[], count: number): void {
     let mutations = 0
-    let voids = 0
+    let firsts = 0
     for (let i = 0; i < count; i++) {
       const op = ops[i]!
       op.error = ErrorCode.Ok
@@ -172,9 +172,9 @@ export class Shard {
       op.resultC = 0
       if (op.kind >= OpKind.Write && op.kind <= OpKind.WriteZeroes) mutations++
       else if (op.kind === OpKind.DeleteLayer) mutations++
-      else if (op.kind === OpKind.Void) voids++
+      else if (isForgetting(op.kind)) firsts++
     }
-    if (voids > 0) this.addVoids(ops, count)
+    if (firsts > 0) this.forget(ops, count)
     if (mutations > 0) {
       this.writer.execute(ops, count)
       this.space.pace(ops, count)
@@ -188,24 +188,14 @@ export class Shard {
   }
 
   /** Before any write of the same call: an older version may follow at once. */
-  private addVoids(ops: readonly ShardOp[], count: number): void {
+  private forget(ops: readonly ShardOp[], count: number): void {
     for (let i = 0; i < count; i++) {
       const op = ops[i]!
-      if (op.kind !== OpKind.Void) continue
+      if (!isForgetting(op.kind)) continue
       op.error = this.refusal()
-      if (op.error === ErrorCode.Ok) this.voids.add(op, this.index, this.appender.nextLsn)
+      if (op.error === ErrorCode.Ok) this.forgetting.execute(op)
+      if (this.forgetting.failure !== '') this.fail(this.forgetting.failure)
     }
-  }
-
-  /** Voids whose records are all gone are forgotten. */
-  private forgetVoids(): void {
-    if (this.voids.count === 0) return
-    const { generation } = this.checkpoint
-    const seen = `${generation} ${this.segments.usedCount} ${this.segments.nextBirth}`
-    if (seen === this.voidsSeen) return
-    this.voidsSeen = seen
-    const lsn = Math.min(this.checkpoint.coveredLsn, this.segments.oldestLsn(null))
-    this.voids.forgetBelow(lsn)
   }
 
   /** Works for about `budgetMs`. Returns whether there is more to do now. */
@@ -269,7 +259,7 @@ export class Shard {
   /** One slice of whatever is most wanted. */
   private backgroundSlice(): boolean {
     if (this.state !== ShardState.Serving || this.config.readOnly) return false
-    if (this.index.reclaim(RECLAIM_CHUNKS)) return true
+    if (this.index.drops.reclaim(RECLAIM_CHUNKS)) return true
     if (this.checkpoint.isRunning) {
       if (this.checkpoint.step()) return true
     } else if (this.checkpoint.isDue) {
@@ -278,7 +268,7 @@ export class Shard {
     }
     if (this.compactor.step(this.space.isPressed)) return true
     this.noteDurable()
-    this.forgetVoids()
+    this.forgetting.step()
     if (!this.scrubber.isDue) return false
     this.scrubber.step()
     return true
@@ -340,7 +330,8 @@ export class Shard {
         this.compactor.holdHoles = (op.flags & OpFlag.Stop) === 0
         return
       case OpKind.Void:
-        return
+      case OpKind.DropChunks:
+        return // done before
       default:
         if (!this.replica.answer(op)) op.error = ErrorCode.InvalidArgument
     }

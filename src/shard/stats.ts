@@ -40,6 +40,7 @@ export const shardStatNames = [
   'scrubbedBytes',
   'scrubErrors',
   'scrubRounds',
+  'givenBackBytes', // chunks that other peers have instead
   'checkpoints',
   'checkpointBytes',
   'syncs',

@@ -11,10 +11,10 @@ import { decodeVoids, encodeVoids, type VoidRun } from '../format/voids.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import type { Files } from './files.ts'
 import { type ShardOp, VOID_BYTES } from './op.ts'
+import { readWholeFile, replaceFile } from './replace-file.ts'
 import type { ShardConfig, ShardHost } from './shard-config.ts'
 
 const VOIDS_NAME = 'voids'
-const VOIDS_TEMPORARY = 'voids.tmp'
 
 /** What a record and a request have in common. */
 type Versioned = Pick<
@@ -37,7 +37,7 @@ export class Voids {
     this.host = host
     this.files = host.files
     if (!this.files.list().includes(VOIDS_NAME)) return
-    const file = decodeVoids(this.readAll(), VOIDS_NAME)
+    const file = decodeVoids(readWholeFile(this.files, VOIDS_NAME), VOIDS_NAME)
     const isOurs =
       file.clusterId === config.clusterId &&
       file.peerId === config.peerId &&
@@ -159,27 +159,8 @@ export class Voids {
     }
     const { clusterId, peerId, shard } = this.config
     const bytes = encodeVoids({ clusterId, peerId, shard, runs })
-    if (files.list().includes(VOIDS_TEMPORARY)) files.remove(VOIDS_TEMPORARY)
-    const handle = files.open(VOIDS_TEMPORARY, 'create')
-    try {
-      files.write(handle, 0, bytes, 0, bytes.length)
-      files.sync(handle)
-    } finally {
-      files.close(handle)
-    }
-    files.rename(VOIDS_TEMPORARY, VOIDS_NAME)
+    replaceFile(files, VOIDS_NAME, bytes)
     files.syncDirectory()
-  }
-
-  private readAll(): Buffer {
-    const handle = this.files.open(VOIDS_NAME, 'readOnly')
-    try {
-      const bytes = Buffer.alloc(this.files.size(handle))
-      const got = this.files.read(handle, 0, bytes, 0, bytes.length)
-      return bytes.subarray(0, got)
-    } finally {
-      this.files.close(handle)
-    }
   }
 }
 

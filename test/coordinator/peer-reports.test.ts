@@ -13,6 +13,7 @@ const reportOf = (usedBytes: number): PeerReport => ({
     ...{ groupsDone: 0, groupsLeft: 0, bytesCopied: 0, bytesLeft: 0, bytesPerSecond: 0 },
     ...{ secondsLeft: 0, secondsPerGroup: null }
   },
+  reclaim: { groupsLeft: 0, groupsDone: 0, bytesGivenBack: 0 },
   controller: null
 })
 

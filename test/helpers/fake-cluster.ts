@@ -33,6 +33,7 @@ const peerOf = (id: string, up: boolean): ClusterPeer => ({
   groupsSyncing: 0,
   lastSeenAt: up ? new Date().toISOString() : ADDED,
   resync: null,
+  reclaim: null,
   maintenanceUntil: null,
   addedAt: ADDED
 })

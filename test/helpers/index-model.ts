@@ -157,7 +157,7 @@ export class IndexPair {
       -1
     )
     for (let chunk = 0; chunk < MODEL_CHUNKS; chunk++) this.chunks.delete(`${layer}.${chunk}`)
-    while (this.index.reclaim(16));
+    while (this.index.drops.reclaim(16));
     this.nameLayer(layer)
   }
 

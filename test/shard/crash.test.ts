@@ -6,7 +6,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { LocalSyncTracker } from '../../src/shard/local-sync-tracker.ts'
-import { OpFlag, OpKind, type ShardOp, VOID_BYTES } from '../../src/shard/op.ts'
+import { DROP_BYTES, OpFlag, OpKind, type ShardOp, VOID_BYTES } from '../../src/shard/op.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
 import { FaultyFiles } from '../helpers/faulty-files.ts'
 import { blockValue, fillBlock, seededRandom, ShardRig } from '../helpers/shard-rig.ts'
@@ -65,14 +65,17 @@ class CrashRun {
   private readonly faults: boolean
   /** Also voids what blocks hold, and writes copies of an older writerEpoch there. */
   private readonly voids: boolean
+  /** Also gives the whole chunk back, and begins anew with versions that it had before. */
+  private readonly drops: boolean
   /** The one copy that a block may have, and blocks whose versions are void from the first on. */
   private readonly copies: { sequence: number; value: number }[] = []
   private readonly emptied = new Set<number>()
 
   /** With `faults` the disk also fails writes and syncs. */
-  constructor(seed: number, options: { faults: boolean; voids: boolean }) {
+  constructor(seed: number, options: CrashOptions) {
     this.faults = options.faults
     this.voids = options.voids
+    this.drops = options.drops ?? false
     this.random = seededRandom(seed)
     this.files = new FaultyFiles(this.random)
     const lazy = this.random.below(2) === 0
@@ -114,6 +117,7 @@ class CrashRun {
     const { rig, random } = this
     const choice = random.below(20)
     if (this.voids && random.below(6) === 0) this.voidOne()
+    else if (this.drops && random.below(12) === 0) this.dropAll()
     else if (choice < 11) this.mutate()
     else if (choice < 13) {
       if (rig.flush() === 0) this.expectation.flushed()
@@ -191,6 +195,25 @@ class CrashRun {
     if (copy !== null) this.writeCopy(block, copy)
   }
 
+  private dropAll(): void {
+    const { rig, expectation } = this
+    const op = rig.op(OpKind.DropChunks, 1, 0, 0)
+    rig.memory.fill(0, 0, DROP_BYTES)
+    rig.memory.writeUInt32LE(op.familyLow, 0)
+    rig.memory.writeUInt32LE(CHUNK, 8)
+    op.sequence = 1
+    const mark = -this.nextValue++
+    expectation.written(0, BLOCKS, mark)
+    if (rig.run(op) !== 0) {
+      assert.ok(this.faults, `error ${op.error}`)
+      expectation.writeFailed(mark)
+      return
+    }
+    for (let block = 0; block < BLOCKS; block++) expectation.voided(block, [0])
+    rig.sequence = 0
+    if (this.random.below(2) === 0) rig.run(Object.assign(op, { sequence: 0 }))
+  }
+
   private writeCopy(block: number, copy: { sequence: number; value: number }): void {
     const { rig, expectation } = this
     expectation.written(block, 1, copy.value)
@@ -234,6 +257,7 @@ class CrashRun {
 interface CrashOptions {
   readonly faults: boolean
   readonly voids: boolean
+  readonly drops?: boolean
 }
 
 function runSeed(seed: number, options: CrashOptions): void {
@@ -251,7 +275,7 @@ const crashes = Number(process.env['CRASHES'] ?? 200)
 
 function runSeeds(options: CrashOptions): void {
   const first = fixed === undefined ? 1 : Number(fixed)
-  const many = options.voids ? crashes / 2 : crashes
+  const many = options.voids || options.drops === true ? crashes / 2 : crashes
   const count = fixed === undefined ? many : 1
   for (let seed = first; seed < first + count; seed++) {
     try {
@@ -272,6 +296,12 @@ test('a void version never comes back, and copies of older ones take its place',
   runSeeds({ faults: false, voids: true }))
 
 test('nor does it on a disk that also fails', () => runSeeds({ faults: true, voids: true }))
+
+test('what was given back never comes back, and what comes after it stays', () =>
+  runSeeds({ faults: false, voids: false, drops: true }))
+
+test('the same of drops on a disk that also fails', () =>
+  runSeeds({ faults: true, voids: false, drops: true }))
 
 test('remains of failed writes in a file whose header was lost void nothing', () =>
   runSeed(536, { faults: true, voids: false }))

@@ -88,7 +88,7 @@ test('memory goes back when data is deleted', () => {
   ok(index.bytes < 400_000, `${index.bytes} bytes of ${full} left with 128 holes`)
   scatter(index, 256, 1, 3)
   index.dropLayer(layer)
-  while (index.reclaim(1000));
+  while (index.drops.reclaim(1000));
   strictEqual(index.entries, 0)
   ok(index.bytes < 2_000_000, `${index.bytes} bytes of ${full} left with nothing`)
 })

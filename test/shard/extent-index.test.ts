@@ -209,14 +209,14 @@ test('a dropped layer is unknown at once, and given back bit by bit', () => {
   index.dropLayer(dropped)
   strictEqual(index.layerIndex(1, 2, 3, 5, false), -1)
   let calls = 1
-  while (index.reclaim(64)) calls++
+  while (index.drops.reclaim(64)) calls++
   strictEqual(index.entries, 6000)
   strictEqual(index.chunks, 2000)
   strictEqual(calls > 10, true)
-  strictEqual(index.reclaim(64), false)
+  strictEqual(index.drops.reclaim(64), false)
   strictEqual(index.countFilled(kept, 1999, 0, 8), 3)
   index.dropLayer(kept)
-  while (index.reclaim(64));
+  while (index.drops.reclaim(64));
   strictEqual(index.chunks, 0)
 })
 

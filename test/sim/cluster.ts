@@ -21,6 +21,8 @@ export interface SimOptions {
   readonly groups: number
   /** Members with the real engine, service and resync; otherwise models. */
   readonly engine: boolean
+  /** Groups are wanted on other peers again and again. */
+  readonly moves: boolean
 }
 
 export class SimCluster implements Directory {
@@ -33,6 +35,7 @@ export class SimCluster implements Directory {
   readonly volumes: SimVolume[] = []
   readonly pool: PoolView
   metadata!: EmbeddedStore
+  isMoving = false
   readonly #tables = new MemoryTables()
   readonly #records = new Map<number, GroupRecord>()
 

@@ -7,6 +7,7 @@ import type { FenceEntry } from '../../src/format/fences.ts'
 import { shardOfChunk } from '../../src/placement/hash.ts'
 import { BlockOp, type ShardedStore } from '../../src/replication/block-store.ts'
 import { Fences, type FenceStore } from '../../src/replication/fences.ts'
+import { Reclaimer } from '../../src/replication/reclaimer.ts'
 import { type FamilyState, Resyncer } from '../../src/replication/resync.ts'
 import { ShardMemberService } from '../../src/replication/shard-member-service.ts'
 import { settleAtStart } from '../../src/replication/start-rule.ts'
@@ -106,6 +107,8 @@ export class EngineDisk {
   readonly #peerId: string
   readonly #files: FaultyFiles[] = []
   readonly #fences = new MemoryFences()
+  /** Of the boot that runs. */
+  service: ShardMemberService | null = null
 
   constructor(world: World, peerId: string) {
     this.#world = world
@@ -140,11 +143,10 @@ export class EngineDisk {
         (peer, id) => up.get(peer) === id
       )
     }
-    const resyncer = new Resyncer({
+    const parts = {
       self: { peerId, bootId },
       service,
       store,
-      arena: boot.arena,
       members: boot.members,
       groups,
       families: {
@@ -154,11 +156,13 @@ export class EngineDisk {
       isPresentBoot: () => false,
       clock: boot.process,
       timers: boot.process,
-      bytesPerSecond: 2 ** 40,
-      log: (_level, message, fields) =>
+      log: (_level: string, message: string, fields: Record<string, unknown>) =>
         this.#world.log(`${boot.place}: ${message} ${JSON.stringify(fields)}`)
-    })
-    this.#follow(boot, groups, resyncer)
+    }
+    const resyncer = new Resyncer({ ...parts, arena: boot.arena, bytesPerSecond: 2 ** 40 })
+    const reclaimer = new Reclaimer({ ...parts, copiesOf: () => boot.sim.options.copies })
+    this.#follow(boot, groups, resyncer, reclaimer)
+    this.service = service
     return service
   }
 
@@ -203,8 +207,15 @@ export class EngineDisk {
     })
   }
 
+  /** Chunks here of groups, at this moment or a little later. */
+  async chunksOf(groups: number, wanted: ReadonlySet<number>): Promise<number> {
+    let chunks = 0
+    await this.service!.questions.listChunks(groups, wanted, () => chunks++)
+    return chunks
+  }
+
   /** Wants every group that lists this boot as syncing. */
-  #follow(boot: Boot, groups: GroupRecords, resyncer: Resyncer): void {
+  #follow(boot: Boot, groups: GroupRecords, resyncer: Resyncer, reclaimer: Reclaimer): void {
     const { pool } = boot.sim
     const shape = { pool: pool.number, groups: pool.groups }
     const look = async (): Promise<void> => {
@@ -213,6 +224,7 @@ export class EngineDisk {
           ({ peer, boot: id }) => peer === boot.peerId && id === boot.bootId
         )
         if (isListed) resyncer.want(shape, group)
+        reclaimer.learn(shape, group, record)
       }
     }
     const again = (): void => {

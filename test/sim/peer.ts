@@ -14,6 +14,7 @@ import type { SimCluster } from './cluster.ts'
 import { EngineDisk } from './engine.ts'
 import { type Host, type Incoming, SimMembers } from './link.ts'
 import { listAbsent, resync, takePlaces } from './model-resync.ts'
+import { moveGroups } from './mover.ts'
 import { RemoteMetadata } from './metadata.ts'
 import { SimSession } from './session.ts'
 import { Process } from './world.ts'
@@ -176,11 +177,20 @@ export class SimPeer {
     await boot.metadata.transact({ success: [{ put: key, value, lease: boot.session.lease }] })
   }
 
+  async #control(cluster: Cluster, pool: PoolView): Promise<void> {
+    const { options, peers, world, isMoving } = this.sim
+    await listAbsent(cluster, pool.number)
+    if (!options.moves) return
+    const ids = peers.map(({ peerId }) => peerId)
+    const { copies } = options
+    await moveGroups({ cluster, pool: pool.number, peers: ids, copies, world, isMoving })
+  }
+
   /** Resyncs one group after the other; one peer lists who is absent. */
   #chores(boot: Boot, cluster: Cluster, pool: PoolView): void {
     const { disk, sim } = this
     const round = async (): Promise<void> => {
-      if (sim.peers[0] === this) await listAbsent(cluster, pool.number)
+      if (sim.peers[0] === this) await this.#control(cluster, pool)
       if (disk === null) return
       const host = {
         cluster,

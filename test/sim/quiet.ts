@@ -11,7 +11,8 @@ export class QuietCluster extends SimCluster {
 
   constructor({ peers, copies }: { readonly peers: number; readonly copies: number }) {
     const writeMinimum = Math.ceil(copies / 2)
-    super({ seed: 3, peers, copies, writeMinimum, volumes: 1, groups: 2, engine: false })
+    const groups = 2
+    super({ seed: 3, peers, copies, writeMinimum, volumes: 1, groups, engine: false, moves: false })
   }
 
   override mayFail(error: number): boolean {

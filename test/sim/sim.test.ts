@@ -11,9 +11,13 @@ const SHOWN = 150
 const engine = process.env['ENGINE'] === '1'
 const engineSeeds = Number(process.env['ENGINE_SEEDS'] ?? 40)
 
-async function run(seed: number, real: boolean = engine): Promise<void> {
+/** `MOVES=1`: also while groups move. */
+const moves = process.env['MOVES'] === '1'
+const movesSeeds = Number(process.env['MOVES_SEEDS'] ?? 30)
+
+async function run(seed: number, real: boolean = engine, moving: boolean = moves): Promise<void> {
   try {
-    const report = await runSeed({ seed, engine: real })
+    const report = await runSeed({ seed, engine: real, moves: moving })
     if (fixed !== undefined) console.log({ ...report, trace: report.trace.length })
   } catch (thrown) {
     if (thrown instanceof SimFailure && fixed !== undefined) {
@@ -35,6 +39,11 @@ test('nothing that was promised is broken by faults', async () => {
 test('nor with the real engine, member service and resync', async () => {
   if (fixed !== undefined) return
   for (let seed = 1; seed <= engineSeeds; seed++) await run(seed, true)
+})
+
+test('nor while groups move, and what they leave behind is given back', async () => {
+  if (fixed !== undefined) return
+  for (let seed = 1; seed <= movesSeeds; seed++) await run(seed, true, true)
 })
 
 test.run()
