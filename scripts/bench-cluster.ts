@@ -6,6 +6,9 @@
  *   npm run bench:cluster                             all rows, about six minutes
  *   npm run bench:cluster -- --rows randread,fsync32 --seconds 4 --servers cluster,nbdkit
  *
+ * Each job is run before it is measured, for --warmup SECONDS (2), on every server alike: what
+ * compilers and page caches do first is no part of a figure.
+ *
  * --peers N (3), --redundancy SCHEME (replicated:2), --size SIZE (512MiB), --rounds N (1),
  * --dir DIR (in a new directory there, which is removed), --out DIR (bench-out), --save NAME: also
  * scripts/bench/results/NAME.json, --cpu-prof: where the time of gateway and members went,
@@ -46,6 +49,8 @@ const FILL: Job = { rw: 'write', blockBytes: MiB, depth: 16, wholeSize: true }
 const SERVERS = [CLUSTER, 'torus', REFERENCE] as const
 const VOLUME = 'bench'
 const TOP_FUNCTIONS = 14
+/** Other offsets while warming up than while measuring. */
+const WARMUP_SEEDS = 500
 
 interface Options {
   readonly rows: readonly ClusterRow[]
@@ -54,6 +59,7 @@ interface Options {
   readonly redundancy: string
   readonly sizeBytes: number
   readonly seconds: number
+  readonly warmup: number
   readonly rounds: number
   readonly directory: string
   readonly out: string
@@ -72,6 +78,7 @@ function readOptions(): Options {
       redundancy: { type: 'string', default: 'replicated:2' },
       size: { type: 'string', default: '512MiB' },
       seconds: { type: 'string', default: '8' },
+      warmup: { type: 'string', default: '2' },
       rounds: { type: 'string', default: '1' },
       dir: { type: 'string', default: tmpdir() },
       out: { type: 'string', default: 'bench-out' },
@@ -95,7 +102,7 @@ function readOptions(): Options {
   return {
     rows: clusterRows.filter(({ id }) => wanted.includes(id)),
     servers,
-    ...{ peers: peers!, seconds: seconds!, rounds: rounds! },
+    ...{ peers: peers!, seconds: seconds!, rounds: rounds!, warmup: Number(values.warmup) },
     redundancy: values.redundancy,
     sizeBytes: sizeOf(values.size),
     directory: values.dir,
@@ -172,13 +179,15 @@ async function measure(
   target: Target,
   row: ClusterRow,
   round: number,
-  { sizeBytes, seconds }: Options
+  { sizeBytes, seconds, warmup }: Options
 ): Promise<ClusterMeasurement> {
+  const seed = 1000 * clusterRows.indexOf(row) + round + 1
+  const on = { args: nbdTarget(target.uri), sizeBytes, seconds }
+  if (warmup > 0) await runFio(row.job, { ...on, seconds: warmup, seed: seed + WARMUP_SEEDS })
   await writeBack()
   const before = target.processes.map(({ pid }) => [cpuUs(pid), threadUsage(pid)] as const)
   const startUs = monotonicUs()
-  const seed = 1000 * clusterRows.indexOf(row) + round + 1
-  const fio = await runFio(row.job, { args: nbdTarget(target.uri), sizeBytes, seconds, seed })
+  const fio = await runFio(row.job, { ...on, seed })
   const endUs = monotonicUs()
   const usage = target.processes.map(({ name, pid }, at): ProcessUsage => {
     const [allBefore, threads] = before[at]!
@@ -230,14 +239,15 @@ async function report(
   measurements: readonly ClusterMeasurement[]
 ): Promise<void> {
   const { rows, servers, peers, redundancy, sizeBytes, seconds, rounds, out, save } = options
+  const { warmup } = options
   const machine = await describeMachine(tmpdir())
   const reports = rows.map((row) => reportClusterRow(row, measurements))
   console.log(machineLine(machine))
-  console.log(`${peers} peers, ${redundancy}, ${sizeBytes / MiB} MiB, ${seconds} s a job`)
+  console.log(`${peers} peers, ${redundancy}, ${sizeBytes / MiB} MiB, ${seconds} s a job, warm`)
   console.log(clusterTable(reports, servers))
   console.log(clusterCostTable(reports))
   if (options.cpuProf) printProfiles(join(out, 'profiles'), measurements)
-  const settings = { peers, redundancy, sizeBytes, seconds, rounds }
+  const settings = { peers, redundancy, sizeBytes, seconds, warmup, rounds }
   const kept = { machine, options: settings, rows: reports }
   const places: [string, object][] = [[join(out, 'cluster.json'), { ...kept, measurements }]]
   if (save !== '') {
