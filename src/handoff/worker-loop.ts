@@ -99,11 +99,13 @@ export class WorkerLoop<Op extends WorkerOp> {
     let sliceEndAt = awakeAt
     // When background work wants to be looked at, busy or not.
     let wakeAt = awakeAt
+    let servedAt = Number.NEGATIVE_INFINITY
     for (;;) {
       const count = this.drain()
       if (count > 0) {
         this.executeBatch(engine, count)
         const now = performance.now()
+        servedAt = now
         if (!more && now < wakeAt && engine.nextWakeMs() > 0) continue
         if (now - sliceEndAt < this.knobs.busyGapMs) continue
         more = engine.background(this.knobs.busySliceMs)
@@ -112,6 +114,14 @@ export class WorkerLoop<Op extends WorkerOp> {
       } else if (Atomics.load(this.control, COMMAND) === Command.Close) {
         return
       } else if (more || performance.now() >= wakeAt || engine.nextWakeMs() <= 0) {
+        const restMs = this.restMs(servedAt, sliceEndAt)
+        if (restMs > 0) {
+          if (this.spin()) continue
+          this.busyMs += performance.now() - awakeAt
+          if (this.sleep(restMs)) more = true
+          awakeAt = performance.now()
+          continue
+        }
         more = engine.background(this.knobs.idleSliceMs)
         sliceEndAt = performance.now()
         wakeAt = sliceEndAt + engine.nextWakeMs()
@@ -127,6 +137,13 @@ export class WorkerLoop<Op extends WorkerOp> {
         awakeAt = performance.now()
       }
     }
+  }
+
+  /** Between requests that come all the time background work rests as long as while they wait. */
+  private restMs(servedAt: number, sliceEndAt: number): number {
+    const now = performance.now()
+    const { busyGapMs } = this.knobs
+    return now - servedAt < busyGapMs ? sliceEndAt + busyGapMs - now : 0
   }
 
   private drain(): number {
