@@ -118,9 +118,9 @@ export class ShardPool<Op extends ClientOp<Op>> {
     return answered > 0
   }
 
-  /** Publishes everything submitted so far. */
-  ring(): void {
-    if (this.polling || !this.isShallow()) {
+  /** Publishes everything submitted so far; waits a little for few requests if `isLast`. */
+  ring(isLast = true): void {
+    if (this.polling || !isLast || !this.isShallow()) {
       this.publish()
       return
     }

@@ -25,8 +25,8 @@ export class BlockOp extends ShardOp {
    */
   fenceEpoch: number = 0
   /**
-   * Of a write to members: CRC-32C of the payload where it is known already, so that it is
-   * computed once for all of them; -1: it is not. Whoever sets it takes it back.
+   * Of a write to members, or of a read that was answered at once: CRC-32C of the bytes where it
+   * is known already, so that it is computed once; -1: it is not. Whoever sets it takes it back.
    */
   payloadCrc: number = -1
   /** When it was submitted, monotonic milliseconds; for latency and deadlines. */
@@ -57,13 +57,15 @@ export interface BlockStore {
   /**
    * Reads the blocks of `op`, which is not submitted and may be used again, into `into` from
    * `start` on, if they are at hand. Returns the milliseconds that took; below 0: submit a read.
+   * `isRemote`: for another process, whose next request nobody should wait for awake.
    */
-  readNow(op: BlockOp, into: Buffer, start: number): number
+  readNow(op: BlockOp, into: Buffer, start: number, isRemote?: boolean): number
   /**
    * Tells the shards about all that was submitted since: once per batch of requests. Ops that are
-   * done already may be answered from inside.
+   * done already may be answered from inside, unless the caller knows that others whom it waits for
+   * take longer: then it is not the last.
    */
-  ring(): void
+  ring(isLast?: boolean): void
   /**
    * Calls `done(error)` when every write completed before this call is on stable storage
    * (error is an ErrorCode, 0 for Ok). Concurrent flushes share syncs.

@@ -104,10 +104,15 @@ export class Boots {
     if (this.#unrung.length === 0) return
     const unrung = this.#unrung
     this.#unrung = []
+    // Those far away first, who take longest: the own shards may be waited for.
+    let isLast = true
     for (const boot of unrung) {
       boot.waitsForRing = false
+      if (boot.isLocal) continue
       boot.member?.ring()
+      isLast = false
     }
+    for (const boot of unrung) if (boot.isLocal) boot.member?.ring(isLast)
   }
 
   #knows(peerId: string): boolean {

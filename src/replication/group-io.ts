@@ -2,7 +2,7 @@ import type { PoolView } from '../cluster/group-table.ts'
 import type { KnownGroup } from '../cluster/groups.ts'
 import type { GroupMember } from '../cluster/records.ts'
 import type { Boot, Boots } from './boots.ts'
-import type { PoolShape } from './member.ts'
+import type { Member, PoolShape } from './member.ts'
 
 /** A pool that this gateway uses. */
 export class PoolIo {
@@ -81,6 +81,15 @@ export class GroupIo {
   isInSync(boot: Boot): boolean {
     const at = this.targets.indexOf(boot)
     return at >= 0 && at < this.inSyncCount
+  }
+
+  /** This process's own shards, if they are in sync and quick. */
+  localMember(): Member | null {
+    for (let i = 0; i < this.inSyncCount; i++) {
+      const boot = this.targets[i]!
+      if (boot.isLocal) return boot.isSlow ? null : boot.member
+    }
+    return null
   }
 
   /** Takes `known` into use. */

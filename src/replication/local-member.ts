@@ -26,8 +26,12 @@ export class LocalMember implements Member {
     this.#service.submit(op)
   }
 
-  ring(): void {
-    this.#service.ring()
+  readNow(op: BlockOp, into: Buffer, start: number): number {
+    return this.#service.readNow(op, into, start)
+  }
+
+  ring(isLast = true): void {
+    this.#service.ring(isLast)
   }
 
   flush(done: (error: number) => void): void {

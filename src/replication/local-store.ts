@@ -16,7 +16,7 @@ const OVERHEAD_SHARE = 0.05
 /** What a ShardPool is to the store. */
 interface Shards {
   readonly clients: readonly ShardClient<BlockOp>[]
-  ring(): void
+  ring(isLast?: boolean): void
   /** A read needed none of them. */
   served(): void
 }
@@ -98,25 +98,26 @@ export class LocalStore implements ShardedStore {
     client.submit(op)
   }
 
-  ring(): void {
-    this.shards.ring()
+  ring(isLast = true): void {
+    this.shards.ring(isLast)
   }
 
-  readNow(op: BlockOp, into: Buffer, start: number): number {
+  readNow(op: BlockOp, into: Buffer, start: number, isRemote = false): number {
     const { near } = this
     if (near === null || op.blockCount > NEAR_BLOCKS_MAX) return -1
     const hash = chunkHash(op.familyHigh, op.familyLow, op.chunk)
     const client = this.clients[hash % this.clients.length]!
     if (client.state !== 'serving') return -1
     const ms = near.readNow(op, hash, client.shard, into, start)
-    if (ms >= 0) this.noteNear(client, op.blockCount)
+    if (ms < 0) return ms
+    this.noteNear(client, op.blockCount)
+    if (!isRemote) this.shards.served()
     return ms
   }
 
   private noteNear(client: ShardClient<BlockOp>, blockCount: number): void {
     client.stats[shardStatIndex.nearReads]! += 1
     client.stats[shardStatIndex.nearReadBytes]! += blockCount * BLOCK_BYTES
-    this.shards.served()
   }
 
   /** Reads without the worker if that is better now; if not, may ask it for the chunk's map. */
@@ -150,6 +151,7 @@ export class LocalStore implements ShardedStore {
     const client = this.clients[hash % this.clients.length]!
     if (whole) {
       this.noteNear(client, op.blockCount)
+      this.shards.served()
       if (this.pooledReads.push(op) === 1) setImmediate(this.answerPooled)
     } else {
       client.submit(op)

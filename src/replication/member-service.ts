@@ -21,8 +21,13 @@ export interface MemberService {
    * after the other are carried out in that order.
    */
   submit(op: BlockOp): void
-  /** Tells the shards about all that was submitted since. */
-  ring(): void
+  /**
+   * As BlockStore.readNow, by the same rules as `submit`; nothing is said of what is refused.
+   * `isRemote`: for another process.
+   */
+  readNow?(op: BlockOp, into: Buffer, start: number, isRemote?: boolean): number
+  /** Tells the shards about all that was submitted since. See Member. */
+  ring(isLast?: boolean): void
   /** Everything answered before it is on disk. Error is an ErrorCode. */
   flush(done: (error: number) => void): void
   /** @throws StoreError InvalidArgument, LimitReached, ShardFailed, DiskFailure, StaleEpoch */

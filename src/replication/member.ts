@@ -98,8 +98,10 @@ export interface Member {
    * holds until then; false: it is arriving. A member that cannot do so has no such method.
    */
   putAside?(op: BlockOp, payload: number): boolean
-  /** Sends what was submitted. */
-  ring(): void
+  /** As BlockStore.readNow, of a read with its group fields set; a remote member has none. */
+  readNow?(op: BlockOp, into: Buffer, start: number): number
+  /** Sends what was submitted. `isLast` false: others take longer, nobody waits for this one. */
+  ring(isLast?: boolean): void
   /** Everything answered before it is on the member's disk. Error is an ErrorCode. */
   flush(done: (error: number) => void): void
   /** @throws StoreError PeerLost, and what the member answers; Unavailable past its deadline */

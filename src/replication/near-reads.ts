@@ -8,7 +8,7 @@
  * is not as it should be, the read goes to the worker, who knows better.
  */
 import { read, readSync } from 'node:fs'
-import { crc32c } from '../core/checksum.ts'
+import { crc32c, crc32cOfBlocks } from '../core/checksum.ts'
 import { BLOCK_BYTES } from '../core/limits.ts'
 import { LOCATION_UNKNOWN, MAP_BIRTHS, MAP_CRCS } from '../shard/chunk-map.ts'
 import { SegmentPlaces } from '../shard/segment-places.ts'
@@ -34,7 +34,7 @@ export class NearReads {
   private readonly pageMask: number
   private readonly freeReads: PoolRead[] = []
   private poolReads = 0
-  private readonly credit = new BlockCredit()
+  private readonly credit = new BlockCredit(() => process.resourceUsage().fsRead)
 
   constructor(options: { shards: number; segmentBytes: number; memory: Buffer }) {
     const { shards, segmentBytes, memory } = options
@@ -64,6 +64,7 @@ export class NearReads {
     const bytes = op.blockCount * BLOCK_BYTES
     if (location > LOCATION_UNKNOWN) {
       into.fill(0, start, start + bytes)
+      op.payloadCrc = -1
       return 0
     }
     const slot = location >>> this.pageShift
@@ -81,7 +82,9 @@ export class NearReads {
     const endMs = performance.now()
     this.credit.account(startMs, endMs)
     const whole = table.version(slot) === version && this.verify(into, start, at, op.blockCount)
-    return whole ? endMs - startMs : -1
+    if (!whole) return -1
+    op.payloadCrc = crc32cOfBlocks(this.maps.words, at + MAP_CRCS, op.blockCount)
+    return endMs - startMs
   }
 
   /**

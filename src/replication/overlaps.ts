@@ -28,11 +28,11 @@ export class Overlaps {
     write.bucket = -1
   }
 
-  /** The newest write with a ticket up to `horizon` that overlaps `pending`. */
-  find(pending: Pending, horizon: number): Pending | null {
-    let at: Pending | null = this.#newest[bucketOf(pending.request)]!
+  /** The newest write with a ticket up to `horizon` that overlaps `op`. */
+  find(op: BlockOp, horizon: number): Pending | null {
+    let at: Pending | null = this.#newest[bucketOf(op)]!
     while (at !== null) {
-      if (at.ticket <= horizon && at !== pending && at.overlaps(pending)) return at
+      if (at.ticket <= horizon && at.request !== op && at.overlaps(op)) return at
       at = at.bucketOlder
     }
     return null

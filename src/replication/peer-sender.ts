@@ -92,6 +92,16 @@ export class PeerSender {
     return at
   }
 
+  /** Where `reserve` found room, as bytes. */
+  get bytes(): Buffer {
+    return this.current!.bytes
+  }
+
+  /** Gives back the last `bytes` that `reserve` took. */
+  unreserve(bytes: number): void {
+    this.current!.length -= bytes
+  }
+
   /** Appends a copy of `source`. There is room. */
   copy(source: Buffer): void {
     const buffer = this.current!

@@ -10,6 +10,7 @@ import net from 'node:net'
 import type { Arena } from '../core/arena.ts'
 import { type Clock, systemClock, systemTimers, type Timers } from '../core/clock.ts'
 import type { Address } from '../core/options.ts'
+import { BlockOp } from './block-store.ts'
 import type { Caller, MemberService } from './member-service.ts'
 import { PeerBatch } from './peer-batch.ts'
 import { type ConnectionHost, PeerConnection } from './peer-connection.ts'
@@ -68,6 +69,7 @@ export class PeerServer implements ConnectionHost {
   readonly batch: PeerBatch
   readonly buffers: SendBuffers = new SendBuffers()
   readonly freeRequests: PeerRequest[] = []
+  readonly near: BlockOp = new BlockOp()
   readonly counters: PeerCounters = new PeerCounters()
   readonly freeBytes: () => number
   readonly refusal: (peerId: string) => string | null

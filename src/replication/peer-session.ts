@@ -21,6 +21,7 @@ import {
   takeOpFrame
 } from '../format/peer-frames.ts'
 import { OpKind } from '../shard/op.ts'
+import type { BlockOp } from './block-store.ts'
 import { type FrameHandler, FrameReader } from './frame-reader.ts'
 import { CallBody, decodeCall, encodeFailure } from './member-call.ts'
 import type { Caller, MemberService } from './member-service.ts'
@@ -50,6 +51,8 @@ export interface SessionHost {
   readonly batch: PeerBatch
   readonly limits: PeerLimits
   readonly freeRequests: PeerRequest[]
+  /** A read that is answered at once, used for one after the other. */
+  readonly near: BlockOp
   readonly counters: PeerCounters
   /** Room for data, told with every answer. */
   freeBytes(): number
@@ -117,6 +120,7 @@ export class PeerSession implements FrameHandler, PeerBatchMember, PageWaiter {
   frame(view: DataView, at: number, payloadBytes: number): boolean {
     if (this.state !== 'open') return false
     const kind = frameKind(view, at)
+    if (kind === FrameKind.Read && payloadBytes === 0 && this.answerNow(view, at)) return true
     if (opKindOfFrame[kind] !== 0) {
       const request = this.takeOp(view, at, opKindOfFrame[kind]!, payloadBytes)
       if (request === null) return false
@@ -320,6 +324,34 @@ export class PeerSession implements FrameHandler, PeerBatchMember, PageWaiter {
   }
 
   // Answering
+
+  /** Answers a small read of what the service has at hand; false: it has to become a request. */
+  private answerNow(view: DataView, at: number): boolean {
+    const { host, sender } = this
+    const { service, near } = host
+    if (service.readNow === undefined || this.inLine || this.firstReady !== null) return false
+    near.kind = OpKind.Read
+    takeOpFrame(view, at, near)
+    const bytes = near.blockCount * BLOCK_BYTES
+    if (bytes > COPY_PAYLOAD_BYTES_MAX || opProblem(near, 0) !== null) return false
+    const frameBytes = FRAME_HEADER_BYTES + bytes
+    if (!sender.room(frameBytes)) return false
+    const start = sender.reserve(frameBytes)
+    const from = start + FRAME_HEADER_BYTES
+    host.batch.add(this)
+    if (service.readNow(near, sender.bytes, from, true) < 0) {
+      sender.unreserve(frameBytes)
+      return false
+    }
+    const known = near.payloadCrc
+    const crc = known < 0 ? crc32c(sender.bytes.subarray(from, from + bytes)) : known
+    const id = frameRequestId(view, at)
+    putAnswerFrame(sender.view, start, FrameKind.Answer, id, near, host.freeBytes(), 0, bytes, crc)
+    this.taken++
+    host.counters.ops++
+    host.counters.readBytes += bytes
+    return true
+  }
 
   /** The service is done with a request. */
   finished(request: PeerRequest): void {

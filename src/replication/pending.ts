@@ -73,9 +73,8 @@ export class Pending {
     this.inFlight++
   }
 
-  overlaps(other: Pending): boolean {
+  overlaps(b: BlockOp): boolean {
     const a = this.request
-    const b = other.request
     return (
       a.chunk === b.chunk &&
       a.familyLow === b.familyLow &&

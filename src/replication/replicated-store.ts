@@ -96,6 +96,9 @@ export class ReplicatedStore implements BlockStore {
   #closed = false
   readonly #onCopyDone = (copy: BlockOp): void => this.#copyDone(copy)
   readonly #tick = (): void => this.#onTick()
+  readonly #uncheck = (): void => {
+    this.#isChecked = false
+  }
 
   constructor(options: ReplicatedStoreOptions) {
     this.options = options
@@ -247,7 +250,7 @@ export class ReplicatedStore implements BlockStore {
     this.pendings.add(pending)
     family.pending++
     if (isWrite) {
-      if (op.kind !== OpKind.Write && this.#overlaps.find(pending, pending.ticket) !== null) {
+      if (op.kind !== OpKind.Write && this.#overlaps.find(request, pending.ticket) !== null) {
         request.flags |= OpFlag.KeepHole
       }
       this.#overlaps.enter(pending)
@@ -257,9 +260,29 @@ export class ReplicatedStore implements BlockStore {
     else this.#park(pending)
   }
 
-  /** A member admits reads by its fences, in the order of all that it is sent: none is at hand. */
-  readNow(): number {
-    return -1
+  /**
+   * From this process's own shards where they are in sync, by the rules of any read; not while a
+   * write of the same blocks is pending, whose bytes they may have already (R10).
+   */
+  readNow(op: BlockOp, into: Buffer, start: number): number {
+    const family = this.#find(op.familyHigh, op.familyLow)
+    if (family === null || family.isClosed) return -1
+    const { pool } = family
+    const index = groupOfChunk(op.familyHigh, op.familyLow, op.chunk, pool.groups.length)
+    const group = pool.group(index)
+    const member = group.localMember()
+    if (member?.readNow === undefined) return -1
+    if (!this.#isChecked) {
+      this.#checkTrust()
+      // Nobody rings for what is answered at once.
+      queueMicrotask(this.#uncheck)
+    }
+    if (!this.#maySend(family, group) || this.#overlaps.find(op, this.#ticket) !== null) return -1
+    op.pool = pool.view.number
+    op.group = index
+    op.groupEpoch = group.epoch
+    op.fenceEpoch = family.writerEpoch
+    return member.readNow(op, into, start)
   }
 
   ring(): void {
@@ -310,16 +333,16 @@ export class ReplicatedStore implements BlockStore {
   // ---- one op
 
   #isOpen(pending: Pending): boolean {
-    const group = pending.group!
-    return (
-      group.isReady &&
-      !(pending.family!.unsettled.size > 0 && pending.family!.unsettled.has(group.index))
-    )
+    return isOpen(pending.family!, pending.group!)
   }
 
   /** R26: past its lease a gateway goes on while the members themselves confirm that it may. */
+  #maySend(family: FamilyIo, group: GroupIo): boolean {
+    return isOpen(family, group) && (this.#isTrusted || this.#isConfirmed(group))
+  }
+
   #mayStart(pending: Pending): boolean {
-    return this.#isOpen(pending) && (this.#isTrusted || this.#isConfirmed(pending.group!))
+    return this.#maySend(pending.family!, pending.group!)
   }
 
   #isConfirmed(group: GroupIo): boolean {
@@ -450,7 +473,7 @@ export class ReplicatedStore implements BlockStore {
 
   /** The bytes are there; writes whose bytes they may hold must be acknowledged first, R10. */
   #answerRead(read: Pending): void {
-    const write = this.#overlaps.find(read, read.horizon)
+    const write = this.#overlaps.find(read.request, read.horizon)
     if (write !== null) {
       read.waitsFor = write
       read.nextReader = write.firstReader
@@ -780,6 +803,10 @@ export class ReplicatedStore implements BlockStore {
     this.flushes.check()
   }
 }
+
+/** Is the group's record in use, and are its members equal for the family? */
+const isOpen = (family: FamilyIo, group: GroupIo): boolean =>
+  group.isReady && !(family.unsettled.size > 0 && family.unsettled.has(group.index))
 
 function isNearer(boot: Boot, than: Boot): boolean {
   if (boot.isSlow !== than.isSlow) return than.isSlow

@@ -57,8 +57,14 @@ export class ShardMemberService implements MemberService {
     else this.#refuse(op, error)
   }
 
-  ring(): void {
-    this.#store.ring()
+  /** A fence that is raised now is raised after this read: there is nothing to wait for. */
+  readNow(op: BlockOp, into: Buffer, start: number, isRemote = false): number {
+    if (this.fences.admit(op, false) !== ErrorCode.Ok) return -1
+    return this.#store.readNow(op, into, start, isRemote)
+  }
+
+  ring(isLast = true): void {
+    this.#store.ring(isLast)
   }
 
   flush(done: (error: number) => void): void {

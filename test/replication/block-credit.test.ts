@@ -4,11 +4,17 @@ import { BlockCredit } from '../../src/replication/block-credit.ts'
 
 const test = suite('block credit')
 
+/** Every read is from the disk. */
+const countDisk = (): (() => number) => {
+  let reads = 0
+  return () => ++reads
+}
+
 const QUICK_READ_MS = 0.006
 
 /** Share of a minute that reads block when one in `every` takes `slowMs`, and the others little. */
 function blockedShare(slowMs: number, every: number): number {
-  const credit = new BlockCredit()
+  const credit = new BlockCredit(countDisk())
   let blockedMs = 0
   let reads = 0
   let nowMs = 0
@@ -34,18 +40,33 @@ test('reads do not keep the main thread, however slow the disk and however few n
 })
 
 test('a disk that hangs is found out by one read', () => {
-  const credit = new BlockCredit()
+  const credit = new BlockCredit(countDisk())
   for (let read = 0; read < 1000; read++) credit.account(read, read + QUICK_READ_MS)
   credit.account(1000, 3000)
   ok(credit.isPaused(3000 + 10_000))
 })
 
 test('a read that lost its core now and then stops nothing', () => {
-  const credit = new BlockCredit()
+  const credit = new BlockCredit(countDisk())
   for (let read = 1; read < 5000; read++) {
     credit.account(read, read + (read % 400 === 0 ? 4 : QUICK_READ_MS))
     ok(!credit.isPaused(read + 4))
   }
+})
+
+test('reads that are late without a disk, because others have the cores, stop nothing', () => {
+  const credit = new BlockCredit(() => 7)
+  credit.account(0, 4) // the first look, to which all is news
+  for (let read = 1000; read < 6000; read++) {
+    credit.account(read, read + (read % 3 === 0 ? 4 : QUICK_READ_MS))
+    ok(!credit.isPaused(read + 4))
+  }
+})
+
+test('where nobody counts what disks read every late read may be one', () => {
+  const credit = new BlockCredit(() => 0)
+  for (let read = 0; read < 10; read++) credit.account(read, read + 0.9)
+  ok(credit.isPaused(10))
 })
 
 test.run()
