@@ -33,6 +33,8 @@ class BlockModel {
   durable = 0
   /** When the last member that had what was unflushed was lost. */
   lostMs = 0
+  /** Floors at which reads began that are on their way. */
+  readonly reading: number[] = []
 
   /** Something that began at `sinceMs` showed that the write is there. */
   raise(number: number, sinceMs: number): void {
@@ -40,7 +42,7 @@ class BlockModel {
     if (number > this.floor && sinceMs > this.lostMs) this.floor = number
   }
   prune(): void {
-    const lowest = Math.min(this.floor, this.durable)
+    const lowest = Math.min(this.floor, this.durable, ...this.reading)
     if (this.writes.length > 8) {
       this.writes = this.writes.filter((write) => write.number >= lowest)
     }
@@ -315,9 +317,14 @@ export class SimVolume {
     op.payload = pages
     const start = chunk * CHUNK_BLOCKS_USED + first
     const sinceMs = this.#world.nowMs
-    const floors = this.blocks.slice(start, start + count).map(({ floor }) => floor)
+    const asked = this.blocks.slice(start, start + count)
+    const floors = asked.map(({ floor }) => floor)
+    for (const block of asked) block.reading.push(block.floor)
     op.onDone = () => {
       const { error } = op
+      for (const [i, { reading }] of asked.entries()) {
+        reading.splice(reading.indexOf(floors[i]!), 1)
+      }
       const values = Array.from({ length: count }, (_, i) =>
         blockValue(boot.arena.bytes, pages + i * BLOCK_BYTES)
       )
