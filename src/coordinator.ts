@@ -127,7 +127,8 @@ async function start(
   undo.add(() => metadata.close())
   const { cluster, session } = metadata
   const parts = await joinCluster({ config, cluster, session, output, undo })
-  const peer = { config, directory, bootId, cluster, session, output, undo }
+  const onGroup = metadata.copies.noteGroup.bind(metadata.copies)
+  const peer = { config, directory, bootId, cluster, session, output, undo, onGroup }
   const storage = await openStorage({ ...peer, membership: parts.membership })
   const { arena, pool, store, replication, syncLatency } = storage
   connect(parts, storage)

@@ -1,4 +1,10 @@
 import { z } from 'zod'
+import {
+  acceptLossSchema,
+  type AcceptLoss,
+  type WaitingGroups,
+  waitingGroupsSchema
+} from './recovery-schemas.ts'
 import * as schemas from './cluster-schemas.ts'
 import { type Route, route } from './route.ts'
 
@@ -14,6 +20,8 @@ export interface ClusterBackend {
   addPeer(id: string): Promise<schemas.ClusterPeer>
   /** Ids as above. @throws StoreError NotFound, InvalidArgument */
   replacePeer(id: string, by: string): Promise<schemas.ClusterPeer>
+  waitingGroups(): Promise<WaitingGroups>
+  acceptLoss(accepted: AcceptLoss): Promise<WaitingGroups>
   settings(): Promise<schemas.ClusterSettings>
   changeSettings(change: schemas.ClusterSettingsChange): Promise<schemas.ClusterSettings>
   pools(): Promise<readonly schemas.Pool[]>
@@ -61,6 +69,23 @@ const wholeRoutesOf = (backend: ClusterBackend): Route[] => [
     body: schemas.settingsChangeSchema,
     answer: schemas.settingsSchema,
     handle: ({ body }) => backend.changeSettings(body)
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/cluster/waiting',
+    operationId: 'getWaitingGroups',
+    summary: 'Groups that wait for an operator to say whose copy counts',
+    answer: waitingGroupsSchema,
+    handle: () => backend.waitingGroups()
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/cluster/accept-loss',
+    operationId: 'acceptLoss',
+    summary: 'Make copies that are there the ones that count; answers with the groups it changed',
+    body: acceptLossSchema,
+    answer: waitingGroupsSchema,
+    handle: ({ body }) => backend.acceptLoss(body)
   })
 ]
 

@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import type { Route } from './route.ts'
 import * as clusterSchemas from './cluster-schemas.ts'
+import * as recoverySchemas from './recovery-schemas.ts'
 import * as schemas from './schemas.ts'
 
 type Json = Record<string, unknown>
@@ -81,7 +82,10 @@ function convert(schema: z.ZodType): Json {
 /** Every schema that has a name. */
 function components(): Json {
   const named = z.registry<{ id?: string | undefined }>()
-  for (const schema of [...Object.values(schemas), ...Object.values(clusterSchemas)]) {
+  for (const schema of [
+    ...Object.values(schemas),
+    ...[...Object.values(clusterSchemas), ...Object.values(recoverySchemas)]
+  ]) {
     if (!(schema instanceof z.ZodType)) continue
     const id = schema.meta()?.id
     if (id !== undefined) named.add(schema, { id })

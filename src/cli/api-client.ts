@@ -1,4 +1,5 @@
 import { request } from 'node:http'
+import type { AcceptLoss, WaitingGroups } from '../admin/recovery-schemas.ts'
 import type * as cluster from '../admin/cluster-schemas.ts'
 import type * as schemas from '../admin/schemas.ts'
 import { CommandError, UsageError } from './errors.ts'
@@ -126,6 +127,10 @@ export class ApiClient {
 
   changeClusterSettings = (change: Readonly<Record<string, string>>): Promise<ClusterSettings> =>
     this.#send('POST', '/v1/cluster/settings', change)
+
+  waitingGroups = (): Promise<WaitingGroups> => this.#get('/v1/cluster/waiting')
+  acceptLoss = (accepted: AcceptLoss): Promise<WaitingGroups> =>
+    this.#send('POST', '/v1/cluster/accept-loss', accepted)
 
   ring = (pool: string): Promise<Ring> => this.#get(`${poolPath(pool)}/ring`)
 

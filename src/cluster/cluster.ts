@@ -31,16 +31,22 @@ export class Cluster {
    * state of the one that registered, or the metadata is.
    */
   readonly bootCounterFollows: boolean
+  /** Of the cluster's record at the start: another one is of metadata that was restored since. */
+  readonly recordRevision: number
+  readonly #recordValue: Buffer
 
   private constructor(
     store: MetadataStore,
     self: SelfIdentity,
     bootCounterFollows: boolean,
+    { modRevision, value }: Entry,
     environment: ClusterEnvironment
   ) {
     this.store = store
     this.self = self
     this.bootCounterFollows = bootCounterFollows
+    this.recordRevision = modRevision
+    this.#recordValue = value
     this.keys = environment.keys ?? new Keys()
     this.clock = environment.clock
     this.random = environment.random
@@ -79,7 +85,13 @@ export class Cluster {
     }
     const fresh = { addedAt: now, state: firstStateOf(entries[2] ?? null) }
     const follows = await registerPeer(store, keys, self, entries[1] ?? null, fresh)
-    return new Cluster(store, self, follows, { ...environment, keys })
+    return new Cluster(store, self, follows, entries[0]!, { ...environment, keys })
+  }
+
+  /** Is it the metadata in which this process started, and not lost or restored since? */
+  async isSame(): Promise<boolean> {
+    const entry = await this.store.get(this.keys.cluster)
+    return entry?.modRevision === this.recordRevision && entry.value.equals(this.#recordValue)
   }
 
   nowText(): string {

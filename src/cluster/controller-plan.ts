@@ -111,6 +111,7 @@ export function planPool(
   const changed = new Set<number>()
   for (const [group, from] of known) {
     if (changes.length >= limits.changesMax) break
+    if (from.record.restored !== undefined) continue
     const record = withoutLost(pool, from.record, byId)
     if (record === null) continue
     changes.push({ group, from, record, why: 'a member is lost' })
@@ -258,6 +259,7 @@ function changesOf(
     const from = groups.get(move.group)
     // A second move of the same group starts from a record that is not there yet.
     if (from === undefined || seen.has(move.group)) continue
+    if (from.record.restored !== undefined) continue
     seen.add(move.group)
     const members = targets.membersOf(move.group).filter((peer) => peer !== null)
     const { inSync, syncing } = from.record

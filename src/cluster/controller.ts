@@ -222,7 +222,7 @@ export class Controller {
     const { succeeded, revision } = await store.transact({
       compare: [
         { key, is: 'absent' },
-        { key: keys.cluster, is: 'present' }
+        { key: keys.cluster, modRevision: cluster.recordRevision }
       ],
       success: [{ put: key, value, lease: session.lease }]
     })

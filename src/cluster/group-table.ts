@@ -90,7 +90,8 @@ export class GroupTable {
   /**
    * The group's record; one is made if there is none: the peers where the ring puts it that are
    * up, under their present boots. It never held anything, so all of them are in sync.
-   * @throws StoreError NoQuorum while fewer are up than writes need, Closed when `claim` is lost
+   * @throws StoreError NoQuorum while fewer are up than writes need, or while peers may know of it
+   * that have not started since the metadata was restored; Closed when `claim` is lost
    */
   async ensure(pool: PoolView, group: number, claim: Claim): Promise<KnownGroup> {
     for (let attempt = 0; attempt < TRANSACTION_ATTEMPTS_MAX; attempt++) {
@@ -98,12 +99,15 @@ export class GroupTable {
       if (known !== null) return known
       const members = [...pool.place(group)]
       const { inSync, guards } = await this.#running(members)
+      const { epochFloor, guard } = await this.#restoreOf(pool.number, group)
       if (inSync.length < Math.max(1, pool.writeMinimum)) {
         const text = `group ${pool.number}/${group}: ${inSync.length} of its peers are up`
         throw new StoreError(ErrorCode.NoQuorum, `${text}, ${pool.writeMinimum} are needed`)
       }
       const record = { members, inSync, syncing: [] }
-      const made = await this.#records.change(pool.number, group, null, record, [...guards, claim])
+      const all = [...guards, guard, claim]
+      const { number } = pool
+      const made = await this.#records.change(number, group, null, record, all, epochFloor)
       if (made !== null) {
         this.#learn(pool.number, group, made)
         return made
@@ -132,6 +136,8 @@ export class GroupTable {
         throw new StoreError(ErrorCode.NotFound, `group ${pool.number}/${group} has no record`)
       }
       const { record } = known
+      // It tells who was in sync at some time: to be settled first.
+      if (record.restored !== undefined) return { kind: 'belowMinimum' }
       const left = without(record, entries)
       const inSyncChanges = left.inSync.length < record.inSync.length
       const changes = inSyncChanges || left.syncing.length < record.syncing.length
@@ -187,6 +193,20 @@ export class GroupTable {
       guards.push({ key: entry.key, modRevision: entry.modRevision })
     }
     return { inSync, guards }
+  }
+
+  /** R31: whether a group is new can be told once every peer said what it remembers. */
+  async #restoreOf(pool: number, group: number): Promise<{ epochFloor: number; guard: Compare }> {
+    const { keys, store } = this.#cluster
+    const key = keys.restore
+    const entry = await store.get(key)
+    const guard = { key, modRevision: entry?.modRevision ?? 0 }
+    if (entry === null) return { epochFloor: 0, guard }
+    const { epochFloor, pendingPeers } = decodeRecord('restore', key, entry.value)
+    if (pendingPeers.length === 0) return { epochFloor, guard }
+    const text = `group ${pool}/${group} is not in the metadata that was restored, and `
+    const missing = `${pendingPeers.length} peers that may know it have not started since`
+    throw new StoreError(ErrorCode.NoQuorum, text + missing)
   }
 
   #learn(pool: number, group: number, known: KnownGroup): void {

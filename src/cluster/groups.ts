@@ -2,7 +2,7 @@ import { type Follower, type Following, follow } from '../metadata/follow.ts'
 import type { Compare, Entry } from '../metadata/store.ts'
 import { StoreError } from '../core/errors.ts'
 import type { Cluster } from './cluster.ts'
-import { decodeRecord, encodeRecord, type GroupRecord } from './records.ts'
+import { decodeRecord, encodeRecord, type GroupRecord, type RestoredGroup } from './records.ts'
 
 /** A group's record and the revision in which it stands. */
 export interface KnownGroup {
@@ -12,6 +12,15 @@ export interface KnownGroup {
 
 /** What else must hold for a change of a group. */
 export type GroupGuard = Compare
+
+/** No boot has it: of entries that nobody is to be taken for. */
+export const NO_BOOT = '0'.repeat(32)
+
+/** What a change of a group says; what it leaves out stays. */
+export type GroupChange = Pick<GroupRecord, 'members' | 'inSync' | 'syncing'> & {
+  /** null: it is settled. */
+  readonly restored?: RestoredGroup | null | undefined
+}
 
 export interface GroupListener {
   onGroup(group: number, known: KnownGroup): void
@@ -41,23 +50,29 @@ export class GroupRecords {
   }
 
   /**
-   * Puts `record` with the next epoch if the group still stands at `from` (null: has no record)
-   * and `guards` hold. Null when not.
+   * Puts `record` with the next epoch, above `epochFloor`, if the group still stands at `from`
+   * (null: has no record) and `guards` hold. Null when not.
    */
   async change(
     pool: number,
     group: number,
     from: KnownGroup | null,
-    record: Pick<GroupRecord, 'members' | 'inSync' | 'syncing'>,
-    guards: readonly Compare[] = []
+    record: GroupChange,
+    guards: readonly Compare[] = [],
+    epochFloor: number = 0
   ): Promise<KnownGroup | null> {
     const key = this.#cluster.keys.group(pool, group)
+    const { restored: open, ...kept } = from?.record ?? { epoch: 0 }
+    // What a member refuses everything below of.
+    const remembered = (open?.behind ?? []).map(({ epoch }) => epoch)
+    const restored = record.restored === undefined ? open : record.restored
     const next: GroupRecord = {
-      ...(from?.record ?? { v: 1, epoch: 0 }),
+      ...kept,
       members: [...record.members],
       inSync: [...record.inSync],
       syncing: [...record.syncing],
-      epoch: (from?.record.epoch ?? 0) + 1,
+      ...(restored === undefined || restored === null ? {} : { restored }),
+      epoch: Math.max(kept.epoch, epochFloor, ...remembered) + 1,
       v: 1
     }
     const { succeeded, revision } = await this.#cluster.store.transact({

@@ -19,6 +19,8 @@ export function randomId64(random: Random): string {
 /** Random, 32 hex digits. */
 export const randomId128 = (random: Random): string => randomId64(random) + randomId64(random)
 
+export const formatId64 = (high: number, low: number): string => hex32(high) + hex32(low)
+
 export const parseId64 = (id: string): Id64 => ({
   high: Number.parseInt(id.slice(0, 8), 16),
   low: Number.parseInt(id.slice(8, 16), 16)

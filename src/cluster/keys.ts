@@ -5,6 +5,7 @@
  *   key                  value                                      changed by
  *   cluster              ClusterRecord: identity, made once          first start, `cluster init`
  *   incoming             IncomingRecord: a restore or migrate runs   that command
+ *   restore              RestoreRecord: what a restore leaves open   `metadata restore`, each peer
  *   settings             SettingsRecord                              operators
  *   peers/<peer id>      PeerRecord: capacity, labels, boot counter  that peer, operators
  *   alive/<peer id>      AliveRecord, bound to the peer's lease      that peer
@@ -40,6 +41,9 @@ export class Keys {
   }
   get incoming(): string {
     return `${this.root}incoming`
+  }
+  get restore(): string {
+    return `${this.root}restore`
   }
   get settings(): string {
     return `${this.root}settings`
@@ -98,8 +102,11 @@ export class Keys {
   handover(family: string): string {
     return this.handovers + family
   }
+  get allGroups(): string {
+    return `${this.root}groups/`
+  }
   groups(pool: number): string {
-    return `${this.root}groups/${pool}/`
+    return `${this.allGroups}${pool}/`
   }
   group(pool: number, group: number): string {
     return this.groups(pool) + group

@@ -170,13 +170,18 @@ export class Membership {
     }
     const value = encodeRecord('alive', record)
     const lease = this.#session.lease
-    // A store that lost everything must stay empty, so that a backup can be put back.
+    // A store that lost everything must stay empty, so that a backup can be put back. In one that
+    // was restored what this process knows of it is worth nothing, R31.
     const { succeeded } = await store.transact({
-      compare: [{ key: keys.cluster, is: 'present' }],
+      compare: [{ key: keys.cluster, modRevision: this.#cluster.recordRevision }],
       success: [{ put: key, value, lease }]
     })
     if (succeeded) return
-    throw new StoreError(ErrorCode.NotFound, `the metadata has no cluster below ${keys.prefix}/`)
+    if ((await store.get(keys.cluster)) === null) {
+      throw new StoreError(ErrorCode.NotFound, `the metadata has no cluster below ${keys.prefix}/`)
+    }
+    const text = `the metadata below ${keys.prefix}/ was restored since this peer started`
+    throw new StoreError(ErrorCode.Closed, `${text}: start it again`)
   }
 
   #registerAgain(): void {

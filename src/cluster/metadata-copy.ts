@@ -11,8 +11,7 @@ import {
   METADATA_BATCH_BYTES,
   METADATA_RANGE_KEYS_MAX,
   METADATA_SNAPSHOT_ATTEMPTS_MAX,
-  METADATA_TRANSACTION_OPS_MAX,
-  RESTORE_EPOCH_STEP
+  METADATA_TRANSACTION_OPS_MAX
 } from '../core/limits.ts'
 import type { MetadataBackup } from '../metadata/backup-format.ts'
 import type { Entry, MetadataStore, Operation } from '../metadata/store.ts'
@@ -76,31 +75,6 @@ export async function readBackup(
       .filter(({ lease }) => lease === '')
       .map(({ key, value }) => ({ key: key.slice(keys.root.length), value }))
   }
-}
-
-/**
- * As of a restore: the state may be older than what peers did under it since. Each family's
- * writerEpoch is raised far above what can have been given out, so that none is used twice, and
- * the cluster's record tells of it. @throws StoreError LimitReached, Corrupt
- */
-export function restoredBackup(backup: MetadataBackup, keys: Keys, nowMs: number): MetadataBackup {
-  const entries = backup.entries.map(({ key, value }) => {
-    const whole = keys.root + key
-    if (whole === keys.cluster) {
-      const restoredAt = new Date(nowMs).toISOString()
-      const record = decodeRecord('cluster', whole, value)
-      const restored = { ...record, restoredAt, restoredRevision: backup.revision }
-      return { key, value: encodeRecord('cluster', restored) }
-    }
-    if (!whole.startsWith(keys.families)) return { key, value }
-    const record = decodeRecord('family', whole, value)
-    const writerEpoch = record.writerEpoch + RESTORE_EPOCH_STEP
-    if (writerEpoch > 0xffffffff) {
-      throw new StoreError(ErrorCode.LimitReached, `${whole} is out of writerEpochs`)
-    }
-    return { key, value: encodeRecord('family', { ...record, writerEpoch }) }
-  })
-  return { ...backup, entries }
 }
 
 export interface WriteOptions {

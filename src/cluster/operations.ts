@@ -5,6 +5,13 @@ import type { Cluster } from './cluster.ts'
 import type { Controller } from './controller.ts'
 import { type PlannedPeer, plannedPeerOf, ringOf } from './controller-plan.ts'
 import { GroupRecords, type KnownGroup } from './groups.ts'
+import {
+  acceptLoss,
+  type Acceptance,
+  type WaitingGroup,
+  type WaitingGroups,
+  waitingGroups
+} from './losses.ts'
 import type { Membership, PeerView } from './membership.ts'
 import { type NewPool, type PoolChange, type Pools, writeMinimumOf } from './pools.ts'
 import type { GroupRecord, PeerRecord, PoolRecord } from './records.ts'
@@ -61,6 +68,10 @@ export class ClusterOperations {
     this.#controller = parts.controller
     this.#records = new GroupRecords(parts.cluster)
     this.pools = parts.pools
+  }
+
+  get #parts(): { readonly cluster: Cluster; readonly membership: Membership } {
+    return { cluster: this.#cluster, membership: this.#membership }
   }
 
   get clusterId(): string {
@@ -161,6 +172,16 @@ export class ClusterOperations {
       await this.pools.set(name, { peers: [...others, newId] })
     }
     return this.#membership.change(oldId, () => ({ state: 'drained', replacedBy: newId }))
+  }
+
+  async waitingGroups(): Promise<WaitingGroups> {
+    return waitingGroups(this.#parts, await this.pools.list())
+  }
+
+  /** @throws StoreError NotFound, Busy */
+  async acceptLoss(accepted: Acceptance): Promise<WaitingGroup[]> {
+    this.#requireMembership()
+    return acceptLoss(this.#parts, await this.pools.list(), accepted)
   }
 
   settings(): Promise<Settings> {

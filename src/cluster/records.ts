@@ -164,6 +164,33 @@ export type DeletedRecord = z.infer<typeof deletedSchema>
 
 const memberSchema = z.object({ peer: id128, boot: id128 })
 
+/**
+ * Of a group in metadata that was restored from a copy: its record may be older than what its
+ * members did. Until that is settled nobody has it in sync: boots in the record are NO_BOOT.
+ */
+const restoredSchema = z.object({
+  /** Of the record in the copy; 0: the copy has none. */
+  epoch: u32,
+  /** Peers of the record that did not say yet what they remember. */
+  unproven: z.array(id128),
+  /** Those that remember nothing newer, with their present boots. */
+  proven: z.array(memberSchema),
+  /** Those that remember a newer epoch: an operator has to decide. */
+  behind: z.array(z.object({ peer: id128, epoch: u32 }))
+})
+export type RestoredGroup = z.infer<typeof restoredSchema>
+
+/** The metadata was restored: what that leaves open. */
+const restoreSchema = z.looseObject({
+  v: version,
+  restoredAt: time,
+  /** Groups that have no record begin above it. */
+  epochFloor: u32,
+  /** Peers that may know of groups that the copy does not have. */
+  pendingPeers: z.array(id128)
+})
+export type RestoreRecord = z.infer<typeof restoreSchema>
+
 const groupSchema = z.looseObject({
   v: version,
   /** Raised by every change of this record. */
@@ -171,7 +198,8 @@ const groupSchema = z.looseObject({
   /** Peers that placement wants. */
   members: z.array(id128),
   inSync: z.array(memberSchema),
-  syncing: z.array(memberSchema)
+  syncing: z.array(memberSchema),
+  restored: restoredSchema.optional()
 })
 export type GroupRecord = z.infer<typeof groupSchema>
 export type GroupMember = z.infer<typeof memberSchema>
@@ -179,6 +207,7 @@ export type GroupMember = z.infer<typeof memberSchema>
 const kinds = {
   cluster: clusterSchema,
   incoming: incomingSchema,
+  restore: restoreSchema,
   settings: settingsSchema,
   peer: peerSchema,
   volume: volumeSchema,

@@ -12,6 +12,8 @@ import type {
   Resync,
   Ring
 } from '../admin/cluster-schemas.ts'
+import type { AcceptLoss, WaitingGroups } from '../admin/recovery-schemas.ts'
+import type { WaitingGroup as Waiting } from '../cluster/losses.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { ClusterOperations, PeerSummary, PoolSummary } from '../cluster/operations.ts'
 import type { PeerRecord } from '../cluster/records.ts'
@@ -40,13 +42,14 @@ export class PeerClusterBackend implements ClusterBackend {
 
   async clusterStatus(): Promise<ClusterStatus> {
     const { operations, metadata } = this.#parts
-    const [{ peers, reports }, pools] = await Promise.all([
+    const [{ peers, reports }, pools, waiting] = await Promise.all([
       this.#reportedPeers(),
-      operations.poolSummaries()
+      operations.poolSummaries(),
+      operations.waitingGroups()
     ])
     const { controller } = operations
     const seen = controllerOf(reports)
-    const problems = clusterProblems({ peers, pools, controller: seen })
+    const problems = clusterProblems({ peers, pools, controller: seen, waiting })
     return {
       clusterId: operations.clusterId,
       health: healthOf(problems),
@@ -99,6 +102,21 @@ export class PeerClusterBackend implements ClusterBackend {
     const { operations } = this.#parts
     const [old, replacing] = [operations.find(id).record, operations.find(by).record]
     return this.#peerAs(await operations.replacePeer(old.peerId, replacing.peerId))
+  }
+
+  async waitingGroups(): Promise<WaitingGroups> {
+    const { groups, pendingPeers } = await this.#parts.operations.waitingGroups()
+    return { groups: groups.map(waitingOf), pendingPeers: [...pendingPeers] }
+  }
+
+  async acceptLoss({ group, peer }: AcceptLoss): Promise<WaitingGroups> {
+    const { operations } = this.#parts
+    const [pool = '', number = ''] = group?.split('/') ?? []
+    const done = await operations.acceptLoss({
+      group: group === undefined ? null : { pool, group: Number(number) },
+      peer: peer === undefined ? null : operations.find(peer).record.peerId
+    })
+    return { groups: done.map(waitingOf), pendingPeers: [] }
   }
 
   settings(): Promise<ClusterSettings> {
@@ -225,6 +243,18 @@ function peerOf({ view, inSync, syncing }: PeerSummary, reports: Reports): Clust
     addedAt: record.addedAt
   }
 }
+
+const waitingOf = ({
+  pool,
+  candidates,
+  awaited,
+  ...rest
+}: Waiting): WaitingGroups['groups'][number] => ({
+  ...rest,
+  pool: pool.name,
+  candidates: [...candidates],
+  awaited: [...awaited]
+})
 
 const stateOf = ({ state }: PeerRecord): ClusterPeer['state'] =>
   state === 'drained' || state === 'pending' ? state : 'active'

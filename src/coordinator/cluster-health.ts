@@ -2,6 +2,7 @@
 import type { ClusterProblem } from '../admin/cluster-schemas.ts'
 import { formatSize } from '../core/units.ts'
 import type { ControllerReport } from '../cluster/controller.ts'
+import type { WaitingGroups } from '../cluster/losses.ts'
 import type { PeerSummary, PoolSummary } from '../cluster/operations.ts'
 import { parseRedundancy } from '../placement/redundancy.ts'
 
@@ -12,12 +13,14 @@ export interface ClusterFacts {
   readonly pools: readonly PoolSummary[]
   /** What the controller sees; null when it did not tell. */
   readonly controller: ControllerReport | null
+  readonly waiting: WaitingGroups
 }
 
 /** Worst first. */
 export function clusterProblems(facts: ClusterFacts): ClusterProblem[] {
   const problems = [
     ...pausedProblems(facts),
+    ...waitingProblems(facts.waiting),
     ...facts.pools.flatMap((pool) => poolProblems(pool, facts)),
     ...facts.peers.flatMap(peerProblems)
   ]
@@ -36,6 +39,28 @@ function pausedProblems({ controller }: ClusterFacts): ClusterProblem[] {
   const paused = controller?.paused ?? ''
   return paused === '' ? [] : [problem('error', 'manyPeersAway', paused)]
 }
+
+/** Who can be waited for comes before what only an operator can end. */
+function waitingProblems({ groups, pendingPeers }: WaitingGroups): ClusterProblem[] {
+  const problems: ClusterProblem[] = []
+  const [first] = groups
+  if (first !== undefined) {
+    const awaited = [...new Set(groups.flatMap((group) => group.awaited))].map(shortOf)
+    const text = `${groups.length} groups wait for a decision; ${first.pool.name}/${first.group}: `
+    const start = awaited.length > 0 ? `start ${awaited.join(', ')}, or accept` : 'accept'
+    const advice = `${start} what is lost with "torus cluster accept-loss"`
+    problems.push(problem('error', 'waitingGroups', `${text}${first.why}: ${advice}`))
+  }
+  if (pendingPeers.length > 0) {
+    const text = 'the metadata was restored, and no new group can be used before these peers start'
+    const advice = 'if they are gone for good, "torus cluster accept-loss"'
+    const message = `${text}: ${pendingPeers.map(shortOf).join(', ')}; ${advice}`
+    problems.push(problem('warning', 'restorePending', message))
+  }
+  return problems
+}
+
+const shortOf = (peer: string): string => peer.slice(0, 8)
 
 function poolProblems(summary: PoolSummary, { peers, controller }: ClusterFacts): ClusterProblem[] {
   const { pool, degraded, belowMinimum, unavailable } = summary

@@ -20,6 +20,7 @@ import { Reclaimer, type ReclaimProgress } from '../replication/reclaimer.ts'
 import { Resyncer } from '../replication/resync.ts'
 import type { ResyncProgress } from '../replication/resync-progress.ts'
 import type { ShardMemberService } from '../replication/shard-member-service.ts'
+import { settleRestored } from '../replication/settle-restored.ts'
 import { settleAtStart } from '../replication/start-rule.ts'
 import { membersOf, parseRedundancy } from '../placement/redundancy.ts'
 import { dropFamily } from '../volume/reclaim.ts'
@@ -40,6 +41,8 @@ export interface GroupsHereParts {
   readonly members: Members
   /** Of all resyncs of this peer together; client I/O goes first anyway. */
   readonly resyncBytesPerSecond: number
+  /** Hears of every record of a group. */
+  readonly onGroup: (pool: number, group: number, known: KnownGroup) => void
   readonly log: (
     level: 'info' | 'warn' | 'error',
     message: string,
@@ -119,6 +122,9 @@ export class GroupsHere {
     }
     const runs = (peerId: string, bootId: string): boolean =>
       membership.isPresentBoot(peerId, bootId)
+    const numbers = pools.all().map(({ number }) => number)
+    const memory = this.#parts.service.fences
+    await settleRestored({ cluster, records, memory }, self, numbers)
     const waiting: { pool: number; group: number }[] = []
     for (const { number } of pools.all()) {
       for (const [group, { record }] of await records.readAll(number)) {
@@ -169,7 +175,10 @@ export class GroupsHere {
     if (this.#pools.has(pool.number)) return
     this.#pools.add(pool.number)
     const following = this.#parts.records.follow(pool.number, {
-      onGroup: (group, known) => this.#learn(pool, group, known),
+      onGroup: (group, known) => {
+        this.#parts.onGroup(pool.number, group, known)
+        this.#learn(pool, group, known)
+      },
       onTrouble: (error) => this.#trouble(`following the groups of pool ${pool.name}`, error)
     })
     void following.ready.then(() => {

@@ -2,7 +2,8 @@
 import { existsSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { Keys } from '../cluster/keys.ts'
-import { readBackup, restoredBackup, writeBackup } from '../cluster/metadata-copy.ts'
+import { readBackup, writeBackup } from '../cluster/metadata-copy.ts'
+import { restoredBackup } from '../cluster/restored.ts'
 import { decodeRecord } from '../cluster/records.ts'
 import { systemClock, systemRandom } from '../core/clock.ts'
 import { syncDirectory } from '../core/directories.ts'
@@ -37,7 +38,7 @@ export interface Moved {
   readonly keys: number
 }
 
-const movedOf = ({ clusterId, revision, createdMs, entries }: MetadataBackup): Moved => ({
+export const movedOf = ({ clusterId, revision, createdMs, entries }: MetadataBackup): Moved => ({
   clusterId,
   revision,
   createdAt: new Date(createdMs).toISOString(),
@@ -48,7 +49,7 @@ const movedOf = ({ clusterId, revision, createdMs, entries }: MetadataBackup): M
 export const checkBackup = (bytes: Buffer): Moved => movedOf(decodeBackup(bytes))
 
 /** @throws StoreError NotFound, Corrupt, UnknownVersion, LimitReached */
-function readBackupFile(path: string): MetadataBackup {
+export function readBackupFile(path: string): MetadataBackup {
   let bytes: Buffer
   try {
     const { size } = statSync(path)
@@ -184,7 +185,10 @@ function requireCluster(what: string, clusterId: string, wanted: string): void {
   throw new StoreError(ErrorCode.InvalidArgument, text)
 }
 
-async function onEtcd<T>(config: Config, work: (store: MetadataStore) => Promise<T>): Promise<T> {
+export async function onEtcd<T>(
+  config: Config,
+  work: (store: MetadataStore) => Promise<T>
+): Promise<T> {
   const { EtcdStore } = await import('../metadata/etcd-store.ts')
   const store = await EtcdStore.open(etcdOptionsOf(config))
   return work(store).finally(() => store.close())

@@ -27,6 +27,7 @@ export interface PeerMetadata {
   readonly store: MeasuredStore
   readonly cluster: Cluster
   readonly session: Session
+  readonly copies: MetadataCopies
   /** What is wrong with it now. */
   problems(): HealthProblem[]
   /** Gives the lease back, and closes the store. Until then a copy of it is kept up to date. */
@@ -105,6 +106,7 @@ async function openOn(
       store,
       cluster,
       session,
+      copies,
       problems: () => [...notes, ...trouble.problems()],
       close: async () => {
         await copies.stop()

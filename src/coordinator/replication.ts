@@ -33,7 +33,7 @@ import type { ResyncProgress } from '../replication/resync-progress.ts'
 import { ShardMemberService } from '../replication/shard-member-service.ts'
 import type { WriterGate } from '../volume/writer-gate.ts'
 import type { DataDirectory } from './data-directory.ts'
-import { GroupsHere } from './groups-here.ts'
+import { GroupsHere, type GroupsHereParts } from './groups-here.ts'
 
 export interface Replication {
   readonly store: BlockStore
@@ -59,6 +59,7 @@ export interface ReplicationParts {
   /** R12, for workers that start anew. */
   readonly tombstones: { areHeld: boolean }
   readonly output: LogOutput
+  readonly onGroup: GroupsHereParts['onGroup']
   readonly undo: { add(step: () => Promise<void> | void): void }
 }
 
@@ -137,6 +138,7 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
     tombstones: parts.tombstones,
     members,
     resyncBytesPerSecond: config.resyncBytes,
+    onGroup: parts.onGroup,
     log: (level, message, fields) => log[level](fields, message)
   })
   undo.add(() => here.close())

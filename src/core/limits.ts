@@ -130,6 +130,9 @@ export const METADATA_BATCH_BYTES = 512 * 1024
 export const RESTORE_EPOCH_STEP = 2 ** 20
 /** Between copies of the metadata that a peer keeps: what is lost with all of etcd at most. */
 export const METADATA_COPY_MS = 10 * 60_000
+/** A changed group is in the copy after this time, longer where the copy is larger than this. */
+export const METADATA_NEWS_MS = 1000
+export const METADATA_NEWS_BYTES = 4 * 1024 * 1024
 /** A copy is not taken of more than this; metadata is some hundred bytes a volume. */
 export const METADATA_COPY_BYTES_MAX = 256 * 1024 * 1024
 /** An older copy is kept beside the newest, from at least this long before it. */

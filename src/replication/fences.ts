@@ -3,6 +3,7 @@
  * the highest epoch of each group. An op with an older one is refused; a newer one raises the bar
  * at once. Only `hold` promises that nothing older is on its way any more, also after a restart.
  */
+import { formatId64 } from '../cluster/ids.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { FENCED_FAMILIES_MAX, FENCED_GROUPS_MAX } from '../core/limits.ts'
 import { type FenceEntry, FenceKind } from '../format/fences.ts'
@@ -25,6 +26,9 @@ export class Fences {
   /** The save that runs, and the one that begins when it has ended. */
   #saving: Promise<void> | null = null
   #next: Promise<void> | null = null
+  /** How often a bar was raised, and how much of that is on disk. */
+  #raised = 0
+  #held = 0
 
   private constructor(store: FenceStore) {
     this.#store = store
@@ -57,6 +61,7 @@ export class Fences {
     try {
       this.#families.raise(op.familyHigh, op.familyLow, op.fenceEpoch)
       this.#groups.raise(op.pool, op.group + 1, op.groupEpoch)
+      this.#raised++
       return ErrorCode.Ok
     } catch (thrown) {
       if (thrown instanceof StoreError) return thrown.code
@@ -74,6 +79,23 @@ export class Fences {
     return this.#groups.get(pool, group + 1)
   }
 
+  /** Every group of which an epoch is known here. */
+  *groupEpochs(): Iterable<{ pool: number; group: number; epoch: number }> {
+    for (const [pool, low, epoch] of this.#groups.entries()) yield { pool, group: low - 1, epoch }
+  }
+
+  /** Every family of which a writerEpoch is known here. */
+  *familyEpochs(): Iterable<{ family: string; epoch: number }> {
+    for (const [high, low, epoch] of this.#families.entries()) {
+      yield { family: formatId64(high, low), epoch }
+    }
+  }
+
+  /** Would some of it be forgotten if the process ended now? */
+  get isUnheld(): boolean {
+    return this.#held < this.#raised
+  }
+
   /**
    * Raises a family's bar; nothing older is admitted from now on.
    * @throws StoreError StaleEpoch when it is above already, LimitReached
@@ -84,7 +106,9 @@ export class Fences {
       const text = `writerEpoch ${epoch} is fenced off by ${known}`
       throw new StoreError(ErrorCode.StaleEpoch, text)
     }
+    if (known === epoch) return
     this.#families.raise(high, low, epoch)
+    this.#raised++
   }
 
   /** The same for a group. @throws StoreError StaleGroup, LimitReached */
@@ -94,7 +118,9 @@ export class Fences {
       const text = `epoch ${epoch} of group ${pool}/${group} is fenced off by ${known}`
       throw new StoreError(ErrorCode.StaleGroup, text)
     }
+    if (known === epoch) return
     this.#groups.raise(pool, group + 1, epoch)
+    this.#raised++
   }
 
   /** A deleted family needs no fence: its id is never used again. */
@@ -116,9 +142,15 @@ export class Fences {
   }
 
   #save(): Promise<void> {
-    const saving = this.#store.save(this.#entries()).finally(() => {
-      if (this.#saving === saving) this.#saving = null
-    })
+    const raised = this.#raised
+    const saving = this.#store
+      .save(this.#entries())
+      .then(() => {
+        this.#held = Math.max(this.#held, raised)
+      })
+      .finally(() => {
+        if (this.#saving === saving) this.#saving = null
+      })
     this.#saving = saving
     return saving
   }

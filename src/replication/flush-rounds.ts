@@ -9,6 +9,8 @@ export interface FlushHost {
   boots(): Iterable<Boot>
   /** Is `boot` a member of a group with acknowledged writes that no flush covered? */
   owes(boot: Boot): boolean
+  /** May a flush not end yet, for another reason than a boot that has not flushed? */
+  isHeld(): boolean
   /** `boot` could not make its writes durable. */
   onFlushFailed(boot: Boot, error: number): void
   /** Every acknowledged write up to `round` is durable. */
@@ -123,7 +125,7 @@ export class FlushRounds {
   }
 
   #endIfOver(round: Round): void {
-    if (round.waiting.size > 0 || !this.#running.delete(round)) return
+    if (round.waiting.size > 0 || this.#host.isHeld() || !this.#running.delete(round)) return
     this.#host.onFlushed(round.number)
     for (const done of round.done) done(ErrorCode.Ok)
     if (this.#next.length > 0 && this.#running.size < FLUSH_ROUNDS_MAX) this.#start()

@@ -127,6 +127,24 @@ export class GroupDoctor {
     this.#store.reconcile(group)
   }
 
+  /** R31: who stays in the group is told, durably, that another has left. */
+  #tell(group: GroupIo): void {
+    const { unfenced, epoch } = group
+    const id = { pool: group.pool.view.number, group: group.index }
+    for (const boot of unfenced) {
+      boot.member?.call({ call: 'fenceGroup', id, epoch }).then(
+        () => {
+          if (unfenced.delete(boot)) this.#store.flushes.check()
+        },
+        (thrown: unknown) => {
+          if (!(thrown instanceof StoreError)) throw thrown
+          if (thrown.code === ErrorCode.StaleGroup) group.isStale = true
+          group.isTroubled = true
+        }
+      )
+    }
+  }
+
   /** Looks at the members: back again, restarted, or to be taken out. */
   async #look(group: GroupIo): Promise<void> {
     const store = this.#store
@@ -136,6 +154,7 @@ export class GroupDoctor {
       store.reconcile(group)
       return
     }
+    this.#tell(group)
     const gone: Boot[] = []
     for (const boot of group.targets) {
       if (group.failed.has(boot)) gone.push(boot)
@@ -144,7 +163,7 @@ export class GroupDoctor {
     const isWanted = store.hasPending(group) || group.targets.some((b) => store.flushes.waitsFor(b))
     if (gone.length > 0 && isWanted) await this.#remove(group, gone)
     else if (gone.length === 0 && group.targets.every(({ member }) => member !== null)) {
-      group.isTroubled = false
+      group.isTroubled = group.unfenced.size > 0
       store.reconcile(group)
       // A read that found no member, for instance, waits still.
       if (store.pendings.select((each) => each.group === group && each.isParked).length > 0) {
@@ -269,6 +288,7 @@ export class GroupDoctor {
     group.retryMs = 0
     this.#blocked.delete(group)
     group.isTroubled = true
+    this.#tell(group)
     this.#store.reconcile(group)
   }
 }

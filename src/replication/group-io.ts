@@ -49,6 +49,11 @@ export class GroupIo {
   isTreated = false
   /** A member knows a newer record than the one in use. */
   isStale = false
+  /**
+   * Members in sync that may not remember the epoch in which another one left, R31: a flush waits
+   * for them.
+   */
+  unfenced: Set<Boot> = new Set()
   /** Not before this is the next try of what could not be done, monotonic. */
   retryMs = 0
 
@@ -96,6 +101,9 @@ export class GroupIo {
   adopt(known: KnownGroup, boots: Boots, nowMs: number): void {
     const { epoch, members, inSync, syncing } = known.record
     const before = this.known === null ? null : this.targets
+    const wereInSync = this.known?.record.inSync ?? []
+    const stays = ({ peer }: GroupMember): boolean => inSync.some((entry) => entry.peer === peer)
+    const shrinks = !wereInSync.every(stays)
     this.known = known
     this.epoch = epoch
     this.targets = [...inSync, ...syncing].map(({ peer, boot }) => boots.of(peer, boot))
@@ -106,6 +114,8 @@ export class GroupIo {
       if (!this.targets.includes(boot)) this.listedMs.delete(boot)
     }
     this.inSyncCount = inSync.length
+    const now = this.targets.slice(0, inSync.length)
+    this.unfenced = new Set(shrinks ? now : now.filter((boot) => this.unfenced.has(boot)))
     this.keepHoles = syncing.length > 0 || inSync.length < members.length
     for (const boot of this.failed.keys()) {
       if (!this.targets.includes(boot)) this.failed.delete(boot)

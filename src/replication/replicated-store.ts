@@ -118,6 +118,7 @@ export class ReplicatedStore implements BlockStore {
     this.flushes = new FlushRounds({
       boots: () => this.boots.all(),
       owes: (boot) => this.owes(boot),
+      isHeld: () => this.#owesFence(),
       onFlushFailed: (boot, error) => this.#onFlushFailed(boot, error),
       onFlushed: (round) => {
         for (const family of this.families()) family.noteFlushed(round)
@@ -670,6 +671,14 @@ export class ReplicatedStore implements BlockStore {
   owes(boot: Boot): boolean {
     for (const family of this.families()) {
       for (const group of family.dirtyGroups) if (group.targets.includes(boot)) return true
+    }
+    return false
+  }
+
+  /** R31: a group with unflushed writes lost a member, and the others may forget that yet. */
+  #owesFence(): boolean {
+    for (const family of this.families()) {
+      for (const group of family.dirtyGroups) if (group.unfenced.size > 0) return true
     }
     return false
   }

@@ -67,8 +67,19 @@ export class ShardMemberService implements MemberService {
     this.#store.ring(isLast)
   }
 
+  /** R31: what is durable tells under which epochs it was written. */
   flush(done: (error: number) => void): void {
-    this.#store.flush(done)
+    if (!this.fences.isUnheld) {
+      this.#store.flush(done)
+      return
+    }
+    this.fences.hold().then(
+      () => this.#store.flush(done),
+      (thrown: unknown) => {
+        if (!(thrown instanceof StoreError)) throw thrown
+        done(thrown.code)
+      }
+    )
   }
 
   async call(request: MemberCall, from: Caller): Promise<MemberAnswer> {

@@ -27,6 +27,7 @@ export function decideAtStart(
   runs: (peerId: string, bootId: string) => boolean
 ): StartDecision {
   const { peerId, bootId } = self
+  if (record.restored !== undefined) return { kind: 'keep' }
   const isOurs = (boot: string): boolean =>
     boot === bootId || (self.counterFollows && boot === self.cleanPredecessor)
   const present = { peer: peerId, boot: bootId }

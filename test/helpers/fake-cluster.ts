@@ -11,6 +11,7 @@ import type {
   PoolCreate,
   Ring
 } from '../../src/admin/cluster-schemas.ts'
+import type { WaitingGroups } from '../../src/admin/recovery-schemas.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 
 const GIB = 1024 ** 3
@@ -58,6 +59,16 @@ const poolOf = (name: string, redundancy: string): Pool => ({
 export class FakeCluster implements ClusterBackend {
   readonly peerList: ClusterPeer[] = [peerOf('a', true), peerOf('b', false)]
   readonly poolList: Pool[] = [poolOf('default', 'replicated:2')]
+
+  waiting: WaitingGroups = { groups: [], pendingPeers: [] }
+  waitingGroups(): Promise<WaitingGroups> {
+    return Promise.resolve(this.waiting)
+  }
+  acceptLoss(): Promise<WaitingGroups> {
+    const accepted = this.waiting
+    this.waiting = { groups: [], pendingPeers: [] }
+    return Promise.resolve(accepted)
+  }
 
   joinPolicy: ClusterSettings['joinPolicy'] = 'open'
 

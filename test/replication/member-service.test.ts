@@ -66,6 +66,16 @@ test('a fence is answered once older ops are done, and holds after a restart', a
   strictEqual((await peer.run(OpKind.Read, epochs)).error, ErrorCode.StaleEpoch)
 })
 
+test('R31: what a flush made durable is remembered with the epochs of its writes', async () => {
+  const peer = await MemberPeer.create(1)
+  strictEqual((await peer.run(OpKind.Write, { ...epochs, sequence: 1 }, 7)).error, 0)
+  strictEqual(await new Promise((resolve) => peer.member.flush(resolve)), 0)
+  peer.die(true)
+  await peer.boot()
+  const older = await peer.run(OpKind.Read, { ...epochs, groupEpoch: 2 })
+  strictEqual(older.error, ErrorCode.StaleGroup)
+})
+
 test('a resync reads under its group epoch alone, and writes nothing', async () => {
   const peer = await MemberPeer.create(1)
   await fenceFamily(peer, 6)

@@ -36,6 +36,8 @@ export class SimCluster implements Directory {
   readonly pool: PoolView
   metadata!: EmbeddedStore
   isMoving = false
+  /** No peer starts. */
+  isHalted = false
   readonly #tables = new MemoryTables()
   readonly #records = new Map<number, GroupRecord>()
 

@@ -10,6 +10,7 @@ import { Fences, type FenceStore } from '../../src/replication/fences.ts'
 import { Reclaimer } from '../../src/replication/reclaimer.ts'
 import { type FamilyState, Resyncer } from '../../src/replication/resync.ts'
 import { ShardMemberService } from '../../src/replication/shard-member-service.ts'
+import { settleRestored } from '../../src/replication/settle-restored.ts'
 import { settleAtStart } from '../../src/replication/start-rule.ts'
 import { LocalSyncTracker } from '../../src/shard/local-sync-tracker.ts'
 import { OpKind, ShardOp } from '../../src/shard/op.ts'
@@ -135,6 +136,8 @@ export class EngineDisk {
       up.set(entry.key.slice(cluster.keys.allAlive.length), record.bootId)
     }
     const { pool } = boot.sim
+    const memory = service.fences
+    await settleRestored({ cluster, records: groups, memory }, self, [pool.number])
     for (const group of (await groups.readAll(pool.number)).keys()) {
       await settleAtStart(
         groups,

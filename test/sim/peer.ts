@@ -75,7 +75,7 @@ export class SimPeer {
   }
 
   start(): void {
-    if (this.boot !== null) return
+    if (this.boot !== null || this.sim.isHalted) return
     const { sim } = this
     const boot = new Boot(sim, this, randomId128(sim.world.random))
     this.boot = boot

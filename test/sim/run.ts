@@ -1,5 +1,8 @@
 /** One seed: a cluster under load and faults, then quiet, then everything must be right again. */
 import { SimCluster, type SimOptions } from './cluster.ts'
+import { readBackup, writeBackup } from '../../src/cluster/metadata-copy.ts'
+import type { GroupRecord } from '../../src/cluster/records.ts'
+import { restoredBackup } from '../../src/cluster/restored.ts'
 import { type SimPeer, TTL_MS } from './peer.ts'
 
 /** Reads of each volume at the end. */
@@ -16,6 +19,8 @@ export interface RunReport {
   readonly reads: number
   readonly opens: number
   readonly faults: number
+  /** Groups that waited for an operator after a restore: the run ends there. */
+  readonly behind: number
   readonly trace: readonly string[]
 }
 
@@ -28,6 +33,8 @@ export interface RunOptions {
   readonly engine?: boolean
   /** Groups move between peers all the time. */
   readonly moves?: boolean
+  /** At the end all peers lose power, and the metadata is restored from a copy of some time ago. */
+  readonly restore?: boolean
 }
 
 export class SimFailure extends Error {
@@ -65,9 +72,10 @@ export async function runSeed(options: RunOptions): Promise<RunReport> {
     if (wantsFaults) faults.begin()
     sim.isMoving = true
     await world.runUntil(world.nowMs + faultyMs)
+    const behind = options.restore === true ? await loseMetadata(sim) : 0
     faults.end()
     sim.isMoving = false
-    await quiet(sim)
+    if (behind === 0) await quiet(sim)
     return {
       seed,
       events: world.events,
@@ -75,6 +83,7 @@ export async function runSeed(options: RunOptions): Promise<RunReport> {
       reads: sum(sim.volumes.map(({ reads }) => reads)),
       opens: sum(sim.volumes.map(({ opens }) => opens)),
       faults: faults.count,
+      behind,
       trace: world.trace
     }
   } catch (thrown) {
@@ -85,6 +94,40 @@ export async function runSeed(options: RunOptions): Promise<RunReport> {
       boot?.store?.close()
     }
   }
+}
+
+/** How old the copy is, at most. */
+const COPY_AGE_MS = 4000
+/** Long enough for a takeover that waits for a lease to end. */
+const AWAY_MS = 3 * TTL_MS
+
+/** Returns how many groups wait for an operator then. */
+async function loseMetadata(sim: SimCluster): Promise<number> {
+  const { world, keys, metadata, peers } = sim
+  const copy = await world.until(5000, 'a copy', readBackup(metadata, keys, world.nowMs))
+  const stale = peers[world.random.below(peers.length)]!
+  if (world.chance(2)) stale.crash(true)
+  await world.runUntil(world.nowMs + world.between(0, COPY_AGE_MS))
+  sim.isHalted = true
+  world.log('everything loses power, and the metadata is lost')
+  for (const peer of peers) peer.crash(true)
+  await world.runUntil(world.nowMs + 2 * TTL_MS)
+  const restored = restoredBackup(copy, keys, world.nowMs)
+  await world.until(5000, 'a restore', writeBackup(metadata, keys, restored, { force: true }))
+  sim.isHalted = false
+  sim.network.healAll()
+  const isSaid = ({ restored: open }: GroupRecord): boolean => (open?.unproven ?? []).length === 0
+  await world.runFor(30_000, 'all say what they remember', () => {
+    for (const peer of peers) peer.start()
+    return [...sim.groups().values()].every(isSaid)
+  })
+  // The others serve alone for a while: each has to be right, not just one of them.
+  const away =
+    peers[(peers.indexOf(stale) + 1 + world.random.below(peers.length - 1)) % peers.length]!
+  away.crash(true)
+  await world.runUntil(world.nowMs + AWAY_MS)
+  away.start()
+  return [...sim.groups().values()].filter(({ restored: open }) => open !== undefined).length
 }
 
 const sum = (numbers: readonly number[]): number => numbers.reduce((all, one) => all + one, 0)

@@ -1,4 +1,5 @@
 /** Seeds of the simulator. `SEED=n` replays one with its trace, `SEEDS=n` runs so many. */
+import { ok } from 'node:assert'
 import { suite } from 'uvu'
 import { runSeed, SimFailure } from './run.ts'
 
@@ -10,6 +11,7 @@ const SHOWN = 150
 /** `ENGINE=1`: the seeds run with the real engine. */
 const engine = process.env['ENGINE'] === '1'
 const engineSeeds = Number(process.env['ENGINE_SEEDS'] ?? 40)
+const restores = Number(process.env['RESTORES'] ?? 8)
 
 /** `MOVES=1`: also while groups move. */
 const moves = process.env['MOVES'] === '1'
@@ -44,6 +46,16 @@ test('nor with the real engine, member service and resync', async () => {
 test('nor while groups move, and what they leave behind is given back', async () => {
   if (fixed !== undefined) return
   for (let seed = 1; seed <= movesSeeds; seed++) await run(seed, true, true)
+})
+
+test('R31: no flushed write is lost where restored metadata is used again', async () => {
+  if (fixed !== undefined) return
+  let used = 0
+  for (let seed = 1; seed <= restores; seed++) {
+    const { behind } = await runSeed({ seed, engine: true, faultyMs: 4000, restore: true })
+    if (behind === 0) used++
+  }
+  ok(used > restores / 4 && used < restores, `${used} of ${restores} copies were right`)
 })
 
 test.run()

@@ -6,6 +6,7 @@ import { clusterText } from '../cluster-text.ts'
 import { action, type Context, withExamples } from '../context.ts'
 import { UsageError } from '../errors.ts'
 import type { Output } from '../output.ts'
+import { addAcceptLoss, addRecover } from './recover.ts'
 import { addOptions, etcdConfig, etcdKeys } from '../serve-options.ts'
 
 const WATCH_MS = 1000
@@ -16,6 +17,8 @@ export function addClusterCommands(program: Command): void {
   addStatus(cluster)
   addInit(cluster)
   addSettings(cluster)
+  addRecover(cluster)
+  addAcceptLoss(cluster)
 }
 
 function addStatus(parent: Command): void {
