@@ -218,7 +218,7 @@ function connect(parts: ClusterParts, { pool, replication }: Storage): void {
 }
 
 async function openStorage(
-  given: Omit<ReplicationParts, 'arena' | 'local' | 'tombstones'> & { readonly undo: Undo }
+  given: Omit<ReplicationParts, 'arena' | 'local'> & { readonly undo: Undo }
 ): Promise<Storage> {
   const { config, directory, output, undo } = given
   const arena = new SharedArena(config.arenaBytes)
@@ -226,9 +226,7 @@ async function openStorage(
   const near = new NearReads({ shards, segmentBytes, memory: arena.bytes })
   const keys = new KeyRing(shards)
   undo.add(() => keys.close())
-  // Until all groups are known to be whole: others may have what our tombstones hide.
-  const tombstones = { areHeld: config.etcd.length > 0 }
-  const shared = { arena, near, keys, tombstones }
+  const shared = { arena, near, keys }
   const { pool, syncLatency } = startShards(config, directory, shared, output, undo)
   const local = new LocalStore(pool, near)
   keys.tell = (done) => {
@@ -239,7 +237,7 @@ async function openStorage(
   if (config.etcd.length === 0) {
     return { arena, pool, syncLatency, store: local, replication: null }
   }
-  const replication = await prepareReplication({ ...given, arena, local, tombstones })
+  const replication = await prepareReplication({ ...given, arena, local })
   return { arena, pool, syncLatency, store: replication.store, replication }
 }
 
@@ -259,19 +257,10 @@ async function loadPlugins(config: Config, types: VolumeTypes, { log }: LogOutpu
   }
 }
 
-/** What workers and the main thread share. */
-interface SharedParts {
-  readonly arena: SharedArena
-  readonly near: NearReads
-  readonly keys: KeyRing
-  /** As a worker finds it when it starts, the first time or again. */
-  readonly tombstones: { readonly areHeld: boolean }
-}
-
 function startShards(
   config: Config,
   directory: DataDirectory,
-  { arena, near, keys, tombstones }: SharedParts,
+  { arena, near, keys }: { arena: SharedArena; near: NearReads; keys: KeyRing },
   { log }: LogOutput,
   undo: Undo
 ): { pool: ShardPool<BlockOp>; syncLatency: readonly LatencyHistogram[] } {
@@ -296,7 +285,8 @@ function startShards(
           segmentBytes,
           capacityBytes: Math.floor(directory.capacityBytes / shards),
           scrubPeriodMs: config.scrubPeriodMs,
-          holdHoles: tombstones.areHeld
+          // Until all groups are known to be whole: others may have what our tombstones hide.
+          holdHoles: config.etcd.length > 0
         })
       }
     },

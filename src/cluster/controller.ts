@@ -5,7 +5,7 @@
  */
 import type { Timers } from '../core/clock.ts'
 import { StoreError } from '../core/errors.ts'
-import { type Following, follow } from '../metadata/follow.ts'
+import { type Follower, type Following, follow } from '../metadata/follow.ts'
 import type { Compare } from '../metadata/store.ts'
 import type { Cluster } from './cluster.ts'
 import {
@@ -97,22 +97,24 @@ export class Controller {
 
   /** Follows the election and the pools: without changes it asks the metadata for nothing. */
   start(): void {
-    const { keys, store } = this.#options.cluster
+    const { keys, store, timers } = this.#options.cluster
     const onTrouble = (error: StoreError): void => this.#noteTrouble(error)
+    const election: Follower = {
+      onPut: ({ key, value, modRevision }) => {
+        const { peer, bootId } = decodeRecord('controller', key, value)
+        this.#learn({ peer, bootId, modRevision })
+      },
+      onDelete: () => this.#learn(null),
+      onTrouble
+    }
+    const pools: Follower = {
+      onPut: ({ key, value }) => this.#pools.set(key, decodeRecord('pool', key, value)),
+      onDelete: (key) => this.#pools.delete(key),
+      onTrouble
+    }
     this.#following = [
-      follow(store, keys.controller, {
-        onPut: ({ key, value, modRevision }) => {
-          const { peer, bootId } = decodeRecord('controller', key, value)
-          this.#learn({ peer, bootId, modRevision })
-        },
-        onDelete: () => this.#learn(null),
-        onTrouble
-      }),
-      follow(store, keys.pools, {
-        onPut: ({ key, value }) => this.#pools.set(key, decodeRecord('pool', key, value)),
-        onDelete: (key) => this.#pools.delete(key),
-        onTrouble
-      })
+      follow(store, keys.controller, election, timers),
+      follow(store, keys.pools, pools, timers)
     ]
     void Promise.all(this.#following.map(({ ready }) => ready)).then(() => {
       this.#isReady = true

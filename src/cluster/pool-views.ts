@@ -1,5 +1,4 @@
-import type { Following } from '../metadata/follow.ts'
-import { follow } from '../metadata/follow.ts'
+import { type Follower, type Following, follow } from '../metadata/follow.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { parseRedundancy } from '../placement/redundancy.ts'
 import { planTargets, type Targets } from '../placement/targets.ts'
@@ -74,12 +73,13 @@ export class PoolViews {
 
   constructor(cluster: Cluster, membership: Membership, onTrouble: (error: StoreError) => void) {
     this.#membership = membership
-    const { keys, store } = cluster
-    this.#following = follow(store, keys.pools, {
+    const { keys, store, timers } = cluster
+    const follower: Follower = {
       onPut: ({ key, value }) => this.#learn(decodeRecord('pool', key, value)),
       onDelete: () => {},
       onTrouble
-    })
+    }
+    this.#following = follow(store, keys.pools, follower, timers)
   }
 
   get ready(): Promise<void> {

@@ -10,9 +10,8 @@ import { DEFAULT_POOL } from '../cluster/pools.ts'
 import type { PoolViews } from '../cluster/pool-views.ts'
 import { decodeRecord, type PoolRecord } from '../cluster/records.ts'
 import type { Arena } from '../core/arena.ts'
-import { systemClock, systemTimers } from '../core/clock.ts'
 import { StoreError } from '../core/errors.ts'
-import { type Following, follow } from '../metadata/follow.ts'
+import { type Follower, type Following, follow } from '../metadata/follow.ts'
 import { OpFlag, OpKind, type ShardedStore } from '../replication/block-store.ts'
 import { ClusterFamilies } from '../replication/cluster-families.ts'
 import type { Members } from '../replication/member.ts'
@@ -37,7 +36,6 @@ export interface GroupsHereParts {
   readonly service: ShardMemberService
   readonly local: ShardedStore
   readonly arena: Arena
-  readonly tombstones: { areHeld: boolean }
   readonly members: Members
   /** Of all resyncs of this peer together; client I/O goes first anyway. */
   readonly resyncBytesPerSecond: number
@@ -83,8 +81,8 @@ export class GroupsHere {
       groups: records,
       families: this.#families,
       isPresentBoot: (peerId, bootId) => membership.isPresentBoot(peerId, bootId),
-      clock: systemClock,
-      timers: systemTimers,
+      clock: cluster.clock,
+      timers: cluster.timers,
       bytesPerSecond: parts.resyncBytesPerSecond,
       log: parts.log
     })
@@ -97,8 +95,8 @@ export class GroupsHere {
       families: this.#families,
       copiesOf: (number) => copiesOf(pools.all().find((pool) => pool.number === number)),
       isPresentBoot: (peerId, bootId) => membership.isPresentBoot(peerId, bootId),
-      clock: systemClock,
-      timers: systemTimers,
+      clock: cluster.clock,
+      timers: cluster.timers,
       log: parts.log
     })
   }
@@ -150,8 +148,8 @@ export class GroupsHere {
   start(): void {
     const { pools, cluster } = this.#parts
     pools.onPool((pool) => this.#follow(pool))
-    const { keys, store } = cluster
-    this.#deletions = follow(store, keys.deletions, {
+    const { keys, store, timers } = cluster
+    const follower: Follower = {
       onPut: ({ key, value }) => {
         const { pendingPeers } = decodeRecord('deleted', key, value)
         if (!pendingPeers.includes(this.#parts.self.peerId)) return
@@ -161,7 +159,8 @@ export class GroupsHere {
       },
       onDelete: () => {},
       onTrouble: (error) => this.#trouble('following deletions', error)
-    })
+    }
+    this.#deletions = follow(store, keys.deletions, follower, timers)
   }
 
   close(): void {
@@ -208,8 +207,7 @@ export class GroupsHere {
   #holdHoles(wanted: boolean): void {
     if (wanted === this.#isHolding || this.#following.size < this.#pools.size) return
     this.#isHolding = wanted
-    const { local, tombstones } = this.#parts
-    tombstones.areHeld = wanted
+    const { local } = this.#parts
     const op = local.acquireOp()
     op.kind = OpKind.HoldHoles
     op.flags = wanted ? 0 : OpFlag.Stop

@@ -71,6 +71,11 @@ export interface BlockStore {
    * (error is an ErrorCode, 0 for Ok). Concurrent flushes share syncs.
    */
   flush(done: (error: number) => void): void
+  /**
+   * Of replicated stores, where flushes are shared: false once the family was given up here, and
+   * a flush that ended may not have covered it any more.
+   */
+  isServed?(familyHigh: number, familyLow: number): boolean
   /** Sends a copy of `op` (DeleteLayer, Compact, Scrub, Checkpoint) to every shard. */
   broadcast(op: ShardOp, done: (error: number) => void): void
 }

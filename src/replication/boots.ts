@@ -21,12 +21,19 @@ export class Boot {
   /** It left a read unanswered for long; until it answers something. */
   isSlow = false
   pinging = false
+  /** Counts clock jumps: a ping that was sent before one confirms nothing. */
+  jumps = 0
   waitsForRing = false
 
   constructor(peerId: string, bootId: string, nowMs: number) {
     this.peerId = peerId
     this.bootId = bootId
     this.downSinceMs = nowMs
+  }
+
+  forgetConfirmed(): void {
+    this.confirmedMs = Number.NEGATIVE_INFINITY
+    this.jumps++
   }
 }
 

@@ -42,6 +42,8 @@ export class FamilyIo {
   readonly dirtyRound: Uint32Array
   /** Groups with acknowledged writes that no flush covered, perhaps more. */
   readonly dirtyGroups: Set<GroupIo> = new Set()
+  /** Clients have it: what they flush covers what they were told before, by whichever gateway. */
+  isServed = false
   pending = 0
 
   constructor(pool: PoolIo, options: FamilyOptions) {

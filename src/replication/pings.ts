@@ -28,13 +28,14 @@ export class Pings {
     const families = [...this.#store.families()]
       .filter(({ isClosed }) => !isClosed)
       .map(({ id, writerEpoch }) => [id, writerEpoch] as const)
+    const { jumps } = boot
     boot.pinging = true
     boot
       .member!.call({ call: 'ping', families })
       .then(
         ({ fenced = [], freeBytes }) => {
           if (freeBytes !== undefined) boot.freeBytes = freeBytes
-          boot.confirmedMs = sentMs
+          if (boot.jumps === jumps) boot.confirmedMs = sentMs
           for (const [id, writerEpoch] of families) {
             if (fenced.includes(id)) this.#fence(id, writerEpoch)
           }

@@ -20,7 +20,9 @@ import {
   MEMBER_DEADLINE_MS,
   MEMBER_PATIENCE_MS,
   MEMBER_RESERVE_BYTES,
+  CLOCK_JUMP_MS_MAX,
   MEMBER_TRUST_MS,
+  REPLICATION_RETRY_MS,
   REPLICATION_TICK_MS
 } from '../core/limits.ts'
 import { groupOfChunk } from '../placement/hash.ts'
@@ -72,6 +74,8 @@ export class ReplicatedStore implements BlockStore {
   readonly pendings: PendingList = new PendingList()
   readonly flushes: FlushRounds
   readonly #local: BlockStore | null
+  /** Flushes that wait for a takeover's last groups. */
+  readonly #heldFlushes: ((error: number) => void)[] = []
   readonly #pools = new Map<number, PoolIo>()
   readonly #families = new Map<number, FamilyIo[]>()
   readonly #overlaps = new Overlaps()
@@ -92,6 +96,8 @@ export class ReplicatedStore implements BlockStore {
   #ringing = false
   /** May ops be sent by the lease alone? Looked at once per batch. */
   #isTrusted = true
+  /** Wall less monotonic time at the last look. */
+  #offsetMs = 0
   #isChecked = false
   #closed = false
   readonly #onCopyDone = (copy: BlockOp): void => this.#copyDone(copy)
@@ -106,6 +112,7 @@ export class ReplicatedStore implements BlockStore {
     this.members = options.members
     this.arena = options.arena
     this.clock = options.clock
+    this.#offsetMs = this.clock.wallMs() - this.clock.monotonicMs()
     this.timers = options.timers
     this.patienceMs = options.patienceMs ?? MEMBER_PATIENCE_MS
     this.deadlineMs = options.deadlineMs ?? MEMBER_DEADLINE_MS
@@ -172,7 +179,9 @@ export class ReplicatedStore implements BlockStore {
 
   /** The group's members are equal for this family now. */
   settled(family: FamilyIo, group: GroupIo): void {
-    if (family.unsettled.delete(group.index)) this.reconcile(group)
+    if (!family.unsettled.delete(group.index)) return
+    this.reconcile(group)
+    this.#goOnFlushing()
   }
 
   /** Another gateway has the family. */
@@ -196,6 +205,7 @@ export class ReplicatedStore implements BlockStore {
     }
     family.dirtyGroups.clear()
     this.flushes.check()
+    this.#goOnFlushing()
   }
 
   #find(high: number, low: number): FamilyIo | null {
@@ -231,11 +241,11 @@ export class ReplicatedStore implements BlockStore {
     const index = groupOfChunk(op.familyHigh, op.familyLow, op.chunk, pool.groups.length)
     const group = pool.group(index)
     const isWrite = op.kind !== OpKind.Read && op.kind !== OpKind.BlockStatus
+    if (this.#stopTick === null) this.#startTick()
     if (op.kind === OpKind.Write && !this.#makeRoom(group, op)) {
       this.#refuse(op, ErrorCode.OutOfSpace)
       return
     }
-    if (this.#stopTick === null) this.#startTick()
     if (!this.#isChecked) this.#checkTrust()
     const pending = this.#freePendings.pop() ?? new Pending()
     pending.client = op
@@ -293,7 +303,26 @@ export class ReplicatedStore implements BlockStore {
 
   flush(done: (error: number) => void): void {
     if (this.#stopTick === null) this.#startTick()
-    this.flushes.flush(done)
+    if (this.#mayFlush()) this.flushes.flush(done)
+    else this.#heldFlushes.push(done)
+  }
+
+  isServed(familyHigh: number, familyLow: number): boolean {
+    const family = this.#find(familyHigh, familyLow)
+    return family !== null && !family.isClosed
+  }
+
+  /** R11: what another gateway left unflushed is on disk once its group is settled. */
+  #mayFlush(): boolean {
+    for (const { isServed, isClosed, unsettled } of this.families()) {
+      if (isServed && !isClosed && unsettled.size > 0) return false
+    }
+    return true
+  }
+
+  #goOnFlushing(): void {
+    if (this.#heldFlushes.length === 0 || !this.#mayFlush()) return
+    for (const done of this.#heldFlushes.splice(0)) this.flushes.flush(done)
   }
 
   broadcast(op: ShardOp, done: (error: number) => void): void {
@@ -309,6 +338,11 @@ export class ReplicatedStore implements BlockStore {
     this.#stopTick = null
   }
 
+  /** What was told long ago counts no more: the member itself knows, and is asked by the write. */
+  #lacksRoom(boot: Boot, bytes: number): boolean {
+    return boot.freeBytes < bytes && this.#nowMs - boot.confirmedMs < ROOM_KNOWN_MS
+  }
+
   /**
    * R9: members without room for a write leave before it is sent to anybody, as long as enough of
    * them have it; else nobody gets it, false.
@@ -317,16 +351,16 @@ export class ReplicatedStore implements BlockStore {
     const bytes = op.blockCount * BLOCK_BYTES + MEMBER_RESERVE_BYTES
     const { targets, inSyncCount } = group
     let full = 0
-    for (let i = 0; i < targets.length; i++) if (targets[i]!.freeBytes < bytes) full++
+    for (let i = 0; i < targets.length; i++) if (this.#lacksRoom(targets[i]!, bytes)) full++
     if (full === 0) return true
     let able = 0
     for (let i = 0; i < inSyncCount; i++) {
       const boot = targets[i]!
-      if (boot.member !== null && boot.freeBytes >= bytes) able++
+      if (boot.member !== null && !this.#lacksRoom(boot, bytes)) able++
     }
     if (able < Math.max(1, Math.min(inSyncCount, group.pool.view.writeMinimum))) return false
     for (const boot of [...targets]) {
-      if (boot.freeBytes < bytes) this.failBoot(group, boot, ErrorCode.OutOfSpace)
+      if (this.#lacksRoom(boot, bytes)) this.failBoot(group, boot, ErrorCode.OutOfSpace)
     }
     return true
   }
@@ -359,7 +393,16 @@ export class ReplicatedStore implements BlockStore {
     this.#isChecked = true
     if (trustedForMs === undefined) return
     this.#nowMs = this.clock.monotonicMs()
+    this.#lookForJump()
     this.#isTrusted = trustedForMs() > 0
+  }
+
+  /** What members confirmed before the machine slept, or its clock was set, was long ago. */
+  #lookForJump(): void {
+    const offsetMs = this.clock.wallMs() - this.#nowMs
+    const isJump = Math.abs(offsetMs - this.#offsetMs) > CLOCK_JUMP_MS_MAX
+    this.#offsetMs = offsetMs
+    if (isJump) for (const boot of this.boots.all()) boot.forgetConfirmed()
   }
 
   #park(pending: Pending): void {
@@ -474,6 +517,11 @@ export class ReplicatedStore implements BlockStore {
 
   /** The bytes are there; writes whose bytes they may hold must be acknowledged first, R10. */
   #answerRead(read: Pending): void {
+    if (read.family!.isClosed) {
+      // The write that it waited for was given up: its bytes may never be seen again.
+      this.#finish(read, ErrorCode.Closed)
+      return
+    }
     const write = this.#overlaps.find(read.request, read.horizon)
     if (write !== null) {
       read.waitsFor = write
@@ -816,6 +864,9 @@ export class ReplicatedStore implements BlockStore {
 /** Is the group's record in use, and are its members equal for the family? */
 const isOpen = (family: FamilyIo, group: GroupIo): boolean =>
   group.isReady && !(family.unsettled.size > 0 && family.unsettled.has(group.index))
+
+/** What a member told about its room is known for so long: several pings. */
+const ROOM_KNOWN_MS = 4 * REPLICATION_RETRY_MS
 
 function isNearer(boot: Boot, than: Boot): boolean {
   if (boot.isSlow !== than.isSlow) return than.isSlow

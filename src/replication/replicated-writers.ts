@@ -90,6 +90,7 @@ export class ReplicatedWriters {
       throw thrown
     }
     if (family.isClosed) throw lost(volume)
+    family.isServed = true
     this.#open.set(volume.family, { family, onLost: options.onLost, isRetaking: false })
     this.#listen()
     return taken.writerEpoch
@@ -163,6 +164,8 @@ export class ReplicatedWriters {
     const { store } = this.#options
     const endMs = store.clock.monotonicMs() + HANDOVER_MS
     while (store.clock.monotonicMs() < endMs && !family.isClosed) {
+      // The next takeover has to settle it anyway.
+      if (family.unsettled.size > 0) return false
       if (family.pending === 0) {
         const isFlushed = await this.#flush(family, endMs)
         if (family.pending > 0) continue

@@ -11,11 +11,12 @@ class FlushBatch {
   requests: VolumeRequest[] = []
   readonly done: (error: number) => void
 
-  constructor(free: FlushBatch[], running: Set<FlushBatch>) {
+  constructor(store: BlockStore, free: FlushBatch[], running: Set<FlushBatch>) {
     this.done = (error) => {
       running.delete(this)
       for (const request of this.requests) {
         if (request.error === 0) request.error = error
+        if (request.error === 0 && isGivenUp(store, request)) request.error = ErrorCode.Closed
         complete(request)
       }
       this.requests.length = 0
@@ -39,6 +40,13 @@ class FlushBatch {
 function isLate(request: VolumeRequest, nowMs: number): boolean {
   const { unavailableMs } = (request.device as OpenVolume).volume
   return unavailableMs !== null && nowMs - request.startedMs >= unavailableMs
+}
+
+/** Another gateway has the volume: the flush that ended may not have covered it any more. */
+function isGivenUp(store: BlockStore, { device }: VolumeRequest): boolean {
+  const { writable, ops } = (device as OpenVolume).volume
+  if (store.isServed === undefined || !writable) return false
+  return !store.isServed(ops.identity.familyHigh, ops.identity.familyLow)
 }
 
 /**
@@ -74,7 +82,7 @@ export class Flushes {
     this.#store = store
     this.#clock = clock
     this.#timers = timers
-    this.#waiting = new FlushBatch(this.#free, this.#running)
+    this.#waiting = new FlushBatch(store, this.#free, this.#running)
   }
 
   add(request: VolumeRequest): void {
@@ -88,7 +96,7 @@ export class Flushes {
   start(): void {
     const batch = this.#waiting
     if (batch.requests.length === 0) return
-    this.#waiting = this.#free.pop() ?? new FlushBatch(this.#free, this.#running)
+    this.#waiting = this.#free.pop() ?? new FlushBatch(this.#store, this.#free, this.#running)
     this.#running.add(batch)
     if (!this.#looking) {
       this.#looking = true
