@@ -13,6 +13,7 @@ import {
   type Replication,
   type ReplicationParts
 } from './coordinator/replication.ts'
+import { prepareUnlocking } from './coordinator/unlocking.ts'
 import { type DataDirectory, openDataDirectory } from './coordinator/data-directory.ts'
 import { openMetadata, type PeerMetadata } from './coordinator/metadata.ts'
 import { PeerReports } from './coordinator/peer-reports.ts'
@@ -26,10 +27,11 @@ import {
 } from './core/config.ts'
 import { StoreError } from './core/errors.ts'
 import { LatencyHistogram } from './core/histogram.ts'
-import type { LogOutput } from './core/log.ts'
+import type { Log, LogOutput } from './core/log.ts'
 import { optionInfo } from './core/option-info.ts'
 import type { Config } from './core/options.ts'
 import { SharedArena } from './handoff/arena.ts'
+import { PasswordHasher } from './handoff/password-hasher.ts'
 import { ShardPool } from './handoff/shard-pool.ts'
 import { registerNbdMetrics } from './nbd/register-metrics.ts'
 import { NbdServer } from './nbd/server.ts'
@@ -42,11 +44,14 @@ import { resolveShardConfig } from './shard/shard-config.ts'
 import { shardStatIndex } from './shard/stats.ts'
 import { loadPlugin } from './volume/plugins.ts'
 import { VolumeTypes } from './volume/volume-types.ts'
+import type { VolumeKeyring } from './volume/volume-keyring.ts'
+import type { VolumesOptions } from './volume/volume-options.ts'
 import { Volumes } from './volume/volumes.ts'
 import type { ShardWorkerConfig } from '../workers/shard.ts'
 
-/** One line finds the worker in sources and in dist/. */
-const workerUrl = new URL(`../workers/shard${extname(import.meta.url)}`, import.meta.url)
+/** Found in sources and in dist/. */
+const shardWorker = new URL(`../workers/shard${extname(import.meta.url)}`, import.meta.url)
+const hashWorker = new URL(`../workers/password-hash${extname(import.meta.url)}`, import.meta.url)
 
 export interface RunningPeer {
   readonly backend: PeerBackend
@@ -130,18 +135,15 @@ async function start(
   const onGroup = metadata.copies.noteGroup.bind(metadata.copies)
   const peer = { config, directory, bootId, cluster, session, output, undo, onGroup }
   const storage = await openStorage({ ...peer, membership: parts.membership })
-  const { arena, pool, store, replication, syncLatency } = storage
+  const { pool, store, replication, syncLatency } = storage
   connect(parts, storage)
-  const volumes: Volumes = new Volumes({
-    cluster,
-    session,
-    store,
-    arena,
-    types,
-    ...(replication === null ? {} : { gate: replication.gate }),
-    disconnect: (volume) => disconnectVolume(nbd, volume),
-    onTrouble: (what, err) => log.error({ err }, what)
-  })
+  const hash = new PasswordHasher(hashWorker)
+  const unlocking = prepareUnlocking({ cluster, ring: storage.keys, hash, config, log })
+  undo.add(() => unlocking.close())
+  const { keyring } = unlocking
+  const volumes: Volumes = openVolumes({ cluster, session, storage, types, keyring, log }, (name) =>
+    disconnectVolume(nbd, name)
+  )
   undo.add(() => volumes.close())
   const nbd = createNbd(config, volumes, output)
   let stopping = false
@@ -158,6 +160,7 @@ async function start(
     addresses,
     syncLatency,
     peers: parts.backend,
+    keys: unlocking.backend(volumes),
     problems: () => metadata.problems(),
     stopping: () => stopping
   })
@@ -168,6 +171,7 @@ async function start(
 
   await shardsServe(pool)
   await replication?.serve()
+  void unlocking.start()
   await volumes.resume()
   await createInitialVolumes(config, volumes, output)
   await backend.refreshVolumes()
@@ -175,7 +179,6 @@ async function start(
   addresses.nbd.push(...(await listenNbd(config, nbd)))
   await parts.announce({ nbdAddresses: addresses.nbd, adminAddresses: addresses.admin })
   log.info({ dataDir: directory.path, shards: pool.clients.length, nbd: addresses.nbd }, 'serving')
-  let stopped: Promise<void> | null = null
   return {
     backend,
     volumes,
@@ -183,16 +186,46 @@ async function start(
     nbdAddresses: addresses.nbd,
     adminAddresses: addresses.admin,
     reload: () => nbd.reloadTls(),
-    stop: () => {
+    stop: once(() => {
       stopping = true
-      stopped ??= undo.run()
-      return stopped
-    }
+      return undo.run()
+    })
   }
+}
+
+/** However often it is asked for, it happens once. */
+function once(work: () => Promise<void>): () => Promise<void> {
+  let result: Promise<void> | null = null
+  return () => {
+    result ??= work()
+    return result
+  }
+}
+
+function openVolumes(
+  given: Pick<VolumesOptions, 'cluster' | 'session'> & {
+    readonly storage: Storage
+    readonly types: VolumeTypes
+    readonly keyring: VolumeKeyring
+    readonly log: Log
+  },
+  disconnect: (volume: string) => Promise<void>
+): Volumes {
+  const { storage, log, ...rest } = given
+  const { arena, store, replication } = storage
+  return new Volumes({
+    ...rest,
+    arena,
+    store,
+    ...(replication === null ? {} : { gate: replication.gate }),
+    disconnect,
+    onTrouble: (what, err) => log.error({ err }, what)
+  })
 }
 
 interface Storage {
   readonly arena: SharedArena
+  readonly keys: KeyRing
   readonly pool: ShardPool<BlockOp>
   readonly syncLatency: readonly LatencyHistogram[]
   /** Where volumes have their blocks. */
@@ -235,10 +268,10 @@ async function openStorage(
     local.broadcast(barrier, done)
   }
   if (config.etcd.length === 0) {
-    return { arena, pool, syncLatency, store: local, replication: null }
+    return { arena, keys, pool, syncLatency, store: local, replication: null }
   }
   const replication = await prepareReplication({ ...given, arena, local })
-  return { arena, pool, syncLatency, store: replication.store, replication }
+  return { arena, keys, pool, syncLatency, store: replication.store, replication }
 }
 
 async function ownDirectory(config: Config, undo: Undo): Promise<DataDirectory> {
@@ -268,7 +301,7 @@ function startShards(
   const syncLatency = Array.from({ length: shards }, () => new LatencyHistogram())
   const pool = new ShardPool<BlockOp>({
     shards,
-    worker: workerUrl,
+    worker: shardWorker,
     arena,
     configOf: (shard): ShardWorkerConfig => {
       keys.handAgain(shard)

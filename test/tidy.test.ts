@@ -14,18 +14,19 @@ const mayImport: Record<string, string[]> = {
   placement: ['core'],
   seal: ['core', 'format'],
   shard: ['core', 'format', 'placement', 'seal'],
-  handoff: ['core'],
+  // Keys are a matter of seal; who stores, hashes or asks for them speaks its words.
+  handoff: ['core', 'seal'],
   metadata: ['core'],
-  cluster: ['core', 'placement', 'metadata'],
+  cluster: ['core', 'placement', 'seal', 'metadata'],
   replication: ['core', 'format', 'placement', 'shard', 'handoff', 'cluster'],
   volume: ['core', 'seal', 'placement', 'cluster', 'replication'],
   backup: ['core', 'format', 'volume'],
   nbd: ['core', 'volume'],
   s3: ['core', 'volume'],
   csi: ['core', 'volume'],
-  admin: ['core', 'cluster', 'volume', 'backup'],
+  admin: ['core', 'seal', 'cluster', 'volume', 'backup'],
   // What runs without a server, and the client of `torus bench`.
-  cli: ['core', 'admin', 'placement', 'shard', 'backup', 'nbd', 'coordinator'],
+  cli: ['core', 'admin', 'seal', 'placement', 'shard', 'backup', 'nbd', 'coordinator'],
   // Thin thread entries: they adapt handoff to the engine and the codecs.
   workers: ['core', 'format', 'seal', 'shard', 'handoff'],
   // The one place that builds all of it and connects it.

@@ -7,6 +7,7 @@
  * Failures are thrown as StoreError and become HTTP statuses.
  */
 import type { ClusterBackend } from './cluster-routes.ts'
+import type { KeyBackend } from './key-routes.ts'
 import type {
   Client,
   Peer,
@@ -24,6 +25,7 @@ import type {
 
 export interface AdminBackend {
   readonly cluster: ClusterBackend
+  readonly keys: KeyBackend
   /** May this peer serve clients now; `reasons` tells in words what is missing. Never throws. */
   ready(): Ready
   status(): Promise<Status>

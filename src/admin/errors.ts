@@ -23,7 +23,8 @@ export const httpStatusOf: Readonly<Record<ErrorCode, number>> = {
   [ErrorCode.Unavailable]: 503,
   [ErrorCode.Forbidden]: 403,
   [ErrorCode.StaleGroup]: 503,
-  [ErrorCode.PeerLost]: 503
+  [ErrorCode.PeerLost]: 503,
+  [ErrorCode.Locked]: 423
 }
 
 export interface ErrorBody {

@@ -4,6 +4,7 @@ import { z } from 'zod'
 import type { MetricsRegistry } from '../core/metrics.ts'
 import type { AdminBackend } from './backend.ts'
 import { clusterRoutesOf } from './cluster-routes.ts'
+import { keyRoutesOf } from './key-routes.ts'
 import { RawAnswer, type Route, route, WithStatus } from './route.ts'
 import * as schemas from './schemas.ts'
 import type { Tasks } from './tasks.ts'
@@ -26,6 +27,7 @@ export const routesOf = (context: RouteContext): readonly Route[] => [
   ...clusterRoutesOf(context.backend.cluster),
   ...volumeRoutesOf(context.backend),
   ...volumeChangesOf(context.backend),
+  ...keyRoutesOf(context.backend.keys),
   ...clientRoutes(context),
   ...taskRoutes(context),
   ...observationRoutes(context)

@@ -12,6 +12,7 @@ import {
   VOLUME_NAME_BYTES_MAX
 } from '../core/limits.ts'
 import { formatSizeExact } from '../core/units.ts'
+import { newSlotSchema } from './key-schemas.ts'
 
 const count = z.number().nonnegative()
 const bytes = z.number().nonnegative().meta({ description: 'Bytes' })
@@ -61,6 +62,10 @@ export const volumeSchema = z
     family: z.string(),
     readOnly: z.boolean(),
     unavailableMs: unavailable,
+    encryption: z
+      .enum(['xchacha20-poly1305'])
+      .nullable()
+      .meta({ description: 'How its blocks are sealed; null: they are not' }),
     description: z.string(),
     createdAt: time,
     /** Connections that have it open now. */
@@ -86,7 +91,10 @@ export const volumeCreateSchema = z
       .min(1)
       .max(63)
       .optional()
-      .meta({ description: 'Pool that has its blocks; `default` without one' })
+      .meta({ description: 'Pool that has its blocks; `default` without one' }),
+    encrypt: newSlotSchema
+      .optional()
+      .meta({ description: 'Seals its blocks under a key that this slot opens' })
   })
   .meta({ id: 'VolumeCreate' })
 export type VolumeCreate = z.infer<typeof volumeCreateSchema>

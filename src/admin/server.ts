@@ -176,6 +176,7 @@ function checked(schema: z.ZodObject, value: unknown): Record<string, unknown> {
 function givenAt(path: readonly PropertyKey[], value: unknown): string {
   let given = value
   for (const key of path) given = (given as Record<PropertyKey, unknown> | undefined)?.[key]
+  if (path.at(-1) === 'secret') return ''
   const text = typeof given === 'object' ? '' : (JSON.stringify(given) ?? '')
   return text === '' || text.length > SHOWN_VALUE_MAX ? '' : ` ${text}`
 }

@@ -1,6 +1,7 @@
 import { request } from 'node:http'
 import type { AcceptLoss, WaitingGroups } from '../admin/recovery-schemas.ts'
 import type * as cluster from '../admin/cluster-schemas.ts'
+import type * as keys from '../admin/key-schemas.ts'
 import type * as schemas from '../admin/schemas.ts'
 import { CommandError, UsageError } from './errors.ts'
 import { programName } from './programs.ts'
@@ -78,6 +79,7 @@ export class ApiClient {
     type?: string
     description?: string
     pool?: string
+    encrypt?: keys.NewSlotBody
   }): Promise<Volume> => this.#send('POST', '/v1/volumes', volume)
 
   changeVolume = (name: string, change: schemas.VolumeChange): Promise<Volume> =>
@@ -94,6 +96,28 @@ export class ApiClient {
 
   deleteVolume = (name: string, force: boolean): Promise<void> =>
     this.#send('DELETE', `${volumePath(name)}?force=${force}`)
+
+  unlockVolume = (name: string, body: keys.UnlockBody): Promise<keys.KeySlotAnswer> =>
+    this.#send('POST', `${volumePath(name)}/unlock`, body)
+
+  lockVolume = (name: string): Promise<void> => this.#send('POST', `${volumePath(name)}/lock`)
+
+  keySlots = (name: string): Promise<keys.KeySlotList> => this.#get(`${volumePath(name)}/keys`)
+
+  addKeySlot = (name: string, body: keys.SlotChangeBody): Promise<keys.KeySlotAnswer> =>
+    this.#send('POST', `${volumePath(name)}/keys`, body)
+
+  rotateKeySlot = (name: string, body: keys.SlotChangeBody): Promise<keys.KeySlotAnswer> =>
+    this.#send('POST', `${volumePath(name)}/keys/rotate`, body)
+
+  revokeKeySlot = (name: string, slot: number): Promise<void> =>
+    this.#send('DELETE', `${volumePath(name)}/keys/${slot}`)
+
+  exportKeys = (name: string): Promise<keys.ExportedKeys> =>
+    this.#get(`${volumePath(name)}/keys/export`)
+
+  importKeys = (name: string, body: keys.ExportedKeys): Promise<void> =>
+    this.#send('POST', `${volumePath(name)}/keys/import`, body)
 
   async clients(): Promise<Client[]> {
     return (await this.#get<{ clients: Client[] }>('/v1/clients')).clients

@@ -18,6 +18,7 @@
  *   writers/<family>     WriterRecord, bound to the writer's lease   the writer
  *   handovers/<family>   HandoverRecord, bound to a lease            who wants to write instead
  *   groups/<pool>/<nr>   GroupRecord: who holds a group's data      who needs it (PROTOCOL.md)
+ *   volumekeys/<family>  VolumeKeysRecord: slots, data keys     operators of an encrypted volume
  *   deleted/<family>     DeletedRecord, positive record of the end   `volume delete`, each peer
  *
  * Values are JSON objects with the version `v` of their kind; an unknown version is refused.
@@ -110,6 +111,9 @@ export class Keys {
   }
   group(pool: number, group: number): string {
     return this.groups(pool) + group
+  }
+  volumeKeys(family: string): string {
+    return `${this.root}volumekeys/${family}`
   }
   deleted(family: string): string {
     return this.deletions + family

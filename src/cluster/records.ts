@@ -5,6 +5,7 @@
  */
 import { z } from 'zod'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { secretKinds, VOLUME_SLOTS_MAX } from '../seal/key-slots.ts'
 
 /** 64 bits in hex, never 0: families, layers, volumes. */
 const id64 = z.string().regex(/^(?!0{16})[0-9a-f]{16}$/)
@@ -117,6 +118,8 @@ const volumeSchema = z.looseObject({
    * error; null: it waits.
    */
   unavailableMs: z.number().int().positive().nullable().optional(),
+  /** How its blocks are sealed; absent: they are not. */
+  encryption: z.enum(['xchacha20-poly1305']).optional(),
   labels: z.record(z.string(), z.string()),
   description: z.string(),
   /** What the volume's type keeps about it. */
@@ -149,6 +152,35 @@ const writerSchema = z.looseObject({
 
 /** A gateway asks the writer of a family to let it go. Bound to the lease of who asks. */
 const handoverSchema = z.looseObject({ v: version, gateway: id128 })
+
+const base64 = z.base64()
+
+const keySlotSchema = z.object({
+  id: z.number().int().min(1),
+  kind: z.enum(secretKinds),
+  label: z.string(),
+  createdAt: time,
+  kdf: z.discriminatedUnion('name', [
+    z.object({ name: z.literal('argon2id'), salt: base64, opsLimit: count, memoryBytes: count }),
+    z.object({ name: z.literal('hkdf-sha256'), salt: base64 })
+  ]),
+  sealed: base64
+})
+
+const keyGenerationSchema = z.object({ generation: count, fromEpoch: u32, sealed: base64 })
+
+const volumeKeysSchema = z.looseObject({
+  v: version,
+  family: id64,
+  /** The next slot's id: none is given twice. */
+  nextSlot: z.number().int().min(1),
+  slots: z.array(keySlotSchema).max(VOLUME_SLOTS_MAX),
+  /** By `fromEpoch`, lowest first. More than one only while a rekey goes on. */
+  generations: z.array(keyGenerationSchema).min(1),
+  /** What a rekey has done: blocks before chunk `nextChunk` are under the last generation. */
+  rekey: z.object({ nextChunk: count, startedAt: time }).nullable()
+})
+export type VolumeKeysRecord = z.infer<typeof volumeKeysSchema>
 
 const deletedSchema = z.looseObject({
   v: version,
@@ -213,6 +245,7 @@ const kinds = {
   volume: volumeSchema,
   family: familySchema,
   writer: writerSchema,
+  volumeKeys: volumeKeysSchema,
   deleted: deletedSchema,
   group: groupSchema,
   alive: aliveSchema,
@@ -231,16 +264,24 @@ export function decodeRecord<K extends RecordKind>(
   key: string,
   value: Uint8Array
 ): RecordOf<K> {
-  const json = parse(key, value)
+  return checkRecord(kind, `metadata ${key}`, parse(key, value))
+}
+
+/** `what` names where `json` came from. @throws StoreError UnknownVersion, Corrupt */
+export function checkRecord<K extends RecordKind>(
+  kind: K,
+  what: string,
+  json: unknown
+): RecordOf<K> {
   const found = typeof json === 'object' && json !== null ? (json as { v?: unknown }).v : null
   if (typeof found === 'number' && found > RECORD_VERSION) {
     const known = `this program knows ${RECORD_VERSION}`
-    const text = `metadata ${key}: ${kind} record of version ${found}, ${known}`
+    const text = `${what}: ${kind} record of version ${found}, ${known}`
     throw new StoreError(ErrorCode.UnknownVersion, text)
   }
   const result = kinds[kind].safeParse(json)
   if (result.success) return result.data as RecordOf<K>
-  const text = `metadata ${key}: not a ${kind} record: ${z.prettifyError(result.error)}`
+  const text = `${what}: not a ${kind} record: ${z.prettifyError(result.error)}`
   throw new StoreError(ErrorCode.Corrupt, text, { cause: result.error })
 }
 

@@ -1,10 +1,17 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { follow } from '../metadata/follow.ts'
-import type { Entry } from '../metadata/store.ts'
+import type { Entry, Operation } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
 import { randomId64 } from './ids.ts'
+import type { Keys } from './keys.ts'
 import { checkDescription, checkLabels, checkVolumeName, checkVolumeSize } from './names.ts'
-import { type DeletedRecord, decodeRecord, encodeRecord, type VolumeRecord } from './records.ts'
+import {
+  type DeletedRecord,
+  decodeRecord,
+  encodeRecord,
+  type VolumeKeysRecord,
+  type VolumeRecord
+} from './records.ts'
 
 export interface NewVolume {
   readonly name: string
@@ -17,6 +24,8 @@ export interface NewVolume {
   readonly settings?: VolumeRecord['settings']
   readonly state?: VolumeRecord['state']
   readonly pool?: string
+  /** Of an encrypted volume: its keys, made for the family that it is told. */
+  readonly keys?: (family: string) => Promise<VolumeKeysRecord>
 }
 
 interface Decoded {
@@ -38,6 +47,11 @@ export type VolumeChange = Partial<
     | 'settings'
   >
 >
+
+const putKeys = (keys: Keys, record: VolumeKeysRecord): Operation => ({
+  put: keys.volumeKeys(record.family),
+  value: encodeRecord('volumeKeys', record)
+})
 
 const notFound = (name: string): StoreError =>
   new StoreError(ErrorCode.NotFound, `there is no volume ${JSON.stringify(name)}`)
@@ -71,11 +85,13 @@ export class VolumeDirectory {
       touchedBytes: volume.sizeBytes,
       state: volume.state ?? 'ready',
       readOnly: false,
+      ...(volume.keys === undefined ? {} : { encryption: 'xchacha20-poly1305' as const }),
       labels: { ...volume.labels },
       description: volume.description ?? '',
       settings: { ...volume.settings },
       createdAt: this.#cluster.nowText()
     }
+    const sealed = await volume.keys?.(record.family)
     const { succeeded, entries } = await store.transact({
       compare: [
         { key: keys.name(record.name), is: 'absent' },
@@ -86,7 +102,11 @@ export class VolumeDirectory {
       success: [
         { put: keys.name(record.name), value: Buffer.from(record.id) },
         { put: keys.volume(record.id), value: encodeRecord('volume', record) },
-        { put: keys.family(record.family), value: encodeRecord('family', { v: 1, writerEpoch: 0 }) }
+        {
+          put: keys.family(record.family),
+          value: encodeRecord('family', { v: 1, writerEpoch: 0 })
+        },
+        ...(sealed === undefined ? [] : [putKeys(keys, sealed)])
       ],
       failure: [{ get: keys.name(record.name) }]
     })
@@ -217,6 +237,7 @@ export class VolumeDirectory {
           { delete: keys.name(name) },
           { delete: keys.family(record.family) },
           { delete: writerKey },
+          { delete: keys.volumeKeys(record.family) },
           { put: keys.deleted(record.family), value: encodeRecord('deleted', deleted) }
         ]
       })

@@ -2,6 +2,7 @@
 import { hostname } from 'node:os'
 import type { AdminBackend, PeerGauges } from '../admin/backend.ts'
 import type { ClusterBackend } from '../admin/cluster-routes.ts'
+import type { KeyBackend } from '../admin/key-routes.ts'
 import type {
   Client,
   HealthProblem,
@@ -39,6 +40,7 @@ import type { VolumeInfo } from '../volume/volume-info.ts'
 import type { Volumes } from '../volume/volumes.ts'
 import type { DataDirectory } from './data-directory.ts'
 import { healthOf, healthProblems } from './health.ts'
+import { newSlotOf, withSecrets } from './keys.ts'
 import { bytesOfFamilies } from './volume-usage.ts'
 
 export interface BackendParts {
@@ -54,6 +56,7 @@ export interface BackendParts {
   readonly addresses: { nbd: readonly string[]; admin: readonly string[] }
   readonly syncLatency: readonly LatencyHistogram[]
   readonly peers: ClusterBackend
+  readonly keys: KeyBackend
   /** Problems of what is not shards or space. */
   problems(): readonly HealthProblem[]
   stopping(): boolean
@@ -87,6 +90,10 @@ export class PeerBackend implements AdminBackend {
 
   get cluster(): ClusterBackend {
     return this.#parts.peers
+  }
+
+  get keys(): KeyBackend {
+    return this.#parts.keys
   }
 
   ready(): Ready {
@@ -216,9 +223,13 @@ export class PeerBackend implements AdminBackend {
   }
 
   async createVolume(request: VolumeCreate): Promise<Volume> {
-    const { pool = DEFAULT_POOL, ...rest } = request
+    const { pool = DEFAULT_POOL, encrypt, ...rest } = request
     if (pool !== DEFAULT_POOL) await this.#parts.peers.pool(pool)
-    const made = await this.#parts.volumes.create(pool === DEFAULT_POOL ? rest : { ...rest, pool })
+    const place = pool === DEFAULT_POOL ? rest : { ...rest, pool }
+    const slot = encrypt === undefined ? null : newSlotOf(encrypt)
+    const made = await withSecrets(slot === null ? [] : [slot], () =>
+      this.#parts.volumes.create(slot === null ? place : { ...place, encrypt: slot })
+    )
     const volume = await this.#volumeOf(made)
     await this.refreshVolumes()
     return volume

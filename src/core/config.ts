@@ -13,7 +13,8 @@ import {
   type Config,
   type OptionKey,
   optionsSchema,
-  SEGMENT_BYTES_MIN
+  SEGMENT_BYTES_MIN,
+  type UnlockSource
 } from './options.ts'
 import { formatDurationExact, formatSizeExact } from './units.ts'
 
@@ -55,6 +56,7 @@ const defaults: Omit<Config, 'dataDir'> = {
   labels: [],
   downAfterMs: 10 * 60_000, // longer than a reboot, shorter than a second failure is likely
   resyncBytes: 200 * 1024 * 1024, // a disk of many does it, and has time for clients
+  unlockWith: [],
   shutdownMs: 30_000, // systemd kills after 90 s; a checkpoint of a full index takes a few
   plugins: [],
   logLevel: 'info',
@@ -225,6 +227,13 @@ function checkValue(key: OptionKey, given: Given): unknown {
   if (key === 'plugins') {
     return (value as string[]).map((name) =>
       name.startsWith('.') ? resolve(given.directory, name) : name
+    )
+  }
+  if (key === 'unlockWith') {
+    return (value as UnlockSource[]).map((source) =>
+      source.kind === 'command'
+        ? source
+        : { ...source, from: resolve(given.directory, source.from) }
     )
   }
   return value

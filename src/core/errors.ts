@@ -46,7 +46,9 @@ export const ErrorCode = {
   /** The group changed since the sender read its record: read it again, send again. */
   StaleGroup: 20,
   /** The connection to a peer ended before the answer: it is unknown whether it was done. */
-  PeerLost: 21
+  PeerLost: 21,
+  /** The volume is encrypted, and no key of it is unlocked here. */
+  Locked: 23
 } as const
 export type ErrorCode = (typeof ErrorCode)[keyof typeof ErrorCode]
 

@@ -247,6 +247,15 @@ export const optionInfo: Readonly<Record<OptionKey, OptionInfo>> = {
     help: 'most bytes a second that this peer copies from others to catch up or to take data over',
     usual: '200MiB'
   },
+  unlockWith: {
+    name: 'unlock-with',
+    argument: 'NAME=SOURCE',
+    list: true,
+    help:
+      'unlock encrypted volume NAME (* for all) unattended; SOURCE is passphrase-file:FILE, ' +
+      'key-file:FILE or command:COMMAND',
+    usual: ''
+  },
   shutdownMs: {
     name: 'shutdown-timeout',
     argument: 'DURATION',

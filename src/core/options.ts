@@ -36,6 +36,15 @@ export interface Address {
   readonly port: number
 }
 
+/** What unlocks an encrypted volume without a person. */
+export interface UnlockSource {
+  /** Name of a volume, or `*`. */
+  readonly volume: string
+  readonly kind: 'passphrase-file' | 'key-file' | 'command'
+  /** Path of the file, or the command for /bin/sh. */
+  readonly from: string
+}
+
 export interface InitialVolume {
   readonly name: string
   readonly sizeBytes: number
@@ -134,6 +143,20 @@ const initialVolume = z.string().transform((input, context): InitialVolume => {
   return z.NEVER
 })
 
+const unlockSource = z.string().transform((input, context): UnlockSource => {
+  const found = /^([^=]+)=(passphrase-file|key-file|command):(.+)$/s.exec(input)
+  if (found !== null) {
+    const [, volume = '', kind = '', from = ''] = found
+    return { volume, kind: kind as UnlockSource['kind'], from }
+  }
+  context.issues.push({
+    code: 'custom',
+    message: 'must be NAME=passphrase-file:FILE, NAME=key-file:FILE or NAME=command:COMMAND',
+    input
+  })
+  return z.NEVER
+})
+
 /** Accepts what a list option gets from any source: an array, or one comma-separated string. */
 const listOf = <T extends z.ZodType>(item: T) =>
   z.preprocess(
@@ -217,6 +240,7 @@ export const optionsSchema = z.strictObject({
   labels: listOf(label),
   downAfterMs: durationBetween(DOWN_AFTER_MS_MIN, DOWN_AFTER_MS_MAX, false),
   resyncBytes: sizeBetween(RESYNC_BYTES_MIN, RESYNC_BYTES_MAX, 1),
+  unlockWith: listOf(unlockSource),
   shutdownMs: durationBetween(100, SHUTDOWN_MS_MAX, false),
   plugins: listOf(text),
   logLevel: choice(logLevels),

@@ -36,7 +36,8 @@ export const nbdErrorOf: Readonly<Record<ErrorCode, number>> = {
   [ErrorCode.Unavailable]: NBD_EIO,
   [ErrorCode.Forbidden]: NBD_EPERM,
   [ErrorCode.StaleGroup]: NBD_EIO,
-  [ErrorCode.PeerLost]: NBD_EIO
+  [ErrorCode.PeerLost]: NBD_EIO,
+  [ErrorCode.Locked]: NBD_EPERM
 }
 
 /** In the handshake: the reply type when an export cannot be listed, described or opened. */
@@ -64,7 +65,8 @@ export const optionErrorOf: Readonly<Record<ErrorCode, number>> = {
   [ErrorCode.Unavailable]: NBD_REP_ERR_POLICY,
   [ErrorCode.Forbidden]: NBD_REP_ERR_POLICY,
   [ErrorCode.StaleGroup]: NBD_REP_ERR_POLICY,
-  [ErrorCode.PeerLost]: NBD_REP_ERR_POLICY
+  [ErrorCode.PeerLost]: NBD_REP_ERR_POLICY,
+  [ErrorCode.Locked]: NBD_REP_ERR_POLICY
 }
 
 /** Dense forms for the hot path, indexed by code. */

@@ -14,3 +14,11 @@ export function wipe(buffer: Buffer): void {
   if (sodium === null || buffer.buffer instanceof SharedArrayBuffer) buffer.fill(0)
   else sodium.sodium_memzero(buffer)
 }
+
+/** Moves `bytes` into memory for secrets: where they were is zeroed. */
+export function takeSecret(bytes: Buffer): Buffer {
+  const secret = secretBuffer(bytes.length)
+  bytes.copy(secret)
+  wipe(bytes)
+  return secret
+}

@@ -28,6 +28,16 @@ export interface Sodium {
     nonce: Buffer,
     key: Buffer
   ): void
+  /** Output, password, salt, passes, bytes of memory, algorithm. */
+  crypto_pwhash(
+    output: Buffer,
+    password: Buffer,
+    salt: Buffer,
+    passes: number,
+    memoryBytes: number,
+    algorithm: number
+  ): void
+  readonly crypto_pwhash_ALG_ARGON2ID13: number
 }
 
 function load(): Sodium | null {

@@ -10,6 +10,7 @@ import type { Locks } from './locks.ts'
 import { OpenVolume } from './open-volume.ts'
 import { RequestFlag, RequestKind, VolumeRequest } from './request.ts'
 import type { VolumeIo } from './volume-io.ts'
+import type { VolumeKeyring } from './volume-keyring.ts'
 import type { LossReason, WriterGate } from './writer-gate.ts'
 
 /** Between attempts to take a writer lease anew. */
@@ -21,6 +22,8 @@ const lostCodes: readonly number[] = [ErrorCode.Busy, ErrorCode.NotFound, ErrorC
 /** What volumes share beside the request path. */
 export interface ManagedContext {
   readonly io: VolumeIo
+  /** null in a process that serves no encrypted volumes. */
+  readonly keyring: VolumeKeyring | null
   readonly directory: VolumeDirectory
   readonly gate: WriterGate
   /** By volume id: whatever changes a volume, or opens it, does so alone. */
@@ -75,6 +78,7 @@ export class ManagedVolume {
 
   /** Opens it for one client, alone; for writing unless it or the client says otherwise. */
   async openAlone(readOnly: boolean, takeover: boolean = false): Promise<OpenVolume> {
+    await this.#requireKey()
     const reads = readOnly || this.record.readOnly
     if (!reads || this.#context.gate.isShared) await this.ensureWriter(takeover)
     const device: OpenVolume = new OpenVolume(this.volume, {
@@ -97,6 +101,26 @@ export class ManagedVolume {
       else device.submit(request)
       io.ringSoon()
     })
+  }
+
+  /** @throws StoreError Locked, Unavailable */
+  async #requireKey(): Promise<void> {
+    const { name, encryption } = this.record
+    if (encryption === undefined) return
+    const { keyring } = this.#context
+    if (keyring !== null) return keyring.require(this.record)
+    const text = `volume ${name} is encrypted (${encryption}), and this process has no keys`
+    throw new StoreError(ErrorCode.Unavailable, text)
+  }
+
+  /** Ends all opens and gives the right to write back, alone. */
+  async evictAlone(): Promise<void> {
+    if (this.opens.size > 0) {
+      this.shutOpens()
+      await this.#context.disconnect(this.volume.name)
+      await this.closeOpens()
+    }
+    await this.release()
   }
 
   // ---- the right to write

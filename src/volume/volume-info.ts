@@ -16,6 +16,8 @@ export interface VolumeInfo {
   readonly readOnly: boolean
   /** Milliseconds after which a request that cannot be done ends with an error; null: it waits. */
   readonly unavailableMs: number | null
+  /** How its blocks are sealed; null: they are not. */
+  readonly encryption: 'xchacha20-poly1305' | null
   readonly description: string
   readonly labels: Readonly<Record<string, string>>
   readonly createdAt: string
@@ -42,7 +44,8 @@ export function infoOf(record: VolumeRecord, managed: ManagedVolume | null): Vol
   const clients = managed?.opens.size ?? 0
   const pool = record.pool ?? DEFAULT_POOL
   const unavailableMs = record.unavailableMs ?? null
-  const known = { name, type, sizeBytes, pool, family, readOnly, unavailableMs }
+  const encryption = record.encryption ?? null
+  const known = { name, type, sizeBytes, pool, family, readOnly, unavailableMs, encryption }
   return { ...known, description, labels, createdAt, clients }
 }
 

@@ -3,6 +3,7 @@ import type { Session } from '../cluster/session.ts'
 import type { Arena } from '../core/arena.ts'
 import type { StoreError } from '../core/errors.ts'
 import type { BlockStore } from '../replication/block-store.ts'
+import type { NewSlot, VolumeKeyring } from './volume-keyring.ts'
 import type { VolumeSettings, VolumeTypes } from './volume-types.ts'
 import type { WriterGate } from './writer-gate.ts'
 
@@ -12,6 +13,8 @@ export interface VolumesOptions {
   readonly store: BlockStore
   readonly arena: Arena
   readonly types?: VolumeTypes
+  /** Keys of encrypted volumes; without it there are none. */
+  readonly keyring?: VolumeKeyring
   /** The right to write; by default as in a process that has its metadata for itself. */
   readonly gate?: WriterGate
   /** Ends the connections of a volume's clients: it is deleted by force, or has to move. */
@@ -28,6 +31,8 @@ export interface CreateOptions {
   readonly sizeBytes: number
   /** `block` by default. */
   readonly type?: string
+  /** Seals its blocks under a key that this slot opens. */
+  readonly encrypt?: NewSlot
   readonly description?: string
   readonly labels?: Readonly<Record<string, string>>
   /** Pool that has its blocks; the default one if none is named. */

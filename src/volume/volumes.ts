@@ -1,6 +1,6 @@
 import type { Cluster } from '../cluster/cluster.ts'
-import type { DeletedRecord, VolumeRecord } from '../cluster/records.ts'
-import { VolumeDirectory } from '../cluster/volume-directory.ts'
+import type { DeletedRecord, VolumeKeysRecord, VolumeRecord } from '../cluster/records.ts'
+import { type NewVolume, VolumeDirectory } from '../cluster/volume-directory.ts'
 import { Writers } from '../cluster/writers.ts'
 import type { Arena } from '../core/arena.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
@@ -20,6 +20,7 @@ import {
   type VolumeInfo
 } from './volume-info.ts'
 import { VolumeIo } from './volume-io.ts'
+import type { NewSlot } from './volume-keyring.ts'
 import type { CreateOptions, OpenOptions, VolumesOptions } from './volume-options.ts'
 import { LocalWriters } from './writer-gate.ts'
 import { ofType, unitOf, type VolumeType, VolumeTypes } from './volume-types.ts'
@@ -56,6 +57,7 @@ export class Volumes implements DeviceSource {
     this.#directory = new VolumeDirectory(cluster)
     this.#context = {
       io: new VolumeIo(scratchPages === undefined ? base : { ...base, scratchPages }),
+      keyring: options.keyring ?? null,
       directory: this.#directory,
       gate: options.gate ?? new LocalWriters(new Writers(cluster, session)),
       locks: new Locks(),
@@ -140,8 +142,9 @@ export class Volumes implements DeviceSource {
   async create(options: CreateOptions): Promise<VolumeInfo> {
     this.#checkOpen()
     const type = this.types.get(options.type ?? 'block')
-    const { name, sizeBytes, description = '', labels = {}, settings = {} } = options
-    const pool = options.pool === undefined ? {} : { pool: options.pool }
+    const { name, sizeBytes, pool, description = '', labels = {}, settings = {} } = options
+    const encrypt = options.encrypt === undefined ? {} : { encrypt: options.encrypt }
+    const place = { ...encrypt, ...(pool === undefined ? {} : { pool }) }
     const asked = { name, sizeBytes, description, labels, settings }
     if (type.prepare === undefined && Object.keys(settings).length > 0) {
       const text = `volume type ${type.name} takes no settings`
@@ -153,12 +156,12 @@ export class Volumes implements DeviceSource {
     }
     const unitBytes = unitOf(type)
     if (type.format === undefined) {
-      const spec = { ...prepared, ...pool, type: type.name, unitBytes }
-      return this.#info(await this.#directory.create(spec))
+      const spec = { ...prepared, ...place, type: type.name, unitBytes }
+      return this.#info(await this.#record(spec))
     }
-    const place = { ...pool, type: type.name, unitBytes }
-    const spec = { ...prepared, ...place, state: 'creating' as const }
-    return this.#format(type, await this.#directory.create(spec))
+    const made = { ...place, type: type.name, unitBytes, state: 'creating' as const }
+    const spec = { ...prepared, ...made }
+    return this.#format(type, await this.#record(spec))
   }
 
   /** Sorted by name. */
@@ -242,6 +245,25 @@ export class Volumes implements DeviceSource {
   async take(name: string, options: { readonly takeover?: boolean } = {}): Promise<void> {
     const { device } = await this.#open(name, options)
     setTimeout(() => void device.close(), TAKEN_MS).unref()
+  }
+
+  /**
+   * Runs `work` with the record of an encrypted volume, alone among all that change or open it.
+   * @throws StoreError NotFound, InvalidArgument for one that is not encrypted
+   */
+  withEncrypted<T>(name: string, work: (record: VolumeRecord) => Promise<T>): Promise<T> {
+    return this.#exclusively(name, (record) => {
+      if (record.encryption !== undefined) return work(record)
+      throw new StoreError(ErrorCode.InvalidArgument, `volume ${name} is not encrypted`)
+    })
+  }
+
+  /** Ends its clients' connections and forgets its keys. @throws StoreError NotFound */
+  lock(name: string): Promise<void> {
+    return this.withEncrypted(name, async (record) => {
+      await this.#managed.get(record.id)?.evictAlone()
+      this.#context.keyring?.lock(record.family)
+    })
   }
 
   /** Counters of the volumes that were opened since start. Cheap. */
@@ -334,6 +356,27 @@ export class Volumes implements DeviceSource {
     return { managed, device }
   }
 
+  /** Makes the record of a volume, and keys for one that is to be encrypted. */
+  async #record({ encrypt, ...spec }: NewVolume & { encrypt?: NewSlot }): Promise<VolumeRecord> {
+    if (encrypt === undefined) return this.#directory.create(spec)
+    const { keyring } = this.#context
+    if (keyring === null) {
+      const text = `volume ${spec.name} cannot be encrypted: this process has no keyring`
+      throw new StoreError(ErrorCode.Unavailable, text)
+    }
+    const families: string[] = []
+    const keys = (family: string): Promise<VolumeKeysRecord> => {
+      families.push(family)
+      return keyring.make({ name: spec.name, family }, encrypt)
+    }
+    try {
+      return await this.#directory.create({ ...spec, keys })
+    } catch (thrown) {
+      for (const family of families) keyring.lock(family)
+      throw thrown
+    }
+  }
+
   async #format(type: VolumeType, record: VolumeRecord): Promise<VolumeInfo> {
     try {
       const file = await this.#exclusively(record.name, async (found) => {
@@ -373,6 +416,7 @@ export class Volumes implements DeviceSource {
     }
     const record = await this.#directory.delete(name, { force })
     managed?.abandon()
+    this.#context.keyring?.lock(found.family)
     this.#managed.delete(found.id)
     return record
   }

@@ -19,6 +19,7 @@ import { shardStatsSchema } from '../../src/admin/schemas.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { LatencyHistogram } from '../../src/core/histogram.ts'
 import { FakeCluster } from './fake-cluster.ts'
+import { FakeKeys } from './fake-keys.ts'
 
 const GIB = 1024 ** 3
 
@@ -37,6 +38,7 @@ export function fakeShard(shard: number, stats: Partial<ShardStats> = {}): Shard
 
 export class FakeBackend implements AdminBackend {
   readonly cluster: FakeCluster = new FakeCluster()
+  readonly keys: FakeKeys = new FakeKeys()
   readonly volumesByName = new Map<string, Volume>()
   readonly clients: Client[] = []
   /** Calls worth checking, in order: 'start scrub', 'disconnect 3', … */
@@ -139,8 +141,10 @@ export class FakeBackend implements AdminBackend {
   async createVolume(request: VolumeCreate): Promise<Volume> {
     this.#mayFail()
     this.#mustBeFree(request.name)
+    const { encrypt, ...rest } = request
     const volume: Volume = {
-      ...request,
+      ...rest,
+      encryption: encrypt === undefined ? null : 'xchacha20-poly1305',
       pool: request.pool ?? 'default',
       family: '0123456789abcdef',
       readOnly: false,

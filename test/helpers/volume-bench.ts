@@ -1,6 +1,7 @@
 /** Volumes on memory: everything a test of src/volume needs, in one process and one turn. */
 import { Cluster } from '../../src/cluster/cluster.ts'
 import { Session } from '../../src/cluster/session.ts'
+import { VolumeKeys } from '../../src/cluster/volume-keys.ts'
 import type { Arena } from '../../src/core/arena.ts'
 import type { ErrorCode } from '../../src/core/errors.ts'
 import { StoreError } from '../../src/core/errors.ts'
@@ -9,11 +10,14 @@ import { EmbeddedStore } from '../../src/metadata/embedded-store.ts'
 import { MemoryTables } from '../../src/metadata/memory-tables.ts'
 import type { Tables } from '../../src/metadata/tables.ts'
 import type { BlockDevice } from '../../src/volume/block-device.ts'
+import { KeyRing } from '../../src/seal/keyring.ts'
 import { VolumeRequest } from '../../src/volume/request.ts'
+import { VolumeKeyring } from '../../src/volume/volume-keyring.ts'
 import type { VolumesOptions } from '../../src/volume/volume-options.ts'
 import { Volumes } from '../../src/volume/volumes.ts'
 import { ManualClock, SeededRandom } from './manual-clock.ts'
 import { MemoryStore } from './memory-store.ts'
+import { fastHash } from './password-hash.ts'
 import { TestArena } from './test-arena.ts'
 
 export const CLUSTER_ID = 'c'.repeat(32)
@@ -28,6 +32,8 @@ export interface Bench {
   readonly arena: TestArena
   readonly store: MemoryStore
   readonly volumes: Volumes
+  readonly ring: KeyRing
+  readonly keyring: VolumeKeyring
   close(): Promise<void>
 }
 
@@ -62,8 +68,17 @@ export async function openBench(options: BenchOptions = {}): Promise<Bench> {
   const session = await Session.open(metadata, clock)
   const arena = options.arena ?? new TestArena(options.arenaPages ?? 1024)
   const store = options.store ?? new MemoryStore(arena, seed)
+  const ring = new KeyRing(1)
+  const keyring = new VolumeKeyring({
+    records: new VolumeKeys(cluster),
+    ring,
+    hash: fastHash,
+    clock,
+    nowText: () => cluster.nowText()
+  })
   const volumes = new Volumes({
     cluster,
+    keyring,
     session,
     store,
     arena,
@@ -82,8 +97,11 @@ export async function openBench(options: BenchOptions = {}): Promise<Bench> {
     arena,
     store,
     volumes,
+    ring,
+    keyring,
     close: async () => {
       await volumes.close()
+      keyring.close()
       await session.close()
       await metadata.close()
     }

@@ -6,6 +6,14 @@ import { action, withExamples } from '../context.ts'
 import { CommandError, UsageError } from '../errors.ts'
 import type { Output } from '../output.ts'
 import { programName } from '../programs.ts'
+import {
+  addSecretOptions,
+  hasSecretOption,
+  type SecretBody,
+  type SecretOptions,
+  secretOf
+} from '../secrets.ts'
+import { addVolumeKeyCommands } from './volume-key.ts'
 
 export function addVolumeCommands(program: Command): void {
   const volume = program.command('volume').description('create and manage volumes')
@@ -17,6 +25,7 @@ export function addVolumeCommands(program: Command): void {
   addResize(volume)
   addSet(volume)
   addTake(volume)
+  addVolumeKeyCommands(volume)
   addDelete(volume)
 }
 
@@ -29,15 +38,45 @@ function addCreate(parent: Command): void {
     .option('--description <text>', 'a note for people')
     .option('--type <type>', 'volume type', 'block')
     .option('--pool <pool>', 'pool that has its blocks', 'default')
+    .option('--encrypt', 'seal its blocks, under a key that a passphrase or the like opens')
     .action(
-      action<[string, number], { description?: string; type: string; pool: string }>(
-        async ({ api, output }, [name, sizeBytes], { description = '', type, pool }) => {
-          const volume = await api.createVolume({ name, sizeBytes, description, type, pool })
-          output.result(volume, () => `created ${volume.name}, ${formatSize(volume.sizeBytes)}`)
+      action<[string, number], CreateOptions>(
+        async ({ api, output }, [name, sizeBytes], { description = '', type, pool, ...rest }) => {
+          const encrypt = await slotFor(name, rest)
+          const made = { name, sizeBytes, description, type, pool }
+          const volume = await api.createVolume(encrypt === null ? made : { ...made, encrypt })
+          const how = encrypt === null ? '' : ', encrypted and unlocked on this peer'
+          const size = formatSize(volume.sizeBytes)
+          output.result(volume, () => `created ${volume.name}, ${size}${how}`)
         }
       )
     )
-  withExamples(command, 'torus volume create demo 10GiB')
+  addSecretOptions(command)
+  withExamples(
+    command,
+    'torus volume create demo 10GiB',
+    'torus volume create secret 10GiB --encrypt'
+  )
+}
+
+type CreateOptions = SecretOptions & {
+  description?: string
+  type: string
+  pool: string
+  encrypt?: boolean
+}
+
+/** The first key slot of a volume that is to be encrypted. */
+async function slotFor(
+  name: string,
+  { encrypt, ...options }: SecretOptions & { encrypt?: boolean }
+): Promise<(SecretBody & { label: string }) | null> {
+  if (encrypt === true) {
+    const secret = await secretOf(options, { what: `passphrase for ${name}`, repeat: true })
+    return { ...secret, label: '' }
+  }
+  if (!hasSecretOption(options)) return null
+  throw new UsageError('a passphrase, key file or key command is for --encrypt: give that too')
 }
 
 function addList(parent: Command): void {
@@ -103,6 +142,7 @@ const factsOf = (volume: Volume, output: Output): string =>
     ...usedFact(volume),
     ['read-only', volume.readOnly ? 'yes' : 'no'],
     ['unavailable', unavailableText(volume)],
+    ['encryption', volume.encryption ?? 'none'],
     ['clients', String(volume.clients)],
     ['created', volume.createdAt],
     ['family', volume.family],

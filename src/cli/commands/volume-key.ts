@@ -1,0 +1,189 @@
+import { readFile, writeFile } from 'node:fs/promises'
+import type { Command } from 'commander'
+import type { KeySlotAnswer } from '../../admin/key-schemas.ts'
+import { countArgument } from '../arguments.ts'
+import { action, withExamples } from '../context.ts'
+import { CommandError } from '../errors.ts'
+import { addSecretOptions, type SecretOptions, secretOf } from '../secrets.ts'
+
+const volumeArgument = 'name of an encrypted volume'
+
+/** unlock, lock, and what is done to key slots. */
+export function addVolumeKeyCommands(volume: Command): void {
+  addUnlock(volume)
+  addLock(volume)
+  const key = volume.command('key').description('who can open an encrypted volume: its key slots')
+  withExamples(key, 'torus volume key list secret', 'torus volume key add secret')
+  addKeyList(key)
+  addKeyAdd(key)
+  addKeyRotate(key)
+  addKeyRevoke(key)
+  addKeyExport(key)
+  addKeyImport(key)
+}
+
+function addUnlock(parent: Command): void {
+  const command = parent
+    .command('unlock')
+    .description('let this peer serve an encrypted volume; the key is kept in memory only')
+    .argument('<volume>', volumeArgument)
+    .option('--slot <N>', 'try this key slot only', countArgument)
+    .action(
+      action<[string], SecretOptions & { slot?: number }>(
+        async ({ api, output }, [name], { slot, ...options }) => {
+          const secret = await secretOf(options, { what: `passphrase of ${name}` })
+          const opened = await api.unlockVolume(
+            name,
+            slot === undefined ? secret : { ...secret, slot }
+          )
+          output.result(opened, () => `unlocked ${name} with key slot ${opened.id}`)
+        }
+      )
+    )
+  addSecretOptions(command)
+  withExamples(command, 'torus volume unlock secret --key-file /media/usb/secret.key')
+}
+
+function addLock(parent: Command): void {
+  const command = parent
+    .command('lock')
+    .description('disconnect the clients of an encrypted volume and forget its keys on this peer')
+    .argument('<volume>', volumeArgument)
+    .action(
+      action<[string], object>(async ({ api, output, confirm }, [name]) => {
+        const { clients } = await api.volume(name)
+        if (clients > 0) await confirm(`${clients} clients of volume ${name} are disconnected.`)
+        await api.lockVolume(name)
+        output.result({ locked: name }, () => `locked ${name}`)
+      })
+    )
+  withExamples(command, 'torus volume lock secret')
+}
+
+function addKeyList(parent: Command): void {
+  const command = parent
+    .command('list')
+    .alias('ls')
+    .description('key slots of a volume')
+    .argument('<volume>', volumeArgument)
+    .action(
+      action<[string], object>(async ({ api, output }, [name]) => {
+        const { unlocked, slots } = await api.keySlots(name)
+        output.result({ unlocked, slots }, () => {
+          const rows = slots.map(({ id, kind, label, createdAt, kdf }) => [
+            String(id),
+            kind,
+            label,
+            createdAt.slice(0, 16).replace('T', ' '),
+            kdf
+          ])
+          const table = output.table(['SLOT', 'KIND', 'LABEL', 'CREATED', 'DERIVATION'], rows, 'r')
+          return `${table}\n${name} is ${unlocked ? 'unlocked' : 'locked'} on this peer`
+        })
+      })
+    )
+  withExamples(command, 'torus volume key list secret')
+}
+
+type SlotOptions = SecretOptions & { label: string }
+
+const withNewSlot = (command: Command): Command =>
+  addSecretOptions(addSecretOptions(command), 'new-').option('--label <text>', 'a note', '')
+
+async function slotChange(name: string, options: SlotOptions) {
+  const credential = await secretOf(options, { what: `passphrase of ${name}` })
+  const asked = { what: `new passphrase of ${name}`, prefix: 'new-', repeat: true } as const
+  const slot = { ...(await secretOf(options, asked)), label: options.label }
+  return { credential, slot }
+}
+
+const slotText = ({ id, kind }: KeySlotAnswer): string => `key slot ${id} (${kind})`
+
+function addKeyAdd(parent: Command): void {
+  const command = parent
+    .command('add')
+    .description('add a key slot; no data is rewritten')
+    .argument('<volume>', volumeArgument)
+    .action(
+      action<[string], SlotOptions>(async ({ api, output }, [name], options) => {
+        const slot = await api.addKeySlot(name, await slotChange(name, options))
+        output.result(slot, () => `added ${slotText(slot)} to ${name}`)
+      })
+    )
+  withNewSlot(command)
+  withExamples(command, 'torus volume key add secret --key-file old.key --new-key-file new.key')
+}
+
+function addKeyRotate(parent: Command): void {
+  const command = parent
+    .command('rotate')
+    .description('put a new key slot in place of the one that is opened; no data is rewritten')
+    .argument('<volume>', volumeArgument)
+    .action(
+      action<[string], SlotOptions>(async ({ api, output }, [name], options) => {
+        const slot = await api.rotateKeySlot(name, await slotChange(name, options))
+        output.result(slot, () => `${name} has ${slotText(slot)} in place of the one before`)
+      })
+    )
+  withNewSlot(command)
+  withExamples(command, 'torus volume key rotate secret')
+}
+
+function addKeyRevoke(parent: Command): void {
+  const command = parent
+    .command('revoke')
+    .description('remove a key slot; who copied the data key while it was open still has that')
+    .argument('<volume>', volumeArgument)
+    .argument('<slot>', 'its number', countArgument)
+    .action(
+      action<[string, number], object>(async ({ api, output, confirm }, [name, slot]) => {
+        await confirm(`The secret of key slot ${slot} opens volume ${name} no more.`)
+        await api.revokeKeySlot(name, slot)
+        output.result({ revoked: slot }, () => `revoked key slot ${slot} of ${name}`)
+      })
+    )
+  withExamples(command, 'torus volume key revoke secret 2')
+}
+
+function addKeyExport(parent: Command): void {
+  const command = parent
+    .command('export')
+    .description('save key slots apart from the metadata; useless without a secret of one')
+    .argument('<volume>', volumeArgument)
+    .argument('<file>', 'where to, "-" for standard output')
+    .action(
+      action<[string, string], object>(async ({ api, output }, [name, file]) => {
+        const text = `${JSON.stringify(await api.exportKeys(name), null, 2)}\n`
+        if (file === '-') return output.write(text)
+        await writeFile(file, text, { mode: 0o600 })
+        output.result({ file }, () => `wrote the key slots of ${name} to ${file}`)
+      })
+    )
+  withExamples(command, 'torus volume key export secret secret-keys.json')
+}
+
+function addKeyImport(parent: Command): void {
+  const command = parent
+    .command('import')
+    .description('put exported key slots in place of those that are there')
+    .argument('<volume>', volumeArgument)
+    .argument('<file>', 'from where')
+    .action(
+      action<[string, string], object>(async ({ api, output, confirm }, [name, file]) => {
+        const keys = await exportedIn(file)
+        await confirm(`The present key slots of volume ${name} are replaced.`)
+        await api.importKeys(name, keys)
+        output.result({ imported: name }, () => `${name} has the key slots of ${file}`)
+      })
+    )
+  withExamples(command, 'torus volume key import secret secret-keys.json')
+}
+
+async function exportedIn(file: string): Promise<{ v: number; family: string }> {
+  try {
+    return JSON.parse(await readFile(file, 'utf8')) as { v: number; family: string }
+  } catch (cause) {
+    const text = `${file} cannot be read as exported keys: ${(cause as Error).message}`
+    throw new CommandError('InvalidArgument', text, { cause })
+  }
+}

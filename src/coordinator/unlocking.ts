@@ -1,0 +1,121 @@
+/** Keys of encrypted volumes in a running peer, and what unlocks them unattended. */
+import type { Cluster } from '../cluster/cluster.ts'
+import type { VolumeRecord } from '../cluster/records.ts'
+import { VolumeDirectory } from '../cluster/volume-directory.ts'
+import { VolumeKeys } from '../cluster/volume-keys.ts'
+import { StoreError, storeErrorOf } from '../core/errors.ts'
+import type { Log } from '../core/log.ts'
+import type { Config, UnlockSource } from '../core/options.ts'
+import type { PasswordHasher } from '../handoff/password-hasher.ts'
+import type { SecretKind } from '../seal/key-slots.ts'
+import type { KeyRing } from '../seal/keyring.ts'
+import { wipe } from '../seal/secret.ts'
+import { readSecret } from '../seal/secret-source.ts'
+import { EncryptedVolumes } from '../volume/encrypted-volumes.ts'
+import { VolumeKeyring } from '../volume/volume-keyring.ts'
+import type { Volumes } from '../volume/volumes.ts'
+import { KeysBackend } from './keys.ts'
+
+/** Between looks for encrypted volumes that were made elsewhere: a takeover finds the key ready. */
+const LOOK_MS = 30_000
+
+const slotKindOf: Readonly<Record<UnlockSource['kind'], SecretKind>> = {
+  'passphrase-file': 'passphrase',
+  'key-file': 'key-file',
+  command: 'command'
+}
+
+type Named = Pick<VolumeRecord, 'name' | 'family'>
+
+export interface Unlocking {
+  readonly keyring: VolumeKeyring
+  backend(volumes: Volumes): KeysBackend
+  /** Unlocks what it can, and goes on to look. */
+  start(): Promise<void>
+  close(): Promise<void>
+}
+
+export function prepareUnlocking(given: {
+  readonly cluster: Cluster
+  readonly ring: KeyRing
+  readonly hash: PasswordHasher
+  readonly config: Pick<Config, 'unlockWith'>
+  readonly log: Log
+}): Unlocking {
+  const { cluster, ring, hash, log } = given
+  const sources = given.config.unlockWith
+  const records = new VolumeKeys(cluster)
+  const { clock } = cluster
+  const keyring = new VolumeKeyring({
+    records,
+    ring,
+    hash,
+    clock,
+    nowText: () => cluster.nowText()
+  })
+  const unattended = new Unattended(keyring, sources, log)
+  keyring.unlockUnattended = (volume) => unattended.unlock(volume)
+  const directory = new VolumeDirectory(cluster)
+  let timer: NodeJS.Timeout | undefined
+  const look = async (): Promise<void> => {
+    if (sources.length === 0) return
+    try {
+      const encrypted = (await directory.list()).filter((volume) => volume.encryption !== undefined)
+      for (const volume of encrypted) await unattended.unlock(volume)
+    } catch (thrown) {
+      log.warn({ err: storeErrorOf(thrown) }, 'looking for volumes to unlock failed')
+    }
+    timer = setTimeout(() => void look(), LOOK_MS).unref()
+  }
+  return {
+    keyring,
+    backend: (volumes) => new KeysBackend(new EncryptedVolumes(volumes, keyring, records)),
+    start: look,
+    close: async () => {
+      clearTimeout(timer)
+      keyring.close()
+      await hash.close()
+    }
+  }
+}
+
+/** Tries the sources of a volume. One that failed is told once, until it fails otherwise. */
+class Unattended {
+  readonly #keyring: VolumeKeyring
+  readonly #sources: readonly UnlockSource[]
+  readonly #log: Log
+  readonly #told = new Map<string, string>()
+
+  constructor(keyring: VolumeKeyring, sources: readonly UnlockSource[], log: Log) {
+    this.#keyring = keyring
+    this.#sources = sources
+    this.#log = log
+  }
+
+  async unlock(volume: Named): Promise<void> {
+    for (const source of this.#sources) {
+      if (this.#keyring.isUnlocked(volume.family)) return
+      if (source.volume !== '*' && source.volume !== volume.name) continue
+      await this.#try(volume, source)
+    }
+  }
+
+  async #try(volume: Named, source: UnlockSource): Promise<void> {
+    const kind = slotKindOf[source.kind]
+    try {
+      const secret = await readSecret(kind, source.from)
+      try {
+        await this.#keyring.unlock(volume, { kind, secret }, null)
+      } finally {
+        wipe(secret)
+      }
+      this.#told.delete(volume.family)
+      this.#log.info({ volume: volume.name, source: source.kind }, 'encrypted volume unlocked')
+    } catch (thrown) {
+      if (!(thrown instanceof StoreError)) throw thrown
+      if (this.#told.get(volume.family) === thrown.message) return
+      this.#told.set(volume.family, thrown.message)
+      this.#log.warn({ err: thrown, volume: volume.name }, 'encrypted volume stays locked')
+    }
+  }
+}

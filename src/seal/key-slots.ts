@@ -1,0 +1,259 @@
+/**
+ * Who can open an encrypted volume.
+ *
+ *   secret (passphrase, key file, command)
+ *     --Argon2id or HKDF--> slot key --opens--> master key   one sealed copy in every slot
+ *     --HKDF--> wrap key of a generation --opens--> data key  one a generation
+ *
+ * The master key is made with the volume and replaced by nothing but a rekey that asks for it;
+ * slots are added, rotated and revoked without touching data. Every wrap key seals exactly one
+ * thing: a slot has its own salt, a generation its own HKDF info. The nonce can be zero for that.
+ *
+ * What is sealed is bound to its place by the additional data: a slot moved to another volume,
+ * given another number or other parameters does not open. What stands in the metadata is useless
+ * without the secret of a slot.
+ */
+import {
+  createCipheriv,
+  createDecipheriv,
+  hkdfSync,
+  randomBytes,
+  randomFillSync
+} from 'node:crypto'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { KEY_BYTES } from './key-mailbox.ts'
+import { secretBuffer, takeSecret, wipe } from './secret.ts'
+
+/** A volume has at most so many. */
+export const VOLUME_SLOTS_MAX = 16
+/** Of a passphrase, key file or a command's output. */
+export const SECRET_BYTES_MAX = 8 * 1024
+/** A key file with less would be guessed: HKDF does not slow anybody down. */
+const KEY_FILE_BYTES_MIN = 32
+/** Longer passphrases are better, shorter ones are a mistake. */
+const PASSPHRASE_BYTES_MIN = 8
+
+/** Argon2id: about a second of one core, and memory that graphics cards are short of. */
+const ARGON2_DEFAULTS = { opsLimit: 3, memoryBytes: 256 * 1024 * 1024 } as const
+/** What a slot may ask of whoever opens it: metadata comes from outside. */
+const ARGON2_OPS_MAX = 64
+const ARGON2_MEMORY_MIN = 8 * 1024 * 1024
+const ARGON2_MEMORY_MAX = 2 * 1024 * 1024 * 1024
+
+const TAG_BYTES = 16
+const SALT_BYTES = 16
+const ZERO_NONCE = Buffer.alloc(12)
+const CIPHER = 'chacha20-poly1305'
+
+export const secretKinds = ['passphrase', 'key-file', 'command'] as const
+/** Where the secret of a slot comes from. */
+export type SecretKind = (typeof secretKinds)[number]
+
+export type SlotKdf =
+  | {
+      readonly name: 'argon2id'
+      /** Base64, 16 bytes. */
+      readonly salt: string
+      readonly opsLimit: number
+      readonly memoryBytes: number
+    }
+  | { readonly name: 'hkdf-sha256'; readonly salt: string }
+
+export interface KeySlot {
+  readonly id: number
+  readonly kind: SecretKind
+  /** A note for people. */
+  readonly label: string
+  readonly createdAt: string
+  readonly kdf: SlotKdf
+  /** Base64 of the master key under the slot's key, and its tag: 48 bytes. */
+  readonly sealed: string
+}
+
+/** A data key: blocks of writer epochs from `fromEpoch` on, up to the next one's, are under it. */
+export interface KeyGeneration {
+  readonly generation: number
+  readonly fromEpoch: number
+  /** Base64 of the data key under a key made of the master key, and its tag: 48 bytes. */
+  readonly sealed: string
+}
+
+/** Computes Argon2id away from the main thread. */
+export interface PasswordHash {
+  /** Takes a copy of `secret`. The result is secret memory of KEY_BYTES. */
+  argon2id(
+    secret: Buffer,
+    salt: Buffer,
+    costs: { readonly opsLimit: number; readonly memoryBytes: number }
+  ): Promise<Buffer>
+}
+
+export interface SlotSpec {
+  readonly id: number
+  readonly kind: SecretKind
+  readonly label: string
+  readonly createdAt: string
+  /** Of Argon2id; ARGON2_DEFAULTS otherwise. */
+  readonly costs?: { readonly opsLimit: number; readonly memoryBytes: number }
+}
+
+/** @throws StoreError InvalidArgument naming what is wrong, never the secret */
+function checkSecret(kind: SecretKind, secret: Buffer): void {
+  const least = kind === 'passphrase' ? PASSPHRASE_BYTES_MIN : KEY_FILE_BYTES_MIN
+  const what = kind === 'passphrase' ? 'a passphrase' : `a key from a ${kind}`
+  if (secret.length >= least && secret.length <= SECRET_BYTES_MAX) return
+  const range = `${least} to ${SECRET_BYTES_MAX} bytes`
+  const hint = kind === 'passphrase' ? '' : '; shorter ones only as a passphrase, which is slowed'
+  const text = `${what} has ${range}, this one has ${secret.length}${hint}`
+  throw new StoreError(ErrorCode.InvalidArgument, text)
+}
+
+/** Seals the master key of `family` for whoever has `secret`. @throws StoreError InvalidArgument */
+export async function makeSlot(
+  family: string,
+  spec: SlotSpec,
+  masterKey: Buffer,
+  secret: Buffer,
+  hash: PasswordHash
+): Promise<KeySlot> {
+  checkSecret(spec.kind, secret)
+  const salt = randomBytes(SALT_BYTES).toString('base64')
+  const { id, kind, label, createdAt } = spec
+  const kdf: SlotKdf =
+    kind === 'passphrase'
+      ? { name: 'argon2id', salt, ...(spec.costs ?? ARGON2_DEFAULTS) }
+      : { name: 'hkdf-sha256', salt }
+  const bare = { id, kind, label, createdAt, kdf }
+  const key = await slotKey(bare, secret, hash)
+  try {
+    return { ...bare, sealed: sealKey(key, slotData(family, bare), masterKey) }
+  } finally {
+    wipe(key)
+  }
+}
+
+/**
+ * The master key, in secret memory, if `secret` is the slot's; null if it is not, or the slot was
+ * changed: nothing tells which.
+ */
+export async function openSlot(
+  family: string,
+  slot: KeySlot,
+  secret: Buffer,
+  hash: PasswordHash
+): Promise<Buffer | null> {
+  const key = await slotKey(slot, secret, hash)
+  try {
+    return openKey(key, slotData(family, slot), slot.sealed)
+  } finally {
+    wipe(key)
+  }
+}
+
+/** Seals a data key under the master key. */
+export function sealGeneration(
+  family: string,
+  { generation, fromEpoch }: { readonly generation: number; readonly fromEpoch: number },
+  masterKey: Buffer,
+  dataKey: Buffer
+): KeyGeneration {
+  const key = generationKey(family, generation, masterKey)
+  const data = generationData(family, generation, fromEpoch)
+  try {
+    return { generation, fromEpoch, sealed: sealKey(key, data, dataKey) }
+  } finally {
+    wipe(key)
+  }
+}
+
+/** A data key in secret memory. @throws StoreError Corrupt if it was not sealed by this key */
+export function openGeneration(
+  family: string,
+  { generation, fromEpoch, sealed }: KeyGeneration,
+  masterKey: Buffer
+): Buffer {
+  const key = generationKey(family, generation, masterKey)
+  try {
+    const dataKey = openKey(key, generationData(family, generation, fromEpoch), sealed)
+    if (dataKey !== null) return dataKey
+  } finally {
+    wipe(key)
+  }
+  const text = `data key ${generation} of family ${family} does not open: its record was changed`
+  throw new StoreError(ErrorCode.Corrupt, text)
+}
+
+function slotKey(
+  { kdf, id }: Pick<KeySlot, 'kdf' | 'id'>,
+  secret: Buffer,
+  hash: PasswordHash
+): Promise<Buffer> {
+  const salt = Buffer.from(kdf.salt, 'base64')
+  if (kdf.name === 'hkdf-sha256') {
+    const key = hkdfSync('sha256', secret, salt, 'torus key slot', KEY_BYTES)
+    return Promise.resolve(takeSecret(Buffer.from(key)))
+  }
+  const { opsLimit, memoryBytes } = kdf
+  const fits =
+    salt.length === SALT_BYTES &&
+    opsLimit >= 1 &&
+    opsLimit <= ARGON2_OPS_MAX &&
+    memoryBytes >= ARGON2_MEMORY_MIN &&
+    memoryBytes <= ARGON2_MEMORY_MAX
+  if (fits) return hash.argon2id(secret, salt, { opsLimit, memoryBytes })
+  const asked = `salt of ${salt.length} bytes, ${opsLimit} passes over ${memoryBytes} bytes`
+  const most = `at most ${ARGON2_OPS_MAX} passes over ${ARGON2_MEMORY_MIN}..${ARGON2_MEMORY_MAX}`
+  throw new StoreError(ErrorCode.Corrupt, `key slot ${id} asks for ${asked}; ${most} is done`)
+}
+
+function generationKey(family: string, generation: number, masterKey: Buffer): Buffer {
+  const info = `torus data key ${generation}`
+  const key = hkdfSync('sha256', masterKey, Buffer.from(family, 'hex'), info, KEY_BYTES)
+  return takeSecret(Buffer.from(key))
+}
+
+/** Everything about a slot but what is sealed, and its label, which may change. */
+const slotData = (
+  family: string,
+  { id, kind, kdf }: Pick<KeySlot, 'id' | 'kind' | 'kdf'>
+): Buffer =>
+  Buffer.from(
+    JSON.stringify([
+      'torus key slot 1',
+      family,
+      id,
+      kind,
+      kdf.name,
+      kdf.salt,
+      ...(kdf.name === 'argon2id' ? [kdf.opsLimit, kdf.memoryBytes] : [])
+    ])
+  )
+
+const generationData = (family: string, generation: number, fromEpoch: number): Buffer =>
+  Buffer.from(JSON.stringify(['torus data key 1', family, generation, fromEpoch]))
+
+function sealKey(key: Buffer, data: Buffer, plain: Buffer): string {
+  const cipher = createCipheriv(CIPHER, key, ZERO_NONCE, { authTagLength: TAG_BYTES })
+  cipher.setAAD(data, { plaintextLength: plain.length })
+  const sealed = Buffer.concat([cipher.update(plain), cipher.final(), cipher.getAuthTag()])
+  return sealed.toString('base64')
+}
+
+function openKey(key: Buffer, data: Buffer, sealed: string): Buffer | null {
+  const bytes = Buffer.from(sealed, 'base64')
+  if (bytes.length !== KEY_BYTES + TAG_BYTES) return null
+  const decipher = createDecipheriv(CIPHER, key, ZERO_NONCE, { authTagLength: TAG_BYTES })
+  decipher.setAAD(data, { plaintextLength: KEY_BYTES })
+  decipher.setAuthTag(bytes.subarray(KEY_BYTES))
+  const plain = decipher.update(bytes.subarray(0, KEY_BYTES))
+  try {
+    decipher.final()
+  } catch {
+    wipe(plain)
+    return null
+  }
+  return takeSecret(plain)
+}
+
+/** A new key in secret memory. Never from a seeded source. */
+export const makeKey = (): Buffer => randomFillSync(secretBuffer(KEY_BYTES))

@@ -1,0 +1,64 @@
+/** Secrets of key slots, from where people keep them. */
+import { execFile } from 'node:child_process'
+import { open } from 'node:fs/promises'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { SECRET_BYTES_MAX, type SecretKind } from './key-slots.ts'
+import { takeSecret } from './secret.ts'
+
+/** What fetches a key may ask a server for it. */
+const COMMAND_MS = 30_000
+
+/**
+ * Reads the secret of a slot of `kind`: `from` is a path, or for `command` what /bin/sh runs. The
+ * caller wipes it. One newline at the end of a passphrase, or of what a command printed, is not
+ * part of it.
+ * @throws StoreError Unavailable naming the file or command and what went wrong
+ */
+export async function readSecret(kind: SecretKind, from: string): Promise<Buffer> {
+  const bytes = kind === 'command' ? await outputOf(from) : await contentOf(from)
+  const secret = takeSecret(bytes)
+  return kind === 'key-file' ? secret : withoutNewline(secret)
+}
+
+function withoutNewline(secret: Buffer): Buffer {
+  let end = secret.length
+  if (secret[end - 1] === 0x0a) end--
+  if (secret[end - 1] === 0x0d) end--
+  return secret.subarray(0, end)
+}
+
+async function contentOf(path: string): Promise<Buffer> {
+  try {
+    const file = await open(path)
+    try {
+      const bytes = Buffer.alloc(SECRET_BYTES_MAX + 1)
+      const { bytesRead } = await file.read(bytes, 0, bytes.length, 0)
+      if (bytesRead <= SECRET_BYTES_MAX) return bytes.subarray(0, bytesRead)
+    } finally {
+      await file.close()
+    }
+  } catch (cause) {
+    const why = (cause as NodeJS.ErrnoException).code ?? String(cause)
+    throw new StoreError(ErrorCode.Unavailable, `key file ${path}: ${why}`, { cause })
+  }
+  const text = `key file ${path} has more than ${SECRET_BYTES_MAX} bytes`
+  throw new StoreError(ErrorCode.InvalidArgument, text)
+}
+
+function outputOf(command: string): Promise<Buffer> {
+  const options = { timeout: COMMAND_MS, maxBuffer: SECRET_BYTES_MAX, encoding: 'buffer' } as const
+  return new Promise((resolve, reject) => {
+    const child = execFile('/bin/sh', ['-c', command], options, (error, stdout, stderr) => {
+      if (error === null) {
+        resolve(stdout)
+        return
+      }
+      // Not `error.message`, and no cause: both repeat what the command printed.
+      const how = error.killed ? `ended after ${COMMAND_MS / 1000} s` : `code ${error.code}`
+      const said = stderr.toString().trim().slice(0, 300)
+      const text = `key command "${command}" failed (${how})${said === '' ? '' : `: ${said}`}`
+      reject(new StoreError(ErrorCode.Unavailable, text))
+    })
+    child.stdin?.end()
+  })
+}

@@ -1,0 +1,65 @@
+import type { VolumeKeysRecord } from '../cluster/records.ts'
+import type { VolumeKeys } from '../cluster/volume-keys.ts'
+import type { KeySlot } from '../seal/key-slots.ts'
+import type { Credential, NewSlot, VolumeKeyring } from './volume-keyring.ts'
+import type { Volumes } from './volumes.ts'
+
+/** What operators do to the keys of encrypted volumes, by name. */
+export class EncryptedVolumes {
+  readonly #volumes: Volumes
+  readonly #keyring: VolumeKeyring
+  readonly #records: VolumeKeys
+
+  constructor(volumes: Volumes, keyring: VolumeKeyring, records: VolumeKeys) {
+    this.#volumes = volumes
+    this.#keyring = keyring
+    this.#records = records
+  }
+
+  /** Returns the slot that opened. @throws StoreError NotFound, Forbidden, Busy */
+  unlock(name: string, credential: Credential, slot: number | null): Promise<KeySlot> {
+    return this.#volumes.withEncrypted(name, (volume) =>
+      this.#keyring.unlock(volume, credential, slot)
+    )
+  }
+
+  /** Disconnects its clients. @throws StoreError NotFound */
+  lock(name: string): Promise<void> {
+    return this.#volumes.lock(name)
+  }
+
+  slots(name: string): Promise<{ unlocked: boolean; slots: readonly KeySlot[] }> {
+    return this.#volumes.withEncrypted(name, async ({ family }) => {
+      const { slots } = await this.#records.get(family)
+      return { unlocked: this.#keyring.isUnlocked(family), slots }
+    })
+  }
+
+  /** `credential` shows that the caller may open the volume. */
+  addSlot(name: string, credential: Credential, slot: NewSlot): Promise<KeySlot> {
+    return this.#volumes.withEncrypted(name, (volume) =>
+      this.#keyring.addSlot(volume, credential, slot)
+    )
+  }
+
+  /** Puts `slot` in place of the one that `credential` opens. */
+  rotateSlot(name: string, credential: Credential, slot: NewSlot): Promise<KeySlot> {
+    return this.#volumes.withEncrypted(name, (volume) =>
+      this.#keyring.rotateSlot(volume, credential, slot)
+    )
+  }
+
+  revokeSlot(name: string, id: number): Promise<void> {
+    return this.#volumes.withEncrypted(name, (volume) => this.#keyring.revokeSlot(volume, id))
+  }
+
+  /** Slots and sealed data keys: enough, with a secret, to open what the peers hold. */
+  exportKeys(name: string): Promise<VolumeKeysRecord> {
+    return this.#volumes.withEncrypted(name, ({ family }) => this.#records.get(family))
+  }
+
+  /** @throws StoreError InvalidArgument for the keys of another volume */
+  importKeys(name: string, keys: VolumeKeysRecord): Promise<void> {
+    return this.#volumes.withEncrypted(name, ({ family }) => this.#records.replace(family, keys))
+  }
+}

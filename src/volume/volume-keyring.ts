@@ -1,0 +1,324 @@
+import { parseId64 } from '../cluster/ids.ts'
+import type { VolumeKeysRecord, VolumeRecord } from '../cluster/records.ts'
+import type { VolumeKeys } from '../cluster/volume-keys.ts'
+import type { Clock } from '../core/clock.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { FailedAttempts } from '../core/failed-attempts.ts'
+import {
+  type KeySlot,
+  makeKey,
+  makeSlot,
+  openGeneration,
+  openSlot,
+  type PasswordHash,
+  type SecretKind,
+  sealGeneration,
+  VOLUME_SLOTS_MAX
+} from '../seal/key-slots.ts'
+import type { KeyRing } from '../seal/keyring.ts'
+import { wipe } from '../seal/secret.ts'
+
+/** What opens a slot, or will. The owner wipes `secret`. */
+export interface Credential {
+  readonly kind: SecretKind
+  readonly secret: Buffer
+}
+
+export interface NewSlot extends Credential {
+  readonly label: string
+}
+
+/** The data key of blocks that were written from `fromEpoch` on, up to the next one's. */
+interface HeldKey {
+  readonly generation: number
+  readonly fromEpoch: number
+  /** In the KeyRing. */
+  readonly slot: number
+}
+
+interface Unlocked {
+  readonly name: string
+  readonly master: Buffer
+  /** By `fromEpoch`, highest first. */
+  keys: readonly HeldKey[]
+}
+
+interface KeyringParts {
+  readonly records: VolumeKeys
+  readonly ring: KeyRing
+  readonly hash: PasswordHash
+  readonly clock: Clock
+  nowText(): string
+}
+
+/** A volume that is encrypted, as its record names it. */
+type Named = Pick<VolumeRecord, 'name' | 'family'>
+
+/**
+ * The encrypted volumes that are unlocked in this process: master keys here, data keys in the
+ * KeyRing. Nothing of it outlives the process.
+ */
+export class VolumeKeyring {
+  readonly #parts: KeyringParts
+  readonly #attempts: FailedAttempts
+  readonly #unlocked = new Map<string, Unlocked>()
+  /** The same by the halves of the family's number, as requests have it. */
+  readonly #byNumber = new Map<number, Map<number, Unlocked>>()
+  /** Of volumes that are locked: tries what this process was given to unlock them with. */
+  unlockUnattended: (volume: Named) => Promise<void> = async () => {}
+
+  constructor(parts: KeyringParts) {
+    this.#parts = parts
+    this.#attempts = new FailedAttempts(parts.clock)
+  }
+
+  isUnlocked(family: string): boolean {
+    return this.#unlocked.has(family)
+  }
+
+  /**
+   * Key slot of the KeyRing under which blocks of a version with `writerEpoch` are sealed.
+   * 0: the volume is locked.
+   */
+  slotOf(familyHigh: number, familyLow: number, writerEpoch: number): number {
+    const held = this.#byNumber.get(familyHigh)?.get(familyLow)
+    const key = held?.keys.find(({ fromEpoch }) => fromEpoch <= writerEpoch)
+    return key?.slot ?? 0
+  }
+
+  /** Keys for a new volume, which one slot opens. It is unlocked from then on. */
+  async make(volume: Named, slot: NewSlot): Promise<VolumeKeysRecord> {
+    const { name, family } = volume
+    const master = makeKey()
+    const data = makeKey()
+    try {
+      const first = await this.#slot(family, 1, master, slot)
+      const generation = sealGeneration(family, { generation: 1, fromEpoch: 0 }, master, data)
+      const record: VolumeKeysRecord = {
+        v: 1,
+        family,
+        nextSlot: 2,
+        slots: [first],
+        generations: [generation],
+        rekey: null
+      }
+      this.#hold(name, record, master)
+      return record
+    } finally {
+      wipe(data)
+    }
+  }
+
+  /**
+   * @throws StoreError Forbidden when nothing opens, which counts as a failed attempt; Busy while
+   * the next attempt has to wait
+   */
+  async unlock(volume: Named, credential: Credential, slot: number | null): Promise<KeySlot> {
+    const record = await this.#parts.records.get(volume.family)
+    const opened = await this.#open(volume.name, record, credential, slot)
+    if (this.isUnlocked(volume.family)) wipe(opened.master)
+    else this.#hold(volume.name, record, opened.master)
+    return opened.slot
+  }
+
+  /** Its clients are gone: nothing is in flight. */
+  lock(family: string): void {
+    const held = this.#unlocked.get(family)
+    if (held === undefined) return
+    this.#unlocked.delete(family)
+    const { high, low } = parseId64(family)
+    this.#byNumber.get(high)?.delete(low)
+    wipe(held.master)
+    for (const { slot } of held.keys) this.#parts.ring.drop(slot)
+  }
+
+  /**
+   * Before a volume is served: what other gateways changed about its data keys is taken over.
+   * @throws StoreError Locked with the command that unlocks it
+   */
+  async require(volume: Named): Promise<void> {
+    if (!this.isUnlocked(volume.family)) await this.unlockUnattended(volume)
+    if (!this.isUnlocked(volume.family)) throw lockedError(volume.name)
+    await this.refresh(volume.family)
+  }
+
+  async refresh(family: string): Promise<void> {
+    const record = await this.#parts.records.get(family)
+    const held = this.#unlocked.get(family)
+    if (held !== undefined) this.#follow(held, record)
+  }
+
+  // ---- slots
+
+  /** @throws StoreError Forbidden, Busy, LimitReached, InvalidArgument */
+  async addSlot(volume: Named, credential: Credential, slot: NewSlot): Promise<KeySlot> {
+    const record = await this.#parts.records.get(volume.family)
+    const { master } = await this.#open(volume.name, record, credential, null)
+    try {
+      return await this.#putSlot(volume, master, slot, null)
+    } finally {
+      wipe(master)
+    }
+  }
+
+  /** The slot that `credential` opens makes place for another. */
+  async rotateSlot(volume: Named, credential: Credential, slot: NewSlot): Promise<KeySlot> {
+    const record = await this.#parts.records.get(volume.family)
+    const opened = await this.#open(volume.name, record, credential, null)
+    try {
+      return await this.#putSlot(volume, opened.master, slot, opened.slot.id)
+    } finally {
+      wipe(opened.master)
+    }
+  }
+
+  /** @throws StoreError NotFound, InvalidArgument for the last one */
+  async revokeSlot({ name, family }: Named, id: number): Promise<void> {
+    await this.#parts.records.update(family, ({ slots }) => {
+      if (!slots.some((slot) => slot.id === id)) throw noSlot(name, id, slots)
+      if (slots.length === 1) {
+        const text = `key slot ${id} is the last of volume ${name}: without it nothing opens it`
+        throw new StoreError(ErrorCode.InvalidArgument, `${text}. Add another one first`)
+      }
+      return { slots: slots.filter((slot) => slot.id !== id) }
+    })
+  }
+
+  // ---- rekey
+
+  /** A new data key for all that is written under later writer epochs than now. */
+  async startRekey({ name, family }: Named): Promise<VolumeKeysRecord> {
+    const held = this.#unlocked.get(family)
+    if (held === undefined) throw lockedError(name)
+    const data = makeKey()
+    try {
+      const record = await this.#parts.records.startGeneration(family, (known, fromEpoch) => {
+        if (known.rekey !== null) {
+          throw new StoreError(ErrorCode.Busy, `volume ${name} is being rekeyed already`)
+        }
+        const generation = known.generations.at(-1)!.generation + 1
+        const next = sealGeneration(family, { generation, fromEpoch }, held.master, data)
+        const rekey = { nextChunk: 0, startedAt: this.#parts.nowText() }
+        return { generations: [...known.generations, next], rekey }
+      })
+      this.#follow(held, record)
+      return record
+    } finally {
+      wipe(data)
+    }
+  }
+
+  async noteRekey(family: string, nextChunk: number): Promise<void> {
+    await this.#parts.records.update(family, ({ rekey }) =>
+      rekey === null ? {} : { rekey: { ...rekey, nextChunk } }
+    )
+  }
+
+  /** No block is under an older data key any more, durably. */
+  async endRekey(family: string): Promise<void> {
+    const record = await this.#parts.records.update(family, ({ generations }) => ({
+      generations: generations.slice(-1),
+      rekey: null
+    }))
+    const held = this.#unlocked.get(family)
+    if (held !== undefined) this.#follow(held, record)
+  }
+
+  /** At shutdown. */
+  close(): void {
+    for (const family of [...this.#unlocked.keys()]) this.lock(family)
+  }
+
+  #slot(family: string, id: number, master: Buffer, slot: NewSlot): Promise<KeySlot> {
+    const { kind, label, secret } = slot
+    const spec = { id, kind, label, createdAt: this.#parts.nowText() }
+    return makeSlot(family, spec, master, secret, this.#parts.hash)
+  }
+
+  async #putSlot(
+    { name, family }: Named,
+    master: Buffer,
+    slot: NewSlot,
+    instead: number | null
+  ): Promise<KeySlot> {
+    const { nextSlot } = await this.#parts.records.get(family)
+    const made = await this.#slot(family, nextSlot, master, slot)
+    await this.#parts.records.update(family, (record) => {
+      if (record.nextSlot !== nextSlot) {
+        const text = `the key slots of volume ${name} changed meanwhile: try again`
+        throw new StoreError(ErrorCode.Conflict, text)
+      }
+      const kept = record.slots.filter(({ id }) => id !== instead)
+      if (kept.length >= VOLUME_SLOTS_MAX) {
+        const text = `volume ${name} has ${kept.length} key slots, the limit: revoke one first`
+        throw new StoreError(ErrorCode.LimitReached, text)
+      }
+      return { slots: [...kept, made], nextSlot: nextSlot + 1 }
+    })
+    return made
+  }
+
+  async #open(
+    name: string,
+    { family, slots }: VolumeKeysRecord,
+    { kind, secret }: Credential,
+    id: number | null
+  ): Promise<{ slot: KeySlot; master: Buffer }> {
+    this.#attempts.check(family, `volume ${name}`)
+    if (id !== null && !slots.some((slot) => slot.id === id)) throw noSlot(name, id, slots)
+    const tried = slots.filter((slot) => (id === null ? usesOf(slot, kind) : slot.id === id))
+    for (const slot of tried) {
+      const master = await openSlot(family, slot, secret, this.#parts.hash)
+      if (master === null) continue
+      this.#attempts.succeeded(family)
+      return { slot, master }
+    }
+    this.#attempts.failed(family)
+    const text = `no key slot of volume ${name} opens with this ${kind}`
+    throw new StoreError(ErrorCode.Forbidden, text)
+  }
+
+  #hold(name: string, record: VolumeKeysRecord, master: Buffer): void {
+    const held: Unlocked = { name, master, keys: [] }
+    this.#follow(held, record)
+    this.#unlocked.set(record.family, held)
+    const { high, low } = parseId64(record.family)
+    const known = this.#byNumber.get(high) ?? new Map<number, Unlocked>()
+    this.#byNumber.set(high, known.set(low, held))
+  }
+
+  /** Holds the data keys of the record, and no others. */
+  #follow(held: Unlocked, { family, generations }: VolumeKeysRecord): void {
+    const { ring } = this.#parts
+    const known = new Map(held.keys.map((key) => [key.generation, key]))
+    const keys = generations.map((sealed) => {
+      const { generation, fromEpoch } = sealed
+      const old = known.get(generation)
+      if (old !== undefined) return old
+      const data = openGeneration(family, sealed, held.master)
+      try {
+        return { generation, fromEpoch, slot: ring.hold(data) }
+      } finally {
+        wipe(data)
+      }
+    })
+    const before = held.keys
+    held.keys = keys.sort((a, b) => b.fromEpoch - a.fromEpoch)
+    for (const key of before) if (!keys.includes(key)) ring.drop(key.slot)
+  }
+}
+
+/** A key file may hold what a command gives, and the other way round. */
+const usesOf = (slot: KeySlot, kind: SecretKind): boolean =>
+  (slot.kind === 'passphrase') === (kind === 'passphrase')
+
+const lockedError = (name: string): StoreError =>
+  new StoreError(
+    ErrorCode.Locked,
+    `volume ${name} is locked on this peer: "torus volume unlock ${name}" unlocks it`
+  )
+
+function noSlot(name: string, id: number, slots: readonly KeySlot[]): StoreError {
+  const ids = slots.map((slot) => slot.id).join(', ')
+  return new StoreError(ErrorCode.NotFound, `volume ${name} has no key slot ${id}, but ${ids}`)
+}

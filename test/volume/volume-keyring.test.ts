@@ -1,0 +1,168 @@
+import { deepStrictEqual, notDeepStrictEqual, ok, rejects, strictEqual } from 'node:assert'
+import { suite } from 'uvu'
+import { parseId64 } from '../../src/cluster/ids.ts'
+import { VolumeKeys } from '../../src/cluster/volume-keys.ts'
+import { ErrorCode } from '../../src/core/errors.ts'
+import type { SecretKind } from '../../src/seal/key-slots.ts'
+import { EncryptedVolumes } from '../../src/volume/encrypted-volumes.ts'
+import { type Bench, failsWith, openBench } from '../helpers/volume-bench.ts'
+
+const test = suite('volume keyring')
+const MIB = 1024 * 1024
+
+const secretOf = (text: string, kind: SecretKind = 'passphrase') => ({
+  kind,
+  secret: Buffer.from(text),
+  label: ''
+})
+const first = secretOf('the first passphrase')
+const second = secretOf('the second passphrase')
+
+const encryptedOf = ({ volumes, keyring, cluster }: Bench): EncryptedVolumes =>
+  new EncryptedVolumes(volumes, keyring, new VolumeKeys(cluster))
+
+const create = (bench: Bench, name: string = 'secret') =>
+  bench.volumes.create({ name, sizeBytes: MIB, encrypt: first })
+
+/** The data key under which blocks of an epoch would be sealed; null while it is locked. */
+function keyAt({ keyring, ring }: Bench, family: string, epoch: number): Buffer | null {
+  const { high, low } = parseId64(family)
+  const slot = keyring.slotOf(high, low, epoch)
+  return slot === 0 ? null : Buffer.from(ring.keyOf(slot)!)
+}
+
+/** The same metadata in a new process. */
+async function restart(bench: Bench): Promise<Bench> {
+  await bench.metadata.close()
+  return openBench({ tables: bench.tables, arena: bench.arena, store: bench.store, boot: 2 })
+}
+
+test('a volume is unlocked where it was made, and nowhere else until somebody does', async () => {
+  const bench = await openBench()
+  const { family, encryption } = await create(bench)
+  strictEqual(encryption, 'xchacha20-poly1305')
+  const key = keyAt(bench, family, 1)
+  ok(key !== null)
+  await (await bench.volumes.open('secret', {})).close()
+
+  const again = await restart(bench)
+  strictEqual(keyAt(again, family, 1), null)
+  await rejects(again.volumes.open('secret', {}), failsWith(ErrorCode.Locked))
+  await rejects(again.volumes.open('secret', { readOnly: true }), failsWith(ErrorCode.Locked))
+  strictEqual((await encryptedOf(again).unlock('secret', first, null)).id, 1)
+  deepStrictEqual(keyAt(again, family, 1), key)
+  await (await again.volumes.open('secret', {})).close()
+  await again.close()
+})
+
+test('a wrong secret opens nothing and makes the next attempt wait', async () => {
+  const bench = await openBench()
+  await create(bench)
+  const encrypted = encryptedOf(bench)
+  await encrypted.lock('secret')
+  const unlock = (with_: typeof first) => encrypted.unlock('secret', with_, null)
+  await rejects(unlock(second), failsWith(ErrorCode.Forbidden))
+  await rejects(unlock(first), failsWith(ErrorCode.Busy))
+  bench.clock.nowMs += 1000
+  await rejects(unlock(secretOf('the first passphrase', 'key-file')), failsWith(ErrorCode.Forbidden))
+  bench.clock.nowMs += 1000
+  await rejects(unlock(first), failsWith(ErrorCode.Busy))
+  bench.clock.nowMs += 1000
+  await unlock(first)
+  await encrypted.lock('secret')
+  await rejects(unlock(second), failsWith(ErrorCode.Forbidden))
+  bench.clock.nowMs += 1000
+  await unlock(first)
+  await bench.close()
+})
+
+test('locking ends the clients and zeroes every copy of the key', async () => {
+  const bench = await openBench()
+  const { family } = await create(bench)
+  const { high, low } = parseId64(family)
+  const held = bench.ring.keyOf(bench.keyring.slotOf(high, low, 1))!
+  const device = await bench.volumes.open('secret', {})
+  await encryptedOf(bench).lock('secret')
+  deepStrictEqual(held, Buffer.alloc(32))
+  strictEqual((await bench.volumes.show('secret')).clients, 0)
+  await rejects(bench.volumes.open('secret', {}), failsWith(ErrorCode.Locked))
+  await device.close()
+  await bench.close()
+})
+
+test('slots are added, rotated and revoked; the data key stays', async () => {
+  const bench = await openBench()
+  const { family } = await create(bench)
+  const encrypted = encryptedOf(bench)
+  const key = keyAt(bench, family, 1)
+  const ids = async () => (await encrypted.slots('secret')).slots.map(({ id }) => id)
+
+  await rejects(encrypted.addSlot('secret', second, second), failsWith(ErrorCode.Forbidden))
+  bench.clock.nowMs += 1000
+  strictEqual((await encrypted.addSlot('secret', first, second)).id, 2)
+  deepStrictEqual(await ids(), [1, 2])
+  const third = secretOf('0123456789abcdef0123456789abcdef', 'key-file')
+  strictEqual((await encrypted.rotateSlot('secret', first, third)).id, 3)
+  deepStrictEqual(await ids(), [2, 3])
+  await encrypted.lock('secret')
+  await rejects(encrypted.unlock('secret', first, null), failsWith(ErrorCode.Forbidden))
+  bench.clock.nowMs += 1000
+  await encrypted.unlock('secret', third, 3)
+  deepStrictEqual(keyAt(bench, family, 1), key)
+  await rejects(encrypted.revokeSlot('secret', 9), failsWith(ErrorCode.NotFound))
+  await encrypted.revokeSlot('secret', 3)
+  await rejects(encrypted.revokeSlot('secret', 2), failsWith(ErrorCode.InvalidArgument))
+  await encrypted.lock('secret')
+  await encrypted.unlock('secret', second, null)
+  await bench.close()
+})
+
+test('a new data key holds for later writer epochs, an old one until no block needs it', async () => {
+  const bench = await openBench()
+  const { family, name } = await create(bench)
+  const device = await bench.volumes.open('secret', {})
+  const old = keyAt(bench, family, 1)
+  const { generations } = await bench.keyring.startRekey({ name, family })
+  const { fromEpoch } = generations.at(-1)!
+  ok(fromEpoch > 1)
+  deepStrictEqual(keyAt(bench, family, fromEpoch - 1), old)
+  const fresh = keyAt(bench, family, fromEpoch)
+  notDeepStrictEqual(fresh, old)
+  await rejects(bench.keyring.startRekey({ name, family }), failsWith(ErrorCode.Busy))
+  await bench.keyring.endRekey(family)
+  strictEqual(keyAt(bench, family, fromEpoch - 1), null)
+  deepStrictEqual(keyAt(bench, family, fromEpoch), fresh)
+  await device.close()
+  await bench.close()
+})
+
+test('exported slots bring back a volume whose metadata lost them', async () => {
+  const bench = await openBench()
+  const { family } = await create(bench)
+  await create(bench, 'other')
+  const encrypted = encryptedOf(bench)
+  const keys = await encrypted.exportKeys('secret')
+  await bench.metadata.transact({
+    compare: [],
+    success: [{ delete: bench.cluster.keys.volumeKeys(family) }]
+  })
+  await encrypted.lock('secret')
+  await rejects(encrypted.unlock('secret', first, null), failsWith(ErrorCode.NotFound))
+  await rejects(encrypted.importKeys('other', keys), failsWith(ErrorCode.InvalidArgument))
+  await encrypted.importKeys('secret', keys)
+  await encrypted.unlock('secret', first, null)
+  await bench.close()
+})
+
+test('a name that is taken leaves no key behind, and so does a deleted volume', async () => {
+  const bench = await openBench()
+  const { family } = await create(bench)
+  await rejects(create(bench), failsWith(ErrorCode.AlreadyExists))
+  await bench.volumes.delete('secret')
+  strictEqual(keyAt(bench, family, 1), null)
+  strictEqual(await bench.metadata.get(bench.cluster.keys.volumeKeys(family)), null)
+  for (let slot = 1; slot < 8; slot++) strictEqual(bench.ring.keyOf(slot), null)
+  await bench.close()
+})
+
+test.run()
