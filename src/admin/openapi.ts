@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import type { Route } from './route.ts'
 import * as clusterSchemas from './cluster-schemas.ts'
+import * as keySchemas from './key-schemas.ts'
 import * as recoverySchemas from './recovery-schemas.ts'
 import * as schemas from './schemas.ts'
 
@@ -82,10 +83,8 @@ function convert(schema: z.ZodType): Json {
 /** Every schema that has a name. */
 function components(): Json {
   const named = z.registry<{ id?: string | undefined }>()
-  for (const schema of [
-    ...Object.values(schemas),
-    ...[...Object.values(clusterSchemas), ...Object.values(recoverySchemas)]
-  ]) {
+  const modules = [schemas, clusterSchemas, recoverySchemas, keySchemas]
+  for (const schema of modules.flatMap((module) => Object.values(module) as unknown[])) {
     if (!(schema instanceof z.ZodType)) continue
     const id = schema.meta()?.id
     if (id !== undefined) named.add(schema, { id })
