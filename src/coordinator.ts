@@ -145,6 +145,7 @@ async function start(
     disconnectVolume(nbd, name)
   )
   undo.add(() => volumes.close())
+  undo.add(() => unlocking.stop())
   const nbd = createNbd(config, volumes, output)
   let stopping = false
   const addresses = { nbd: [] as string[], admin: [] as string[] }

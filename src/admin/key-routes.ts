@@ -16,6 +16,8 @@ export interface KeyBackend {
   rotateKeySlot(name: string, request: schemas.SlotChangeBody): Promise<schemas.KeySlotAnswer>
   /** @throws StoreError NotFound, InvalidArgument for the last one */
   revokeKeySlot(name: string, id: number): Promise<void>
+  /** Puts its blocks under a new data key, in the background. @throws StoreError Locked, Busy */
+  rekeyVolume(name: string): Promise<void>
   exportKeys(name: string): Promise<schemas.ExportedKeys>
   /** @throws StoreError InvalidArgument */
   importKeys(name: string, keys: schemas.ExportedKeys): Promise<void>
@@ -48,6 +50,18 @@ export const keyRoutesOf = (backend: KeyBackend): Route[] => [
     }
   }),
   ...slotRoutesOf(backend),
+  route({
+    method: 'POST',
+    path: '/v1/volumes/{name}/rekey',
+    operationId: 'rekeyVolume',
+    summary: 'Put all blocks under a new data key while the volume is served',
+    params: byName,
+    status: 202,
+    handle: async ({ params }) => {
+      await backend.rekeyVolume(params.name)
+      return null
+    }
+  }),
   route({
     method: 'GET',
     path: '/v1/volumes/{name}/keys/export',

@@ -48,10 +48,19 @@ export const keySlotSchema = z
   .meta({ id: 'KeySlot' })
 export type KeySlotAnswer = z.infer<typeof keySlotSchema>
 
+const rekeySchema = z.object({
+  startedAt: z.string(),
+  doneBytes: z.number(),
+  totalBytes: z.number(),
+  running: z.boolean().meta({ description: 'On this peer' })
+})
+
 export const keySlotListSchema = z
   .object({
     /** On this peer. */
     unlocked: z.boolean(),
+    /** null: none goes on. */
+    rekey: rekeySchema.nullable(),
     slots: z.array(keySlotSchema).max(VOLUME_SLOTS_MAX)
   })
   .meta({ id: 'KeySlotList' })

@@ -113,6 +113,8 @@ export class ApiClient {
   revokeKeySlot = (name: string, slot: number): Promise<void> =>
     this.#send('DELETE', `${volumePath(name)}/keys/${slot}`)
 
+  rekeyVolume = (name: string): Promise<void> => this.#send('POST', `${volumePath(name)}/rekey`)
+
   exportKeys = (name: string): Promise<keys.ExportedKeys> =>
     this.#get(`${volumePath(name)}/keys/export`)
 

@@ -34,7 +34,8 @@ export class KeysBackend implements KeyBackend {
 
   async keySlots(name: string): Promise<KeySlotList> {
     const { unlocked, slots } = await this.#encrypted.slots(name)
-    return { unlocked, slots: slots.map(answerOf) }
+    const rekey = await this.#encrypted.rekeyProgress(name)
+    return { unlocked, rekey, slots: slots.map(answerOf) }
   }
 
   async addKeySlot(name: string, body: SlotChangeBody): Promise<KeySlotAnswer> {
@@ -47,6 +48,10 @@ export class KeysBackend implements KeyBackend {
 
   revokeKeySlot(name: string, id: number): Promise<void> {
     return this.#encrypted.revokeSlot(name, id)
+  }
+
+  rekeyVolume(name: string): Promise<void> {
+    return this.#encrypted.rekey(name)
   }
 
   exportKeys(name: string): Promise<ExportedKeys> {

@@ -32,6 +32,8 @@ export interface Unlocking {
   backend(volumes: Volumes): KeysBackend
   /** Unlocks what it can, and goes on to look. */
   start(): Promise<void>
+  /** Ends what goes on in the background: before the volumes are closed. */
+  stop(): Promise<void>
   close(): Promise<void>
 }
 
@@ -56,6 +58,7 @@ export function prepareUnlocking(given: {
   const unattended = new Unattended(keyring, sources, log)
   keyring.unlockUnattended = (volume) => unattended.unlock(volume)
   const directory = new VolumeDirectory(cluster)
+  let encrypted: EncryptedVolumes | null = null
   let timer: NodeJS.Timeout | undefined
   const look = async (): Promise<void> => {
     if (sources.length === 0) return
@@ -69,10 +72,17 @@ export function prepareUnlocking(given: {
   }
   return {
     keyring,
-    backend: (volumes) => new KeysBackend(new EncryptedVolumes(volumes, keyring, records)),
+    backend: (volumes) => {
+      const trouble = (what: string, err: unknown): void => log.warn({ err }, what)
+      encrypted = new EncryptedVolumes({ volumes, keyring, records, trouble })
+      return new KeysBackend(encrypted)
+    },
+    stop: async () => {
+      clearTimeout(timer)
+      await encrypted?.close()
+    },
     start: look,
     close: async () => {
-      clearTimeout(timer)
       keyring.close()
       await hash.close()
     }

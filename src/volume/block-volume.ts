@@ -16,7 +16,7 @@ import { BLOCK_BYTES, CHUNK_BLOCKS, OPS_PER_REQUEST_MAX } from '../core/limits.t
 import { type BlockOp, OpKind } from '../replication/block-store.ts'
 import { Edits } from './edits.ts'
 import { type OpenVolume, requestOpEnded } from './open-volume.ts'
-import { RequestKind, type VolumeRequest } from './request.ts'
+import { RequestFlag, RequestKind, type VolumeRequest } from './request.ts'
 import type { VolumeIo } from './volume-io.ts'
 import { type VolumeIdentity, VolumeOps } from './volume-ops.ts'
 import { VolumeStats } from './volume-stats.ts'
@@ -120,9 +120,10 @@ export class BlockVolume {
       tailBytes = 0
     }
     request.pending = 1
+    const again = (request.flags & RequestFlag.Again) !== 0
     const long = kind !== RequestKind.Write && end - first > LONG_BLOCKS
     if (first >= end) this.io.defer(request)
-    else if (headBytes + tailBytes === 0 && !long && this.#edits.isFree(first, end)) {
+    else if (headBytes + tailBytes === 0 && !long && !again && this.#edits.isFree(first, end)) {
       this.ops.cut(request, opKindOf(kind), first, end, request.pages)
       this.#endCut(request)
     } else this.#edits.enter(request, first, end, headBytes, tailBytes)

@@ -1,5 +1,5 @@
 import type { Edits } from './edits.ts'
-import type { VolumeRequest } from './request.ts'
+import { RequestFlag, type VolumeRequest } from './request.ts'
 
 /** A change that holds or awaits a range of its volume, see `RangeHolds`. Pooled. */
 export class Edit {
@@ -12,6 +12,10 @@ export class Edit {
   headBytes: number = 0
   tailBytes: number = 0
 
+  /** Writes again what is there, see RequestFlag.Again. */
+  get isAgain(): boolean {
+    return (this.request!.flags & RequestFlag.Again) !== 0
+  }
   get oneBlock(): boolean {
     return this.endBlock - this.firstBlock === 1
   }

@@ -2,12 +2,12 @@
  * Changes that cannot go to the store at once: sub-block ones, which read the edge blocks first;
  * long trims, which are given out bit by bit; and any that overlaps one of these. An edit holds
  * its range until the last of it has its version: what is read is what is written back, and
- * nothing gets a version between the two.
+ * nothing gets a version between the two. So does a change that writes again what is there.
  *
  * Each edit has one count of `request.pending` until it ends.
  */
 import { ErrorCode } from '../core/errors.ts'
-import { BLOCK_BYTES, CHUNK_BLOCKS, OPS_PER_REQUEST_MAX } from '../core/limits.ts'
+import { BLOCK_BYTES, CHUNK_BLOCKS, OPS_PER_REQUEST_MAX, PIECE_BLOCKS_MAX } from '../core/limits.ts'
 import { type BlockOp, OpFlag, OpKind } from '../replication/block-store.ts'
 import type { Edit } from './edit.ts'
 import { requestOpEnded } from './open-volume.ts'
@@ -60,7 +60,8 @@ export class Edits {
     edit.pending = 0
     edit.nextBlock = edit.firstBlock
     edit.lastBlock = edit.endBlock
-    if (!edit.readsFirst) this.#giveOut(edit)
+    if (edit.isAgain) this.#readWhole(edit)
+    else if (!edit.readsFirst) this.#giveOut(edit)
     else if (this.io.scratch.take(edit)) this.#readEdges(edit)
   }
 
@@ -70,10 +71,26 @@ export class Edits {
     if (edit.tailPage >= 0) this.#submit(edit, OpKind.Read, edit.endBlock - 1, 1, edit.tailPage)
   }
 
+  #readWhole(edit: Edit): void {
+    const { firstBlock, endBlock } = edit
+    this.#submitPieces(edit, OpKind.Read, firstBlock, endBlock, edit.request!.pages)
+  }
+
+  /** Submits [first, end) within chunks. */
+  #submitPieces(edit: Edit, kind: number, first: number, end: number, payload: number): void {
+    for (let block = first; block < end; ) {
+      const most = Math.min(PIECE_BLOCKS_MAX, CHUNK_BLOCKS - (block % CHUNK_BLOCKS))
+      const count = Math.min(end - block, most)
+      this.#submit(edit, kind, block, count, payload + (block - first) * BLOCK_BYTES)
+      block += count
+    }
+  }
+
   #submit(edit: Edit, kind: number, block: number, count: number, payload: number): void {
     const chunk = Math.floor(block / CHUNK_BLOCKS)
     const op = this.#ops.make(kind, chunk, block - chunk * CHUNK_BLOCKS, count)
-    if (kind === OpKind.WriteZeroes && (edit.request!.flags & RequestFlag.NoHole) !== 0) {
+    const keeps = RequestFlag.NoHole | RequestFlag.Again
+    if (kind === OpKind.WriteZeroes && (edit.request!.flags & keeps) !== 0) {
       op.flags = OpFlag.NoHole
     }
     op.payload = payload
@@ -87,6 +104,10 @@ export class Edits {
   edgesRead(edit: Edit): void {
     const request = edit.request!
     if (request.error !== 0) {
+      edit.nextBlock = edit.lastBlock
+      this.advance(edit)
+    } else if (edit.isAgain) {
+      this.#writeAgain(edit, request)
       edit.nextBlock = edit.lastBlock
       this.advance(edit)
     } else if (request.kind === RequestKind.Write) {
@@ -110,6 +131,27 @@ export class Edits {
       const page = edit.oneBlock ? edit.headPage : edit.tailPage
       const keep = BLOCK_BYTES - edit.tailBytes
       bytes.copyWithin(lastPage + keep, page + keep, page + BLOCK_BYTES)
+    }
+  }
+
+  /** Runs of data and of zeroes, each as what it is. */
+  #writeAgain(edit: Edit, { pages }: VolumeRequest): void {
+    const { bytes } = this.io.arena
+    const { firstBlock, endBlock } = edit
+    const isZero = (block: number): boolean => {
+      const at = pages + (block - firstBlock) * BLOCK_BYTES
+      return (
+        bytes[at] === 0 &&
+        bytes.compare(bytes, at + 1, at + BLOCK_BYTES, at, at + BLOCK_BYTES - 1) === 0
+      )
+    }
+    for (let block = firstBlock; block < endBlock; ) {
+      const zero = isZero(block)
+      let end = block + 1
+      while (end < endBlock && isZero(end) === zero) end++
+      const kind = zero ? OpKind.WriteZeroes : OpKind.Write
+      this.#submitPieces(edit, kind, block, end, pages + (block - firstBlock) * BLOCK_BYTES)
+      block = end
     }
   }
 

@@ -1,19 +1,31 @@
 import type { VolumeKeysRecord } from '../cluster/records.ts'
 import type { VolumeKeys } from '../cluster/volume-keys.ts'
 import type { KeySlot } from '../seal/key-slots.ts'
+import { Rekeyer, type RekeyProgress } from './rekeyer.ts'
 import type { Credential, NewSlot, VolumeKeyring } from './volume-keyring.ts'
 import type { Volumes } from './volumes.ts'
+
+export interface EncryptionParts {
+  readonly volumes: Volumes
+  readonly keyring: VolumeKeyring
+  readonly records: VolumeKeys
+  /** Something failed that nobody waits for. */
+  readonly trouble: (what: string, thrown: unknown) => void
+}
 
 /** What operators do to the keys of encrypted volumes, by name. */
 export class EncryptedVolumes {
   readonly #volumes: Volumes
   readonly #keyring: VolumeKeyring
   readonly #records: VolumeKeys
+  readonly #rekeyer: Rekeyer
 
-  constructor(volumes: Volumes, keyring: VolumeKeyring, records: VolumeKeys) {
-    this.#volumes = volumes
-    this.#keyring = keyring
-    this.#records = records
+  constructor(parts: EncryptionParts) {
+    this.#volumes = parts.volumes
+    this.#keyring = parts.keyring
+    this.#records = parts.records
+    this.#rekeyer = new Rekeyer(parts)
+    parts.keyring.onUnfinishedRekey = (volume) => this.#rekeyer.goOn(volume)
   }
 
   /** Returns the slot that opened. @throws StoreError NotFound, Forbidden, Busy */
@@ -51,6 +63,20 @@ export class EncryptedVolumes {
 
   revokeSlot(name: string, id: number): Promise<void> {
     return this.#volumes.withEncrypted(name, (volume) => this.#keyring.revokeSlot(volume, id))
+  }
+
+  /** Puts all blocks under a new data key, in the background. @throws StoreError Locked, Busy */
+  rekey(name: string): Promise<void> {
+    return this.#volumes.withEncrypted(name, (volume) => this.#rekeyer.start(volume))
+  }
+
+  /** null: none goes on. */
+  rekeyProgress(name: string): Promise<RekeyProgress | null> {
+    return this.#volumes.withEncrypted(name, (volume) => this.#rekeyer.progress(volume))
+  }
+
+  close(): Promise<void> {
+    return this.#rekeyer.close()
   }
 
   /** Slots and sealed data keys: enough, with a secret, to open what the peers hold. */

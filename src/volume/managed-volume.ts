@@ -185,6 +185,15 @@ export class ManagedVolume {
     })
   }
 
+  /** Alone. From its return on nothing is written under a writer epoch below `least`. */
+  async raiseEpochAlone(least: number): Promise<void> {
+    await this.ensureWriter()
+    if (this.volume.ops.writerEpoch < least) await this.#retake()
+    if (this.volume.ops.writerEpoch >= least) return
+    const text = `volume ${this.volume.name}: its writer lease was lost meanwhile`
+    throw new StoreError(ErrorCode.Closed, text)
+  }
+
   async #retake(): Promise<void> {
     const writerEpoch = await this.#context.gate.retake(this.record)
     if (!this.#gone && this.volume.writable) this.volume.ops.startEpoch(writerEpoch)

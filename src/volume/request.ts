@@ -25,7 +25,12 @@ export const RequestFlag = {
   /** WriteZeroes leaves the range allocated. */
   NoHole: 2,
   /** BlockStatus: the first extent is all that is wanted, which makes it cheaper. */
-  FirstExtent: 4
+  FirstExtent: 4,
+  /**
+   * Write of whole blocks: what the range holds is read into the pages and written again, under a
+   * new version; nothing comes between the two. Zeroes are written as zeroes that hold space.
+   */
+  Again: 8
 } as const
 
 export class VolumeRequest {

@@ -85,6 +85,20 @@ export class VolumeFile {
     return offset
   }
 
+  /**
+   * Reads the whole blocks of the range and writes them again, with nothing in between: the same
+   * bytes under a new version, and under the data key of today. At most FILE_PIECE_BYTES.
+   */
+  async rewrite(offset: number, length: number): Promise<void> {
+    this.#checkRange(offset, length)
+    const pages = await this.#pages(offset, length)
+    try {
+      await this.#request(RequestKind.Write, offset, length, RequestFlag.Again, pages)
+    } finally {
+      this.#managed.arena.release(pages)
+    }
+  }
+
   /** Gives up whole blocks of the range: they read as zeroes. Bytes of blocks at the edges stay. */
   async trim(offset: number, length: number): Promise<void> {
     this.#checkRange(offset, length)

@@ -66,6 +66,8 @@ export class VolumeKeyring {
   readonly #byNumber = new Map<number, Map<number, Unlocked>>()
   /** Of volumes that are locked: tries what this process was given to unlock them with. */
   unlockUnattended: (volume: Named) => Promise<void> = async () => {}
+  /** A volume that can be served has blocks under an older data key. */
+  onUnfinishedRekey: (volume: Named) => void = () => {}
 
   constructor(parts: KeyringParts) {
     this.#parts = parts
@@ -118,6 +120,7 @@ export class VolumeKeyring {
     const opened = await this.#open(volume.name, record, credential, slot)
     if (this.isUnlocked(volume.family)) wipe(opened.master)
     else this.#hold(volume.name, record, opened.master)
+    if (record.rekey !== null) this.onUnfinishedRekey(volume)
     return opened.slot
   }
 
@@ -139,13 +142,10 @@ export class VolumeKeyring {
   async require(volume: Named): Promise<void> {
     if (!this.isUnlocked(volume.family)) await this.unlockUnattended(volume)
     if (!this.isUnlocked(volume.family)) throw lockedError(volume.name)
-    await this.refresh(volume.family)
-  }
-
-  async refresh(family: string): Promise<void> {
-    const record = await this.#parts.records.get(family)
-    const held = this.#unlocked.get(family)
+    const record = await this.#parts.records.get(volume.family)
+    const held = this.#unlocked.get(volume.family)
     if (held !== undefined) this.#follow(held, record)
+    if (record.rekey !== null) this.onUnfinishedRekey(volume)
   }
 
   // ---- slots

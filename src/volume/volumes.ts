@@ -258,6 +258,11 @@ export class Volumes implements DeviceSource {
     })
   }
 
+  /** For a new data key: nothing is written under a writer epoch below `least` from then on. */
+  raiseEpoch(name: string, least: number): Promise<void> {
+    return this.withEncrypted(name, (record) => this.#manage(record).raiseEpochAlone(least))
+  }
+
   /** Ends its clients' connections and forgets its keys. @throws StoreError NotFound */
   lock(name: string): Promise<void> {
     return this.withEncrypted(name, async (record) => {

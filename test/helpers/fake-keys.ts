@@ -29,7 +29,7 @@ export class FakeKeys implements KeyBackend {
   }
 
   async keySlots(): Promise<KeySlotList> {
-    return { unlocked: true, slots: [slotOf(1)] }
+    return { unlocked: true, rekey: null, slots: [slotOf(1)] }
   }
 
   async addKeySlot(name: string, { slot }: SlotChangeBody): Promise<KeySlotAnswer> {
@@ -44,6 +44,10 @@ export class FakeKeys implements KeyBackend {
 
   async revokeKeySlot(name: string, id: number): Promise<void> {
     this.calls.push(`revoke ${name} ${id}`)
+  }
+
+  async rekeyVolume(name: string): Promise<void> {
+    this.calls.push(`rekey ${name}`)
   }
 
   async exportKeys(): Promise<ExportedKeys> {

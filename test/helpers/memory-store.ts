@@ -247,6 +247,12 @@ export class MemoryStore implements BlockStore {
     else this.#change(op)
   }
 
+  /** Lowest writerEpoch of any block of data. */
+  get oldestEpoch(): number {
+    const data = [...this.#blocks.values()].filter(({ content }) => typeof content !== 'number')
+    return Math.min(...data.map(({ writerEpoch }) => writerEpoch))
+  }
+
   #change(op: BlockOp): void {
     const keys: string[] = []
     const blocks: StoredBlock[] = []

@@ -19,7 +19,14 @@ const first = secretOf('the first passphrase')
 const second = secretOf('the second passphrase')
 
 const encryptedOf = ({ volumes, keyring, cluster }: Bench): EncryptedVolumes =>
-  new EncryptedVolumes(volumes, keyring, new VolumeKeys(cluster))
+  new EncryptedVolumes({
+    volumes,
+    keyring,
+    records: new VolumeKeys(cluster),
+    trouble: (what, cause) => {
+      throw new Error(what, { cause })
+    }
+  })
 
 const create = (bench: Bench, name: string = 'secret') =>
   bench.volumes.create({ name, sizeBytes: MIB, encrypt: first })

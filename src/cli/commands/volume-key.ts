@@ -1,6 +1,7 @@
 import { readFile, writeFile } from 'node:fs/promises'
 import type { Command } from 'commander'
-import type { KeySlotAnswer } from '../../admin/key-schemas.ts'
+import type { KeySlotAnswer, KeySlotList } from '../../admin/key-schemas.ts'
+import { formatSize } from '../../core/units.ts'
 import { countArgument } from '../arguments.ts'
 import { action, withExamples } from '../context.ts'
 import { CommandError } from '../errors.ts'
@@ -12,6 +13,7 @@ const volumeArgument = 'name of an encrypted volume'
 export function addVolumeKeyCommands(volume: Command): void {
   addUnlock(volume)
   addLock(volume)
+  addRekey(volume)
   const key = volume.command('key').description('who can open an encrypted volume: its key slots')
   withExamples(key, 'torus volume key list secret', 'torus volume key add secret')
   addKeyList(key)
@@ -58,6 +60,31 @@ function addLock(parent: Command): void {
       })
     )
   withExamples(command, 'torus volume lock secret')
+}
+
+function addRekey(parent: Command): void {
+  const command = parent
+    .command('rekey')
+    .description('put all blocks under a new data key, in the background; key slots stay')
+    .argument('<volume>', volumeArgument)
+    .option('--status', 'tell how far it is')
+    .action(
+      action<[string], { status?: boolean }>(async ({ api, output }, [name], { status }) => {
+        if (status !== true) await api.rekeyVolume(name)
+        const { rekey } = await api.keySlots(name)
+        output.result({ rekey }, () =>
+          rekey === null ? `${name}: no rekey goes on` : textOf(name, rekey)
+        )
+      })
+    )
+  withExamples(command, 'torus volume rekey secret', 'torus volume rekey secret --status')
+}
+
+function textOf(name: string, rekey: NonNullable<KeySlotList['rekey']>): string {
+  const { doneBytes, totalBytes, startedAt, running } = rekey
+  const done = `${formatSize(doneBytes)} of ${formatSize(totalBytes)}`
+  const where = running ? '' : '; not on this peer, or it waits for the volume'
+  return `${name}: ${done} under the new key, since ${startedAt}${where}`
 }
 
 function addKeyList(parent: Command): void {
