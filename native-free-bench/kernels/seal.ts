@@ -1,25 +1,16 @@
 /** XChaCha20-Poly1305 of every block of a payload, each with a nonce and a tag of its own. */
-import { createRequire } from 'node:module'
-import { xchacha20poly1305 } from '@noble/ciphers/chacha.js'
-import { BLOCK_BYTES } from '../../src/core/limits.ts'
+import {
+  type Aead,
+  nativeAead,
+  nativeFreeAead,
+  NONCE_BYTES,
+  TAG_BYTES
+} from '../../src/seal/aead.ts'
 import { blocksOf, type Kernel, type Prepared, seededPayload } from '../kernel.ts'
 
 const KEY_BYTES = 32
-const NONCE_BYTES = 24
-const TAG_BYTES = 16
-/** Family, block address and version, as the product binds them. */
-const ADDITIONAL_BYTES = 40
-
-/** Detached: ciphertext, tag, plaintext, additional data, null, nonce, key. */
-interface Sodium {
-  crypto_aead_xchacha20poly1305_ietf_encrypt_detached(
-    ...args: readonly [Buffer, Buffer, Buffer, Buffer, null, Buffer, Buffer]
-  ): number
-  /** Plaintext, null, ciphertext, tag, additional data, nonce, key. */
-  crypto_aead_xchacha20poly1305_ietf_decrypt_detached(
-    ...args: readonly [Buffer, null, Buffer, Buffer, Buffer, Buffer, Buffer]
-  ): void
-}
+/** Format, family, block address and version, as the product binds them. */
+const ADDITIONAL_BYTES = 32
 
 interface Keys {
   readonly key: Buffer
@@ -80,37 +71,20 @@ function preparedOpen(payload: Buffer, seal: SealBlock, open: OpenBlock): Prepar
   }
 }
 
-/** The library writes the tag behind the ciphertext, so it needs a buffer with room for both. */
-const scratch = Buffer.alloc(BLOCK_BYTES + TAG_BYTES)
+const sealOf =
+  (aead: Aead): SealBlock =>
+  (cipher, tag, plain, nonce, { key, additional }) =>
+    aead.seal(key, nonce, additional, plain, cipher, tag)
 
-const nobleSeal: SealBlock = (cipher, tag, plain, nonce, keys) => {
-  const both = scratch.subarray(0, plain.length + TAG_BYTES)
-  xchacha20poly1305(keys.key, nonce, keys.additional).encrypt(plain, both)
-  both.copy(cipher, 0, 0, plain.length)
-  both.copy(tag, 0, plain.length)
-}
-
-const nobleOpen: OpenBlock = (plain, tag, cipher, nonce, keys) => {
-  const both = scratch.subarray(0, cipher.length + TAG_BYTES)
-  cipher.copy(both)
-  tag.copy(both, cipher.length)
-  xchacha20poly1305(keys.key, nonce, keys.additional).decrypt(both, plain)
-}
-
-async function loadSodium(): Promise<{ seal: SealBlock; open: OpenBlock }> {
-  const sodium = createRequire(import.meta.url)('sodium-native') as Sodium
-  return {
-    seal: (cipher, tag, plain, nonce, keys) => {
-      sodium.crypto_aead_xchacha20poly1305_ietf_encrypt_detached(
-        ...([cipher, tag, plain, keys.additional, null, nonce, keys.key] as const)
-      )
-    },
-    open: (plain, tag, cipher, nonce, keys) => {
-      sodium.crypto_aead_xchacha20poly1305_ietf_decrypt_detached(
-        ...([plain, null, cipher, tag, keys.additional, nonce, keys.key] as const)
-      )
-    }
+const openOf =
+  (aead: Aead): OpenBlock =>
+  (plain, tag, cipher, nonce, { key, additional }) => {
+    if (!aead.open(key, nonce, additional, cipher, tag, plain)) throw new Error('a tag is wrong')
   }
+
+function native(): Aead {
+  if (nativeAead === null) throw new Error('sodium-native does not load here')
+  return nativeAead
 }
 
 export const seal: Kernel = {
@@ -120,12 +94,12 @@ export const seal: Kernel = {
     {
       name: '@noble/ciphers',
       native: false,
-      prepare: async (payload) => preparedSeal(payload, nobleSeal)
+      prepare: async (payload) => preparedSeal(payload, sealOf(nativeFreeAead))
     },
     {
       name: 'sodium-native',
       native: true,
-      prepare: async (payload) => preparedSeal(payload, (await loadSodium()).seal)
+      prepare: async (payload) => preparedSeal(payload, sealOf(native()))
     }
   ]
 }
@@ -137,15 +111,13 @@ export const open: Kernel = {
     {
       name: '@noble/ciphers',
       native: false,
-      prepare: async (payload) => preparedOpen(payload, nobleSeal, nobleOpen)
+      prepare: async (payload) =>
+        preparedOpen(payload, sealOf(nativeFreeAead), openOf(nativeFreeAead))
     },
     {
       name: 'sodium-native',
       native: true,
-      prepare: async (payload) => {
-        const sodium = await loadSodium()
-        return preparedOpen(payload, sodium.seal, sodium.open)
-      }
+      prepare: async (payload) => preparedOpen(payload, sealOf(native()), openOf(native()))
     }
   ]
 }

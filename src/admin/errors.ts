@@ -24,7 +24,9 @@ export const httpStatusOf: Readonly<Record<ErrorCode, number>> = {
   [ErrorCode.Forbidden]: 403,
   [ErrorCode.StaleGroup]: 503,
   [ErrorCode.PeerLost]: 503,
-  [ErrorCode.Locked]: 423
+  [ErrorCode.SealBroken]: 500,
+  [ErrorCode.Locked]: 423,
+  [ErrorCode.TagsWanted]: 500
 }
 
 export interface ErrorBody {

@@ -24,6 +24,7 @@ const shardGauges: readonly ShardRow[] = [
   ['segments_free', 'Recycled segment files that wait for use', stat('segmentsFree')],
   ['index_entries', 'Entries of the extent index', stat('indexEntries')],
   ['index_memory_bytes', 'Memory of the extent index', stat('indexBytes')],
+  ['tag_memory_bytes', 'Memory of the tags of sealed blocks', stat('tagBytes')],
   [
     'unsynced_batches',
     'Batches appended and not yet known durable',
@@ -55,6 +56,7 @@ const shardCounters: readonly ShardRow[] = [
   ['batches_total', 'Batches appended', stat('batches')],
   ['header_bytes_total', 'Bytes appended as batch headers', stat('headerBytes')],
   ['checksum_errors_total', 'Blocks whose checksum did not match', stat('checksumErrors')],
+  ['seal_errors_total', 'Sealed blocks that were whole and did not open', stat('sealErrors')],
   ['damaged_batches_total', 'Batches found damaged', stat('damagedBatches')],
   ['compacted_segments_total', 'Segments rewritten and freed', stat('compactedSegments')],
   ['compaction_read_bytes_total', 'Bytes read by compaction', stat('compactionReadBytes')],

@@ -47,8 +47,12 @@ export const ErrorCode = {
   StaleGroup: 20,
   /** The connection to a peer ended before the answer: it is unknown whether it was done. */
   PeerLost: 21,
+  /** A sealed block does not open: it was changed or moved on disk, or the key is another one. */
+  SealBroken: 22,
   /** The volume is encrypted, and no key of it is unlocked here. */
-  Locked: 23
+  Locked: 23,
+  /** Blocks are sealed, and who wants copies of them does not ask for their tags. */
+  TagsWanted: 24
 } as const
 export type ErrorCode = (typeof ErrorCode)[keyof typeof ErrorCode]
 

@@ -70,7 +70,7 @@ export type RecordType = (typeof RecordType)[keyof typeof RecordType]
 export class BlockRecord {
   type = 0
   flags = 0
-  /** Bytes per block that follow the checksums: 0 now, an AEAD tag later. */
+  /** Bytes per block that follow the checksums: SEAL_TAG_BYTES of sealed data, else 0. */
   tagBytes = 0
   chunk = 0
   familyHigh = 0
@@ -92,7 +92,7 @@ export class BlockRecord {
 //   offset  size  field
 //        0     1  type         1 data, 2 trim, 3 write-zeroes (allocated), 4 delete layer
 //        1     1  flags        zero
-//        2     2  tagBytes     per block
+//        2     2  tagBytes     per block: 16 where the payload is sealed (data only), else 0
 //        4     4  chunk
 //        8     8  family       random id
 //       16     8  layer        random id
@@ -116,13 +116,20 @@ const AT_SEQUENCE = 32
 const AT_ORIGIN_LSN = 40
 assert(AT_ORIGIN_LSN + 8 === RECORD_PREFIX_BYTES, 'record prefix has no gap at its end')
 
+/** Poly1305 tag of a sealed block. */
+export const SEAL_TAG_BYTES = 16
+
 /** Bytes of a data record over `blockCount` blocks. */
-export const dataRecordBytes = (blockCount: number): number => RECORD_PREFIX_BYTES + 4 * blockCount
+export const dataRecordBytes = (blockCount: number, tagBytes: number): number =>
+  RECORD_PREFIX_BYTES + (4 + tagBytes) * blockCount
+
+/** Where the tags of a record stand that `getRecord` brought. */
+export const tagsAtOf = (record: BlockRecord): number => record.checksumsAt + 4 * record.blockCount
 
 export const headerPagesOf = (recordBytes: number): number =>
   Math.ceil((BATCH_PREFIX_BYTES + recordBytes) / PAGE_BYTES)
 
-/** Writes the prefix of a record. The checksums of its blocks follow it, u32 each. */
+/** Writes the prefix of a record. The checksums of its blocks follow it, u32 each, and the tags. */
 export function setRecord(view: DataView, at: number, record: BlockRecord): void {
   view.setUint8(at + AT_TYPE, record.type)
   view.setUint8(at + AT_FLAGS, record.flags)
@@ -161,10 +168,12 @@ export function getRecord(view: DataView, at: number, end: number, record: Block
   record.originLsn = getU64(view, at + AT_ORIGIN_LSN)
   record.checksumsAt = at + RECORD_PREFIX_BYTES
   if (record.firstBlock + record.blockCount > CHUNK_BLOCKS) return -1
-  if (record.sequence > SEQUENCE_MAX || record.flags !== 0 || record.tagBytes !== 0) return -1
+  if (record.sequence > SEQUENCE_MAX || record.flags !== 0) return -1
+  if (record.tagBytes !== 0 && record.type !== RecordType.Data) return -1
   switch (record.type) {
     case RecordType.Data: {
-      const next = at + dataRecordBytes(record.blockCount)
+      if (record.tagBytes !== 0 && record.tagBytes !== SEAL_TAG_BYTES) return -1
+      const next = at + dataRecordBytes(record.blockCount, record.tagBytes)
       return record.blockCount === 0 || next > end ? -1 : next
     }
     case RecordType.Trim:

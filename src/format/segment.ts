@@ -233,6 +233,8 @@ export interface SegmentTrailer {
   lastLsn: number
   durableLsn: number
   oldestLsn: number
+  /** A record of the segment has tags. */
+  hasTags: boolean
 }
 
 // Trailer, the last page of a sealed segment's file, big-endian. Bytes not listed are zero.
@@ -243,7 +245,7 @@ export interface SegmentTrailer {
 //        8     4  formatVersion
 //       12     4  footerPage
 //       16     4  footerPages
-//       20     4  reserved
+//       20     4  hasTags        1 when a record has tags, else 0
 //       24     8  salt
 //       32     8  lastLsn
 //       40     8  durableLsn
@@ -251,6 +253,7 @@ export interface SegmentTrailer {
 const TRAILER_MAGIC = magicOf('TTRL')
 const AT_TRAILER_FOOTER_PAGE = 12
 const AT_TRAILER_FOOTER_PAGES = 16
+const AT_TRAILER_HAS_TAGS = 20
 const AT_TRAILER_SALT = 24
 const AT_TRAILER_LAST_LSN = 32
 const AT_TRAILER_DURABLE_LSN = 40
@@ -265,6 +268,7 @@ export function encodeTrailer(trailer: SegmentTrailer): Buffer {
   view.setUint32(AT_VERSION, FORMAT_VERSION)
   view.setUint32(AT_TRAILER_FOOTER_PAGE, trailer.footerPage)
   view.setUint32(AT_TRAILER_FOOTER_PAGES, trailer.footerPages)
+  view.setUint32(AT_TRAILER_HAS_TAGS, trailer.hasTags ? 1 : 0)
   view.setUint32(AT_TRAILER_SALT, trailer.saltHigh)
   view.setUint32(AT_TRAILER_SALT + 4, trailer.saltLow)
   setU64(view, AT_TRAILER_LAST_LSN, trailer.lastLsn)
@@ -288,6 +292,7 @@ export function decodeTrailer(bytes: Buffer): SegmentTrailer | null {
     saltLow: view.getUint32(AT_TRAILER_SALT + 4),
     lastLsn: getU64(view, AT_TRAILER_LAST_LSN),
     durableLsn: getU64(view, AT_TRAILER_DURABLE_LSN),
-    oldestLsn: getU64(view, AT_TRAILER_OLDEST_LSN)
+    oldestLsn: getU64(view, AT_TRAILER_OLDEST_LSN),
+    hasTags: view.getUint32(AT_TRAILER_HAS_TAGS) === 1
   }
 }

@@ -18,7 +18,9 @@ import { BLOCK_BYTES } from '../core/limits.ts'
 //      9  writerEpoch
 //     10  sequence       low 32 bits
 //     11  sequence       high 32 bits
-//  12-15  zero           (room for group epoch and boot id)
+//     12  keySlot
+//     13  tags           byte offset in the arena
+//  14-15  zero
 //
 // Completion entry, 64 bytes:
 //
@@ -45,6 +47,8 @@ export interface HandoffOp {
   writerEpoch: number
   sequence: number
   payload: number
+  tags: number
+  keySlot: number
   error: number
   resultA: number
   resultB: number
@@ -64,6 +68,8 @@ export function writeSubmission(words: Uint32Array, at: number, slot: number, op
   words[at + 9] = op.writerEpoch
   words[at + 10] = op.sequence
   words[at + 11] = op.sequence / TWO_32
+  words[at + 12] = op.keySlot
+  words[at + 13] = op.tags
 }
 
 /** Fills `op` with a submission and clears its answer; returns the slot. */
@@ -82,6 +88,8 @@ export function readSubmission(words: Uint32Array, at: number, op: HandoffOp): n
   op.payload = words[at + 8]! * BLOCK_BYTES
   op.writerEpoch = words[at + 9]!
   op.sequence = words[at + 10]! + words[at + 11]! * TWO_32
+  op.keySlot = words[at + 12]!
+  op.tags = words[at + 13]!
   op.error = 0
   op.resultA = 0
   op.resultB = 0

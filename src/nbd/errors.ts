@@ -37,7 +37,9 @@ export const nbdErrorOf: Readonly<Record<ErrorCode, number>> = {
   [ErrorCode.Forbidden]: NBD_EPERM,
   [ErrorCode.StaleGroup]: NBD_EIO,
   [ErrorCode.PeerLost]: NBD_EIO,
-  [ErrorCode.Locked]: NBD_EPERM
+  [ErrorCode.SealBroken]: NBD_EIO,
+  [ErrorCode.Locked]: NBD_EPERM,
+  [ErrorCode.TagsWanted]: NBD_EIO
 }
 
 /** In the handshake: the reply type when an export cannot be listed, described or opened. */
@@ -66,7 +68,9 @@ export const optionErrorOf: Readonly<Record<ErrorCode, number>> = {
   [ErrorCode.Forbidden]: NBD_REP_ERR_POLICY,
   [ErrorCode.StaleGroup]: NBD_REP_ERR_POLICY,
   [ErrorCode.PeerLost]: NBD_REP_ERR_POLICY,
-  [ErrorCode.Locked]: NBD_REP_ERR_POLICY
+  [ErrorCode.SealBroken]: NBD_REP_ERR_POLICY,
+  [ErrorCode.Locked]: NBD_REP_ERR_POLICY,
+  [ErrorCode.TagsWanted]: NBD_REP_ERR_POLICY
 }
 
 /** Dense forms for the hot path, indexed by code. */

@@ -2,7 +2,8 @@ import type { Arena } from '../core/arena.ts'
 import { ErrorCode } from '../core/errors.ts'
 import { BLOCK_BYTES } from '../core/limits.ts'
 import { OpFlag, OpKind, READ_VERSIONS_BLOCKS_MAX, VersionKind } from '../shard/op.ts'
-import { BlockOp } from './block-store.ts'
+import { BlockOp, copyRequest } from './block-store.ts'
+import { askForTags, copyPages, takeTags } from './copied-tags.ts'
 import type { Member } from './member.ts'
 import { decodeHeld, type HeldRun } from './resync-plan.ts'
 
@@ -66,7 +67,7 @@ export async function copyBlocks(
   const end = range.firstBlock + range.blockCount
   for (let first = range.firstBlock; first < end; first += READ_VERSIONS_BLOCKS_MAX) {
     const count = Math.min(READ_VERSIONS_BLOCKS_MAX, end - first)
-    const pages = await pagesOf(arena, count + 1)
+    const pages = await pagesOf(arena, copyPages(count))
     try {
       const failure = await copyPart({ arena, pages, range, source, targets }, first, count)
       if (failure !== null) return failure
@@ -89,12 +90,22 @@ async function copyPart(part: Part, first: number, count: number): Promise<CopyF
   const { arena, pages, range, source, targets } = part
   const read = opOf(range, OpKind.ReadVersions, first, count)
   read.payload = pages
-  const error = await ask(source, read)
+  let error = await ask(source, read)
+  if (error === ErrorCode.TagsWanted) {
+    askForTags(read)
+    error = await ask(source, read)
+  }
   if (error !== ErrorCode.Ok) return { error, member: source }
   const runs = decodeHeld(arena.bytes, pages, read.resultA)
+  // The tags are brought together once, for the writes to all targets.
+  const writes = runs.map((run) => {
+    const op = copyOf(part, run, first)
+    if (op.kind === OpKind.Write) takeTags(arena.bytes, read, op)
+    return op
+  })
   const results = await Promise.all(
     targets.map(async (member) => {
-      const errors = await Promise.all(runs.map((run) => ask(member, copyOf(part, run, first))))
+      const errors = await Promise.all(writes.map((write) => ask(member, again(write))))
       return { member, error: errors.find((each) => each !== ErrorCode.Ok) ?? ErrorCode.Ok }
     })
   )
@@ -115,6 +126,17 @@ function copyOf({ range, pages }: Part, run: HeldRun, first: number): BlockOp {
   op.writerEpoch = run.writerEpoch
   op.sequence = run.sequence
   return op
+}
+
+/** The same once more, for another member. */
+function again(op: BlockOp): BlockOp {
+  const copy = new BlockOp()
+  copyRequest(op, copy)
+  copy.pool = op.pool
+  copy.group = op.group
+  copy.groupEpoch = op.groupEpoch
+  copy.fenceEpoch = op.fenceEpoch
+  return copy
 }
 
 /** Waits until the arena has so many pages in a row. */

@@ -2,6 +2,7 @@
  * Where blocks of volumes are kept, as the volume layer sees it. `LocalStore` sends ops to the
  * shards of this peer; a replicated store sends them to the members of a group.
  */
+import { ErrorCode } from '../core/errors.ts'
 import { ShardOp } from '../shard/op.ts'
 
 export { OpFlag, OpKind, StatusExtent } from '../shard/op.ts'
@@ -29,6 +30,11 @@ export class BlockOp extends ShardOp {
    * is known already, so that it is computed once; -1: it is not. Whoever sets it takes it back.
    */
   payloadCrc: number = -1
+  /**
+   * Of a read from members: called with the bytes of each before they count. What it answers is the
+   * error of that member, with the block in `resultA`; Ok takes them.
+   */
+  verify: ((op: BlockOp) => number) | null = null
   /** When it was submitted, monotonic milliseconds; for latency and deadlines. */
   submittedMs: number = 0
 }
@@ -80,6 +86,10 @@ export interface BlockStore {
   broadcast(op: ShardOp, done: (error: number) => void): void
 }
 
+/** The member is fine, and what it has is not: others may have better. */
+export const isDamage = (error: number): boolean =>
+  error === ErrorCode.ChecksumMismatch || error === ErrorCode.SealBroken
+
 /** Everything that is asked with `from`; the answer is empty. Not who waits for it. */
 export function copyRequest(from: ShardOp, to: BlockOp): void {
   to.kind = from.kind
@@ -94,6 +104,8 @@ export function copyRequest(from: ShardOp, to: BlockOp): void {
   to.writerEpoch = from.writerEpoch
   to.sequence = from.sequence
   to.payload = from.payload
+  to.tags = from.tags
+  to.keySlot = from.keySlot
   to.error = 0
   to.resultA = 0
   to.resultB = 0

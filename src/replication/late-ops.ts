@@ -1,6 +1,8 @@
 import { ErrorCode } from '../core/errors.ts'
+import { BLOCK_BYTES } from '../core/limits.ts'
 import { OpKind } from './block-store.ts'
 import type { Boot } from './boots.ts'
+import { payloadBytesOf } from './peer-request.ts'
 import { type Pending, Sent } from './pending.ts'
 import type { ReplicatedStore } from './replicated-store.ts'
 
@@ -55,7 +57,7 @@ export class LateOps {
     if (slow?.member?.putAside === undefined || !copy) return
     const other = this.#otherThan(slow, read)
     if (other === null) return
-    const run = store.arena.acquire(read.request.blockCount)
+    const run = store.arena.acquire(Math.ceil(payloadBytesOf(read.request) / BLOCK_BYTES))
     if (run < 0) return
     if (!slow.member.putAside(copy, run)) {
       store.arena.release(run)

@@ -78,6 +78,8 @@ export class LocalStore implements ShardedStore {
   releaseOp(op: BlockOp): void {
     op.owner = null
     op.onDone = nobodyWaits
+    op.keySlot = 0
+    op.tags = 0
     this.freeOps.push(op)
   }
 
@@ -87,7 +89,7 @@ export class LocalStore implements ShardedStore {
     const client = clients[hash % clients.length]!
     if (near !== null) {
       if (op.kind === OpKind.Read) {
-        if (op.blockCount <= NEAR_BLOCKS_MAX && this.readNear(near, op, hash, client)) return
+        if (isNear(op) && this.readNear(near, op, hash, client)) return
         this.nearFlushes?.pause(performance.now())
       } else if (isChange(op.kind)) {
         near.maps.forget(op, hash)
@@ -104,7 +106,7 @@ export class LocalStore implements ShardedStore {
 
   readNow(op: BlockOp, into: Buffer, start: number, isRemote = false): number {
     const { near } = this
-    if (near === null || op.blockCount > NEAR_BLOCKS_MAX) return -1
+    if (near === null || !isNear(op)) return -1
     const hash = chunkHash(op.familyHigh, op.familyLow, op.chunk)
     const client = this.clients[hash % this.clients.length]!
     if (client.state !== 'serving') return -1
@@ -207,6 +209,9 @@ export class LocalStore implements ShardedStore {
     this.ring()
   }
 }
+
+/** What is sealed is opened by a worker. */
+const isNear = (op: BlockOp): boolean => op.blockCount <= NEAR_BLOCKS_MAX && op.keySlot === 0
 
 const isChange = (kind: number): boolean => kind >= OpKind.Write && kind <= OpKind.WriteZeroes
 

@@ -39,7 +39,7 @@ import {
   type PeerLimits,
   TICKS_PER_REQUEST
 } from './peer-limits.ts'
-import { answerBytesOf, frameKindOfOp, payloadBytesOf } from './peer-request.ts'
+import { answerBytesOf, frameKindOfOp, payloadBytesOf, tagBytesOf } from './peer-request.ts'
 import { PeerSender, type SendBuffers } from './peer-sender.ts'
 
 export interface LinkParts {
@@ -195,10 +195,11 @@ export class PeerLink implements Member, FrameHandler {
   private sendOp(op: BlockOp): boolean {
     const { sender } = this
     const { kind } = op
-    const windowBytes = payloadBytesOf(kind, op.blockCount)
+    const windowBytes = payloadBytesOf(op)
     const bytes = kind === OpKind.Write ? windowBytes : 0
+    const tagBytes = bytes === 0 ? 0 : tagBytesOf(op)
     const copied = bytes <= COPY_PAYLOAD_BYTES_MAX
-    if (!this.hasRoom(windowBytes, FRAME_HEADER_BYTES + (copied ? bytes : 0))) return false
+    if (!this.hasRoom(windowBytes, FRAME_HEADER_BYTES + (copied ? bytes : tagBytes))) return false
     const slot = this.slots.take(windowBytes, this.tick)
     slot.op = op
     const at = sender.reserve(FRAME_HEADER_BYTES)
@@ -207,17 +208,19 @@ export class PeerLink implements Member, FrameHandler {
       putOpFrame(sender.view, at, frame, slot.requestId, op, 0, 0)
       return true
     }
-    const payload = this.arena.bytes.subarray(op.payload, op.payload + bytes)
-    const crc = op.payloadCrc < 0 ? crc32c(payload) : op.payloadCrc
+    const payload = this.arena.bytes.subarray(op.payload, op.payload + bytes - tagBytes)
+    const tags = this.arena.bytes.subarray(op.tags, op.tags + tagBytes)
+    let crc = op.payloadCrc
+    if (crc < 0) crc = tagBytes === 0 ? crc32c(payload) : crc32c(tags, crc32c(payload))
     putOpFrame(sender.view, at, frame, slot.requestId, op, bytes, crc)
-    if (copied) {
-      sender.copy(payload)
-      return true
+    if (copied) sender.copy(payload)
+    else {
+      this.arena.retain(op.payload)
+      slot.pages = op.payload
+      slot.sending = true
+      sender.slice(payload, slot.onSent)
     }
-    this.arena.retain(op.payload)
-    slot.pages = op.payload
-    slot.sending = true
-    sender.slice(payload, slot.onSent)
+    if (tagBytes > 0) sender.copy(tags)
     return true
   }
 
@@ -331,7 +334,7 @@ export class PeerLink implements Member, FrameHandler {
     op.resultC = 0
     this.freeBytes = frameFreeBytes(view, at)
     const wanted = op.error === 0 ? answerBytesOf(op) : 0
-    const most = payloadBytesOf(op.kind, op.blockCount)
+    const most = payloadBytesOf(op)
     if (payloadBytes === wanted && wanted <= most) return true
     return this.fail(`it answered with ${payloadBytes} bytes instead of ${wanted}`)
   }

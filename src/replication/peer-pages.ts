@@ -13,8 +13,8 @@ import { PageRuns } from '../handoff/page-runs.ts'
 /** Of the arena, and at most so many pages: 8 MiB. */
 const RESERVED_PART = 1 / 8
 const RESERVED_PAGES_MAX = 2048
-/** The largest op, with its page of versions. */
-const RESERVED_PAGES_MIN = PIECE_BLOCKS_MAX + 1
+/** The largest op, with its page of versions, or pages of what opens its blocks. */
+const RESERVED_PAGES_MIN = PIECE_BLOCKS_MAX + 2
 
 export interface PageWaiter {
   /** Tries again what had to wait. Returns false when it could not make a single step. */
@@ -36,9 +36,9 @@ export class PeerPages {
   private armed = false
   private static readonly settled: Promise<void> = Promise.resolve()
 
-  constructor(arena: Arena) {
+  constructor(arena: Arena, pagesMax: number = RESERVED_PAGES_MAX) {
     const part = Math.floor(arena.pagesTotal * RESERVED_PART)
-    const pages = Math.max(RESERVED_PAGES_MIN, Math.min(part, RESERVED_PAGES_MAX))
+    const pages = Math.max(RESERVED_PAGES_MIN, Math.min(part, pagesMax))
     const reserve = arena.acquire(pages)
     assert(reserve >= 0, 'links get their pages before anybody else takes some')
     this.arena = arena

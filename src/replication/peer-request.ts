@@ -1,6 +1,13 @@
 import { FrameKind } from '../format/peer-frames.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS, PIECE_BLOCKS_MAX, SEQUENCE_MAX } from '../core/limits.ts'
-import { OpFlag, OpKind, READ_VERSIONS_BLOCKS_MAX } from '../shard/op.ts'
+import { SEAL_TAG_BYTES } from '../format/batch.ts'
+import {
+  OpFlag,
+  OpKind,
+  READ_VERSIONS_BLOCKS_MAX,
+  SEAL_ENTRY_BYTES,
+  type ShardOp
+} from '../shard/op.ts'
 import { BlockOp } from './block-store.ts'
 import type { PeerSession } from './peer-session.ts'
 
@@ -55,13 +62,20 @@ for (const [frame, op] of [
   frameKindOfOp[op] = frame
 }
 
-const flagsOfChange = OpFlag.NoHole | OpFlag.KeepHole
+/** By kind of op: flags that one may have. */
+const flagsOf: Readonly<Record<number, number>> = {
+  [OpKind.Trim]: OpFlag.NoHole | OpFlag.KeepHole,
+  [OpKind.WriteZeroes]: OpFlag.NoHole | OpFlag.KeepHole,
+  [OpKind.Read]: OpFlag.Sealed,
+  [OpKind.Write]: OpFlag.Sealed,
+  [OpKind.ReadVersions]: OpFlag.Sealed
+}
 
 /** Of a BlockStatus answer: two u32. There are at most as many extents as blocks. */
 const STATUS_EXTENT_BYTES = 8
 
-/** Bytes of memory that an op needs for what it carries or asks for. */
-export function payloadBytesOf(kind: number, blockCount: number): number {
+/** Bytes that an op carries or asks for, without tags. */
+export function plainBytesOf({ kind, blockCount }: ShardOp): number {
   switch (kind) {
     case OpKind.Read:
     case OpKind.Write:
@@ -75,11 +89,20 @@ export function payloadBytesOf(kind: number, blockCount: number): number {
   }
 }
 
+/** Bytes of tags, or of what opens blocks, that follow those of a sealed op. */
+export function tagBytesOf({ kind, flags, blockCount }: ShardOp): number {
+  if ((flags & OpFlag.Sealed) === 0) return 0
+  return blockCount * (kind === OpKind.Write ? SEAL_TAG_BYTES : SEAL_ENTRY_BYTES)
+}
+
+/** Bytes of memory that an op needs for what it carries or asks for, tags behind the rest. */
+export const payloadBytesOf = (op: ShardOp): number => plainBytesOf(op) + tagBytesOf(op)
+
 /** Bytes of the answer of an op that went well. */
 export const answerBytesOf = (op: BlockOp): number => {
   if (op.kind === OpKind.Write) return 0
   if (op.kind === OpKind.BlockStatus) return op.resultA * STATUS_EXTENT_BYTES
-  return payloadBytesOf(op.kind, op.blockCount)
+  return payloadBytesOf(op)
 }
 
 /** Why an op, as a gateway sent it, cannot be one; null when it can. */
@@ -93,10 +116,9 @@ export function opProblem(op: BlockOp, payloadBytes: number): string | null {
         : CHUNK_BLOCKS
   if (blockCount === 0 || blockCount > most) return `${blockCount} blocks, the limit is ${most}`
   if (firstBlock + blockCount > CHUNK_BLOCKS) return 'blocks past the end of a chunk'
-  const carried = kind === OpKind.Write ? blockCount * BLOCK_BYTES : 0
+  const carried = kind === OpKind.Write ? payloadBytesOf(op) : 0
   if (payloadBytes !== carried) return `a payload of ${payloadBytes} bytes instead of ${carried}`
-  const changes = kind === OpKind.Trim || kind === OpKind.WriteZeroes
-  if ((op.flags & ~(changes ? flagsOfChange : 0)) !== 0) return `flags ${op.flags}`
+  if ((op.flags & ~(flagsOf[kind] ?? 0)) !== 0) return `flags ${op.flags}`
   if (op.sequence > SEQUENCE_MAX) return 'a sequence beyond the limit'
   return null
 }

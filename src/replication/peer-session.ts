@@ -40,7 +40,8 @@ import {
   opKindOfFrame,
   opProblem,
   payloadBytesOf,
-  PeerRequest
+  PeerRequest,
+  plainBytesOf
 } from './peer-request.ts'
 import type { PeerSender } from './peer-sender.ts'
 
@@ -267,7 +268,7 @@ export class PeerSession implements FrameHandler, PeerBatchMember, PageWaiter {
       this.refuse(problem)
       return null
     }
-    const bytes = payloadBytesOf(kind, request.blockCount)
+    const bytes = payloadBytesOf(request)
     if (bytes === 0) return request
     const full = this.windowBytes > 0 && this.windowBytes + bytes > 2 * this.host.limits.windowBytes
     const pages = full ? -1 : this.host.pages.acquire(this, Math.ceil(bytes / BLOCK_BYTES))
@@ -278,6 +279,7 @@ export class PeerSession implements FrameHandler, PeerBatchMember, PageWaiter {
     }
     request.pages = pages
     request.payload = pages
+    request.tags = pages + plainBytesOf(request)
     request.windowBytes = bytes
     this.windowBytes += bytes
     return request

@@ -1,7 +1,7 @@
-import { ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
+import { errorCodeName, StoreError } from '../core/errors.ts'
 import { READ_REPAIRS_WAITING_MAX } from '../core/limits.ts'
 import { type CopyRange, copyBlocks } from './block-copy.ts'
-import { OpKind } from './block-store.ts'
+import { isDamage, OpKind } from './block-store.ts'
 import type { Boot } from './boots.ts'
 import type { FamilyIo } from './family-io.ts'
 import type { GroupIo } from './group-io.ts'
@@ -32,7 +32,7 @@ export class ReadRepairs {
   afterRead(read: Pending): void {
     if (read.request.kind !== OpKind.Read) return
     for (const [at, boot] of read.boots.entries()) {
-      const isBad = read.errors[at] === ErrorCode.ChecksumMismatch && read.sent[at] === Sent.Failed
+      const isBad = isDamage(read.errors[at]!) && read.sent[at] === Sent.Failed
       if (!isBad || this.#waiting.length >= READ_REPAIRS_WAITING_MAX) continue
       const { request } = read
       const range = {

@@ -27,7 +27,7 @@ import {
 } from '../core/limits.ts'
 import { groupOfChunk } from '../placement/hash.ts'
 import type { ShardOp } from '../shard/op.ts'
-import { BlockOp, copyRequest, type BlockStore, OpFlag, OpKind } from './block-store.ts'
+import { BlockOp, copyRequest, type BlockStore, isDamage, OpFlag, OpKind } from './block-store.ts'
 import { type Boot, Boots } from './boots.ts'
 import { FamilyIo, type FamilyOptions } from './family-io.ts'
 import { FlushRounds } from './flush-rounds.ts'
@@ -228,6 +228,7 @@ export class ReplicatedStore implements BlockStore {
   releaseOp(op: BlockOp): void {
     op.owner = null
     op.onDone = nobodyWaits
+    op.tags = 0
     this.#freeOps.push(op)
   }
 
@@ -476,6 +477,8 @@ export class ReplicatedStore implements BlockStore {
     while (copies[at] !== copy) at++
     copies[at] = null
     pending.inFlight--
+    const counts = !pending.isOver && pending.aside !== copy
+    if (copy.error === ErrorCode.Ok && counts) verifyRead(pending, copy)
     const { error } = copy
     const boot = pending.boots[at]!
     boot.isSlow = false
@@ -698,7 +701,7 @@ export class ReplicatedStore implements BlockStore {
         else this.#failIfAll(pending)
       } else if (pending.isParked && pending.inFlight === (pending.aside === null ? 0 : 1)) {
         for (let at = 0; at < pending.sent.length; at++) {
-          if (pending.errors[at] !== ErrorCode.ChecksumMismatch) pending.sent[at] = Sent.No
+          if (!isDamage(pending.errors[at]!)) pending.sent[at] = Sent.No
         }
         this.#sendRead(pending)
       }
@@ -868,6 +871,13 @@ const isOpen = (family: FamilyIo, group: GroupIo): boolean =>
 /** What a member told about its room is known for so long: several pings. */
 const ROOM_KNOWN_MS = 4 * REPLICATION_RETRY_MS
 
+/** Sealed bytes count once they were opened. */
+function verifyRead({ client }: Pending, copy: BlockOp): void {
+  if (client === null || client.verify === null) return
+  copy.error = client.verify(client)
+  if (copy.error !== ErrorCode.Ok) copy.resultA = client.resultA
+}
+
 function isNearer(boot: Boot, than: Boot): boolean {
   if (boot.isSlow !== than.isSlow) return than.isSlow
   if (boot.isLocal !== than.isLocal) return boot.isLocal
@@ -880,7 +890,7 @@ function worstError(pending: Pending, group: GroupIo): number {
   for (let i = 0; i < group.inSyncCount; i++) {
     const at = pending.indexOf(group.targets[i]!)
     if (at < 0 || pending.sent[at] !== Sent.Failed) return 0
-    if (error !== ErrorCode.ChecksumMismatch) error = pending.errors[at]!
+    if (!isDamage(error)) error = pending.errors[at]!
   }
   assert(error !== 0 || group.inSyncCount === 0, 'what failed has an error')
   return error

@@ -10,6 +10,7 @@ import {
   VersionKind
 } from '../shard/op.ts'
 import { type BlockOp, OpFlag, OpKind, type ShardedStore } from './block-store.ts'
+import { askForTags, copyPages, takeTags } from './copied-tags.ts'
 import type { Member } from './member.ts'
 import type { Pace } from './pace.ts'
 import { decodeHeld, type HeldRun, planChunk } from './resync-plan.ts'
@@ -33,6 +34,8 @@ export class ChunkCopier {
   voidedBlocks = 0
   /** Ops of ours at the local shards. */
   inFlight = 0
+  /** Families that have sealed blocks. */
+  readonly #sealed = new Set<string>()
   readonly #store: ShardedStore
   readonly #arena: Arena
   readonly #questions: ShardQuestions
@@ -82,7 +85,7 @@ export class ChunkCopier {
       await this.#questions.addVoids(layer, chunk, voids)
       for (const { blockCount } of voids) this.voidedBlocks += blockCount
     }
-    await this.#write(layer, chunk, plan.marks, 0, 0)
+    await this.#write(layer, chunk, plan.marks, null)
     for (const { firstBlock, blockCount } of plan.copies) {
       const end = firstBlock + blockCount
       for (let first = firstBlock; first < end; first += READ_VERSIONS_BLOCKS_MAX) {
@@ -102,18 +105,18 @@ export class ChunkCopier {
   ): Promise<void> {
     const { first, count } = range
     await this.#pace.take(count * BLOCK_BYTES)
-    const payload = await this.#acquire(1 + count)
+    const payload = await this.#acquire(copyPages(count))
     try {
       let error: number = ErrorCode.ChecksumMismatch
       for (const member of source.members) {
         const op = this.#readOp(source, layer, chunk, range)
         op.payload = payload
-        error = await runAt(member, op)
+        error = await this.#read(member, op, layer)
         const runs = error === 0 ? this.#heldAt(payload, op.resultA) : []
-        this.#store.releaseOp(op)
         if (error === 0 && !this.#isWhole(payload, runs, first)) error = ErrorCode.ChecksumMismatch
+        if (error === 0) await this.#write(layer, chunk, runs, op)
+        this.#store.releaseOp(op)
         if (error === 0) {
-          await this.#write(layer, chunk, runs, payload + BLOCK_BYTES, first)
           this.#onCopied(count * BLOCK_BYTES)
           return
         }
@@ -168,13 +171,23 @@ export class ChunkCopier {
     return true
   }
 
-  /** Appends runs here under their versions; data of block `first` stands at `payload`. */
+  /** A member that has sealed blocks wants to be asked for their tags too. */
+  async #read(member: Member, op: BlockOp, { familyHigh, familyLow }: LayerId): Promise<number> {
+    const family = hexOf(familyHigh, familyLow)
+    if (this.#sealed.has(family)) askForTags(op)
+    const error = await runAt(member, op)
+    if (error !== ErrorCode.TagsWanted) return error
+    this.#sealed.add(family)
+    askForTags(op)
+    return runAt(member, op)
+  }
+
+  /** Appends runs here under their versions; their data stands in the answer to `read`. */
   async #write(
     layer: LayerId,
     chunk: number,
     runs: readonly HeldRun[],
-    payload: number,
-    first: number
+    read: BlockOp | null
   ): Promise<void> {
     const writes: Promise<number>[] = []
     for (const run of runs) {
@@ -185,9 +198,11 @@ export class ChunkCopier {
       op.blockCount = run.blockCount
       op.writerEpoch = run.writerEpoch
       op.sequence = run.sequence
-      op.payload = payload + (run.firstBlock - first) * BLOCK_BYTES
       setKind(op, run.kind)
-      if (op.kind !== OpKind.Write) op.payload = 0
+      if (op.kind === OpKind.Write && read !== null) {
+        op.payload = read.payload + (1 + run.firstBlock - read.firstBlock) * BLOCK_BYTES
+        takeTags(this.#arena.bytes, read, op)
+      }
       writes.push(this.#runHere(op))
     }
     if (writes.length === 0) return

@@ -306,6 +306,8 @@ export function clearOp(op: BlockOp): BlockOp {
   op.writerEpoch = 0
   op.sequence = 0
   op.payload = 0
+  op.tags = 0
+  op.keySlot = 0
   op.error = 0
   op.resultA = 0
   op.resultB = 0

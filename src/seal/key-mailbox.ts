@@ -6,7 +6,9 @@
  *   then of each key slot, a cache line of 16 words:
  *      0  state     MailState
  *      1  key       8 words; zero but while the state is Handed
- *      9  zero
+ *      9  fromEpoch the first writerEpoch that the key is for
+ *     10  older     slot of the key for those before; 0: there is none
+ *     11  zero
  *
  * Only the main thread changes Empty, Taken -> Handed and Handed, Taken -> Dropped; only the worker
  * Handed -> Taken and Dropped -> Empty. A slot gets another key when every worker has it Empty, so
@@ -20,6 +22,8 @@ const CHANGES = 0
 const HEAD_WORDS = 16
 const SLOT_WORDS = 16
 const AT_KEY = 1
+const AT_FROM_EPOCH = 9
+const AT_OLDER = 10
 
 export const MailState = { Empty: 0, Handed: 1, Taken: 2, Dropped: 3 } as const
 
@@ -54,6 +58,20 @@ export class KeyMailbox {
     return Atomics.compareExchange(this.words, placeOf(slot), from, to) === from
   }
 
+  /** The main thread: which blocks the key is for, before it is handed. */
+  describe(slot: number, fromEpoch: number, older: number): void {
+    this.words[placeOf(slot) + AT_FROM_EPOCH] = fromEpoch
+    this.words[placeOf(slot) + AT_OLDER] = older
+  }
+
+  fromEpochOf(slot: number): number {
+    return this.words[placeOf(slot) + AT_FROM_EPOCH]! >>> 0
+  }
+
+  olderOf(slot: number): number {
+    return this.words[placeOf(slot) + AT_OLDER]!
+  }
+
   keyOf(slot: number): Buffer {
     return Buffer.from(this.shared, (placeOf(slot) + AT_KEY) * 4, KEY_BYTES)
   }
@@ -64,4 +82,4 @@ function placeOf(slot: number): number {
   return HEAD_WORDS + (slot - 1) * SLOT_WORDS
 }
 
-assert(AT_KEY * 4 + KEY_BYTES <= SLOT_WORDS * 4, 'a key fits its place')
+assert(AT_KEY + KEY_BYTES / 4 === AT_FROM_EPOCH && AT_OLDER < SLOT_WORDS, 'a key fits its place')

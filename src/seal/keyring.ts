@@ -2,8 +2,8 @@ import { assert } from '../core/assert.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { KEY_SLOTS_MAX } from '../core/limits.ts'
 import { KEY_BYTES, KeyMailbox, MailState } from './key-mailbox.ts'
-import { secretBuffer, wipe } from './secret.ts'
-import type { SealKeys } from './worker-keys.ts'
+import { KeyTable, type SealKeys } from './key-table.ts'
+import { wipe } from './secret.ts'
 
 /**
  * The data keys that are unlocked in this process, on the main thread. Each has a slot: a small
@@ -18,44 +18,43 @@ export class KeyRing implements SealKeys {
    * look with the next request, or within a second.
    */
   tell: (done: () => void) => void = (done) => done()
-  private readonly keys: (Buffer | null)[] = new Array(KEY_SLOTS_MAX + 1).fill(null)
+  private readonly table = new KeyTable()
   private last = 0
 
   constructor(shards: number) {
     this.mailboxes = Array.from({ length: shards }, () => new KeyMailbox())
   }
 
-  keyOf(slot: number): Buffer | null {
-    return this.keys[slot] ?? null
+  keyOf(slot: number, writerEpoch: number): Buffer | null {
+    return this.table.keyOf(slot, writerEpoch)
   }
 
   /**
    * Copies a key of KEY_BYTES, which stays the caller's to wipe, and hands it to the workers: any
    * request submitted after this finds it there. Returns its slot.
+   *
+   * A family that gets a new data key is sealed with it from `fromEpoch` on; with `older`, the slot
+   * of the key before, requests with the new slot still open what has lower writerEpochs.
    * @throws StoreError LimitReached
    */
-  hold(key: Buffer): number {
+  hold(key: Buffer, fromEpoch: number = 0, older: number = 0): number {
     assert(key.length === KEY_BYTES, 'a data key has its length')
+    assert(
+      older === 0 || this.table.fromEpochOf(older) < fromEpoch,
+      'an older key is for lower epochs'
+    )
     const slot = this.freeSlot()
-    const own = secretBuffer(KEY_BYTES)
-    key.copy(own)
-    this.keys[slot] = own
-    for (const mailbox of this.mailboxes) hand(mailbox, slot, own)
+    this.table.set(slot, key, fromEpoch, older)
+    for (const mailbox of this.mailboxes) this.hand(mailbox, slot)
     this.tell(this.settle)
     return slot
   }
 
-  /** Zeroes the key here and in every worker. No request with this slot is in flight any more. */
+  /** Zeroes the key here and in every worker. No request that needs it is in flight any more. */
   drop(slot: number): void {
-    const key = this.keyOf(slot)
-    assert(key !== null, 'a key that is held is dropped')
-    wipe(key)
-    this.keys[slot] = null
-    for (const mailbox of this.mailboxes) {
-      const state = mailbox.stateOf(slot)
-      assert(state !== MailState.Empty, 'a key that is held was handed')
-      mailbox.change(slot, MailState.Dropped)
-    }
+    assert(this.table.bytesOf(slot) !== null, 'a key that is held is dropped')
+    this.table.forget(slot)
+    for (const mailbox of this.mailboxes) mailbox.change(slot, MailState.Dropped)
     this.tell(this.settle)
   }
 
@@ -63,8 +62,7 @@ export class KeyRing implements SealKeys {
   handAgain(shard: number): void {
     const mailbox = this.mailboxes[shard]!
     for (let slot = 1; slot <= KEY_SLOTS_MAX; slot++) {
-      const key = this.keyOf(slot)
-      if (key !== null) hand(mailbox, slot, key)
+      if (this.table.bytesOf(slot) !== null) this.hand(mailbox, slot)
       else if (mailbox.stateOf(slot) !== MailState.Empty) {
         wipe(mailbox.keyOf(slot))
         mailbox.change(slot, MailState.Empty)
@@ -74,23 +72,32 @@ export class KeyRing implements SealKeys {
 
   /** Drops all. */
   close(): void {
-    for (let slot = 1; slot <= KEY_SLOTS_MAX; slot++) if (this.keyOf(slot) !== null) this.drop(slot)
+    for (let slot = 1; slot <= KEY_SLOTS_MAX; slot++) {
+      if (this.table.bytesOf(slot) !== null) this.drop(slot)
+    }
   }
 
-  /** The one used longest ago, so that a slot's number means one volume for as long as may be. */
+  /** The one used longest ago, so that a slot's number means one key for as long as may be. */
   private freeSlot(): number {
     for (let tried = 0; tried < KEY_SLOTS_MAX; tried++) {
       this.last = (this.last % KEY_SLOTS_MAX) + 1
-      if (this.keys[this.last] === null && this.isForgotten(this.last)) return this.last
+      if (this.table.bytesOf(this.last) === null && this.isForgotten(this.last)) return this.last
     }
     throw new StoreError(
       ErrorCode.LimitReached,
-      `${KEY_SLOTS_MAX} encrypted volumes are unlocked here, the limit: lock another one first`
+      `${KEY_SLOTS_MAX} keys of encrypted volumes are unlocked here, the limit: lock one first`
     )
   }
 
   private isForgotten(slot: number): boolean {
     return this.mailboxes.every((mailbox) => mailbox.stateOf(slot) === MailState.Empty)
+  }
+
+  private hand(mailbox: KeyMailbox, slot: number): void {
+    const { table } = this
+    table.bytesOf(slot)!.copy(mailbox.keyOf(slot))
+    mailbox.describe(slot, table.fromEpochOf(slot), table.olderOf(slot))
+    mailbox.change(slot, MailState.Handed)
   }
 
   /** The workers zeroed what they took; so does this side. */
@@ -102,9 +109,4 @@ export class KeyRing implements SealKeys {
       }
     }
   }
-}
-
-function hand(mailbox: KeyMailbox, slot: number, key: Buffer): void {
-  key.copy(mailbox.keyOf(slot))
-  mailbox.change(slot, MailState.Handed)
 }

@@ -32,6 +32,7 @@ import { gatherRecords } from './record-source.ts'
 import type { ShardConfig, ShardHost } from './shard-config.ts'
 import { type Segment, SegmentState, type Segments } from './segments.ts'
 import { shardStatIndex } from './stats.ts'
+import type { TagTable } from './tag-table.ts'
 
 /** From this size on a payload is written from the caller's memory, not copied: 64 KiB. */
 const UNSTAGED_PAGES_MIN = 16
@@ -42,6 +43,7 @@ const AHEAD_PAGES = 256
 const AHEAD_PAGES_MIN = 16
 /** Syncs are frequent when at most so many batches are not durable. */
 const AHEAD_UNSYNCED_LSNS_MAX = 4
+const NO_TAGS = Buffer.alloc(0)
 const zeroes = pageAlignedBuffer(AHEAD_PAGES * PAGE_BYTES)
 const HEADER_BYTES_MAX = BATCH_HEADER_PAGES_MAX * PAGE_BYTES
 const HEADER_RECORD_BYTES_MAX = HEADER_BYTES_MAX - BATCH_PREFIX_BYTES
@@ -62,6 +64,7 @@ export class Appender {
   private readonly files: Files
   private readonly tracker: SyncTracker
   private readonly segments: Segments
+  private readonly tags: TagTable
   private readonly stats: Float64Array
   private readonly header = new BatchHeader()
   /** Header pages end at HEADER_BYTES_MAX, where staged payload begins. */
@@ -94,12 +97,13 @@ export class Appender {
    */
   private voidLsn = 0
 
-  constructor(config: ShardConfig, host: ShardHost, segments: Segments) {
+  constructor(config: ShardConfig, host: ShardHost, segments: Segments, tags: TagTable) {
     this.config = config
     this.files = host.files
     this.tracker = host.tracker
     this.stats = host.stats
     this.segments = segments
+    this.tags = tags
   }
 
   durableLsn(): number {
@@ -110,30 +114,15 @@ export class Appender {
     return this.plannedRecords === 0
   }
 
-  /** Blocks that fit in one record of an empty segment. */
-  get blocksMax(): number {
-    const pages = this.segments.pagesPerSegment - 2 // header and trailer
-    let blocks = Math.min(pages, STAGED_PAGES_MAX)
-    while (
-      headerPagesOf(dataRecordBytes(blocks)) +
-        blocks +
-        footerPagesOf(footerBytesOf(1, dataRecordBytes(blocks))) >
-      pages
-    ) {
-      blocks--
-    }
-    return blocks
-  }
-
   /**
-   * Takes a record into the plan: a data record of `blockCount` blocks, or with 0 one without
-   * payload. False when it does not fit in this batch (start it), or, with an empty plan, in the
-   * active segment (rotate it).
+   * Takes a record into the plan: a data record of `blockCount` blocks with tags of `tagBytes`, or
+   * with 0 one without payload. False when it does not fit in this batch (start it), or, with an
+   * empty plan, in the active segment (rotate it).
    */
-  plan(blockCount: number): boolean {
+  plan(blockCount: number, tagBytes: number): boolean {
     const segment = this.active
     if (segment === null) return false
-    const recordBytes = this.plannedRecordBytes + dataRecordBytes(blockCount)
+    const recordBytes = this.plannedRecordBytes + dataRecordBytes(blockCount, tagBytes)
     const payloadPages = this.plannedPayloadPages + blockCount
     const stagedPages = this.plannedStagedPages + (blockCount < UNSTAGED_PAGES_MIN ? blockCount : 0)
     if (recordBytes > HEADER_RECORD_BYTES_MAX) return false
@@ -182,23 +171,31 @@ export class Appender {
   }
 
   /**
-   * Adds a data record with `record.blockCount` blocks, whose checksums are `crcs[crcAt]`.. and
-   * whose bytes stand in `from` at `offset`. Returns the location of its first block.
+   * Adds a data record with `record.blockCount` blocks, whose checksums are `crcs[crcAt]`.., whose
+   * bytes stand in `from` at `offset`, and whose tags, if it has any, in `tags` at `tagsAt`.
+   * Returns the location of its first block.
    */
   addData(
     record: BlockRecord,
     crcs: Uint32Array,
     crcAt: number,
     from: Buffer,
-    offset: number
+    offset: number,
+    tags: Buffer = NO_TAGS,
+    tagsAt: number = 0
   ): number {
-    const { blockCount } = record
+    const { blockCount, tagBytes } = record
     const page = this.payloadPage
     record.originLsn = 0
     this.addPrefix(record, page)
     let at = this.recordAt + RECORD_PREFIX_BYTES
     for (let i = 0; i < blockCount; i++, at += 4) this.view.setUint32(at, crcs[crcAt + i]!)
-    this.recordAt = at
+    if (tagBytes > 0) {
+      tags.copy(this.staging, at, tagsAt, tagsAt + tagBytes * blockCount)
+      this.active!.hasTags = true
+      this.tags.put(this.active!, page, blockCount, tags, tagsAt)
+    }
+    this.recordAt = at + tagBytes * blockCount
     this.payloadPage = page + blockCount
     const bytes = blockCount * PAGE_BYTES
     if (blockCount < UNSTAGED_PAGES_MIN) {

@@ -6,11 +6,13 @@ import { MAP_BIRTHS, MAP_CRCS } from './chunk-map.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import type { Files } from './files.ts'
 import type { BlockViews } from './memory.ts'
-import { type ShardOp, StatusExtent } from './op.ts'
+import { OpFlag, type ShardOp, StatusExtent } from './op.ts'
 import { LOCATION_END, RunList } from './run-list.ts'
+import { SealedReads } from './sealed-reads.ts'
 import type { ShardHost } from './shard-config.ts'
 import { SegmentState, type Segments } from './segments.ts'
 import { shardStatIndex } from './stats.ts'
+import type { TagTable } from './tag-table.ts'
 
 /** Pairs of u32 in the one page that a status op has. */
 const STATUS_PAIRS_MAX = BLOCK_BYTES / 8
@@ -28,8 +30,13 @@ export class BlockReader {
   private readonly segments: Segments
   private readonly index: ExtentIndex
   private readonly runs = new RunList()
+  private readonly sealed: SealedReads
 
-  constructor(host: ShardHost, segments: Segments, index: ExtentIndex, views: BlockViews) {
+  constructor(
+    host: ShardHost,
+    parts: { segments: Segments; index: ExtentIndex; tags: TagTable; views: BlockViews }
+  ) {
+    const { segments, index, views } = parts
     this.host = host
     this.files = host.files
     this.memory = host.memory
@@ -42,6 +49,7 @@ export class BlockReader {
     this.stats = host.stats
     this.segments = segments
     this.index = index
+    this.sealed = new SealedReads(host, { ...parts, queries: index.queries() })
   }
 
   /** Fills the payload and sets error and resultA (first bad block). */
@@ -53,6 +61,7 @@ export class BlockReader {
     if (layer < 0) {
       this.runs.length = 0
       this.memory.fill(0, op.payload, op.payload + op.blockCount * BLOCK_BYTES)
+      if ((op.flags & OpFlag.Sealed) !== 0) this.finishSealed(op, layer)
       return
     }
     this.index.lookup(layer, op.chunk, op.firstBlock, op.blockCount, runs)
@@ -67,6 +76,14 @@ export class BlockReader {
         return
       }
     }
+    if (op.keySlot !== 0 || (op.flags & OpFlag.Sealed) !== 0) this.finishSealed(op, layer)
+  }
+
+  /** The bytes are there, as they are in the files. */
+  private finishSealed(op: ShardOp, layer: number): void {
+    const { sealed, runs } = this
+    const error = op.keySlot === 0 ? sealed.describe(op, layer, runs) : sealed.open(op, layer, runs)
+    if (error !== ErrorCode.Ok) this.fail(op, sealed.failedBlock, error, sealed.why)
   }
 
   /**
@@ -100,6 +117,11 @@ export class BlockReader {
       const from = runs.firsts[run]! - runs.firsts[0]!
       for (let i = from; i < from + runs.counts[run]!; i++) words[at + i] = runs.crcs[i]!
     }
+  }
+
+  /** Whether the last read found sealed blocks. */
+  hasTags(): boolean {
+    return this.sealed.hasTags(this.runs)
   }
 
   /** Fills the frame at `payload` of the maps: what another thread may read by itself. */
@@ -194,6 +216,7 @@ export class BlockReader {
     op.error = code
     op.resultA = op.firstBlock + block
     if (code === ErrorCode.ChecksumMismatch) this.stats[shardStatIndex.checksumErrors]!++
+    else if (code === ErrorCode.SealBroken) this.stats[shardStatIndex.sealErrors]!++
     this.host.log('error', 'a block cannot be read', {
       family: hexOf(op.familyHigh, op.familyLow),
       layer: hexOf(op.layerHigh, op.layerLow),

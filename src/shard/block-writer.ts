@@ -5,12 +5,20 @@
 import { crc32c } from '../core/checksum.ts'
 import { ErrorCode, type StoreError, storeErrorOf } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS, PIECE_BLOCKS_MAX } from '../core/limits.ts'
-import { BATCH_PAYLOAD_PAGES_MAX, BlockRecord, RecordType, SEQUENCE_MAX } from '../format/batch.ts'
+import {
+  BATCH_PAYLOAD_PAGES_MAX,
+  BlockRecord,
+  RecordType,
+  SEAL_TAG_BYTES,
+  SEQUENCE_MAX
+} from '../format/batch.ts'
+import type { SealKeys } from '../seal/key-table.ts'
 import type { Appender } from './appender.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import type { BlockViews } from './memory.ts'
 import { OpFlag, OpKind, type ShardOp } from './op.ts'
 import { LOCATION_HOLE, LOCATION_ZERO } from './run-list.ts'
+import { SEALED_BLOCKS_MAX, SealedWrites } from './sealed-writes.ts'
 import type { Segments } from './segments.ts'
 import type { ShardHost } from './shard-config.ts'
 import { shardStatIndex } from './stats.ts'
@@ -29,6 +37,8 @@ export interface WriteGate {
 export class BlockWriter {
   private readonly memory: Buffer
   private readonly views: BlockViews
+  private readonly keys: SealKeys | null
+  private sealed: SealedWrites | null = null
   private readonly stats: Float64Array
   private readonly segments: Segments
   private readonly index: ExtentIndex
@@ -54,6 +64,7 @@ export class BlockWriter {
   ) {
     this.host = host
     this.memory = host.memory
+    this.keys = host.keys ?? null
     this.stats = host.stats
     this.segments = parts.segments
     this.index = parts.index
@@ -74,6 +85,7 @@ export class BlockWriter {
   private executeBatch(ops: readonly ShardOp[], start: number, count: number): number {
     const { appender } = this
     let at = start
+    let sealedBlocks = 0
     for (; at < count; at++) {
       const op = ops[at]!
       if (!isMutation(op.kind)) continue
@@ -87,7 +99,9 @@ export class BlockWriter {
         continue
       }
       const blockCount = op.kind === OpKind.Write ? op.blockCount : 0
-      if (appender.plan(blockCount)) continue
+      if (op.keySlot !== 0) sealedBlocks += blockCount
+      if (sealedBlocks > SEALED_BLOCKS_MAX) break
+      if (appender.plan(blockCount, tagBytesOf(op))) continue
       if (!appender.isPlanEmpty) break
       op.error = this.rotateFor(op, blockCount)
     }
@@ -98,17 +112,15 @@ export class BlockWriter {
   private writeBatch(ops: readonly ShardOp[], start: number, end: number): void {
     const { appender, record } = this
     appender.start()
+    this.sealed?.clear()
     let crcAt = 0
     for (let i = start; i < end; i++) {
       const op = ops[i]!
       if (!isMutation(op.kind) || op.error !== 0 || op.resultA === NOTHING_TO_DO) continue
       setRecordOf(record, op)
       if (op.kind === OpKind.Write) {
-        const first = crcAt
-        for (let block = 0; block < op.blockCount; block++) {
-          this.crcs[crcAt++] = crc32c(this.views.at(op.payload + block * BLOCK_BYTES))
-        }
-        this.locations[i] = appender.addData(record, this.crcs, first, this.memory, op.payload)
+        this.locations[i] = this.addWrite(op, crcAt)
+        crcAt += op.blockCount
       } else {
         appender.addMark(record)
       }
@@ -123,6 +135,32 @@ export class BlockWriter {
       this.host.log('error', 'a batch could not be written', { why: failure.message })
     }
     this.applyBatch(ops, start, end, error)
+  }
+
+  /** Adds the present record with the blocks of `op`; returns where the first will stand. */
+  private addWrite(op: ShardOp, crcAt: number): number {
+    const { crcs, record } = this
+    let { memory, views } = this
+    let { payload, tags } = op
+    let tagMemory = memory
+    if (op.keySlot !== 0) {
+      this.sealed ??= new SealedWrites()
+      const { sealed } = this
+      const place = sealed.add(op, this.keyOf(op)!, views)
+      memory = sealed.memory
+      views = sealed.views
+      payload = place * BLOCK_BYTES
+      tagMemory = sealed.tags
+      tags = place * SEAL_TAG_BYTES
+    }
+    for (let block = 0; block < op.blockCount; block++) {
+      crcs[crcAt + block] = crc32c(views.at(payload + block * BLOCK_BYTES))
+    }
+    return this.appender.addData(record, crcs, crcAt, memory, payload, tagMemory, tags)
+  }
+
+  private keyOf(op: ShardOp): Buffer | null {
+    return this.keys?.keyOf(op.keySlot, op.writerEpoch) ?? null
   }
 
   private applyBatch(ops: readonly ShardOp[], start: number, end: number, error: ErrorCode): void {
@@ -196,6 +234,10 @@ export class BlockWriter {
       op.firstBlock + op.blockCount <= CHUNK_BLOCKS &&
       op.sequence <= SEQUENCE_MAX
     if (!valid) return ErrorCode.InvalidArgument
+    if (op.kind === OpKind.Write && op.keySlot !== 0) {
+      if ((op.flags & OpFlag.Sealed) !== 0) return ErrorCode.InvalidArgument
+      if (this.keyOf(op) === null) return ErrorCode.Locked
+    }
     if (this.voids.count > 0 && this.voids.touches(op)) return ErrorCode.StaleEpoch
     return ErrorCode.Ok
   }
@@ -223,12 +265,13 @@ export class BlockWriter {
   private rotateFor(op: ShardOp, blockCount: number): ErrorCode {
     const isData = op.kind === OpKind.Write || (op.kind === OpKind.WriteZeroes && !isHole(op))
     const mayRotate = this.gate.mayRotate(isData)
-    if (this.appender.plan(blockCount)) return ErrorCode.Ok // making room began a segment
+    const tagBytes = tagBytesOf(op)
+    if (this.appender.plan(blockCount, tagBytes)) return ErrorCode.Ok // making room began a segment
     if (!mayRotate) return ErrorCode.OutOfSpace
     try {
       this.appender.rotate()
       // Larger than a whole segment: only with the tiny segments of tests.
-      return this.appender.plan(blockCount) ? ErrorCode.Ok : ErrorCode.InvalidArgument
+      return this.appender.plan(blockCount, tagBytes) ? ErrorCode.Ok : ErrorCode.InvalidArgument
     } catch (thrown) {
       const failure = storeErrorOf(thrown)
       this.gate.writeFailed(failure)
@@ -247,6 +290,11 @@ const isMutation = (kind: number): boolean =>
   kind === OpKind.WriteZeroes ||
   kind === OpKind.DeleteLayer
 
+const tagBytesOf = (op: ShardOp): number => {
+  if (op.kind !== OpKind.Write) return 0
+  return op.keySlot !== 0 || (op.flags & OpFlag.Sealed) !== 0 ? SEAL_TAG_BYTES : 0
+}
+
 const isHole = (op: ShardOp): boolean => op.kind === OpKind.Trim || (op.flags & OpFlag.NoHole) === 0
 
 function setRecordOf(record: BlockRecord, op: ShardOp): void {
@@ -259,7 +307,7 @@ function setRecordOf(record: BlockRecord, op: ShardOp): void {
         ? RecordType.Trim
         : RecordType.WriteZeroes
   record.flags = 0
-  record.tagBytes = 0
+  record.tagBytes = tagBytesOf(op)
   record.chunk = isDelete ? 0 : op.chunk
   record.familyHigh = op.familyHigh
   record.familyLow = op.familyLow

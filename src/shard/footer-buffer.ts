@@ -96,7 +96,8 @@ export function writeFooter(
     footerPages,
     lastLsn,
     durableLsn,
-    oldestLsn
+    oldestLsn,
+    hasTags: segment.hasTags
   })
   const handle = segments.open(segment)
   files.write(handle, endPage * PAGE_BYTES, footer, 0, footer.length)

@@ -5,6 +5,7 @@
  * first stretch to the last is counted exactly once.
  */
 import { assert } from '../core/assert.ts'
+import { CHUNK_BLOCKS } from '../core/limits.ts'
 import { groupOfChunk } from '../placement/hash.ts'
 import type { ChunkImage } from './chunk-image.ts'
 import { AT_CHUNK, AT_LAYER } from './chunk-layout.ts'
@@ -19,6 +20,7 @@ const GROUP_SUM_WORDS = GROUP_SUM_BYTES / 4
 const CHUNK_SUM_WORDS = CHUNK_SUM_BYTES / 4
 const LAYER_WORDS = LAYER_BYTES / 4
 const DROP_WORDS = DROP_BYTES / 4
+const TWO_32 = 2 ** 32
 /** Chunks that the walk finds together. */
 const RANGE_CHUNKS = 16
 /** A stretch ends after so many chunks, or sums made anew: both take about half a millisecond. */
@@ -46,6 +48,12 @@ export class AnswerWords {
   count(entryWords: number): number {
     return (this.at - this.start) / entryWords
   }
+}
+
+/** Versions of the data blocks of a range, each by its place from the range's first block. */
+export class BlockVersions {
+  readonly epochs: Uint32Array = new Uint32Array(CHUNK_BLOCKS)
+  readonly sequences: Float64Array = new Float64Array(CHUNK_BLOCKS)
 }
 
 export interface SumsQuestion {
@@ -160,6 +168,27 @@ export class IndexQueries {
     if (address === 0) return
     const found = this.store.look(address, first, first + count)
     for (let run = 0; run < found.length; run++) this.addVersion(found, run, out)
+  }
+
+  /** The versions of all that is data in the range; what is not keeps what was there. */
+  blockVersions(
+    layer: number,
+    chunk: number,
+    first: number,
+    count: number,
+    out: BlockVersions
+  ): void {
+    const address = layer < 0 ? 0 : this.store.find(layer, chunk)
+    if (address === 0) return
+    const found = this.store.look(address, first, first + count)
+    for (let run = 0; run < found.length; run++) {
+      if (found.locations[run]! >= LOCATION_END) continue
+      const palette = found.palettes[run]!
+      const from = found.firsts[run]! - first
+      const to = from + found.counts[run]!
+      out.epochs.fill(found.epochs[palette]!, from, to)
+      out.sequences.fill(found.highs[palette]! * TWO_32 + found.lows[run]!, from, to)
+    }
   }
 
   private addVersion(found: ChunkImage, run: number, out: AnswerWords): void {

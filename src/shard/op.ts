@@ -85,7 +85,13 @@ export const OpFlag = {
    */
   KeepHole: 4,
   /** GroupSums, ChunkSums: holes count into the hash. */
-  WithHoles: 8
+  WithHoles: 8,
+  /**
+   * Write: the payload is ciphertext, with its tags at `tags`. Read, ReadVersions: blocks are
+   * wanted as they are, with what it takes to open them at `tags`. Without it ReadVersions of
+   * sealed blocks is TagsWanted.
+   */
+  Sealed: 16
 } as const
 
 /**
@@ -105,6 +111,9 @@ export const StatusExtent = { Data: 0, Hole: 1, Zero: 2 } as const
 //               sequence u64, floorSequence u64: versions above the floor, up to the other one
 //   drop        family u64, chunk u32, zero u32
 //
+//   seal entry  tag 16 bytes, writerEpoch u32, sequence u64, kind u32 (SealKind): what a read with
+//               OpFlag.Sealed tells of each block. Without data all of it is zero.
+//
 // `blocks` counts data and zeroes. `hash` is two u32 that are added each for itself.
 export const GROUP_SUM_BYTES = 16
 export const CHUNK_SUM_BYTES = 24
@@ -116,6 +125,9 @@ export const DROP_BYTES = 16
 export const DROP_CHUNKS_MAX = 1024
 /** A bit for each group that there may be. */
 export const GROUP_BITS_PAGES = 2
+export const SEAL_ENTRY_BYTES = 32
+/** Zeroes: there is no data, so nothing to open. Data: it is not sealed. */
+export const SealKind = { Zeroes: 0, Data: 1, Sealed: 2 } as const
 export const VersionKind = { Data: 1, Zeroes: 2, Hole: 3 } as const
 
 /** So many blocks' runs and checksums fit a page. */
@@ -145,6 +157,16 @@ export class ShardOp {
   sequence: number = 0
   /** Byte offset of the payload in the shard's memory (the arena), page aligned. */
   payload: number = 0
+  /**
+   * Of sealed payloads: byte offset in the shard's memory, a multiple of 16, of the tags of a
+   * write, SEAL_TAG_BYTES a block, or of what a read tells of each block: SEAL_ENTRY_BYTES.
+   */
+  tags: number = 0
+  /**
+   * Read, Write: the key under which the shard itself opens what it read, or seals what it writes,
+   * so that the payload is plaintext; 0 without.
+   */
+  keySlot: number = 0
   /** Answer: ErrorCode, 0 for Ok. */
   error: number = 0
   /** Answer: first block that failed its checksum, number of status pairs, by kind. */

@@ -9,7 +9,8 @@ import {
   BlockRecord,
   decodeBatchHeader,
   getRecord,
-  RecordType
+  RecordType,
+  tagsAtOf
 } from '../format/batch.ts'
 import { PAGE_BYTES, viewOf } from '../format/fields.ts'
 import { decodeFooter, FOOTER_PREFIX_BYTES, FOOTER_RECORD_PREFIX_BYTES } from '../format/segment.ts'
@@ -82,6 +83,13 @@ export class RecordCursor {
     const { record, view } = this
     let at = record.checksumsAt
     for (let i = 0; i < record.blockCount; i++, at += 4) crcs[i] = view.getUint32(at)
+  }
+
+  /** Copies the present data record's tags, if it has any. */
+  tags(into: Buffer, at: number): void {
+    const { record } = this
+    const from = tagsAtOf(record)
+    this.bytes.copy(into, at, from, from + record.tagBytes * record.blockCount)
   }
 
   private open(bytes: Buffer, start: number, recordBytes: number, recordCount: number): void {

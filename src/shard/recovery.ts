@@ -251,7 +251,7 @@ class Recovery {
     if (!openFooterRecords(this.files, this.segments, segment, this.cursor)) return false
     while (this.cursor.advance()) {
       if (this.cursor.lsn >= this.startLsn) this.apply(segment)
-      if (this.cursor.page === 0) segment.markRecords++
+      this.count(segment)
     }
     return !this.cursor.broken
   }
@@ -276,7 +276,7 @@ class Recovery {
       this.openCopied(batch)
       while (this.cursor.advance()) {
         if (this.cursor.lsn >= this.startLsn) this.apply(segment, true)
-        if (this.cursor.page === 0) segment.markRecords++
+        this.count(segment)
         const { page, at, recordBytes } = this.cursor
         this.footer.add(page, batch.lsn - segment.firstLsn, this.headerWords, at, recordBytes)
       }
@@ -286,6 +286,12 @@ class Recovery {
       this.host.log('info', 'unfinished writes were cut off', { segment: name, batches: torn })
     }
     this.settle(segment, kept, candidate.adopted)
+  }
+
+  /** Counts the present record. */
+  private count(segment: Segment): void {
+    if (this.cursor.page === 0) segment.markRecords++
+    if (this.cursor.record.tagBytes > 0) segment.hasTags = true
   }
 
   /** The segment is whole now: it gets its footer, or is free when nothing was in it. */

@@ -127,6 +127,9 @@ export class ReplicaOps {
     op.payload = payload + BLOCK_BYTES
     this.reader.read(op)
     op.payload = payload
+    if (op.error === ErrorCode.Ok && (op.flags & OpFlag.Sealed) === 0 && this.reader.hasTags()) {
+      op.error = ErrorCode.TagsWanted
+    }
     if (op.error !== ErrorCode.Ok) return
     const crcsAt = (payload + READ_VERSIONS_CRCS_AT) / 4
     this.reader.copyChecksums(this.words, crcsAt)

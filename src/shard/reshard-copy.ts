@@ -4,7 +4,7 @@ import { assert } from '../core/assert.ts'
 import { crc32c } from '../core/checksum.ts'
 import { ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS, PIECE_BLOCKS_MAX } from '../core/limits.ts'
-import { RecordType } from '../format/batch.ts'
+import { RecordType, SEAL_TAG_BYTES } from '../format/batch.ts'
 import type { Superblock } from '../format/superblock.ts'
 import { hexOf } from './block-reader.ts'
 import { offlineConfig, offlineHost, shardDirectory } from './check.ts'
@@ -47,7 +47,8 @@ const SPACE_FACTOR = 1.1
 /** A new shard, with what waits to be written to it. */
 export class ReshardTarget {
   readonly shard: Shard
-  private readonly memory = pageAlignedBuffer(GATHER_BLOCKS * BLOCK_BYTES)
+  /** Blocks, then their tags. */
+  private readonly memory = pageAlignedBuffer(GATHER_BLOCKS * (BLOCK_BYTES + SEAL_TAG_BYTES))
   private readonly ops: ShardOp[] = []
   private count = 0
   private blocks = 0
@@ -61,20 +62,27 @@ export class ReshardTarget {
     )
   }
 
-  /** An op for `fill` to complete; its payload has room for `blockCount` blocks. */
+  /** An op for `fill` to complete; its payload has room for `blockCount` blocks, and for tags. */
   add(
     blockCount: number,
     source: Buffer | null,
     offset: number,
-    fill: (op: ShardOp) => void
+    fill: (op: ShardOp) => void,
+    tags: Buffer | null = null,
+    tagsAt: number = 0
   ): void {
     assert(blockCount <= GATHER_BLOCKS, 'a record is no larger than a piece')
     if (this.blocks + blockCount > GATHER_BLOCKS || this.count >= GATHER_BLOCKS) this.write()
     if (this.count === this.ops.length) this.ops.push(new ShardOp())
     const op = this.ops[this.count++]!
     op.payload = this.blocks * BLOCK_BYTES
+    op.tags = GATHER_BLOCKS * BLOCK_BYTES + this.blocks * SEAL_TAG_BYTES
     fill(op)
     if (source === null) return
+    if (tags !== null) {
+      op.flags |= OpFlag.Sealed
+      tags.copy(this.memory, op.tags, tagsAt, tagsAt + blockCount * SEAL_TAG_BYTES)
+    }
     source.copy(this.memory, op.payload, offset, offset + blockCount * BLOCK_BYTES)
     this.blocks += blockCount
   }
@@ -114,6 +122,7 @@ export class ShardCopy {
   private readonly cursor = new RecordCursor()
   private readonly runs = new RunList()
   private readonly checksums = new Uint32Array(CHUNK_BLOCKS)
+  private readonly tags = Buffer.alloc(CHUNK_BLOCKS * SEAL_TAG_BYTES)
   private readonly buffer = pageAlignedBuffer(CHUNK_BLOCKS * BLOCK_BYTES)
   private readonly views = new BlockViews(this.buffer)
   private blocksDone = 0
@@ -215,7 +224,10 @@ export class ShardCopy {
     const { runs } = this
     const location = old.segments.locationOf(segment.slot, page)
     old.index.liveRuns(this.layerOf(old), chunk, firstBlock, blockCount, location, runs)
-    if (runs.length > 0) this.cursor.checksums(this.checksums)
+    if (runs.length > 0) {
+      this.cursor.checksums(this.checksums)
+      this.cursor.tags(this.tags, 0)
+    }
     for (let run = 0; run < runs.length; run++) {
       const first = runs.firsts[run]!
       const count = runs.counts[run]!
@@ -245,9 +257,11 @@ export class ShardCopy {
       if (isGood) continue
       if (i > start) {
         const from = start
-        this.target().add(i - from, this.buffer, from * BLOCK_BYTES, (op) =>
-          this.fill(op, OpKind.Write, first + from, i - from)
-        )
+        const { firstBlock, tagBytes } = this.cursor.record
+        const fill = (op: ShardOp): void => this.fill(op, OpKind.Write, first + from, i - from)
+        const tags = tagBytes === 0 ? null : this.tags
+        const tagsAt = (first + from - firstBlock) * tagBytes
+        this.target().add(i - from, this.buffer, from * BLOCK_BYTES, fill, tags, tagsAt)
       }
       start = i + 1
       if (i < count) this.damaged(segment, first + i, offset + at)

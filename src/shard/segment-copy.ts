@@ -9,7 +9,7 @@ import { assert } from '../core/assert.ts'
 import { crc32c } from '../core/checksum.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
-import { BlockRecord, RecordType } from '../format/batch.ts'
+import { BlockRecord, RecordType, SEAL_TAG_BYTES } from '../format/batch.ts'
 import type { Appender } from './appender.ts'
 import type { CheckpointWriter } from './checkpoint-writer.ts'
 import type { ExtentIndex } from './extent-index.ts'
@@ -71,6 +71,9 @@ export class SegmentCopy {
   private readonly checksums = new Uint32Array(CHUNK_BLOCKS)
   /** Of each block in the window that is copied. */
   private readonly crcs = new Uint32Array(WINDOW_PAGES)
+  private readonly recordTags = Buffer.alloc(CHUNK_BLOCKS * SEAL_TAG_BYTES)
+  /** Of each sealed block in the window. */
+  private readonly tags = Buffer.alloc(WINDOW_PAGES * SEAL_TAG_BYTES)
   private readonly items: CopyItem[] = []
   private itemCount = 0
   private blocks = 0
@@ -190,6 +193,7 @@ export class SegmentCopy {
     if (live === 0) return true
     if (this.blocks > 0 && this.blocks + live > SLICE_BLOCKS) return false
     this.cursor.checksums(this.checksums)
+    if (record.tagBytes > 0) this.cursor.tags(this.recordTags, 0)
     for (let run = 0; run < runs.length; run++) {
       const start = runs.firsts[run]!
       const from = runs.locations[run]!
@@ -236,6 +240,9 @@ export class SegmentCopy {
     const offset = (page - this.windowPage) * BLOCK_BYTES
     const end =
       this.windowBytes > 0 ? this.windowBytes : offset + this.read(victim, page, offset, count)
+    const tagAt = (first - record.firstBlock) * record.tagBytes
+    const tagEnd = tagAt + count * record.tagBytes
+    this.recordTags.copy(this.tags, (offset / BLOCK_BYTES) * SEAL_TAG_BYTES, tagAt, tagEnd)
     let start = 0
     for (let i = 0; i < count; i++) {
       const crc = this.checksums[first - record.firstBlock + i]!
@@ -291,13 +298,13 @@ export class SegmentCopy {
   private appendBatch(start: number): number {
     const { appender, items } = this
     let end = start
-    while (end < this.itemCount && appender.plan(dataBlocks(items[end]!.record))) end++
+    while (end < this.itemCount && this.planItem(end)) end++
     if (end === start) {
       if (!this.hasRoom(0)) throw new StoreError(ErrorCode.OutOfSpace, 'no segment to copy to')
       appender.rotate()
-      assert(appender.plan(dataBlocks(items[end]!.record)), 'what fitted a segment fits another')
+      assert(this.planItem(end), 'what fitted a segment fits another')
       end++
-      while (end < this.itemCount && appender.plan(dataBlocks(items[end]!.record))) end++
+      while (end < this.itemCount && this.planItem(end)) end++
     }
     appender.start()
     const locations: number[] = []
@@ -305,8 +312,10 @@ export class SegmentCopy {
       const { record, offset } = items[i]!
       if (record.type !== RecordType.Data) appender.addMark(record)
       else {
-        const crcAt = offset / BLOCK_BYTES
-        locations[i] = appender.addData(record, this.crcs, crcAt, this.window, offset)
+        const at = offset / BLOCK_BYTES
+        const { crcs, window, tags } = this
+        const tagsAt = at * SEAL_TAG_BYTES
+        locations[i] = appender.addData(record, crcs, at, window, offset, tags, tagsAt)
       }
     }
     appender.commit()
@@ -319,7 +328,9 @@ export class SegmentCopy {
     }
     return end
   }
-}
 
-const dataBlocks = (record: BlockRecord): number =>
-  record.type === RecordType.Data ? record.blockCount : 0
+  private planItem(item: number): boolean {
+    const { type, blockCount, tagBytes } = this.items[item]!.record
+    return this.appender.plan(type === RecordType.Data ? blockCount : 0, tagBytes)
+  }
+}

@@ -223,6 +223,7 @@ export class SegmentFinder {
     segment.endPage = trailer.footerPage
     segment.lastLsn = trailer.lastLsn
     segment.oldestLsn = trailer.oldestLsn
+    segment.hasTags = trailer.hasTags
     this.mark = Math.max(this.mark, trailer.durableLsn)
     this.highestLsn = Math.max(this.highestLsn, trailer.lastLsn + 1)
   }

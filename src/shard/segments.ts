@@ -45,6 +45,8 @@ export class Segment {
   markRecords = 0
   /** `markRecords` has all of them: false where recovery did not need to read the records. */
   marksCounted = true
+  /** A record in it has tags: blocks are sealed. */
+  hasTags = false
   /** Holds live blocks that cannot be read: compaction leaves it alone. */
   damaged = false
   /** Freeing: becomes free when this is durable. */
@@ -80,6 +82,8 @@ export class Segments {
   /** Slots whose last live block died, and of segments sealed without one; may have others. */
   readonly emptied: number[] = []
   readonly bySlot: (Segment | null)[] = []
+  /** Called when the life of a slot's segment is over. */
+  onFree: (slot: number) => void = () => {}
   /** Segments whose state is not Free. */
   usedCount = 0
   freeCount = 0
@@ -165,6 +169,7 @@ export class Segments {
     assert(segment.state !== SegmentState.Free, 'a segment in use is freed')
     segment.state = SegmentState.Free
     segment.damaged = false
+    this.onFree(segment.slot)
     this.usedCount--
     this.freeCount++
   }
@@ -191,6 +196,7 @@ export class Segments {
     segment.markRecords = 0
     segment.marksCounted = true
     segment.damaged = false
+    segment.hasTags = false
     segment.state = SegmentState.Active
     this.freeCount--
     this.usedCount++

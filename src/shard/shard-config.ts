@@ -2,7 +2,7 @@ import { assert } from '../core/assert.ts'
 import type { Clock, Random } from '../core/clock.ts'
 import { SHARDS_MAX } from '../core/limits.ts'
 import { PAGE_BYTES } from '../format/fields.ts'
-import type { SealKeys } from '../seal/worker-keys.ts'
+import type { SealKeys } from '../seal/key-table.ts'
 import type { Files, SyncTracker } from './files.ts'
 import type { SegmentPlaces } from './segment-places.ts'
 
@@ -23,6 +23,11 @@ export interface ShardConfig {
   readonly openFilesMax: number
   /** Emptied segment files kept for the next life; some times as many while segments begin. */
   readonly freeSegmentsMax: number
+  /**
+   * Memory for tags of sealed blocks, 16 bytes a block, in whole segments. Beyond it they are read
+   * from the segments' ends again and again.
+   */
+  readonly tagBytesMax: number
   /** A sync is asked for when this much was appended since the last one. */
   readonly syncBytes: number
   /** Compaction keeps every tombstone until an op says otherwise (OpKind.HoldHoles). */
@@ -62,6 +67,7 @@ const SHARD_DEFAULTS = {
   scrubPeriodMs: 14 * 24 * 3600 * 1000, // two weeks: latent sector errors are found before a second
   openFilesMax: 256, // with 4 shards below the usual limit of 1,024 descriptors a process
   freeSegmentsMax: 4, // enough for the segments that compaction frees between two rotations
+  tagBytesMax: 64 * 1024 * 1024, // of 16 GiB of sealed data
   syncBytes: 64 * 1024 * 1024, // bounds what recovery has to verify block by block
   holdHoles: false,
   readOnly: false

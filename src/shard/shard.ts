@@ -38,6 +38,7 @@ import {
   requireShardSuperblock,
   SUPERBLOCK_NAME
 } from './superblock-file.ts'
+import { TagTable } from './tag-table.ts'
 
 const ShardState = { Recovering: 0, Serving: 1, Failed: 2, Stopped: 3 } as const
 type ShardState = (typeof ShardState)[keyof typeof ShardState]
@@ -59,6 +60,7 @@ export class Shard {
   private readonly segments: Segments
   private readonly index: ExtentIndex
   private readonly appender: Appender
+  private readonly tags: TagTable
   private readonly reader: BlockReader
   private readonly replica: ReplicaOps
   private readonly forgetting: Forgetting
@@ -126,7 +128,9 @@ export class Shard {
     this.host = host
     this.segments = recovered.segments
     this.index = recovered.index
-    this.appender = new Appender(config, host, this.segments)
+    this.tags = new TagTable(host.files, this.segments, config.tagBytesMax)
+    this.segments.onFree = (slot) => this.tags.drop(slot)
+    this.appender = new Appender(config, host, this.segments, this.tags)
     const parts = { segments: this.segments, index: this.index, appender: this.appender }
     this.checkpoint = new CheckpointWriter(config, host, parts)
     this.compactor = new Compactor(config, host, {
@@ -144,7 +148,12 @@ export class Shard {
     this.forgetting = new Forgetting({ ...parts, voids, drops, checkpoint, compactor })
     this.scrubber = new Scrubber(config, host, parts)
     const views = new BlockViews(host.memory)
-    this.reader = new BlockReader(host, this.segments, this.index, views)
+    this.reader = new BlockReader(host, {
+      segments: this.segments,
+      index: this.index,
+      tags: this.tags,
+      views
+    })
     this.replica = new ReplicaOps(host.memory, this.index, this.reader)
     this.writer = new BlockWriter(host, {
       segments: this.segments,
@@ -416,6 +425,7 @@ export class Shard {
     stats[shardStatIndex.segmentsFree] = segments.freeCount
     stats[shardStatIndex.indexEntries] = this.index.entries
     stats[shardStatIndex.indexBytes] = this.index.bytes
+    stats[shardStatIndex.tagBytes] = this.tags.bytes
     stats[shardStatIndex.durableLsn] = this.appender.durableLsn()
   }
 }

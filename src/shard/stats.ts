@@ -13,6 +13,7 @@ export const shardStatNames = [
   'segmentsFree', // recycled files that wait for use
   'indexEntries',
   'indexBytes', // memory of the extent index
+  'tagBytes', // memory of the tags of sealed blocks
   'appendedLsn',
   'durableLsn',
   'checkpointLsn',
@@ -33,6 +34,7 @@ export const shardStatNames = [
   'batches',
   'headerBytes', // written as batch headers
   'checksumErrors',
+  'sealErrors', // sealed blocks that verify and do not open
   'damagedBatches',
   'compactedSegments',
   'compactionReadBytes',

@@ -8,9 +8,12 @@ import {
   decodeBatchHeader,
   getRecord,
   peekHeaderPages,
+  RECORD_PREFIX_BYTES,
   RecordType,
+  SEAL_TAG_BYTES,
   sealBatchHeader,
-  setRecord
+  setRecord,
+  tagsAtOf
 } from '../../src/format/batch.ts'
 import { viewOf } from '../../src/format/fields.ts'
 import { equalGolden, refusesFlips } from '../helpers/golden.ts'
@@ -38,13 +41,13 @@ function goldenBatch(): Buffer {
   view.setUint32(128, 0xc0c1c2c3)
   view.setUint32(132, 0xd0d1d2d3)
   Object.assign(record, { type: RecordType.Trim, originLsn: 12, blockCount: 4 })
-  setRecord(view, BATCH_PREFIX_BYTES + dataRecordBytes(2), record)
+  setRecord(view, BATCH_PREFIX_BYTES + dataRecordBytes(2, 0), record)
   const header = Object.assign(new BatchHeader(), {
     ...life,
     headerPages: 1,
     payloadPages: 2,
     recordCount: 2,
-    recordBytes: dataRecordBytes(2) + dataRecordBytes(0),
+    recordBytes: dataRecordBytes(2, 0) + dataRecordBytes(0, 0),
     page: 3,
     lsn: 2 ** 33 + 2,
     durableLsn: 2 ** 33
@@ -68,6 +71,42 @@ test('a batch header with its records has its golden bytes', () => {
     '03fc00040000004d0000008000000001',
     '000000000000000c'
   ])
+})
+
+test('a record of sealed blocks has its tags behind the checksums', () => {
+  const bytes = Buffer.alloc(RECORD_PREFIX_BYTES + 2 * (4 + SEAL_TAG_BYTES))
+  const view = viewOf(bytes)
+  const record = Object.assign(new BlockRecord(), {
+    type: RecordType.Data,
+    tagBytes: SEAL_TAG_BYTES,
+    chunk: 6,
+    familyHigh: 0xa1a2a3a4,
+    familyLow: 0xa5a6a7a8,
+    layerHigh: 0xb1b2b3b4,
+    layerLow: 0xb5b6b7b8,
+    firstBlock: 1020,
+    blockCount: 2,
+    writerEpoch: 77,
+    sequence: 5
+  })
+  setRecord(view, 0, record)
+  view.setUint32(48, 0xc0c1c2c3)
+  view.setUint32(52, 0xd0d1d2d3)
+  bytes.fill(0xe1, 56, 72).fill(0xe2, 72)
+  equalGolden(bytes, [
+    '0100001000000006a1a2a3a4a5a6a7a8',
+    'b1b2b3b4b5b6b7b803fc00020000004d',
+    '00000000000000050000000000000000',
+    'c0c1c2c3d0d1d2d3e1e1e1e1e1e1e1e1',
+    'e1e1e1e1e1e1e1e1e2e2e2e2e2e2e2e2',
+    'e2e2e2e2e2e2e2e2'
+  ])
+  const read = new BlockRecord()
+  assert.is(getRecord(view, 0, bytes.length, read), bytes.length)
+  assert.is(read.tagBytes, SEAL_TAG_BYTES)
+  assert.is(tagsAtOf(read), 56)
+  assert.is(dataRecordBytes(2, SEAL_TAG_BYTES), bytes.length)
+  assert.is(getRecord(view, 0, bytes.length - 1, read), -1)
 })
 
 test('header and records are read back as they were written', () => {
@@ -115,7 +154,10 @@ test('records that make no sense are refused', () => {
   refused({ firstBlock: 1023, blockCount: 2 })
   refused({ sequence: 2 ** 40 })
   refused({ flags: 1 })
-  refused({ tagBytes: 16 })
+  refused({ tagBytes: 15 })
+  refused({ tagBytes: 32 })
+  refused({ tagBytes: 16, blockCount: 8 })
+  refused({ tagBytes: 16, type: RecordType.Trim })
   refused({ type: RecordType.DeleteLayer, blockCount: 1 })
 })
 

@@ -80,7 +80,8 @@ test('a trailer has its golden bytes', () => {
     footerPages: 1,
     lastLsn: 2 ** 33 + 5,
     durableLsn: 2 ** 33 + 3,
-    oldestLsn: 1
+    oldestLsn: 1,
+    hasTags: false
   }
   const bytes = encodeTrailer(trailer)
   equalGolden(bytes, [

@@ -9,6 +9,7 @@ import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { CHUNK_BLOCKS } from '../../src/core/limits.ts'
 import { groupOfChunk } from '../../src/placement/hash.ts'
 import { BlockOp, OpFlag, OpKind } from '../../src/replication/block-store.ts'
+import { copyPages } from '../../src/replication/copied-tags.ts'
 import type { Member, MemberAnswer, MemberCall, Members } from '../../src/replication/member.ts'
 import { type FamilyState, Resyncer } from '../../src/replication/resync.ts'
 import { decodeHeld, type HeldRun } from '../../src/replication/resync-plan.ts'
@@ -59,7 +60,7 @@ class RemoteMember implements Member {
   submit(op: BlockOp): void {
     if (this.cut('op')) this.lose()
     const there = Object.assign(new BlockOp(), op)
-    const pages = 1 + op.blockCount
+    const pages = copyPages(op.blockCount)
     const { arena } = this.#peer
     let answered = false
     const answer = (error: number): void => {
@@ -78,6 +79,7 @@ class RemoteMember implements Member {
     this.#waiting.add(fail)
     there.payload = arena.acquire(pages)
     strict(there.payload >= 0, 'the peer has pages')
+    there.tags = there.payload + op.tags - op.payload
     there.onDone = ({ error, resultA }) => {
       this.#waiting.delete(fail)
       if (!answered) {
@@ -128,6 +130,8 @@ export class MemberCluster {
   deletions = 0
   readonly resyncers: Resyncer[] = []
   readonly log: { message: string; fields: Record<string, unknown> }[] = []
+  /** Volumes are encrypted, and peers have the key. */
+  isSealed = false
   #sequence = 0
   #revision = 1
 
@@ -318,6 +322,7 @@ export class MemberCluster {
               fenceEpoch: this.writerEpoch,
               writerEpoch: this.writerEpoch,
               sequence,
+              keySlot: this.isSealed ? peer.keySlot : 0,
               flags: OpFlag.KeepHole | (kind === OpKind.WriteZeroes ? OpFlag.NoHole : 0)
             },
             value
@@ -345,6 +350,7 @@ export class MemberCluster {
     op.familyLow = 1
     op.layerLow = 7
     op.payload = peer.arena.acquire(count)
+    op.keySlot = this.isSealed ? peer.keySlot : 0
     await new Promise<void>((resolve) => {
       op.onDone = () => resolve()
       peer.store.submit(op)

@@ -5,6 +5,8 @@ import { BlockOp } from '../../src/replication/block-store.ts'
 import { Fences, type FenceStore } from '../../src/replication/fences.ts'
 import { LocalMember } from '../../src/replication/local-member.ts'
 import { ShardMemberService } from '../../src/replication/shard-member-service.ts'
+import { KEY_BYTES } from '../../src/seal/key-mailbox.ts'
+import { KeyRing } from '../../src/seal/keyring.ts'
 import { LocalSyncTracker } from '../../src/shard/local-sync-tracker.ts'
 import { Shard } from '../../src/shard/shard.ts'
 import type { ShardHost } from '../../src/shard/shard-config.ts'
@@ -36,6 +38,9 @@ export class MemberPeer {
   readonly fenceStore = new MemoryFences()
   readonly log: { level: string; message: string; fields: object }[] = []
   bootId = ''
+  /** The same data key in the same slot as any other peer's. */
+  readonly keys = new KeyRing(0)
+  readonly keySlot = this.keys.hold(Buffer.alloc(KEY_BYTES, 0x33))
   store!: EngineStore
   fences!: Fences
   service!: ShardMemberService
@@ -80,6 +85,7 @@ export class MemberPeer {
       stats: new Float64Array(shardStatNames.length),
       clock: systemClock,
       random: this.#random,
+      keys: this.keys,
       log: (level, message, fields) => this.log.push({ level, message, fields })
     }
   }

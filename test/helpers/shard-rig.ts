@@ -6,6 +6,8 @@ import type { Random } from '../../src/core/clock.ts'
 import { systemClock } from '../../src/core/clock.ts'
 import { errorCodeName } from '../../src/core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../../src/core/limits.ts'
+import { KEY_BYTES } from '../../src/seal/key-mailbox.ts'
+import { KeyRing } from '../../src/seal/keyring.ts'
 import { DiskFiles } from '../../src/shard/disk-files.ts'
 import type { Files, SyncTracker } from '../../src/shard/files.ts'
 import { LocalSyncTracker } from '../../src/shard/local-sync-tracker.ts'
@@ -64,6 +66,9 @@ export class ShardRig {
   shard: Shard
   sequence = 0
   readonly layerLow: number = 7
+  /** Blocks are sealed with it; 0: they are plain. */
+  readonly keySlot: number
+  readonly keys = new KeyRing(0)
   private readonly random: Random
 
   constructor(options: {
@@ -73,7 +78,10 @@ export class ShardRig {
     format?: boolean
     tracker?: SyncTracker
     memoryBytes?: number
+    sealed?: boolean
   }) {
+    const sealed = options.sealed ?? false
+    this.keySlot = sealed ? this.keys.hold(Buffer.alloc(KEY_BYTES, 0x5a)) : 0
     this.memory = Buffer.alloc(options.memoryBytes ?? CHUNK_BLOCKS * BLOCK_BYTES)
     this.config = testConfig(options.config)
     this.files = options.files
@@ -91,6 +99,7 @@ export class ShardRig {
       stats: this.stats,
       clock: systemClock,
       random: this.random,
+      keys: this.keys,
       log: (level, message, fields) => this.log.push({ level, message, fields })
     }
   }
@@ -122,6 +131,7 @@ export class ShardRig {
     op.blockCount = blockCount
     op.writerEpoch = 1
     op.sequence = ++this.sequence
+    op.keySlot = this.keySlot
     return op
   }
 

@@ -56,6 +56,30 @@ test('what was written, trimmed and zeroed meanwhile is there after a resync', a
   await sameHeld(cluster, s, t)
 })
 
+test('sealed blocks are copied without a key, and open where they come', async () => {
+  const cluster = await MemberCluster.create(2)
+  cluster.isSealed = true
+  const [s, t] = cluster.peers as [MemberPeer, MemberPeer]
+  for (let chunk = 0; chunk < CHUNKS; chunk++) await cluster.change(Write, at(chunk, 0, 20), 10)
+  cluster.kill(t)
+  // Runs of many versions, so that tags of one answer go to many writes.
+  for (let block = 0; block < 40; block += 2)
+    await cluster.change(Write, at(1, block, 1), block + 1)
+  await cluster.change(Write, at(4, 100, 40), 12)
+  await cluster.change(Trim, at(4, 120, 3))
+  t.keys.close()
+  await cluster.start(t)
+  await cluster.resync(t)
+  const again = t.keys.hold(Buffer.alloc(32, 0x33))
+  Object.assign(t, { keySlot: again })
+  await sameHeld(cluster, s, t)
+  deepStrictEqual(await cluster.values(t, 1, 0, 4), [1, 10, 3, 10])
+  deepStrictEqual(await cluster.values(t, 4, 118, 6), [12, 12, 0, 0, 0, 12])
+  // Nothing was written in the clear.
+  Object.assign(t, { keySlot: 0 })
+  ok((await cluster.values(t, 4, 100, 20)).some((value) => value !== 12))
+})
+
 test('a write that nobody else has never comes back, nor what it replaced', async () => {
   const cluster = await MemberCluster.create(2)
   const [s, t] = cluster.peers as [MemberPeer, MemberPeer]
@@ -292,6 +316,7 @@ const seeds = Number(process.env['SEEDS'] ?? 25)
 async function runHistory(number: number): Promise<void> {
   const random = seededRandom(number)
   const cluster = await MemberCluster.create(3, number)
+  cluster.isSealed = number % 2 === 0
   const model = Array.from({ length: CHUNKS }, () => new Array<number>(BLOCKS).fill(0))
   let value = 0
   const work = async (only: MemberPeer | null): Promise<void> => {

@@ -21,8 +21,8 @@ test('workers get a key once, and the way that it took is zeroed', () => {
   ok(isInShared(ring, keyOf(7)), 'the test looks where keys are')
   for (const worker of workers) worker.refresh()
   ok(!isInShared(ring, keyOf(7)))
-  for (const worker of workers) same(worker.keyOf(slot), keyOf(7))
-  same(ring.keyOf(slot), keyOf(7))
+  for (const worker of workers) same(worker.keyOf(slot, 1), keyOf(7))
+  same(ring.keyOf(slot, 1), keyOf(7))
 })
 
 test('the caller may zero its own copy at once', () => {
@@ -30,7 +30,7 @@ test('the caller may zero its own copy at once', () => {
   const key = keyOf(1)
   const slot = ring.hold(key)
   key.fill(0)
-  same(ring.keyOf(slot), keyOf(1))
+  same(ring.keyOf(slot, 1), keyOf(1))
 })
 
 test('a dropped key is zeroed in every thread, taken or not', () => {
@@ -38,16 +38,16 @@ test('a dropped key is zeroed in every thread, taken or not', () => {
   const worker = new WorkerKeys(sharedOf(ring, 0))
   const slot = ring.hold(keyOf(9))
   worker.refresh()
-  const mine = ring.keyOf(slot)!
-  const taken = worker.keyOf(slot)!
+  const mine = ring.keyOf(slot, 1)!
+  const taken = worker.keyOf(slot, 1)!
   ring.drop(slot)
   worker.refresh()
   for (const copy of [mine, taken]) same(copy, keyOf(0))
-  strictEqual(worker.keyOf(slot), null)
-  strictEqual(ring.keyOf(slot), null)
+  strictEqual(worker.keyOf(slot, 1), null)
+  strictEqual(ring.keyOf(slot, 1), null)
   ok(!isInShared(ring, keyOf(9)), 'the second worker never took it')
   const late = new WorkerKeys(sharedOf(ring, 1))
-  strictEqual(late.keyOf(slot), null)
+  strictEqual(late.keyOf(slot, 1), null)
 })
 
 test('a worker that begins anew gets what is held, and nothing that is not', () => {
@@ -58,8 +58,8 @@ test('a worker that begins anew gets what is held, and nothing that is not', () 
   ring.drop(dropped)
   ring.handAgain(0)
   const second = new WorkerKeys(sharedOf(ring, 0))
-  same(second.keyOf(kept), keyOf(1))
-  strictEqual(second.keyOf(dropped), null)
+  same(second.keyOf(kept, 1), keyOf(1))
+  strictEqual(second.keyOf(dropped, 1), null)
   ok(!isInShared(ring, keyOf(1)))
 })
 
@@ -73,7 +73,26 @@ test('a slot is not used again before every worker has forgotten its key', () =>
   worker.refresh()
   strictEqual(ring.hold(keyOf(2)), 5)
   worker.refresh()
-  same(worker.keyOf(5), keyOf(2))
+  same(worker.keyOf(5, 1), keyOf(2))
+})
+
+test('a slot knows the key before it, for blocks of lower epochs', () => {
+  const ring = new KeyRing(1)
+  const worker = new WorkerKeys(sharedOf(ring, 0))
+  const first = ring.hold(keyOf(1))
+  const second = ring.hold(keyOf(2), 10, first)
+  const third = ring.hold(keyOf(3), 4_000_000_000, second)
+  worker.refresh()
+  for (const keys of [ring, worker]) {
+    same(keys.keyOf(third, 9), keyOf(1))
+    same(keys.keyOf(third, 10), keyOf(2))
+    same(keys.keyOf(third, 3_999_999_999), keyOf(2))
+    same(keys.keyOf(third, 4_000_000_000), keyOf(3))
+    same(keys.keyOf(second, 4_000_000_000), keyOf(2))
+  }
+  ring.drop(first)
+  worker.refresh()
+  for (const keys of [ring, worker]) strictEqual(keys.keyOf(third, 9), null)
 })
 
 test('closing zeroes every copy', () => {
@@ -81,7 +100,7 @@ test('closing zeroes every copy', () => {
   const worker = new WorkerKeys(sharedOf(ring, 0))
   const slots = [ring.hold(keyOf(1)), ring.hold(keyOf(2))]
   worker.refresh()
-  const copies = slots.flatMap((slot) => [ring.keyOf(slot)!, worker.keyOf(slot)!])
+  const copies = slots.flatMap((slot) => [ring.keyOf(slot, 1)!, worker.keyOf(slot, 1)!])
   worker.close()
   ring.close()
   for (const copy of copies) same(copy, keyOf(0))

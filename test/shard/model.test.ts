@@ -1,7 +1,7 @@
 /**
- * A whole shard against the plainest thing that answers the same: an array of blocks for each of
- * two layers. Compaction, checkpoints, deletes and restarts are among the random steps.
- * `SEED=n` replays a run.
+ * A whole shard, one of two layers sealed, against the plainest thing that answers the same: an
+ * array of blocks for each of the layers. Compaction, checkpoints, deletes and restarts are among
+ * the random steps. `SEED=n` replays a run.
  */
 import * as fc from 'fast-check'
 import { suite } from 'uvu'
@@ -81,7 +81,13 @@ function makeWorld(): World {
     files,
     random,
     memoryBytes: BLOCKS * BLOCK_BYTES,
-    config: { segmentBytes: 64 * 1024, capacityBytes: 3 * 1024 * 1024, openFilesMax: 3 }
+    sealed: true,
+    config: {
+      segmentBytes: 64 * 1024,
+      capacityBytes: 3 * 1024 * 1024,
+      openFilesMax: 3,
+      tagBytesMax: 2048
+    }
   })
   return { rig, files, models: [emptyModel(101), emptyModel(102)], nextValue: 1, nextLayer: 103 }
 }
@@ -134,12 +140,17 @@ function applyChange(world: World, one: Extract<Step, { at: number }>): void {
     one.kind === 'write' ? OpKind.Write : one.kind === 'trim' ? OpKind.Trim : OpKind.WriteZeroes
   const op = rig.op(kind, one.chunk, one.at, count)
   op.layerLow = model.layerLow
+  op.keySlot = keySlotOf(world, model)
   op.flags = one.kind === 'noHole' ? OpFlag.NoHole : 0
   const value = one.kind === 'write' ? world.nextValue++ : one.kind === 'noHole' ? ZERO : 0
   for (let i = 0; i < count; i++) fillBlock(rig.memory, i * BLOCK_BYTES, Math.max(0, value))
   assert.is(rig.run(op), 0)
   model.blocks[one.chunk]!.fill(value, one.at, one.at + count)
 }
+
+/** Of two layers with numbers in a row one is sealed. */
+const keySlotOf = ({ rig }: World, { layerLow }: Model): number =>
+  layerLow % 2 === 0 ? 0 : rig.keySlot
 
 const statusOf = (value: number): number =>
   value === ZERO ? StatusExtent.Zero : value === 0 ? StatusExtent.Hole : StatusExtent.Data
@@ -151,6 +162,7 @@ function compare(world: World): void {
       const expected = model.blocks[chunk]!
       const read = rig.op(OpKind.Read, chunk, 0, BLOCKS)
       read.layerLow = model.layerLow
+      read.keySlot = keySlotOf(world, model)
       assert.is(rig.run(read), 0)
       const values = expected.map((_, i) => blockValue(rig.memory, i * BLOCK_BYTES))
       assert.equal(

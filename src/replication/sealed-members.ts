@@ -1,0 +1,193 @@
+/**
+ * A replicated store as encrypted volumes see it: blocks are sealed here, before they go to any
+ * member, and opened here when they come back.
+ *
+ *   write   payload --seal--> run of the arena [ciphertext | tags] --> members
+ *   read    members --> run [ciphertext | seal entries] --open--> payload
+ *
+ * Payloads are never sealed where they are: whoever gave one may send it again, and it would be
+ * sealed twice. Ciphertext is sent as it is however often members ask for it. A block that does not
+ * open counts like one that fails its checksum: another member is asked (`BlockOp.verify`).
+ */
+import type { Arena } from '../core/arena.ts'
+import { ErrorCode } from '../core/errors.ts'
+import { BLOCK_BYTES, PIECE_BLOCKS_MAX } from '../core/limits.ts'
+import { SEAL_TAG_BYTES } from '../format/batch.ts'
+import { viewOf } from '../format/fields.ts'
+import { BlockSeal } from '../seal/block-seal.ts'
+import type { SealKeys } from '../seal/key-table.ts'
+import { BlockViews } from '../shard/memory.ts'
+import { SEAL_ENTRY_BYTES, SealKind, type ShardOp } from '../shard/op.ts'
+import { type BlockOp, type BlockStore, copyRequest, OpFlag, OpKind } from './block-store.ts'
+import { type PageWaiter, PeerPages } from './peer-pages.ts'
+import { ANY_EPOCH, type FamilyKeys } from './sealed-store.ts'
+
+export interface SealedMembersOptions {
+  readonly store: BlockStore
+  readonly arena: Arena
+  readonly families: FamilyKeys
+  readonly keys: SealKeys
+  /** A member's bytes were whole, and not what was sealed there. */
+  readonly onBroken: (what: string) => void
+}
+
+const TWO_32 = 2 ** 32
+/** So that one op can always go on, whoever holds the rest of the arena. */
+const RESERVED_PAGES = PIECE_BLOCKS_MAX + 2
+
+export class SealedMembersStore implements BlockStore, PageWaiter {
+  readonly #store: BlockStore
+  readonly #options: SealedMembersOptions
+  readonly #pages: PeerPages
+  readonly #views: BlockViews
+  readonly #view: DataView
+  readonly #seal = new BlockSeal()
+  /** Ops that wait for pages, and all that came after them. */
+  #waiting: BlockOp[] = []
+  #refused: BlockOp[] = []
+
+  constructor(options: SealedMembersOptions) {
+    this.#options = options
+    this.#store = options.store
+    this.#pages = new PeerPages(options.arena, RESERVED_PAGES)
+    this.#views = new BlockViews(options.arena.bytes)
+    this.#view = viewOf(options.arena.bytes)
+  }
+
+  acquireOp(): BlockOp {
+    return this.#store.acquireOp()
+  }
+
+  releaseOp(op: BlockOp): void {
+    this.#store.releaseOp(op)
+  }
+
+  submit(op: BlockOp): void {
+    if (this.#waiting.length > 0 || !this.#send(op)) this.#waiting.push(op)
+  }
+
+  // PageWaiter
+  proceed(): boolean {
+    let sent = 0
+    while (sent < this.#waiting.length && this.#send(this.#waiting[sent]!)) sent++
+    this.#waiting.splice(0, sent)
+    if (sent > 0) this.#store.ring()
+    return sent > 0
+  }
+
+  readNow(): number {
+    return -1
+  }
+
+  ring(): void {
+    this.#store.ring()
+  }
+
+  flush(done: (error: number) => void): void {
+    this.#store.flush(done)
+  }
+
+  broadcast(op: ShardOp, done: (error: number) => void): void {
+    this.#store.broadcast(op, done)
+  }
+
+  /** False: it has to wait for pages. */
+  #send(op: BlockOp): boolean {
+    if (op.kind !== OpKind.Read && op.kind !== OpKind.Write) {
+      this.#store.submit(op)
+      return true
+    }
+    const isRead = op.kind === OpKind.Read
+    const key = this.#keyOf(op, isRead ? ANY_EPOCH : op.writerEpoch)
+    if (key === null) {
+      this.#refuse(op)
+      return true
+    }
+    const bytes = op.blockCount * (BLOCK_BYTES + (isRead ? SEAL_ENTRY_BYTES : SEAL_TAG_BYTES))
+    const run = this.#pages.acquire(this, Math.ceil(bytes / BLOCK_BYTES))
+    if (run < 0) return false
+    const inner = this.#store.acquireOp()
+    copyRequest(op, inner)
+    inner.flags |= OpFlag.Sealed
+    inner.payload = run
+    inner.tags = run + op.blockCount * BLOCK_BYTES
+    inner.owner = op
+    inner.onDone = this.#done
+    if (isRead) inner.verify = this.#open
+    else this.#sealInto(op, key, inner)
+    this.#store.submit(inner)
+    return true
+  }
+
+  #sealInto(op: BlockOp, key: Buffer, inner: BlockOp): void {
+    const { bytes } = this.#options.arena
+    this.#seal.version(op.familyHigh, op.familyLow, op.writerEpoch, op.sequence)
+    for (let i = 0; i < op.blockCount; i++) {
+      const plain = this.#views.at(op.payload + i * BLOCK_BYTES)
+      const cipher = this.#views.at(inner.payload + i * BLOCK_BYTES)
+      const at = inner.tags + i * SEAL_TAG_BYTES
+      const tag = bytes.subarray(at, at + SEAL_TAG_BYTES)
+      this.#seal.seal(key, op.chunk, op.firstBlock + i, plain, cipher, tag)
+    }
+  }
+
+  /** Opens what a member sent into the payload of who asked. */
+  readonly #open = (inner: BlockOp): number => {
+    const op = inner.owner as BlockOp
+    const view = this.#view
+    const { bytes } = this.#options.arena
+    for (let i = 0; i < op.blockCount; i++) {
+      const at = inner.tags + i * SEAL_ENTRY_BYTES
+      const plain = this.#views.at(op.payload + i * BLOCK_BYTES)
+      if (view.getUint32(at + 28, true) === SealKind.Zeroes) {
+        plain.fill(0)
+        continue
+      }
+      const writerEpoch = view.getUint32(at + 16, true)
+      const sequence = view.getUint32(at + 20, true) + view.getUint32(at + 24, true) * TWO_32
+      const key = this.#keyOf(op, writerEpoch)
+      if (key === null) return ErrorCode.Locked
+      const cipher = this.#views.at(inner.payload + i * BLOCK_BYTES)
+      const tag = bytes.subarray(at, at + SEAL_TAG_BYTES)
+      const block = op.firstBlock + i
+      if (writerEpoch > 0) {
+        this.#seal.version(op.familyHigh, op.familyLow, writerEpoch, sequence)
+        if (this.#seal.open(key, op.chunk, block, cipher, tag, plain)) continue
+      }
+      inner.resultA = block
+      this.#options.onBroken(`block ${block} of chunk ${op.chunk} does not open`)
+      return ErrorCode.SealBroken
+    }
+    return ErrorCode.Ok
+  }
+
+  #keyOf(op: BlockOp, writerEpoch: number): Buffer | null {
+    const { families, keys } = this.#options
+    const slot = families.slotOf(op.familyHigh, op.familyLow, writerEpoch)
+    return slot === 0 ? null : keys.keyOf(slot, writerEpoch)
+  }
+
+  readonly #done = (inner: BlockOp): void => {
+    const op = inner.owner as BlockOp
+    op.error = inner.error
+    op.resultA = inner.resultA
+    op.resultB = inner.resultB
+    this.#pages.release(inner.payload)
+    inner.verify = null
+    this.#store.releaseOp(inner)
+    op.onDone(op)
+  }
+
+  #refuse(op: BlockOp): void {
+    op.error = ErrorCode.Locked
+    op.resultA = 0
+    op.resultB = 0
+    if (this.#refused.push(op) === 1) queueMicrotask(this.#answerRefused)
+  }
+
+  readonly #answerRefused = (): void => {
+    const refused = this.#refused
+    this.#refused = []
+    for (const op of refused) op.onDone(op)
+  }
+}

@@ -1,0 +1,43 @@
+/**
+ * Seals blocks on their way to the files. The payload of a write stays as it is: should this thread
+ * die over it, another one seals the same bytes under the same version once more, and comes to the
+ * same ciphertext. Sealed in place, they would be sealed twice.
+ */
+import { assert } from '../core/assert.ts'
+import { BLOCK_BYTES, PIECE_BLOCKS_MAX } from '../core/limits.ts'
+import { SEAL_TAG_BYTES } from '../format/batch.ts'
+import { BlockSeal, tagViews } from '../seal/block-seal.ts'
+import { BlockViews, pageAlignedBuffer } from './memory.ts'
+import type { ShardOp } from './op.ts'
+
+/** Sealed blocks of one batch: what a drained queue brings at most, and one op more. */
+export const SEALED_BLOCKS_MAX = 2 * PIECE_BLOCKS_MAX
+
+export class SealedWrites {
+  /** Ciphertext of the present batch. */
+  readonly memory: Buffer = pageAlignedBuffer(SEALED_BLOCKS_MAX * BLOCK_BYTES)
+  readonly views: BlockViews = new BlockViews(this.memory)
+  readonly tags: Buffer = Buffer.from(new ArrayBuffer(SEALED_BLOCKS_MAX * SEAL_TAG_BYTES))
+  private readonly tagOf = tagViews(this.tags, 0, SEALED_BLOCKS_MAX)
+  private readonly seal = new BlockSeal()
+  private used = 0
+
+  /** A batch begins. */
+  clear(): void {
+    this.used = 0
+  }
+
+  /** Seals the op's blocks, which `plain` has views of; returns the place of the first. */
+  add(op: ShardOp, key: Buffer, plain: BlockViews): number {
+    const { seal, used } = this
+    assert(used + op.blockCount <= SEALED_BLOCKS_MAX, 'a batch was planned')
+    seal.version(op.familyHigh, op.familyLow, op.writerEpoch, op.sequence)
+    for (let i = 0; i < op.blockCount; i++) {
+      const from = plain.at(op.payload + i * BLOCK_BYTES)
+      const to = this.views.at((used + i) * BLOCK_BYTES)
+      seal.seal(key, op.chunk, op.firstBlock + i, from, to, this.tagOf[used + i]!)
+    }
+    this.used = used + op.blockCount
+    return used
+  }
+}
