@@ -18,7 +18,7 @@ const mayImport: Record<string, string[]> = {
   handoff: ['core', 'seal'],
   metadata: ['core'],
   cluster: ['core', 'placement', 'seal', 'metadata'],
-  replication: ['core', 'format', 'placement', 'shard', 'handoff', 'cluster'],
+  replication: ['core', 'format', 'placement', 'seal', 'shard', 'handoff', 'cluster'],
   volume: ['core', 'seal', 'placement', 'cluster', 'replication'],
   backup: ['core', 'format', 'volume'],
   nbd: ['core', 'volume'],

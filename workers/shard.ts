@@ -22,6 +22,7 @@ export interface ShardWorkerConfig {
   /** Where the main thread reads blocks by itself: SegmentPlaces and frames of chunk-map.ts. */
   readonly places?: SharedArrayBuffer
   readonly maps?: SharedArrayBuffer
+  readonly sealMaps?: SharedArrayBuffer
   /** Memory of the KeyMailbox by which data keys come. */
   readonly keys?: SharedArrayBuffer
 }
@@ -41,7 +42,7 @@ class BoardFiles extends DiskFiles {
 
 function hostOf(
   task: ShardTask,
-  { directory, places, maps }: ShardWorkerConfig,
+  { directory, places, maps, sealMaps }: ShardWorkerConfig,
   keys: WorkerKeys | null
 ): ShardHost {
   const board = new SyncBoard(task.memory.syncBoard, task.bell)
@@ -56,6 +57,7 @@ function hostOf(
     random: systemRandom,
     ...(places === undefined ? {} : { places: new SegmentPlaces(places) }),
     ...(maps === undefined ? {} : { maps: new Uint32Array(maps) }),
+    ...(sealMaps === undefined ? {} : { sealMaps: new Uint32Array(sealMaps) }),
     ...(keys === null ? {} : { keys }),
     log: (level, message, fields) => {
       parentPort?.postMessage({ log: level, shard: task.shard, message, fields })

@@ -30,7 +30,8 @@ import { BLOCK_BYTES } from '../core/limits.ts'
 //      2  resultA
 //      3  resultB
 //      4  resultC
-//   5-15  zero
+//    5-8  tag0..tag3     where keySlot is not 0
+//   9-15  zero
 export const ENTRY_WORDS = 16
 
 /** The fields of a shard's request that cross threads: ShardOp of shard/, as handoff sees it. */
@@ -53,6 +54,10 @@ export interface HandoffOp {
   resultA: number
   resultB: number
   resultC: number
+  tag0: number
+  tag1: number
+  tag2: number
+  tag3: number
 }
 
 export function writeSubmission(words: Uint32Array, at: number, slot: number, op: HandoffOp): void {
@@ -103,6 +108,11 @@ export function writeCompletion(words: Uint32Array, at: number, slot: number, op
   words[at + 2] = op.resultA
   words[at + 3] = op.resultB
   words[at + 4] = op.resultC
+  if (op.keySlot === 0) return
+  words[at + 5] = op.tag0
+  words[at + 6] = op.tag1
+  words[at + 7] = op.tag2
+  words[at + 8] = op.tag3
 }
 
 /** Sets the answer fields of `op`; the slot is word 0. */
@@ -111,6 +121,11 @@ export function readCompletion(words: Uint32Array, at: number, op: HandoffOp): v
   op.resultA = words[at + 2]!
   op.resultB = words[at + 3]!
   op.resultC = words[at + 4]!
+  if (op.keySlot === 0) return
+  op.tag0 = words[at + 5]!
+  op.tag1 = words[at + 6]!
+  op.tag2 = words[at + 7]!
+  op.tag3 = words[at + 8]!
 }
 
 const TWO_32 = 2 ** 32

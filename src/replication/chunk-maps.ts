@@ -11,8 +11,20 @@
  * without a word: the old place stays good for as long as `SegmentPlaces` says that the segment's
  * life goes on.
  */
-import { LOCATION_UNKNOWN, MAP_BIRTHS, MAP_BYTES, MAP_CRCS, MAP_WORDS } from '../shard/chunk-map.ts'
+import {
+  LOCATION_UNKNOWN,
+  MAP_BIRTHS,
+  MAP_BYTES,
+  MAP_CRCS,
+  MAP_WORDS,
+  SEAL_EPOCHS,
+  SEAL_HIGHS,
+  SEAL_LOWS,
+  SEAL_MAP_WORDS
+} from '../shard/chunk-map.ts'
 import type { BlockOp } from './block-store.ts'
+
+const TWO_32 = 2 ** 32
 
 /** Frames that a chunk may be in: few enough to look at all of them. */
 const WAYS = 8
@@ -29,6 +41,11 @@ export class ChunkMaps {
   /** For the workers to fill: 24 MiB once 8 GiB were read at random. */
   readonly shared: SharedArrayBuffer = new SharedArrayBuffer(FRAMES * MAP_BYTES)
   readonly words: Uint32Array = new Uint32Array(this.shared)
+  /** What opens sealed blocks: 56 MiB once as much was read of encrypted volumes. */
+  readonly sealsShared: SharedArrayBuffer = new SharedArrayBuffer(FRAMES * SEAL_MAP_WORDS * 4)
+  readonly seals: Uint32Array = new Uint32Array(this.sealsShared)
+  /** Of sealed families: `seals` has the frame too. */
+  private readonly sealed = new Uint8Array(FRAMES)
   private readonly states = new Uint8Array(FRAMES)
   /** Read since the set last looked for a frame to give up. */
   private readonly used = new Uint8Array(FRAMES)
@@ -44,6 +61,7 @@ export class ChunkMaps {
   find(op: BlockOp, hash: number): number {
     const frame = this.frameOf(op, hash)
     if (frame < 0 || this.states[frame] !== Frame.Ready) return -1
+    if (op.keySlot !== 0 && this.sealed[frame] === 0) return -1
     this.used[frame] = 1
     return frame * MAP_WORDS
   }
@@ -68,6 +86,7 @@ export class ChunkMaps {
     }
     this.states[frame] = Frame.Loading
     this.unknownReads[frame] = 0
+    this.sealed[frame] = op.keySlot === 0 ? 0 : 1
     return frame * MAP_BYTES
   }
 
@@ -114,6 +133,19 @@ export class ChunkMaps {
     words[at] = op.resultA
     words[at + MAP_BIRTHS] = op.resultC
     words[at + MAP_CRCS] = op.resultB
+    if (this.sealed[frame] === 1) this.noteSeal(op, frame * SEAL_MAP_WORDS)
+  }
+
+  private noteSeal(op: BlockOp, at: number): void {
+    const { seals } = this
+    const { firstBlock: block } = op
+    seals[at + 4 * block] = op.tag0
+    seals[at + 4 * block + 1] = op.tag1
+    seals[at + 4 * block + 2] = op.tag2
+    seals[at + 4 * block + 3] = op.tag3
+    seals[at + SEAL_EPOCHS + block] = op.writerEpoch
+    seals[at + SEAL_LOWS + block] = op.sequence
+    seals[at + SEAL_HIGHS + block] = op.sequence / TWO_32
   }
 
   /** Forgets everything. */

@@ -3,7 +3,7 @@ import { ErrorCode } from '../core/errors.ts'
 import { BLOCK_BYTES } from '../core/limits.ts'
 import type { ShardClient } from '../handoff/shard-client.ts'
 import { chunkHash } from '../placement/hash.ts'
-import { OpKind, type ShardOp } from '../shard/op.ts'
+import { OpFlag, OpKind, type ShardOp } from '../shard/op.ts'
 import { RESERVE_SEGMENTS } from '../shard/shard-config.ts'
 import { shardStatIndex } from '../shard/stats.ts'
 import { BlockOp, copyRequest, type ShardedStore } from './block-store.ts'
@@ -138,6 +138,8 @@ export class LocalStore implements ShardedStore {
     const locate = this.acquireOp()
     copyRequest(op, locate)
     locate.kind = OpKind.Locate
+    locate.flags = op.keySlot === 0 ? 0 : OpFlag.Sealed
+    locate.keySlot = 0
     locate.payload = payload
     locate.onDone = this.located
     client.submit(locate)
@@ -210,8 +212,9 @@ export class LocalStore implements ShardedStore {
   }
 }
 
-/** What is sealed is opened by a worker. */
-const isNear = (op: BlockOp): boolean => op.blockCount <= NEAR_BLOCKS_MAX && op.keySlot === 0
+/** Not where sealed blocks are wanted as they are. */
+const isNear = (op: BlockOp): boolean =>
+  op.blockCount <= NEAR_BLOCKS_MAX && (op.flags & OpFlag.Sealed) === 0
 
 const isChange = (kind: number): boolean => kind >= OpKind.Write && kind <= OpKind.WriteZeroes
 

@@ -12,9 +12,11 @@ import { crc32c, crc32cOfBlocks } from '../core/checksum.ts'
 import { BLOCK_BYTES } from '../core/limits.ts'
 import { LOCATION_UNKNOWN, MAP_BIRTHS, MAP_CRCS } from '../shard/chunk-map.ts'
 import { SegmentPlaces } from '../shard/segment-places.ts'
+import type { SealKeys } from '../seal/key-table.ts'
 import { BlockCredit } from './block-credit.ts'
 import type { BlockOp } from './block-store.ts'
 import { ChunkMaps } from './chunk-maps.ts'
+import { NearSeals } from './near-seals.ts'
 
 /** Larger reads are worth the way to a worker. */
 export const NEAR_BLOCKS_MAX = 4
@@ -35,9 +37,17 @@ export class NearReads {
   private readonly freeReads: PoolRead[] = []
   private poolReads = 0
   private readonly credit = new BlockCredit(() => process.resourceUsage().fsRead)
+  private readonly sealed: NearSeals
 
-  constructor(options: { shards: number; segmentBytes: number; memory: Buffer }) {
+  /** With `keys` also of encrypted volumes. */
+  constructor(options: {
+    shards: number
+    segmentBytes: number
+    memory: Buffer
+    keys?: SealKeys
+  }) {
     const { shards, segmentBytes, memory } = options
+    this.sealed = new NearSeals(this.maps, options.keys ?? null)
     this.places = Array.from({ length: shards }, () => new SharedArrayBuffer(SegmentPlaces.bytes))
     this.tables = this.places.map((shared) => new SegmentPlaces(shared))
     this.memory = memory
@@ -81,9 +91,11 @@ export class NearReads {
     }
     const endMs = performance.now()
     this.credit.account(startMs, endMs)
-    const whole = table.version(slot) === version && this.verify(into, start, at, op.blockCount)
+    const whole = table.version(slot) === version && this.verify(op, into, start, at)
     if (!whole) return -1
-    op.payloadCrc = crc32cOfBlocks(this.maps.words, at + MAP_CRCS, op.blockCount)
+    // Of sealed blocks the map has checksums as they are in the files.
+    op.payloadCrc =
+      op.keySlot === 0 ? crc32cOfBlocks(this.maps.words, at + MAP_CRCS, op.blockCount) : -1
     return endMs - startMs
   }
 
@@ -127,7 +139,7 @@ export class NearReads {
     const complete = got === blockCount * BLOCK_BYTES && table.version(slot) === version
     // Without the place, what stands at `at` are the checksums of something else.
     const whole = complete && this.placeOf(at, blockCount) === location
-    ended(op!, whole && this.verify(this.memory, payload, at, blockCount))
+    ended(op!, whole && this.verify(op!, this.memory, payload, at))
   }
 
   /** Descriptor to read the block at `at` by, which stands in `slot`; -1 when there is none. */
@@ -150,13 +162,18 @@ export class NearReads {
     return location
   }
 
-  /** Whether bytes have the checksums at `at`. Where not, only the worker reads from now on. */
-  private verify(bytes: Buffer, start: number, at: number, count: number): boolean {
+  /**
+   * Whether bytes have the checksums at `at`, or open, which tells more. Where not, only the worker
+   * reads from now on.
+   */
+  private verify(op: BlockOp, bytes: Buffer, start: number, at: number): boolean {
     const { words } = this.maps
-    for (let block = 0; block < count; block++) {
+    for (let block = 0; block < op.blockCount; block++) {
       const from = start + block * BLOCK_BYTES
-      const sum = crc32c(bytes.subarray(from, from + BLOCK_BYTES))
-      if (sum === words[at + MAP_CRCS + block]) continue
+      const part = bytes.subarray(from, from + BLOCK_BYTES)
+      if (op.keySlot === 0) {
+        if (crc32c(part) === words[at + MAP_CRCS + block]) continue
+      } else if (this.sealed.open(op, at, op.firstBlock + block, part)) continue
       words[at + block] = LOCATION_UNKNOWN
       return false
     }

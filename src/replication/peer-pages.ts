@@ -36,9 +36,9 @@ export class PeerPages {
   private armed = false
   private static readonly settled: Promise<void> = Promise.resolve()
 
-  constructor(arena: Arena, pagesMax: number = RESERVED_PAGES_MAX) {
+  constructor(arena: Arena) {
     const part = Math.floor(arena.pagesTotal * RESERVED_PART)
-    const pages = Math.max(RESERVED_PAGES_MIN, Math.min(part, pagesMax))
+    const pages = Math.max(RESERVED_PAGES_MIN, Math.min(part, RESERVED_PAGES_MAX))
     const reserve = arena.acquire(pages)
     assert(reserve >= 0, 'links get their pages before anybody else takes some')
     this.arena = arena

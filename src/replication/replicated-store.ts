@@ -233,6 +233,7 @@ export class ReplicatedStore implements BlockStore {
   }
 
   submit(op: BlockOp): void {
+    assert(op.keySlot === 0, 'what members get is sealed before')
     const family = this.#find(op.familyHigh, op.familyLow)
     if (family === null || family.isClosed) {
       this.#refuse(op, ErrorCode.Closed)

@@ -10,6 +10,7 @@
  * open counts like one that fails its checksum: another member is asked (`BlockOp.verify`).
  */
 import type { Arena } from '../core/arena.ts'
+import { assert } from '../core/assert.ts'
 import { ErrorCode } from '../core/errors.ts'
 import { BLOCK_BYTES, PIECE_BLOCKS_MAX } from '../core/limits.ts'
 import { SEAL_TAG_BYTES } from '../format/batch.ts'
@@ -19,7 +20,6 @@ import type { SealKeys } from '../seal/key-table.ts'
 import { BlockViews } from '../shard/memory.ts'
 import { SEAL_ENTRY_BYTES, SealKind, type ShardOp } from '../shard/op.ts'
 import { type BlockOp, type BlockStore, copyRequest, OpFlag, OpKind } from './block-store.ts'
-import { type PageWaiter, PeerPages } from './peer-pages.ts'
 import { ANY_EPOCH, type FamilyKeys } from './sealed-store.ts'
 
 export interface SealedMembersOptions {
@@ -32,24 +32,29 @@ export interface SealedMembersOptions {
 }
 
 const TWO_32 = 2 ** 32
-/** So that one op can always go on, whoever holds the rest of the arena. */
-const RESERVED_PAGES = PIECE_BLOCKS_MAX + 2
+/** The largest op: blocks, and what opens each. */
+const SPARE_PAGES = PIECE_BLOCKS_MAX + (PIECE_BLOCKS_MAX * SEAL_ENTRY_BYTES) / BLOCK_BYTES
 
-export class SealedMembersStore implements BlockStore, PageWaiter {
+export class SealedMembersStore implements BlockStore {
   readonly #store: BlockStore
   readonly #options: SealedMembersOptions
-  readonly #pages: PeerPages
+  readonly #arena: Arena
   readonly #views: BlockViews
   readonly #view: DataView
   readonly #seal = new BlockSeal()
   /** Ops that wait for pages, and all that came after them. */
   #waiting: BlockOp[] = []
   #refused: BlockOp[] = []
+  /** A run for when the arena has none, so that one op can always go on; -1 while it is in use. */
+  #spare: number
+  #armed = false
 
   constructor(options: SealedMembersOptions) {
     this.#options = options
     this.#store = options.store
-    this.#pages = new PeerPages(options.arena, RESERVED_PAGES)
+    this.#arena = options.arena
+    this.#spare = options.arena.acquire(SPARE_PAGES)
+    assert(this.#spare >= 0, 'the spare run is taken before others take theirs')
     this.#views = new BlockViews(options.arena.bytes)
     this.#view = viewOf(options.arena.bytes)
   }
@@ -66,21 +71,44 @@ export class SealedMembersStore implements BlockStore, PageWaiter {
     if (this.#waiting.length > 0 || !this.#send(op)) this.#waiting.push(op)
   }
 
-  // PageWaiter
-  proceed(): boolean {
+  /** Pages may be there. */
+  readonly #proceed = (): void => {
+    this.#armed = false
+    if (this.#spare < 0) this.#spare = this.#arena.acquire(SPARE_PAGES)
     let sent = 0
     while (sent < this.#waiting.length && this.#send(this.#waiting[sent]!)) sent++
     this.#waiting.splice(0, sent)
     if (sent > 0) this.#store.ring()
-    return sent > 0
+  }
+
+  /** -1: `#proceed` is called when there may be some. */
+  #acquire(pages: number): number {
+    const run = this.#arena.acquire(pages)
+    if (run >= 0) return run
+    const spare = this.#spare
+    this.#spare = -1
+    if (spare < 0 && !this.#armed) {
+      this.#armed = true
+      this.#arena.onFree(this.#proceed)
+    }
+    return spare
+  }
+
+  /**
+   * Who still sends late copies of the run holds it too, so nothing else is put there meanwhile.
+   * If nobody does it may be the spare one again, before anybody else has its pages.
+   */
+  #release(run: number): void {
+    this.#arena.release(run)
+    if (this.#spare < 0) this.#spare = this.#arena.acquire(SPARE_PAGES)
   }
 
   readNow(): number {
     return -1
   }
 
-  ring(): void {
-    this.#store.ring()
+  ring(isLast?: boolean): void {
+    this.#store.ring(isLast)
   }
 
   flush(done: (error: number) => void): void {
@@ -104,7 +132,7 @@ export class SealedMembersStore implements BlockStore, PageWaiter {
       return true
     }
     const bytes = op.blockCount * (BLOCK_BYTES + (isRead ? SEAL_ENTRY_BYTES : SEAL_TAG_BYTES))
-    const run = this.#pages.acquire(this, Math.ceil(bytes / BLOCK_BYTES))
+    const run = this.#acquire(Math.ceil(bytes / BLOCK_BYTES))
     if (run < 0) return false
     const inner = this.#store.acquireOp()
     copyRequest(op, inner)
@@ -172,7 +200,7 @@ export class SealedMembersStore implements BlockStore, PageWaiter {
     op.error = inner.error
     op.resultA = inner.resultA
     op.resultB = inner.resultB
-    this.#pages.release(inner.payload)
+    this.#release(inner.payload)
     inner.verify = null
     this.#store.releaseOp(inner)
     op.onDone(op)

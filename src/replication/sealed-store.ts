@@ -51,8 +51,8 @@ export class SealedStore implements BlockStore {
     return op.keySlot === 0 ? -1 : this.#store.readNow(op, into, start)
   }
 
-  ring(): void {
-    this.#store.ring()
+  ring(isLast?: boolean): void {
+    this.#store.ring(isLast)
   }
 
   flush(done: (error: number) => void): void {

@@ -2,7 +2,7 @@
 import { crc32c, crc32cOfBlocks } from '../core/checksum.ts'
 import { ErrorCode, type StoreError, storeErrorOf } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
-import { MAP_BIRTHS, MAP_CRCS } from './chunk-map.ts'
+import { MAP_BIRTHS, MAP_BYTES, MAP_CRCS, SEAL_MAP_WORDS } from './chunk-map.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import type { Files } from './files.ts'
 import type { BlockViews } from './memory.ts'
@@ -121,7 +121,12 @@ export class BlockReader {
 
   /** Whether the last read found sealed blocks. */
   hasTags(): boolean {
-    return this.sealed.hasTags(this.runs)
+    try {
+      return this.sealed.hasTags(this.runs)
+    } catch (thrown) {
+      storeErrorOf(thrown) // who asks for them finds out
+      return true
+    }
   }
 
   /** Fills the frame at `payload` of the maps: what another thread may read by itself. */
@@ -129,7 +134,9 @@ export class BlockReader {
     const maps = this.host.maps!
     const at = op.payload / 4
     const { runs } = this
-    this.index.lookup(this.layerOf(op), op.chunk, 0, CHUNK_BLOCKS, runs)
+    const layer = this.layerOf(op)
+    this.index.lookup(layer, op.chunk, 0, CHUNK_BLOCKS, runs)
+    if ((op.flags & OpFlag.Sealed) !== 0) this.locateSeals(op, layer)
     for (let run = 0; run < runs.length; run++) {
       const first = runs.firsts[run]!
       const end = first + runs.counts[run]!
@@ -144,6 +151,15 @@ export class BlockReader {
         maps[at + MAP_BIRTHS + block] = birth
         maps[at + MAP_CRCS + block] = runs.crcs[block]!
       }
+    }
+  }
+
+  private locateSeals(op: ShardOp, layer: number): void {
+    const at = (op.payload / MAP_BYTES) * SEAL_MAP_WORDS
+    try {
+      this.sealed.locate(op, layer, this.runs, this.host.sealMaps!, at)
+    } catch (thrown) {
+      op.error = storeErrorOf(thrown).code
     }
   }
 

@@ -54,7 +54,10 @@ export const OpKind = {
   ListLayers: 17,
   /** From now on compaction keeps every tombstone; with OpFlag.Stop it drops those of no use. */
   HoldHoles: 18,
-  /** Fills the frame of chunk-map.ts at `payload` of the shard's maps with the whole chunk. */
+  /**
+   * Fills the frame of chunk-map.ts at `payload` of the shard's maps with the whole chunk; with
+   * OpFlag.Sealed also the other frame of the same number.
+   */
   Locate: 19,
   /** `resultA` is how many blocks of the family hold data. */
   Usage: 20,
@@ -177,6 +180,11 @@ export class ShardOp {
    * `resultA` its location and `resultB` its checksum. 0: nothing is told.
    */
   resultC: number = 0
+  /** With it, of a write that the shard sealed: the block's tag. */
+  tag0: number = 0
+  tag1: number = 0
+  tag2: number = 0
+  tag3: number = 0
 
   get payloadBlocks(): number {
     return this.kind === OpKind.Read || this.kind === OpKind.Write ? this.blockCount : 0

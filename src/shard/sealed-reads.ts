@@ -7,6 +7,7 @@ import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
 import { SEAL_TAG_BYTES } from '../format/batch.ts'
 import { viewOf } from '../format/fields.ts'
 import { BlockSeal, tagViews } from '../seal/block-seal.ts'
+import { SEAL_EPOCHS, SEAL_HIGHS, SEAL_LOWS } from './chunk-map.ts'
 import { BlockVersions, type IndexQueries } from './index-queries.ts'
 import type { BlockViews } from './memory.ts'
 import { SEAL_ENTRY_BYTES, SealKind, type ShardOp } from './op.ts'
@@ -32,6 +33,7 @@ export class SealedReads {
   private readonly views: BlockViews
   private readonly versions = new BlockVersions()
   private readonly tags = Buffer.from(new ArrayBuffer(CHUNK_BLOCKS * SEAL_TAG_BYTES))
+  private readonly tagWords = new Uint32Array(this.tags.buffer)
   private readonly tagOf = tagViews(this.tags, 0, CHUNK_BLOCKS)
   private readonly seal = new BlockSeal()
 
@@ -89,6 +91,27 @@ export class SealedReads {
       }
     }
     return ErrorCode.Ok
+  }
+
+  /** Fills the frame of `map` at word `at` with what opens the blocks of a whole chunk. */
+  locate(op: ShardOp, layer: number, runs: RunList, map: Uint32Array, at: number): void {
+    const { versions, segments, tagWords } = this
+    this.queries.blockVersions(layer, op.chunk, 0, CHUNK_BLOCKS, versions)
+    for (let run = 0; run < runs.length; run++) {
+      const location = runs.locations[run]!
+      if (location >= LOCATION_END) continue
+      const first = runs.firsts[run]!
+      const end = first + runs.counts[run]!
+      const segment = segments.get(location >>> segments.pageShift)!
+      const tagAt = first * SEAL_TAG_BYTES
+      this.table.copy(segment, segments.pageOf(location), end - first, this.tags, tagAt)
+      for (let word = 4 * first; word < 4 * end; word++) map[at + word] = tagWords[word]!
+      for (let block = first; block < end; block++) {
+        map[at + SEAL_EPOCHS + block] = versions.epochs[block]!
+        map[at + SEAL_LOWS + block] = versions.sequences[block]!
+        map[at + SEAL_HIGHS + block] = versions.sequences[block]! / TWO_32
+      }
+    }
   }
 
   /** Whether any of the blocks is sealed. */

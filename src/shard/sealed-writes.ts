@@ -19,6 +19,7 @@ export class SealedWrites {
   readonly views: BlockViews = new BlockViews(this.memory)
   readonly tags: Buffer = Buffer.from(new ArrayBuffer(SEALED_BLOCKS_MAX * SEAL_TAG_BYTES))
   private readonly tagOf = tagViews(this.tags, 0, SEALED_BLOCKS_MAX)
+  private readonly tagWords = new Uint32Array(this.tags.buffer)
   private readonly seal = new BlockSeal()
   private used = 0
 
@@ -27,7 +28,8 @@ export class SealedWrites {
     this.used = 0
   }
 
-  /** Seals the op's blocks, which `plain` has views of; returns the place of the first. */
+  /** Seals the op's blocks, which `plain` has views of. Returns the place of the first, whose tag
+   * the op tells. */
   add(op: ShardOp, key: Buffer, plain: BlockViews): number {
     const { seal, used } = this
     assert(used + op.blockCount <= SEALED_BLOCKS_MAX, 'a batch was planned')
@@ -38,6 +40,11 @@ export class SealedWrites {
       seal.seal(key, op.chunk, op.firstBlock + i, from, to, this.tagOf[used + i]!)
     }
     this.used = used + op.blockCount
+    const { tagWords } = this
+    op.tag0 = tagWords[4 * used]!
+    op.tag1 = tagWords[4 * used + 1]!
+    op.tag2 = tagWords[4 * used + 2]!
+    op.tag3 = tagWords[4 * used + 3]!
     return used
   }
 }

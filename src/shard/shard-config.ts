@@ -67,7 +67,7 @@ const SHARD_DEFAULTS = {
   scrubPeriodMs: 14 * 24 * 3600 * 1000, // two weeks: latent sector errors are found before a second
   openFilesMax: 256, // with 4 shards below the usual limit of 1,024 descriptors a process
   freeSegmentsMax: 4, // enough for the segments that compaction frees between two rotations
-  tagBytesMax: 64 * 1024 * 1024, // of 16 GiB of sealed data
+  tagBytesMax: 256 * 1024 * 1024, // of 64 GiB of sealed data
   syncBytes: 64 * 1024 * 1024, // bounds what recovery has to verify block by block
   holdHoles: false,
   readOnly: false
@@ -107,6 +107,7 @@ export interface ShardHost {
   readonly places?: SegmentPlaces
   /** Frames of chunk-map.ts. */
   readonly maps?: Uint32Array
+  readonly sealMaps?: Uint32Array
   /** Of encrypted volumes that are unlocked. */
   readonly keys?: SealKeys
   log(level: LogLevel, message: string, fields: Record<string, unknown>): void

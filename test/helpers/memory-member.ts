@@ -4,10 +4,12 @@
  */
 import { strict } from 'node:assert'
 import type { Arena } from '../../src/core/arena.ts'
-import { BLOCK_BYTES, CHUNK_BYTES } from '../../src/core/limits.ts'
+import { BLOCK_BYTES, CHUNK_BLOCKS, CHUNK_BYTES } from '../../src/core/limits.ts'
+import { SEAL_TAG_BYTES } from '../../src/format/batch.ts'
 import type { BlockOp } from '../../src/replication/block-store.ts'
-import { OpKind, StatusExtent } from '../../src/replication/block-store.ts'
+import { OpFlag, OpKind, StatusExtent } from '../../src/replication/block-store.ts'
 import type { MemberAnswer, MemberCall } from '../../src/replication/member.ts'
+import { SEAL_ENTRY_BYTES } from '../../src/shard/op.ts'
 import type { Caller, MemberService } from '../../src/replication/member-service.ts'
 
 export class MemoryMember implements MemberService {
@@ -28,6 +30,7 @@ export class MemoryMember implements MemberService {
   rings = 0
   private readonly arena: Arena
   private readonly chunks = new Map<number, Buffer>()
+  private readonly tags = new Map<number, Buffer>()
   private queue: BlockOp[] = []
   private running = false
   private static readonly settled = Promise.resolve()
@@ -89,6 +92,28 @@ export class MemoryMember implements MemberService {
     }
   }
 
+  private tagsOf(chunk: number): Buffer {
+    const known = this.tags.get(chunk) ?? Buffer.alloc(CHUNK_BLOCKS * SEAL_TAG_BYTES)
+    this.tags.set(chunk, known)
+    return known
+  }
+
+  private writeTags(op: BlockOp): void {
+    const end = op.tags + op.blockCount * SEAL_TAG_BYTES
+    this.arena.bytes.copy(this.tagsOf(op.chunk), op.firstBlock * SEAL_TAG_BYTES, op.tags, end)
+  }
+
+  /** Tags as they came, and nothing behind them. */
+  private readTags(op: BlockOp): void {
+    const { bytes } = this.arena
+    bytes.fill(0, op.tags, op.tags + op.blockCount * SEAL_ENTRY_BYTES)
+    for (let i = 0; i < op.blockCount; i++) {
+      const from = (op.firstBlock + i) * SEAL_TAG_BYTES
+      const to = op.tags + i * SEAL_ENTRY_BYTES
+      this.tagsOf(op.chunk).copy(bytes, to, from, from + SEAL_TAG_BYTES)
+    }
+  }
+
   private carryOut(op: BlockOp): void {
     this.applied++
     if (this.recording) {
@@ -116,8 +141,10 @@ export class MemoryMember implements MemberService {
     switch (op.kind) {
       case OpKind.Read:
         chunk.copy(bytes, op.payload, start, end)
+        if ((op.flags & OpFlag.Sealed) !== 0) this.readTags(op)
         return
       case OpKind.Write:
+        if ((op.flags & OpFlag.Sealed) !== 0) this.writeTags(op)
         bytes.copy(chunk, start, op.payload, op.payload + length)
         return
       case OpKind.Trim:

@@ -21,6 +21,8 @@ import { Shard } from '../../src/shard/shard.ts'
 import { resolveShardConfig } from '../../src/shard/shard-config.ts'
 import { shardStatIndex } from '../../src/shard/stats.ts'
 import type { ShardWorkerConfig } from '../../workers/shard.ts'
+import { KEY_BYTES } from '../../src/seal/key-mailbox.ts'
+import { KeyRing } from '../../src/seal/keyring.ts'
 import { opOf } from '../helpers/memory-pool.ts'
 import { seededRandom } from '../helpers/shard-rig.ts'
 
@@ -53,28 +55,38 @@ function format(directory: string): void {
 /** A store with near reads on two real shards. */
 class Rig {
   readonly arena = new SharedArena(8 * 1024 * 1024)
+  readonly keys = new KeyRing(SHARDS)
   readonly near = new NearReads({
     shards: SHARDS,
     segmentBytes: SEGMENT_BYTES,
-    memory: this.arena.bytes
+    memory: this.arena.bytes,
+    keys: this.keys
   })
+  /** 0: blocks are plain. */
+  readonly keySlot: number
   readonly pool: ShardPool<BlockOp>
   readonly store: LocalStore
   readonly page = this.arena.acquire(8)
   private readonly into = Buffer.alloc(8 * BLOCK_BYTES)
   private sequence = 0
 
-  constructor(directory: string) {
+  constructor(directory: string, sealed: boolean) {
+    this.keySlot = sealed ? this.keys.hold(Buffer.alloc(KEY_BYTES, 1)) : 0
     this.pool = new ShardPool<BlockOp>({
       shards: SHARDS,
       worker: new URL(`../../workers/shard${extname(import.meta.url)}`, import.meta.url),
       arena: this.arena,
-      configOf: (shard): ShardWorkerConfig => ({
-        directory: join(directory, `shard-${shard}`),
-        shard: configOf(shard),
-        places: this.near.places[shard]!,
-        maps: this.near.maps.shared
-      }),
+      configOf: (shard): ShardWorkerConfig => {
+        this.keys.handAgain(shard)
+        return {
+          directory: join(directory, `shard-${shard}`),
+          shard: configOf(shard),
+          places: this.near.places[shard]!,
+          maps: this.near.maps.shared,
+          sealMaps: this.near.maps.sealsShared,
+          keys: this.keys.mailboxes[shard]!.shared
+        }
+      },
       log: () => {},
       restarts: { deathsMax: 1000, backoffMs: 0 }
     })
@@ -84,7 +96,9 @@ class Rig {
   start(kind: number, chunk: number, firstBlock: number, blockCount: number, payload = this.page) {
     const sequence = ++this.sequence
     return new Promise<BlockOp>((resolve) => {
-      const fields = { layerLow: 1, writerEpoch: 1, sequence, chunk, firstBlock, blockCount }
+      const { keySlot } = this
+      const place = { chunk, firstBlock, blockCount }
+      const fields = { layerLow: 1, writerEpoch: 1, sequence, keySlot, ...place }
       this.store.submit(opOf(kind, { ...fields, payload }, resolve))
       this.store.ring()
     })
@@ -92,7 +106,9 @@ class Rig {
 
   /** Bytes of the blocks, and whether no worker was asked. */
   async read(chunk: number, firstBlock: number, blockCount: number) {
-    const op = opOf(OpKind.Read, { layerLow: 1, chunk, firstBlock, blockCount }, () => {})
+    const { keySlot } = this
+    const fields = { layerLow: 1, keySlot, chunk, firstBlock, blockCount }
+    const op = opOf(OpKind.Read, fields, () => {})
     const near = this.store.readNow(op, this.into, 0) >= 0
     if (!near) {
       strictEqual((await this.start(OpKind.Read, chunk, firstBlock, blockCount)).error, 0)
@@ -119,10 +135,10 @@ class Rig {
   }
 }
 
-async function withRig(use: (rig: Rig) => Promise<void>): Promise<void> {
+async function withRig(use: (rig: Rig) => Promise<void>, sealed = false): Promise<void> {
   const directory = mkdtempSync(join(tmpdir(), 'torus-near-'))
   format(directory)
-  const rig = new Rig(directory)
+  const rig = new Rig(directory, sealed)
   try {
     await rig.pool.start()
     await use(rig)
@@ -135,34 +151,44 @@ async function withRig(use: (rig: Rig) => Promise<void>): Promise<void> {
 const seed = Number(process.env['SEED'] ?? 1)
 const CHUNKS = 6
 
-test(`near reads answer as an array of blocks does (SEED=${seed})`, () =>
-  withRig(async (rig) => {
-    const random = seededRandom(seed)
-    const model = new Uint32Array(CHUNKS * CHUNK_BLOCKS)
-    let near = 0
-    for (let step = 1; step <= 12_000; step++) {
-      const chunk = random.below(CHUNKS)
-      const first = random.below(CHUNK_BLOCKS - 4)
-      const count = random.below(4) === 0 ? 1 + random.below(4) : 1
-      const at = chunk * CHUNK_BLOCKS + first
-      const what = random.below(100)
-      if (what < 50) {
-        strictEqual((await rig.write(chunk, first, count, step)).error, 0)
-        model.fill(step, at, at + count)
-      } else if (what < 52) {
-        strictEqual((await rig.start(OpKind.Trim, chunk, first, count)).error, 0)
-        model.fill(0, at, at + count)
-      } else {
-        const read = await rig.read(chunk, first, count)
-        if (read.near) near++
-        for (let block = 0; block < count; block++) {
-          strictEqual(rig.valueAt(read.bytes, block), model[at + block])
-        }
+async function compareWithModel(rig: Rig, steps: number): Promise<void> {
+  const random = seededRandom(seed)
+  const model = new Uint32Array(CHUNKS * CHUNK_BLOCKS)
+  let near = 0
+  for (let step = 1; step <= steps; step++) {
+    const chunk = random.below(CHUNKS)
+    const first = random.below(CHUNK_BLOCKS - 4)
+    const count = random.below(4) === 0 ? 1 + random.below(4) : 1
+    const at = chunk * CHUNK_BLOCKS + first
+    const what = random.below(100)
+    if (what < 50) {
+      strictEqual((await rig.write(chunk, first, count, step)).error, 0)
+      model.fill(step, at, at + count)
+    } else if (what < 52) {
+      strictEqual((await rig.start(OpKind.Trim, chunk, first, count)).error, 0)
+      model.fill(0, at, at + count)
+    } else {
+      const read = await rig.read(chunk, first, count)
+      if (read.near) near++
+      for (let block = 0; block < count; block++) {
+        strictEqual(rig.valueAt(read.bytes, block), model[at + block])
       }
     }
-    ok(near > 1_000, `${near} reads needed no worker`)
+  }
+  ok(near > steps / 12, `${near} reads needed no worker`)
+}
+
+test(`near reads answer as an array of blocks does (SEED=${seed})`, () =>
+  withRig(async (rig) => {
+    await compareWithModel(rig, 12_000)
     ok(rig.total('compactedSegments') > 0, 'segments came and went')
   }))
+
+test('so do those of sealed blocks, which the main thread opens', () =>
+  withRig(async (rig) => {
+    await compareWithModel(rig, 3000)
+    strictEqual(rig.total('sealErrors'), 0)
+  }, true))
 
 test('a read never answers what was there before an acknowledged write in flight with others', () =>
   withRig(async (rig) => {
@@ -234,6 +260,28 @@ test('after a worker died its files are not read by numbers they had', () =>
     ok(rig.pool.restarts > 0)
     ok((await rig.read(0, 3, 1)).near)
   }))
+
+test('a worker that begins anew has the keys, and opens what the one before sealed', () =>
+  withRig(async (rig) => {
+    for (let round = 0; round < 6; round++) {
+      const writes: Promise<BlockOp>[] = []
+      for (let block = 0; block < 64; block++) {
+        const payload = rig.page + (block % 8) * BLOCK_BYTES
+        rig.arena.bytes.fill(block % 8, payload, payload + BLOCK_BYTES)
+        writes.push(rig.start(OpKind.Write, 0, block, 1, payload))
+        // Some are carried out a second time.
+        if (block === 30) for (const thread of rig.pool.threads) void thread.terminate()
+      }
+      for (const write of writes) strictEqual((await write).error, 0)
+      for (let block = 0; block < 64; block++) {
+        const { bytes } = await rig.read(0, block, 1)
+        strictEqual(bytes[100], block % 8)
+        // The pages are those of the writes.
+        rig.arena.bytes.fill(0, rig.page, rig.page + BLOCK_BYTES)
+      }
+    }
+    ok(rig.pool.restarts > 0)
+  }, true))
 
 test('a deleted layer reads as zeroes at once', () =>
   withRig(async (rig) => {

@@ -29,6 +29,35 @@ test('what is written is read again, small and large', () =>
     }
   }))
 
+test('sealed blocks travel with their tags, small and large', () =>
+  peerServing(async ({ gateway }) => {
+    const own = gateway()
+    const link = await own.member()
+    const { arena } = own
+    for (const blockCount of [1, 3, 4, 7, 8, 9, 64, 256]) {
+      const payload = arena.acquire(blockCount + 2)
+      const tags = arena.acquire(1)
+      const bytes = filled(blockCount, blockCount)
+      const tagBytes = filled(1, blockCount + 1).subarray(0, blockCount * 16)
+      bytes.copy(arena.bytes, payload)
+      tagBytes.copy(arena.bytes, tags)
+      const at = { chunk: blockCount, firstBlock: 5, blockCount, flags: OpFlag.Sealed }
+      strictEqual((await own.run(link, OpKind.Write, { ...at, payload, tags })).error, 0)
+      arena.bytes.fill(0xee, payload, payload + (blockCount + 2) * 4096)
+      const entries = payload + blockCount * 4096
+      const read = await own.run(link, OpKind.Read, { ...at, payload, tags: entries })
+      strictEqual(read.error, 0)
+      ok(arena.bytes.subarray(payload, entries).equals(bytes), `${blockCount} blocks`)
+      for (let i = 0; i < blockCount; i++) {
+        const entry = arena.bytes.subarray(entries + 32 * i, entries + 32 * i + 32)
+        ok(entry.subarray(0, 16).equals(tagBytes.subarray(16 * i, 16 * i + 16)))
+        ok(entry.subarray(16).every((byte) => byte === 0))
+      }
+      arena.release(payload)
+      arena.release(tags)
+    }
+  }))
+
 test('every field of an op arrives', () =>
   peerServing(async ({ gateway, member }) => {
     member.recording = true

@@ -8,6 +8,7 @@ import { SealedMembersStore } from '../../src/replication/sealed-members.ts'
 import { SealedStore } from '../../src/replication/sealed-store.ts'
 import { KeyRing } from '../../src/seal/keyring.ts'
 import { MemberPeer } from '../helpers/member-peer.ts'
+import { TestArena } from '../helpers/test-arena.ts'
 
 const test = suite('sealed members')
 
@@ -17,6 +18,8 @@ const EPOCH = 5
 class TwoMembers {
   readonly asked: number[] = []
   readonly peers: readonly MemberPeer[]
+  /** The gateway's. */
+  readonly arena = new TestArena(1200)
   readonly store: BlockStore
   /** Changes what a member answers. */
   lie: (peer: number, bytes: Buffer, op: BlockOp) => void = () => {}
@@ -42,12 +45,11 @@ class TwoMembers {
     op.onDone(op)
   }
 
-  /** The peers share one arena, which is the first one's. */
   #ask(op: BlockOp, at: number, peer: MemberPeer): Promise<number> {
     this.asked.push(at)
     const there = Object.assign(new BlockOp(), op)
     const bytes = op.blockCount * (BLOCK_BYTES + 32)
-    const from = this.peers[0]!.arena.bytes
+    const from = this.arena.bytes
     there.payload = peer.arena.acquire(op.blockCount + 1)
     there.tags = there.payload + op.blockCount * BLOCK_BYTES
     from.copy(peer.arena.bytes, there.payload, op.payload, op.payload + bytes)
@@ -71,14 +73,14 @@ async function setUp() {
   const keys = new KeyRing(0)
   const state = { slot: keys.hold(Buffer.alloc(32, 7)) }
   const broken: string[] = []
-  const { arena } = peers[0]!
+  const { arena } = members
   const families = { slotOf: () => state.slot }
   const onBroken = (what: string) => void broken.push(what)
   const store = new SealedMembersStore({ store: members.store, arena, families, keys, onBroken })
   let sequence = 0
-  const run = (kind: number, firstBlock: number, blockCount: number, value = 0) => {
+  const run = (kind: number, firstBlock: number, blockCount: number, value = 0, given = -1) => {
     const op = new BlockOp()
-    const payload = arena.acquire(blockCount)
+    const payload = given >= 0 ? given : arena.acquire(blockCount)
     arena.bytes.fill(value, payload, payload + blockCount * BLOCK_BYTES)
     Object.assign(op, { kind, firstBlock, blockCount, payload, familyLow: 1, layerLow: 7 })
     if (kind === OpKind.Write) Object.assign(op, { writerEpoch: EPOCH, sequence: ++sequence })
@@ -165,9 +167,11 @@ test('what is locked is neither written nor read, and nothing is sent', async ()
 
 test('ops that find no pages go on in their order when there are some', async () => {
   const { arena, run } = await setUp()
-  // All but what the payloads below need: the ciphertext has its reserve alone.
-  const held = arena.acquire(arena.pagesFree - 3 * 256)
-  const writes = [1, 2, 3].map((value) => run(OpKind.Write, 0, 256, value))
+  const payloads = [1, 2, 3].map(() => arena.acquire(256))
+  // The ciphertext has its spare run alone.
+  const held = arena.acquire(arena.pagesFree)
+  ok(held >= 0)
+  const writes = payloads.map((payload, i) => run(OpKind.Write, 0, 256, i + 1, payload))
   for (const write of writes) strictEqual((await write).op.error, 0)
   arena.release(held)
   deepStrictEqual((await run(OpKind.Read, 254, 2)).values, [3, 3])
