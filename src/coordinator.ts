@@ -39,6 +39,9 @@ import { TlsContext, type TlsFiles } from './nbd/tls-context.ts'
 import { BlockOp, type BlockStore, OpKind } from './replication/block-store.ts'
 import { LocalStore } from './replication/local-store.ts'
 import { NearReads } from './replication/near-reads.ts'
+import { SealedMembersStore } from './replication/sealed-members.ts'
+import { type FamilyKeys, SealedStore } from './replication/sealed-store.ts'
+import { aead } from './seal/aead.ts'
 import { KeyRing } from './seal/keyring.ts'
 import { resolveShardConfig } from './shard/shard-config.ts'
 import { shardStatIndex } from './shard/stats.ts'
@@ -218,10 +221,22 @@ function openVolumes(
     ...rest,
     arena,
     store,
+    sealed: sealedStore(storage, rest.keyring, log),
     ...(replication === null ? {} : { gate: replication.gate }),
     disconnect,
     onTrouble: (what, err) => log.error({ err }, what)
   })
+}
+
+/** The store as encrypted volumes see it. */
+function sealedStore(storage: Storage, families: FamilyKeys, log: Log): BlockStore {
+  const { store, arena, keys, replication } = storage
+  if (!aead.isNative) {
+    log.warn('sodium-native cannot be loaded here: encrypted volumes are much slower')
+  }
+  if (replication === null) return new SealedStore(store, families)
+  const onBroken = (what: string): void => log.error({ what }, 'a sealed block does not open')
+  return new SealedMembersStore({ store, arena, families, keys, onBroken })
 }
 
 interface Storage {
@@ -257,8 +272,8 @@ async function openStorage(
   const { config, directory, output, undo } = given
   const arena = new SharedArena(config.arenaBytes)
   const { shards, segmentBytes } = directory.superblock
-  const near = new NearReads({ shards, segmentBytes, memory: arena.bytes })
   const keys = new KeyRing(shards)
+  const near = new NearReads({ shards, segmentBytes, memory: arena.bytes, keys })
   undo.add(() => keys.close())
   const shared = { arena, near, keys }
   const { pool, syncLatency } = startShards(config, directory, shared, output, undo)
@@ -310,6 +325,7 @@ function startShards(
         directory: directory.shardPath(shard),
         places: near.places[shard]!,
         maps: near.maps.shared,
+        sealMaps: near.maps.sealsShared,
         keys: keys.mailboxes[shard]!.shared,
         shard: resolveShardConfig({
           shard,

@@ -22,6 +22,8 @@ const lostCodes: readonly number[] = [ErrorCode.Busy, ErrorCode.NotFound, ErrorC
 /** What volumes share beside the request path. */
 export interface ManagedContext {
   readonly io: VolumeIo
+  /** Of encrypted volumes; with the keyring. */
+  readonly sealedIo: VolumeIo | null
   /** null in a process that serves no encrypted volumes. */
   readonly keyring: VolumeKeyring | null
   readonly directory: VolumeDirectory
@@ -54,7 +56,9 @@ export class ManagedVolume {
     this.#context = context
     this.record = record
     this.#unitBytes = unitBytes
-    this.volume = new BlockVolume(context.io, {
+    // Without keys it is never opened, see `#requireKey`.
+    const { io, sealedIo } = context
+    this.volume = new BlockVolume(record.encryption === undefined ? io : (sealedIo ?? io), {
       name: record.name,
       sizeBytes: record.sizeBytes,
       identity: {

@@ -28,18 +28,22 @@ export class VolumeIo {
     this.store.ring()
   }
 
+  /** With `beside` the blocks go another way to the same store, and all else is shared. */
   constructor(options: {
     readonly store: BlockStore
     readonly arena: Arena
     readonly clock: Clock
     readonly scratchPages?: number
+    readonly beside?: VolumeIo
   }) {
-    this.store = options.store
-    this.arena = options.arena
-    this.clock = options.clock
-    this.scratch = new ScratchPages(options.arena, options.scratchPages ?? SUB_BLOCK_SCRATCH_PAGES)
-    this.flushes = new Flushes(options.store, options.clock)
-    this.walks = new StatusWalks(options.store, options.arena, () => this.ringSoon())
+    const { store, arena, clock, beside } = options
+    const scratchPages = options.scratchPages ?? SUB_BLOCK_SCRATCH_PAGES
+    this.store = store
+    this.arena = arena
+    this.clock = clock
+    this.scratch = beside?.scratch ?? new ScratchPages(arena, scratchPages)
+    this.flushes = beside?.flushes ?? new Flushes(store, clock)
+    this.walks = beside?.walks ?? new StatusWalks(store, arena, () => this.ringSoon())
   }
 
   acquireEdit(): Edit {

@@ -291,17 +291,24 @@ export class VolumeKeyring {
   #follow(held: Unlocked, { family, generations }: VolumeKeysRecord): void {
     const { ring } = this.#parts
     const known = new Map(held.keys.map((key) => [key.generation, key]))
-    const keys = generations.map((sealed) => {
-      const { generation, fromEpoch } = sealed
-      const old = known.get(generation)
-      if (old !== undefined) return old
-      const data = openGeneration(family, sealed, held.master)
-      try {
-        return { generation, fromEpoch, slot: ring.hold(data) }
-      } finally {
-        wipe(data)
-      }
-    })
+    let older = 0
+    const keys = [...generations]
+      .sort((a, b) => a.fromEpoch - b.fromEpoch)
+      .map((sealed) => {
+        const { generation, fromEpoch } = sealed
+        let key = known.get(generation)
+        if (key === undefined) {
+          const data = openGeneration(family, sealed, held.master)
+          try {
+            // The slot leads to the one before: a read may meet blocks of both.
+            key = { generation, fromEpoch, slot: ring.hold(data, fromEpoch, older) }
+          } finally {
+            wipe(data)
+          }
+        }
+        older = key.slot
+        return key
+      })
     const before = held.keys
     held.keys = keys.sort((a, b) => b.fromEpoch - a.fromEpoch)
     for (const key of before) if (!keys.includes(key)) ring.drop(key.slot)

@@ -15,6 +15,8 @@ export interface VolumesOptions {
   readonly types?: VolumeTypes
   /** Keys of encrypted volumes; without it there are none. */
   readonly keyring?: VolumeKeyring
+  /** The store as encrypted volumes see it, which seals and opens; it comes with the keyring. */
+  readonly sealed?: BlockStore
   /** The right to write; by default as in a process that has its metadata for itself. */
   readonly gate?: WriterGate
   /** Ends the connections of a volume's clients: it is deleted by force, or has to move. */

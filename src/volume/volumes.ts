@@ -3,6 +3,7 @@ import type { DeletedRecord, VolumeKeysRecord, VolumeRecord } from '../cluster/r
 import { type NewVolume, VolumeDirectory } from '../cluster/volume-directory.ts'
 import { Writers } from '../cluster/writers.ts'
 import type { Arena } from '../core/arena.ts'
+import { assert } from '../core/assert.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { BLOCK_BYTES } from '../core/limits.ts'
 import type { BlockStore } from '../replication/block-store.ts'
@@ -55,9 +56,13 @@ export class Volumes implements DeviceSource {
     this.arena = arena
     this.types = options.types ?? new VolumeTypes()
     this.#directory = new VolumeDirectory(cluster)
+    const io = new VolumeIo(scratchPages === undefined ? base : { ...base, scratchPages })
+    const { keyring = null, sealed } = options
+    assert((keyring === null) === (sealed === undefined), 'who has keys seals')
     this.#context = {
-      io: new VolumeIo(scratchPages === undefined ? base : { ...base, scratchPages }),
-      keyring: options.keyring ?? null,
+      io,
+      sealedIo: sealed === undefined ? null : new VolumeIo({ ...base, store: sealed, beside: io }),
+      keyring,
       directory: this.#directory,
       gate: options.gate ?? new LocalWriters(new Writers(cluster, session)),
       locks: new Locks(),

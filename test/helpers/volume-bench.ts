@@ -12,6 +12,7 @@ import type { Tables } from '../../src/metadata/tables.ts'
 import type { BlockDevice } from '../../src/volume/block-device.ts'
 import { KeyRing } from '../../src/seal/keyring.ts'
 import { VolumeRequest } from '../../src/volume/request.ts'
+import { SealedStore } from '../../src/replication/sealed-store.ts'
 import { VolumeKeyring } from '../../src/volume/volume-keyring.ts'
 import type { VolumesOptions } from '../../src/volume/volume-options.ts'
 import { Volumes } from '../../src/volume/volumes.ts'
@@ -81,6 +82,7 @@ export async function openBench(options: BenchOptions = {}): Promise<Bench> {
     keyring,
     session,
     store,
+    sealed: new SealedStore(store, keyring),
     arena,
     scratchPages: options.scratchPages ?? 8,
     onTrouble: (what, error) => {

@@ -35,7 +35,7 @@ const create = (bench: Bench, name: string = 'secret') =>
 function keyAt({ keyring, ring }: Bench, family: string, epoch: number): Buffer | null {
   const { high, low } = parseId64(family)
   const slot = keyring.slotOf(high, low, epoch)
-  return slot === 0 ? null : Buffer.from(ring.keyOf(slot)!)
+  return slot === 0 ? null : Buffer.from(ring.keyOf(slot, epoch)!)
 }
 
 /** The same metadata in a new process. */
@@ -90,7 +90,7 @@ test('locking ends the clients and zeroes every copy of the key', async () => {
   const bench = await openBench()
   const { family } = await create(bench)
   const { high, low } = parseId64(family)
-  const held = bench.ring.keyOf(bench.keyring.slotOf(high, low, 1))!
+  const held = bench.ring.keyOf(bench.keyring.slotOf(high, low, 1), 1)!
   const device = await bench.volumes.open('secret', {})
   await encryptedOf(bench).lock('secret')
   ok(held.equals(Buffer.alloc(32)))
@@ -171,7 +171,7 @@ test('a name that is taken leaves no key behind, and so does a deleted volume', 
   await bench.volumes.delete('secret')
   strictEqual(keyAt(bench, family, 1), null)
   strictEqual(await bench.metadata.get(bench.cluster.keys.volumeKeys(family)), null)
-  for (let slot = 1; slot < 8; slot++) strictEqual(bench.ring.keyOf(slot), null)
+  for (let slot = 1; slot < 8; slot++) strictEqual(bench.ring.keyOf(slot, 1), null)
   await bench.close()
 })
 

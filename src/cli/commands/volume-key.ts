@@ -95,8 +95,8 @@ function addKeyList(parent: Command): void {
     .argument('<volume>', volumeArgument)
     .action(
       action<[string], object>(async ({ api, output }, [name]) => {
-        const { unlocked, slots } = await api.keySlots(name)
-        output.result({ unlocked, slots }, () => {
+        const { unlocked, slots, rekey } = await api.keySlots(name)
+        output.result({ unlocked, slots, rekey }, () => {
           const rows = slots.map(({ id, kind, label, createdAt, kdf }) => [
             String(id),
             kind,
