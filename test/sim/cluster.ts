@@ -21,6 +21,8 @@ export interface SimOptions {
   readonly groups: number
   /** Members with the real engine, service and resync; otherwise models. */
   readonly engine: boolean
+  /** Volumes are encrypted; with the engine. */
+  readonly sealed: boolean
   /** Groups are wanted on other peers again and again. */
   readonly moves: boolean
 }

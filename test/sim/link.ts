@@ -6,6 +6,7 @@
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
 import { BlockOp, OpKind } from '../../src/replication/block-store.ts'
+import { tagBytesOf } from '../../src/replication/peer-request.ts'
 import type { MemberService } from '../../src/replication/member-service.ts'
 import type { Member, MemberAnswer, MemberCall, Members } from '../../src/replication/member.ts'
 import type { TestArena } from '../helpers/test-arena.ts'
@@ -171,21 +172,30 @@ export class SimMember implements Member {
     const copy = Object.assign(new BlockOp(), op, { owner: null, onDone: () => {} })
     const isWrite = op.kind === OpKind.Write
     const bytes = isWrite ? Buffer.from(pagesIn(arena, op.payload, pages)) : null
+    const tagBytes = tagBytesOf(op)
+    const tags = Buffer.from(arena.bytes.subarray(op.tags, op.tags + tagBytes))
     const ended = this.#expect((error) => {
       op.error = error
       this.inFlight--
       op.onDone(op)
     })
     this.#send((reply) => {
-      copy.payload = pages > 0 ? there.acquire(pages) : 0
+      const tagPages = Math.ceil(tagBytes / BLOCK_BYTES)
+      copy.payload = pages > 0 ? there.acquire(pages + tagPages) : 0
+      copy.tags = copy.payload + pages * BLOCK_BYTES
       if (bytes !== null) bytes.copy(there.bytes, copy.payload)
+      tags.copy(there.bytes, copy.tags)
       copy.onDone = () => {
         const { error, resultA, resultB } = copy
         const read =
           isWrite || pages === 0 ? null : Buffer.from(pagesIn(there, copy.payload, pages))
+        const entries = Buffer.from(there.bytes.subarray(copy.tags, copy.tags + tagBytes))
         if (pages > 0) there.release(copy.payload)
         reply(() => {
-          if (read !== null && error === 0) read.copy(arena.bytes, op.payload)
+          if (read !== null && error === 0) {
+            read.copy(arena.bytes, op.payload)
+            entries.copy(arena.bytes, op.payload + pages * BLOCK_BYTES)
+          }
           op.resultA = resultA
           op.resultB = resultB
           ended(error)

@@ -5,6 +5,10 @@ import { encodeRecord } from '../../src/cluster/records.ts'
 import { Writers } from '../../src/cluster/writers.ts'
 import { StoreError } from '../../src/core/errors.ts'
 import type { MemberService } from '../../src/replication/member-service.ts'
+import { SealedMembersStore } from '../../src/replication/sealed-members.ts'
+import { KEY_BYTES } from '../../src/seal/key-mailbox.ts'
+import { KeyRing } from '../../src/seal/keyring.ts'
+import type { BlockStore } from '../../src/replication/block-store.ts'
 import { ReplicatedStore } from '../../src/replication/replicated-store.ts'
 import { ReplicatedWriters } from '../../src/replication/replicated-writers.ts'
 import { randomId128 } from '../../src/cluster/ids.ts'
@@ -39,6 +43,8 @@ export class Boot implements Host {
   isClean = false
   cluster: Cluster | null = null
   store: ReplicatedStore | null = null
+  /** The same as volumes see it: sealing, where they are encrypted. */
+  blocks: BlockStore | null = null
   writers: ReplicatedWriters | null = null
   table: GroupTable | null = null
 
@@ -53,6 +59,21 @@ export class Boot implements Host {
     this.metadata = new RemoteMetadata(sim.metadata, sim.network, from)
     this.session = new SimSession(this.metadata, this.process, TTL_MS)
   }
+}
+
+/** One key for all volumes. */
+function sealedBlocks(boot: Boot, store: ReplicatedStore): BlockStore {
+  const keys = new KeyRing(0)
+  const slot = keys.hold(Buffer.alloc(KEY_BYTES, 0x5a))
+  return new SealedMembersStore({
+    store,
+    arena: boot.arena,
+    families: { slotOf: () => slot },
+    keys,
+    onBroken: (what) => {
+      throw new Error(`${boot.place}: ${what}`)
+    }
+  })
 }
 
 export class SimPeer {
@@ -152,6 +173,7 @@ export class SimPeer {
       trustedForMs: () => boot.session.trustedForMs(),
       onTrouble: (what, error) => world.log(`${this.name}: ${what} ${error?.message ?? ''}`)
     })
+    boot.blocks = sim.options.sealed ? sealedBlocks(boot, boot.store) : boot.store
     boot.writers = new ReplicatedWriters({
       store: boot.store,
       cluster,

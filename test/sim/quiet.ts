@@ -12,7 +12,17 @@ export class QuietCluster extends SimCluster {
   constructor({ peers, copies }: { readonly peers: number; readonly copies: number }) {
     const writeMinimum = Math.ceil(copies / 2)
     const groups = 2
-    super({ seed: 3, peers, copies, writeMinimum, volumes: 1, groups, engine: false, moves: false })
+    super({
+      seed: 3,
+      peers,
+      copies,
+      writeMinimum,
+      volumes: 1,
+      groups,
+      engine: false,
+      sealed: false,
+      moves: false
+    })
   }
 
   override mayFail(error: number): boolean {

@@ -56,6 +56,7 @@ function optionsOf({ seed, engine = false, moves = false }: RunOptions): SimOpti
     volumes: 1 + (Math.floor(seed / 4) % 2),
     groups: 2,
     engine,
+    sealed: engine && seed % 2 === 0,
     moves
   }
 }

@@ -8,7 +8,9 @@ import { BLOCK_BYTES } from '../../src/core/limits.ts'
 import { encodeRecord, type VolumeRecord } from '../../src/cluster/records.ts'
 import { randomId64, parseId64 } from '../../src/cluster/ids.ts'
 import { decodeHeld } from '../../src/replication/resync-plan.ts'
+import { crc32c } from '../../src/core/checksum.ts'
 import { BlockOp, OpKind } from '../../src/replication/block-store.ts'
+import { askForTags, copyPages } from '../../src/replication/copied-tags.ts'
 import { groupOfChunk } from '../../src/placement/hash.ts'
 import { VersionKind } from '../../src/shard/op.ts'
 import type { SimCluster } from './cluster.ts'
@@ -120,11 +122,16 @@ export class SimVolume {
   /** What a member has of the volume in a group, holes left out, as text. */
   async heldBy(boot: Boot, group: number, groupEpoch: number): Promise<string> {
     const lines: string[] = []
-    const pages = boot.arena.acquire(CHUNK_BLOCKS_USED + 1)
+    const { bytes } = boot.arena
+    const pages = boot.arena.acquire(copyPages(CHUNK_BLOCKS_USED))
+    const { sealed } = this.sim.options
+    const textOf = (at: number): number =>
+      sealed ? crc32c(bytes.subarray(at, at + BLOCK_BYTES)) : blockValue(bytes, at)
     for (let chunk = 0; chunk < CHUNKS; chunk++) {
       if (this.groupOf(chunk * CHUNK_BLOCKS_USED) !== group) continue
       const op = this.#fill(new BlockOp(), OpKind.ReadVersions, chunk, 0, CHUNK_BLOCKS_USED)
       Object.assign(op, { payload: pages, pool: this.sim.pool.number, group, groupEpoch })
+      if (sealed) askForTags(op)
       await new Promise<void>((resolve) => {
         op.onDone = () => resolve()
         boot.service!.submit(op)
@@ -135,7 +142,7 @@ export class SimVolume {
         const { kind, firstBlock, blockCount, writerEpoch, sequence } = run
         for (let block = firstBlock; block < firstBlock + blockCount; block++) {
           const at = pages + (1 + block) * BLOCK_BYTES
-          const value = kind === VersionKind.Data ? blockValue(boot.arena.bytes, at) : 0
+          const value = kind === VersionKind.Data ? textOf(at) : 0
           if (kind === VersionKind.Hole) continue
           lines.push(`${chunk}/${block}: ${writerEpoch}.${sequence} ${value}`)
         }
@@ -304,7 +311,7 @@ export class SimVolume {
         block.prune()
       }
     }
-    boot.store!.submit(op)
+    boot.blocks!.submit(op)
   }
 
   read(session: Session): void {
@@ -338,7 +345,7 @@ export class SimVolume {
       for (const [i, value] of values.entries())
         this.#check(start + i, value, { floor: floors[i]!, sinceMs, place: boot.place })
     }
-    boot.store!.submit(op)
+    boot.blocks!.submit(op)
   }
 
   flush(session: Session): void {
@@ -360,7 +367,7 @@ export class SimVolume {
 
   #op(session: Session, kind: number, chunk: number, first: number, count: number): BlockOp {
     session.inFlight++
-    return this.#fill(session.boot.store!.acquireOp(), kind, chunk, first, count)
+    return this.#fill(session.boot.blocks!.acquireOp(), kind, chunk, first, count)
   }
 
   #fill(op: BlockOp, kind: number, chunk: number, first: number, count: number): BlockOp {
@@ -383,7 +390,7 @@ export class SimVolume {
 
   #ended(session: Session, op: BlockOp): void {
     session.inFlight--
-    session.boot.store!.releaseOp(op)
+    session.boot.blocks!.releaseOp(op)
   }
 
   #failed(session: Session, error: number, what: string): void {
