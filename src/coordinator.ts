@@ -3,8 +3,8 @@
  * volumes -> NBD and the admin API, and takes it down in the opposite order.
  */
 import { extname } from 'node:path'
-import { type AdminServer, startAdmin } from './admin/server.ts'
 import { randomId128 } from './cluster/ids.ts'
+import { startAdminServer } from './coordinator/admin.ts'
 import { PeerBackend } from './coordinator/backend.ts'
 import { type ClusterParts, joinCluster } from './coordinator/cluster-parts.ts'
 import { clusterToJoin } from './coordinator/join.ts'
@@ -15,25 +15,18 @@ import {
 } from './coordinator/replication.ts'
 import { prepareUnlocking } from './coordinator/unlocking.ts'
 import { type DataDirectory, openDataDirectory } from './coordinator/data-directory.ts'
-import { openMetadata, type PeerMetadata } from './coordinator/metadata.ts'
+import { openMetadata } from './coordinator/metadata.ts'
 import { PeerReports } from './coordinator/peer-reports.ts'
-import { registerMetadataMetrics } from './coordinator/metadata-metrics.ts'
+import { nbdWitness, openSecurity, type Security } from './coordinator/security.ts'
 import { systemClock, systemRandom } from './core/clock.ts'
-import {
-  type ConfigEntry,
-  configEntries,
-  formatAddress,
-  type ResolvedConfig
-} from './core/config.ts'
+import { formatAddress, type ResolvedConfig } from './core/config.ts'
 import { StoreError } from './core/errors.ts'
 import { LatencyHistogram } from './core/histogram.ts'
 import type { Log, LogOutput } from './core/log.ts'
-import { optionInfo } from './core/option-info.ts'
 import type { Config } from './core/options.ts'
 import { SharedArena } from './handoff/arena.ts'
 import { PasswordHasher } from './handoff/password-hasher.ts'
 import { ShardPool } from './handoff/shard-pool.ts'
-import { registerNbdMetrics } from './nbd/register-metrics.ts'
 import { NbdServer } from './nbd/server.ts'
 import { TlsContext, type TlsFiles } from './nbd/tls-context.ts'
 import { BlockOp, type BlockStore, OpKind } from './replication/block-store.ts'
@@ -134,6 +127,7 @@ async function start(
   const metadata = await openMetadata({ config, directory, bootId, output, signal })
   undo.add(() => metadata.close())
   const { cluster, session } = metadata
+  const security = await openSecurity({ cluster, dataDir: directory.path, log, undo })
   const parts = await joinCluster({ config, cluster, session, output, undo })
   const onGroup = metadata.copies.noteGroup.bind(metadata.copies)
   const peer = { config, directory, bootId, cluster, session, output, undo, onGroup }
@@ -141,7 +135,7 @@ async function start(
   const { pool, store, replication, syncLatency } = storage
   connect(parts, storage)
   const hash = new PasswordHasher(hashWorker)
-  const unlocking = prepareUnlocking({ cluster, ring: storage.keys, hash, config, log })
+  const unlocking = prepareUnlocking({ ...peer, ring: storage.keys, hash, log, ...security })
   undo.add(() => unlocking.close())
   const { keyring } = unlocking
   const volumes: Volumes = openVolumes({ cluster, session, storage, types, keyring, log }, (name) =>
@@ -149,7 +143,7 @@ async function start(
   )
   undo.add(() => volumes.close())
   undo.add(() => unlocking.stop())
-  const nbd = createNbd(config, volumes, output)
+  const nbd = createNbd(config, volumes, output, security)
   let stopping = false
   const addresses = { nbd: [] as string[], admin: [] as string[] }
   const backend = new PeerBackend({
@@ -170,8 +164,8 @@ async function start(
   })
   await backend.refreshVolumes()
   // Before the shards are there: a long recovery is watched through /readyz and `torus status`.
-  const admin = await startAdminServer(resolved, directory, output, backend, nbd, metadata, undo)
-  addresses.admin.push(...admin.addresses)
+  const shown = { resolved, directory, output, backend, security, nbd, metadata, undo }
+  addresses.admin.push(...(await startAdminServer(shown)).addresses)
 
   await shardsServe(pool)
   await replication?.serve()
@@ -370,12 +364,18 @@ async function checkTlsFiles(config: Config): Promise<void> {
   if (files !== null) await new TlsContext(files).load()
 }
 
-function createNbd(config: Config, source: Volumes, { log }: LogOutput): NbdServer {
+function createNbd(
+  config: Config,
+  source: Volumes,
+  { log }: LogOutput,
+  { audit }: Security
+): NbdServer {
   const tls = tlsFilesOf(config)
   return new NbdServer({
     source,
     ...(config.nbdDefaultExport === null ? {} : { defaultExport: config.nbdDefaultExport }),
     ...(tls === null ? {} : { tls }),
+    onUse: nbdWitness(audit),
     log: (level, message, fields) => log[level](fields, message)
   })
 }
@@ -412,43 +412,4 @@ async function createInitialVolumes(
     await volumes.create({ name, sizeBytes })
     log.info({ volume: name, sizeBytes }, 'volume created')
   }
-}
-
-/** What is left to the data directory and the filesystem, as it came out. */
-function effectiveEntries(resolved: ResolvedConfig, directory: DataDirectory): ConfigEntry[] {
-  const { shards, segmentBytes } = directory.superblock
-  const chosen = { shards, segmentBytes, capacityBytes: directory.capacityBytes }
-  const config = { ...resolved.config, ...chosen }
-  const fixed: readonly string[] = [optionInfo.shards.name, optionInfo.segmentBytes.name]
-  return configEntries({ ...resolved, config }).map((entry) =>
-    fixed.includes(entry.name) && entry.source === 'default'
-      ? { ...entry, source: 'data directory' }
-      : entry
-  )
-}
-
-async function startAdminServer(
-  resolved: ResolvedConfig,
-  directory: DataDirectory,
-  output: LogOutput,
-  backend: PeerBackend,
-  nbd: NbdServer,
-  metadata: PeerMetadata,
-  undo: Undo
-): Promise<AdminServer> {
-  const { adminListen, adminSocket } = resolved.config
-  const admin = await startAdmin({
-    backend,
-    log: output.log,
-    ring: output.ring,
-    configEntries: effectiveEntries(resolved, directory),
-    listen: adminListen,
-    socket: adminSocket,
-    registerMetrics: (registry) => {
-      registerNbdMetrics(registry, () => nbd.snapshot())
-      registerMetadataMetrics(registry, metadata)
-    }
-  })
-  undo.add(() => admin.stop())
-  return admin
 }

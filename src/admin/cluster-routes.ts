@@ -50,6 +50,7 @@ const wholeRoutesOf = (backend: ClusterBackend): Route[] => [
     path: '/v1/cluster',
     operationId: 'getCluster',
     summary: 'Health of the cluster, its peers and pools',
+    role: 'viewer',
     answer: schemas.clusterStatusSchema,
     handle: () => backend.clusterStatus()
   }),
@@ -58,6 +59,7 @@ const wholeRoutesOf = (backend: ClusterBackend): Route[] => [
     path: '/v1/cluster/settings',
     operationId: 'getClusterSettings',
     summary: 'Settings of the whole cluster',
+    role: 'viewer',
     answer: schemas.settingsSchema,
     handle: () => backend.settings()
   }),
@@ -66,6 +68,8 @@ const wholeRoutesOf = (backend: ClusterBackend): Route[] => [
     path: '/v1/cluster/settings',
     operationId: 'changeClusterSettings',
     summary: 'Change settings of the whole cluster; what is not named stays',
+    role: 'admin',
+    tell: (body) => body,
     body: schemas.settingsChangeSchema,
     answer: schemas.settingsSchema,
     handle: ({ body }) => backend.changeSettings(body)
@@ -75,6 +79,7 @@ const wholeRoutesOf = (backend: ClusterBackend): Route[] => [
     path: '/v1/cluster/waiting',
     operationId: 'getWaitingGroups',
     summary: 'Groups that wait for an operator to say whose copy counts',
+    role: 'viewer',
     answer: waitingGroupsSchema,
     handle: () => backend.waitingGroups()
   }),
@@ -83,6 +88,8 @@ const wholeRoutesOf = (backend: ClusterBackend): Route[] => [
     path: '/v1/cluster/accept-loss',
     operationId: 'acceptLoss',
     summary: 'Make copies that are there the ones that count; answers with the groups it changed',
+    role: 'admin',
+    tell: (body) => body,
     body: acceptLossSchema,
     answer: waitingGroupsSchema,
     handle: ({ body }) => backend.acceptLoss(body)
@@ -95,6 +102,7 @@ const peerRoutesOf = (backend: ClusterBackend): Route[] => [
     path: '/v1/peers',
     operationId: 'listPeers',
     summary: 'All peers of the cluster',
+    role: 'viewer',
     answer: schemas.clusterPeerListSchema,
     handle: async () => ({ peers: [...(await backend.clusterPeers())] })
   }),
@@ -103,6 +111,8 @@ const peerRoutesOf = (backend: ClusterBackend): Route[] => [
     path: '/v1/peers/{id}',
     operationId: 'changePeer',
     summary: 'Labels, weight, drain and maintenance of a peer',
+    role: 'operator',
+    tell: (body) => body,
     params: byId,
     body: schemas.peerChangeSchema,
     answer: schemas.clusterPeerSchema,
@@ -113,6 +123,7 @@ const peerRoutesOf = (backend: ClusterBackend): Route[] => [
     path: '/v1/peers/{id}/add',
     operationId: 'addPeer',
     summary: 'Let a pending peer into the cluster',
+    role: 'admin',
     params: byId,
     answer: schemas.clusterPeerSchema,
     handle: ({ params }) => backend.addPeer(params.id)
@@ -122,6 +133,8 @@ const peerRoutesOf = (backend: ClusterBackend): Route[] => [
     path: '/v1/peers/{id}/replace',
     operationId: 'replacePeer',
     summary: 'Another peer takes over all copies of this one, which then holds nothing',
+    role: 'admin',
+    tell: (body) => body,
     params: byId,
     body: schemas.peerReplaceSchema,
     answer: schemas.clusterPeerSchema,
@@ -132,6 +145,7 @@ const peerRoutesOf = (backend: ClusterBackend): Route[] => [
     path: '/v1/peers/{id}',
     operationId: 'removePeer',
     summary: 'Remove a peer for good; `force` accepts the loss of what only it has',
+    role: 'admin',
     params: byId,
     query: z.strictObject({ force: z.enum(['true', 'false']).default('false') }),
     status: 204,
@@ -148,6 +162,7 @@ const poolRoutesOf = (backend: ClusterBackend): Route[] => [
     path: '/v1/pools',
     operationId: 'listPools',
     summary: 'All pools, sorted by name',
+    role: 'viewer',
     answer: schemas.poolListSchema,
     handle: async () => ({ pools: [...(await backend.pools())] })
   }),
@@ -156,6 +171,8 @@ const poolRoutesOf = (backend: ClusterBackend): Route[] => [
     path: '/v1/pools',
     operationId: 'createPool',
     summary: 'Create a pool',
+    role: 'admin',
+    tell: (body) => body,
     body: schemas.poolCreateSchema,
     answer: schemas.poolSchema,
     status: 201,
@@ -166,6 +183,7 @@ const poolRoutesOf = (backend: ClusterBackend): Route[] => [
     path: '/v1/pools/{name}',
     operationId: 'getPool',
     summary: 'One pool',
+    role: 'viewer',
     params: byName,
     answer: schemas.poolSchema,
     handle: ({ params }) => backend.pool(params.name)
@@ -175,6 +193,8 @@ const poolRoutesOf = (backend: ClusterBackend): Route[] => [
     path: '/v1/pools/{name}',
     operationId: 'changePool',
     summary: 'Change a pool while it is in use',
+    role: 'admin',
+    tell: (body) => body,
     params: byName,
     body: schemas.poolChangeSchema,
     answer: schemas.poolSchema,
@@ -185,6 +205,7 @@ const poolRoutesOf = (backend: ClusterBackend): Route[] => [
     path: '/v1/pools/{name}/ring',
     operationId: 'getRing',
     summary: 'The ring of a pool: who should have how much of it, and who has',
+    role: 'viewer',
     params: byName,
     answer: schemas.ringSchema,
     handle: ({ params }) => backend.ring(params.name)

@@ -1,5 +1,6 @@
 /** Which metrics a peer has, and where each value comes from. Read only when scraped. */
 import { type Labels, MetricsRegistry, type Sample } from '../core/metrics.ts'
+import type { AuditCounts } from './audit-log.ts'
 import type { AdminBackend, PeerGauges } from './backend.ts'
 import { type OperationStats, type Shard, type ShardStats, shardStates } from './schemas.ts'
 
@@ -180,6 +181,41 @@ function registerShards(registry: MetricsRegistry, backend: MetricsSource): void
         .flatMap(({ shard, syncLatency }) =>
           syncLatency === null ? [] : [{ labels: { shard }, histogram: syncLatency }]
         )
+  )
+}
+
+/** Of tokens and the audit log. */
+export function registerSecurityMetrics(
+  registry: MetricsRegistry,
+  parts: {
+    readonly tokens: { readonly count: number }
+    readonly audit: { counts(): AuditCounts }
+  },
+  refusals: Readonly<Record<string, number>>
+): void {
+  registry.gauge(
+    { name: 'torus_tokens', help: 'Tokens that exist, expired ones too', labels: [] },
+    () => one(parts.tokens.count)
+  )
+  registry.counter(
+    {
+      name: 'torus_admin_refusals_total',
+      help: 'Requests refused: no token, a wrong one, too many wrong ones, not for this role',
+      labels: ['reason']
+    },
+    () => Object.entries(refusals).map(([reason, value]) => ({ labels: { reason }, value }))
+  )
+  registry.counter(
+    { name: 'torus_audit_entries_total', help: 'Entries written to the audit log', labels: [] },
+    () => one(parts.audit.counts().written)
+  )
+  registry.counter(
+    {
+      name: 'torus_audit_lost_total',
+      help: 'Entries that the disk did not take in time: the audit log has a hole',
+      labels: []
+    },
+    () => one(parts.audit.counts().lost)
   )
 }
 

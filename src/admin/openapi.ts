@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import * as auditSchemas from './audit-schemas.ts'
 import type { Route } from './route.ts'
 import * as clusterSchemas from './cluster-schemas.ts'
 import * as keySchemas from './key-schemas.ts'
@@ -22,8 +23,23 @@ export function openApiOf(routes: readonly Route[], version: string): Json {
       description: 'Everything that the command line does. Failures are {error: {code, message}}.'
     },
     paths,
-    components: { schemas: components() }
+    components: { schemas: components(), securitySchemes: { token: securityScheme } }
   }
+}
+
+const securityScheme = {
+  type: 'http',
+  scheme: 'bearer',
+  description:
+    'A token (`torus token create`). Not needed on the unix socket, nor on loopback before the ' +
+    'first token was made'
+}
+
+/** `x-torus-role`: the least role; `x-torus-volume-tokens`: what tokens of one volume may do. */
+function securityOf({ role, volumeUse }: Route): Json {
+  if (role === 'anyone') return { security: [] }
+  const fields = { 'x-torus-role': role, 'x-torus-volume-tokens': volumeUse }
+  return { security: [{ token: [] }], ...fields }
 }
 
 function operationOf(route: Route): Json {
@@ -36,6 +52,7 @@ function operationOf(route: Route): Json {
   return {
     operationId: route.operationId,
     summary: route.summary,
+    ...securityOf(route),
     parameters: [...parametersOf('path', route.params), ...parametersOf('query', route.query)],
     ...(route.body === null
       ? {}
@@ -83,7 +100,7 @@ function convert(schema: z.ZodType): Json {
 /** Every schema that has a name. */
 function components(): Json {
   const named = z.registry<{ id?: string | undefined }>()
-  const modules = [schemas, clusterSchemas, recoverySchemas, keySchemas]
+  const modules = [schemas, clusterSchemas, recoverySchemas, keySchemas, auditSchemas]
   for (const schema of modules.flatMap((module) => Object.values(module) as unknown[])) {
     if (!(schema instanceof z.ZodType)) continue
     const id = schema.meta()?.id

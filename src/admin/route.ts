@@ -1,5 +1,6 @@
 import type { Readable } from 'node:stream'
 import { z } from 'zod'
+import type { Role, VolumeUse, Visitor } from './access.ts'
 
 /** The contents of an answer that is not JSON. */
 export class RawAnswer {
@@ -24,6 +25,14 @@ export interface Route {
   /** Unique word for generated clients. */
   readonly operationId: string
   readonly summary: string
+  /** Least role that may use it. */
+  readonly role: Role
+  /** What tokens of one volume may do with it. */
+  readonly volumeUse: VolumeUse
+  /** Does its use stand in the audit log? Whatever changes something does. */
+  readonly audited: boolean
+  /** What stands in the audit log beside path and query, of body and answer. Never a secret. */
+  readonly tell: (body: unknown, answer: unknown) => Readonly<Record<string, unknown>>
   readonly params: z.ZodObject
   readonly query: z.ZodObject
   readonly body: z.ZodObject | null
@@ -38,6 +47,7 @@ export interface RouteRequest {
   readonly params: Record<string, unknown>
   readonly query: Record<string, unknown>
   readonly body: unknown
+  readonly visitor: Visitor
 }
 
 export interface RouteAnswer {
@@ -59,6 +69,14 @@ export function route<
   path: string
   operationId: string
   summary: string
+  role: Role
+  volumeUse?: VolumeUse
+  audited?: boolean
+  tell?: (
+    body: Body extends z.ZodObject ? z.output<Body> : null,
+    /** Undefined for a request that failed. */
+    answer: (Answer extends z.ZodType ? z.output<Answer> : null) | undefined
+  ) => Record<string, unknown>
   params?: Params
   query?: Query
   body?: Body
@@ -69,14 +87,20 @@ export function route<
     params: z.output<Params>
     query: z.output<Query>
     body: Body extends z.ZodObject ? z.output<Body> : null
+    visitor: Visitor
   }) => Promise<Answer extends z.ZodType ? z.output<Answer> | WithStatus : RawAnswer | null>
 }): Route {
-  const { handle, status = 200 } = given
+  const { handle, tell, status = 200 } = given
   return {
     method: given.method,
     path: given.path,
     operationId: given.operationId,
     summary: given.summary,
+    role: given.role,
+    volumeUse: given.volumeUse ?? 'no',
+    audited: given.audited ?? given.method !== 'GET',
+    // The body was checked by the schema before, and the answer is what `handle` gave.
+    tell: (...given) => tell?.(...(given as Parameters<typeof tell>)) ?? {},
     params: given.params ?? nothing,
     query: given.query ?? nothing,
     body: given.body ?? null,

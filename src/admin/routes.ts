@@ -1,18 +1,24 @@
 /** The admin API, line by line. */
 import { Readable } from 'node:stream'
 import { z } from 'zod'
+import type { Tokens } from '../cluster/tokens.ts'
 import type { MetricsRegistry } from '../core/metrics.ts'
+import { maySee } from './access.ts'
+import type { AuditLog } from './audit-log.ts'
 import type { AdminBackend } from './backend.ts'
 import { clusterRoutesOf } from './cluster-routes.ts'
 import { keyRoutesOf } from './key-routes.ts'
 import { RawAnswer, type Route, route, WithStatus } from './route.ts'
 import * as schemas from './schemas.ts'
+import { securityRoutesOf } from './security-routes.ts'
 import type { Tasks } from './tasks.ts'
 import { volumeChangesOf, volumeRoutesOf } from './volume-routes.ts'
 
 export interface RouteContext {
   readonly backend: AdminBackend
   readonly tasks: Tasks
+  readonly tokens: Tokens
+  readonly audit: AuditLog
   readonly registry: MetricsRegistry
   configEntries(): readonly z.infer<typeof schemas.configEntrySchema>[]
   debugBundle(): Promise<RawAnswer>
@@ -30,6 +36,7 @@ export const routesOf = (context: RouteContext): readonly Route[] => [
   ...keyRoutesOf(context.backend.keys),
   ...clientRoutes(context),
   ...taskRoutes(context),
+  ...securityRoutesOf(context),
   ...observationRoutes(context)
 ]
 
@@ -39,6 +46,7 @@ const peerRoutes = ({ backend, configEntries }: RouteContext): Route[] => [
     path: '/v1/status',
     operationId: 'getStatus',
     summary: 'Health, space, shards and counters of this peer',
+    role: 'viewer',
     answer: schemas.statusSchema,
     handle: () => backend.status()
   }),
@@ -47,6 +55,8 @@ const peerRoutes = ({ backend, configEntries }: RouteContext): Route[] => [
     path: '/v1/peer',
     operationId: 'getPeer',
     summary: 'Identity, addresses and capacity of this peer',
+    role: 'viewer',
+    volumeUse: 'any',
     answer: schemas.peerSchema,
     handle: () => backend.peer()
   }),
@@ -55,6 +65,7 @@ const peerRoutes = ({ backend, configEntries }: RouteContext): Route[] => [
     path: '/v1/shards',
     operationId: 'listShards',
     summary: 'State and counters of every shard',
+    role: 'viewer',
     answer: schemas.shardListSchema,
     handle: async () => ({ shards: [...backend.shards()] })
   }),
@@ -63,6 +74,7 @@ const peerRoutes = ({ backend, configEntries }: RouteContext): Route[] => [
     path: '/v1/config',
     operationId: 'getConfig',
     summary: 'Effective configuration and where each value came from',
+    role: 'operator',
     answer: schemas.configSchema,
     handle: async () => ({ entries: [...configEntries()] })
   })
@@ -74,14 +86,19 @@ const clientRoutes = ({ backend }: RouteContext): Route[] => [
     path: '/v1/clients',
     operationId: 'listClients',
     summary: 'Client connections',
+    role: 'viewer',
+    volumeUse: 'any',
     answer: schemas.clientListSchema,
-    handle: async () => ({ clients: [...backend.listClients()] })
+    handle: async ({ visitor }) => ({
+      clients: backend.listClients().filter(({ volume }) => maySee(visitor.rights, volume))
+    })
   }),
   route({
     method: 'DELETE',
     path: '/v1/clients/{id}',
     operationId: 'disconnectClient',
     summary: 'Close a client connection',
+    role: 'operator',
     params: byId,
     status: 204,
     handle: async ({ params }) => {
@@ -97,6 +114,7 @@ const taskRoutes = ({ backend, tasks }: RouteContext): Route[] => [
     path: '/v1/tasks/{task}',
     operationId: 'getTask',
     summary: 'Progress of a background task',
+    role: 'viewer',
     params: byTask,
     answer: schemas.taskSchema,
     handle: async ({ params }) => tasks.progress(params.task, backend.shards())
@@ -106,6 +124,7 @@ const taskRoutes = ({ backend, tasks }: RouteContext): Route[] => [
     path: '/v1/tasks/{task}/start',
     operationId: 'startTask',
     summary: 'Start a background task on every shard',
+    role: 'operator',
     params: byTask,
     answer: schemas.taskSchema,
     status: 202,
@@ -120,6 +139,7 @@ const taskRoutes = ({ backend, tasks }: RouteContext): Route[] => [
     path: '/v1/tasks/{task}/stop',
     operationId: 'stopTask',
     summary: 'Stop a background task on every shard',
+    role: 'operator',
     params: byTask,
     answer: schemas.taskSchema,
     handle: async ({ params }) => {
@@ -136,6 +156,8 @@ const observationRoutes = (context: RouteContext): Route[] => [
     path: '/v1/metadata/backup',
     operationId: 'getMetadataBackup',
     summary: 'All metadata as of one moment, for `torus metadata restore`',
+    role: 'admin',
+    audited: true,
     contentType: 'application/octet-stream',
     handle: async () => {
       const parts = await context.backend.metadataBackup()
@@ -148,6 +170,8 @@ const observationRoutes = (context: RouteContext): Route[] => [
     path: '/v1/debug/bundle',
     operationId: 'getDebugBundle',
     summary: 'Logs, configuration, metrics and state for a bug report, without secrets (.tar.gz)',
+    role: 'admin',
+    audited: true,
     contentType: 'application/gzip',
     handle: () => context.debugBundle()
   }),
@@ -156,6 +180,7 @@ const observationRoutes = (context: RouteContext): Route[] => [
     path: '/metrics',
     operationId: 'getMetrics',
     summary: 'Metrics in the Prometheus text format',
+    role: 'viewer',
     contentType: 'text/plain',
     handle: async () => new RawAnswer(context.registry.contentType, await context.registry.text())
   }),
@@ -164,6 +189,7 @@ const observationRoutes = (context: RouteContext): Route[] => [
     path: '/healthz',
     operationId: 'getHealth',
     summary: 'Answers as long as the process does',
+    role: 'anyone',
     answer: z.object({ status: z.literal('ok') }),
     handle: async () => ({ status: 'ok' as const })
   }),
@@ -172,6 +198,7 @@ const observationRoutes = (context: RouteContext): Route[] => [
     path: '/readyz',
     operationId: 'getReady',
     summary: 'Whether clients are served; status 503 with the reasons while not',
+    role: 'anyone',
     answer: schemas.readySchema,
     handle: async () => {
       const ready = context.backend.ready()
@@ -183,6 +210,8 @@ const observationRoutes = (context: RouteContext): Route[] => [
     path: '/openapi.json',
     operationId: 'getOpenApi',
     summary: 'This description',
+    role: 'viewer',
+    volumeUse: 'any',
     answer: z.unknown(),
     handle: async () => context.openApi()
   })

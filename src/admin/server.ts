@@ -1,23 +1,29 @@
 /**
- * The admin HTTP API on loopback TCP and a unix socket. One fastify instance routes for both; each
- * listener is a plain HTTP server, because only TCP has browsers to be guarded against.
+ * The admin HTTP API on TCP and a unix socket. One fastify instance routes for both; each listener
+ * is a plain HTTP server, because only TCP has browsers to be guarded against.
  */
-import type { RequestListener, Server } from 'node:http'
+import type { IncomingMessage, RequestListener, Server } from 'node:http'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import type { z } from 'zod'
-import { AssertionError } from '../core/assert.ts'
-import type { ConfigEntry } from '../core/config.ts'
+import type { Tokens } from '../cluster/tokens.ts'
+import { AssertionError, assert } from '../core/assert.ts'
+import { type Clock, systemClock } from '../core/clock.ts'
+import { type ConfigEntry, isLoopback } from '../core/config.ts'
 import { ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
 import type { Log, LogRing } from '../core/log.ts'
 import type { MetricsRegistry } from '../core/metrics.ts'
 import type { Address } from '../core/options.ts'
 import { version } from '../core/version.ts'
+import { mayUse } from './access.ts'
+import type { AuditLog } from './audit-log.ts'
+import { AuditedRequests } from './audited-requests.ts'
 import type { AdminBackend } from './backend.ts'
 import { debugBundle } from './bundle.ts'
+import { type DoorKind, Doors, notAllowed, type Refusal } from './doors.ts'
 import { errorBody, httpFailureOf } from './errors.ts'
 import { refusalOf } from './guard.ts'
 import { type Listener, listenTcp, listenUnix } from './listener.ts'
-import { createRegistry } from './metrics.ts'
+import { createRegistry, registerSecurityMetrics } from './metrics.ts'
 import { openApiOf } from './openapi.ts'
 import { RawAnswer, type Route } from './route.ts'
 import { routesOf } from './routes.ts'
@@ -32,6 +38,9 @@ const SHOWN_VALUE_MAX = 200
 
 export interface AdminOptions {
   readonly backend: AdminBackend
+  readonly tokens: Tokens
+  readonly audit: AuditLog
+  readonly clock?: Clock
   readonly log: Log
   /** Last lines of the log, for the debug bundle. */
   readonly ring: LogRing
@@ -45,6 +54,9 @@ export interface AdminOptions {
   readonly registerMetrics?: (registry: MetricsRegistry) => void
 }
 
+/** By which door a request came. */
+type DoorOf = WeakMap<IncomingMessage, DoorKind>
+
 export interface AdminServer {
   /** As `--admin` takes them: `http://127.0.0.1:4321`, `unix:/path`. */
   readonly addresses: readonly string[]
@@ -54,17 +66,25 @@ export interface AdminServer {
 
 /** @throws StoreError Busy, Unavailable when a listener cannot be had */
 export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
-  const app = await buildApp(options)
+  const doorOf: DoorOf = new WeakMap()
+  const app = await buildApp(options, doorOf)
   const listeners: Listener[] = []
   const stop = async () => {
     await Promise.all(listeners.map(({ server }) => closed(server)))
     await app.close()
   }
-  const route: RequestListener = (request, response) => app.routing(request, response)
+  const through =
+    (door: DoorKind): RequestListener =>
+    (request, response) => {
+      doorOf.set(request, door)
+      app.routing(request, response)
+    }
+  const { socket, listen } = options
   try {
-    if (options.socket !== null) listeners.push(await listenUnix(options.socket, route))
-    if (options.listen !== null) {
-      listeners.push(await listenTcp(options.listen, guarded(options.listen, route)))
+    if (socket !== null) listeners.push(await listenUnix(socket, through('socket')))
+    if (listen !== null) {
+      const route = through(isLoopback(listen.host) ? 'loopback' : 'open')
+      listeners.push(await listenTcp(listen, guarded(listen, route)))
     }
   } catch (error) {
     await stop()
@@ -95,8 +115,8 @@ const guarded =
   }
 
 /** The API without listeners. */
-async function buildApp(options: AdminOptions): Promise<FastifyInstance> {
-  const { backend, log } = options
+async function buildApp(options: AdminOptions, doorOf: DoorOf): Promise<FastifyInstance> {
+  const { backend, log, tokens, audit } = options
   const app = Fastify({
     logger: false,
     bodyLimit: BODY_BYTES_MAX,
@@ -117,6 +137,8 @@ async function buildApp(options: AdminOptions): Promise<FastifyInstance> {
   const routes = routesOf({
     backend,
     registry,
+    tokens,
+    audit,
     tasks: new Tasks(),
     configEntries,
     debugBundle: () => debugBundle({ backend, registry, ring: options.ring, configEntries }),
@@ -125,11 +147,17 @@ async function buildApp(options: AdminOptions): Promise<FastifyInstance> {
       return openApi
     }
   })
-  for (const route of routes) addRoute(app, route)
-  app.setErrorHandler((error, request, reply) => answerError(error, request, reply, log))
+  const audited = new AuditedRequests(audit)
+  addAdmission(app, { options, registry, doorOf, audited })
+  for (const route of routes) addRoute(app, route, audited)
+  app.setErrorHandler((error, request, reply) => {
+    audited.failed(request, error)
+    answerError(error, request, reply, log)
+  })
   app.setNotFoundHandler((request, reply) => answerUnknown(routes, request, reply))
   app.addHook('onResponse', async (request, reply) => {
     countRequest(request, reply)
+    audited.answered(request, reply, routeOf(request))
     const { method, url } = request
     const fields = { method, url, status: reply.statusCode, ms: Math.round(reply.elapsedTime) }
     if (method === 'GET' || method === 'HEAD') log.debug(fields, 'admin request')
@@ -139,18 +167,60 @@ async function buildApp(options: AdminOptions): Promise<FastifyInstance> {
   return app
 }
 
-function addRoute(app: FastifyInstance, route: Route): void {
+interface AdmissionParts {
+  readonly options: AdminOptions
+  readonly registry: MetricsRegistry
+  readonly doorOf: DoorOf
+  readonly audited: AuditedRequests
+}
+
+/** Nobody gets further than their rights go, and no body is read before. */
+function addAdmission(app: FastifyInstance, parts: AdmissionParts): void {
+  const { options, registry, doorOf, audited } = parts
+  const doors = new Doors(options.tokens, options.clock ?? systemClock)
+  const refusals: Record<Refusal['reason'], number> = { missing: 0, wrong: 0, limited: 0, role: 0 }
+  registerSecurityMetrics(registry, options, refusals)
+  const refusalOfRequest = (request: FastifyRequest): Refusal | null => {
+    const route = routeOf(request)
+    if (route?.role === 'anyone') return null
+    const door = doorOf.get(request.raw)
+    assert(door !== undefined, 'a request came by a door')
+    const admission = doors.admit(request.raw, door)
+    if (admission.kind === 'refused') return admission.refusal
+    audited.of(request).visitor = admission.visitor
+    const { name } = (request.params ?? {}) as { name?: unknown }
+    // Who may look around at all is told what does not exist.
+    const isAllowed = route === null || mayUse(admission.visitor.rights, route, name)
+    return isAllowed ? null : notAllowed
+  }
+  app.addHook('onRequest', async (request, reply) => {
+    const refusal = refusalOfRequest(request)
+    if (refusal === null) return
+    audited.of(request).refusal = refusal
+    refusals[refusal.reason]++
+    if (refusal.status === 401) reply.header('www-authenticate', 'Bearer')
+    return reply.code(refusal.status).header('cache-control', 'no-store').send(refusal.body)
+  })
+}
+
+/** Null where there is none. */
+const routeOf = (request: FastifyRequest): Route | null =>
+  (request.routeOptions.config as { readonly route?: Route } | undefined)?.route ?? null
+
+function addRoute(app: FastifyInstance, route: Route, audited: AuditedRequests): void {
   app.route({
     method: route.method,
+    config: { route },
     url: route.path.replaceAll(/\{(\w+)\}/g, ':$1'),
     handler: async (request, reply) => {
-      const { status, value } = await inTime(
-        route.handle({
-          params: checked(route.params, request.params ?? {}),
-          query: checked(route.query, request.query ?? {}),
-          body: route.body === null ? null : checked(route.body, request.body ?? {})
-        })
-      )
+      const passage = audited.of(request)
+      const params = checked(route.params, request.params ?? {})
+      const query = checked(route.query, request.query ?? {})
+      const body = route.body === null ? null : checked(route.body, request.body ?? {})
+      passage.body = body
+      const { visitor } = passage
+      const { status, value } = await inTime(route.handle({ params, query, body, visitor }))
+      passage.answer = value
       reply.code(status).header('cache-control', 'no-store')
       if (!(value instanceof RawAnswer)) return value === null ? reply.send() : value
       const { fileName, contentType, content } = value

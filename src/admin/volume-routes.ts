@@ -1,5 +1,6 @@
 /** The admin API of volumes, line by line. */
 import { z } from 'zod'
+import { maySee } from './access.ts'
 import type { AdminBackend } from './backend.ts'
 import { type Route, route } from './route.ts'
 import * as schemas from './schemas.ts'
@@ -12,14 +13,21 @@ export const volumeRoutesOf = (backend: AdminBackend): readonly Route[] => [
     path: '/v1/volumes',
     operationId: 'listVolumes',
     summary: 'All volumes, sorted by name',
+    role: 'viewer',
+    volumeUse: 'any',
     answer: schemas.volumeListSchema,
-    handle: async () => ({ volumes: [...(await backend.listVolumes())] })
+    handle: async ({ visitor }) => {
+      const volumes = await backend.listVolumes()
+      return { volumes: volumes.filter(({ name }) => maySee(visitor.rights, name)) }
+    }
   }),
   route({
     method: 'POST',
     path: '/v1/volumes',
     operationId: 'createVolume',
     summary: 'Create a thin volume',
+    role: 'operator',
+    tell: ({ sizeBytes, type, pool }) => ({ sizeBytes, type, pool }),
     body: schemas.volumeCreateSchema,
     answer: schemas.volumeSchema,
     status: 201,
@@ -30,6 +38,8 @@ export const volumeRoutesOf = (backend: AdminBackend): readonly Route[] => [
     path: '/v1/volumes/{name}',
     operationId: 'getVolume',
     summary: 'One volume',
+    role: 'viewer',
+    volumeUse: 'see',
     params: byName,
     answer: schemas.volumeSchema,
     handle: ({ params }) => backend.volume(params.name)
@@ -39,6 +49,7 @@ export const volumeRoutesOf = (backend: AdminBackend): readonly Route[] => [
     path: '/v1/volumes/{name}',
     operationId: 'deleteVolume',
     summary: 'Delete a volume and all its data; `force` disconnects its clients first',
+    role: 'operator',
     params: byName,
     query: z.strictObject({ force: z.enum(['true', 'false']).default('false') }),
     status: 204,
@@ -56,6 +67,9 @@ export const volumeChangesOf = (backend: AdminBackend): readonly Route[] => [
     path: '/v1/volumes/{name}',
     operationId: 'changeVolume',
     summary: 'Change what a volume does while members are away; holds at once for its clients',
+    role: 'operator',
+    volumeUse: 'change',
+    tell: (body) => body,
     params: byName,
     body: schemas.volumeChangeSchema,
     answer: schemas.volumeSchema,
@@ -66,6 +80,8 @@ export const volumeChangesOf = (backend: AdminBackend): readonly Route[] => [
     path: '/v1/volumes/{name}/rename',
     operationId: 'renameVolume',
     summary: 'Give a volume another name',
+    role: 'operator',
+    tell: (body) => body,
     params: byName,
     body: schemas.volumeRenameSchema,
     answer: schemas.volumeSchema,
@@ -76,6 +92,9 @@ export const volumeChangesOf = (backend: AdminBackend): readonly Route[] => [
     path: '/v1/volumes/{name}/resize',
     operationId: 'resizeVolume',
     summary: 'Give a volume another size; a smaller one only with `shrink`',
+    role: 'operator',
+    volumeUse: 'change',
+    tell: (body) => body,
     params: byName,
     body: schemas.volumeResizeSchema,
     answer: schemas.volumeSchema,
@@ -86,6 +105,9 @@ export const volumeChangesOf = (backend: AdminBackend): readonly Route[] => [
     path: '/v1/volumes/{name}/take',
     operationId: 'takeVolume',
     summary: 'Move a volume to this peer; `takeover` drops its clients on others',
+    role: 'operator',
+    volumeUse: 'change',
+    tell: (body) => body,
     params: byName,
     body: schemas.volumeTakeSchema,
     answer: schemas.volumeSchema,

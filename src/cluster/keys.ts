@@ -20,6 +20,8 @@
  *   groups/<pool>/<nr>   GroupRecord: who holds a group's data      who needs it (PROTOCOL.md)
  *   volumekeys/<family>  VolumeKeysRecord: slots, data keys     operators of an encrypted volume
  *   deleted/<family>     DeletedRecord, positive record of the end   `volume delete`, each peer
+ *   tokens/<id>          TokenRecord: hash and role of a token       operators
+ *   tokens/required      a token was made once: no door is open      with the first token
  *
  * Values are JSON objects with the version `v` of their kind; an unknown version is refused.
  * The number of keys is O(peers + groups + volumes), never of chunks or blocks. Names are ASCII,
@@ -69,6 +71,15 @@ export class Keys {
   }
   get deletions(): string {
     return `${this.root}deleted/`
+  }
+  get tokens(): string {
+    return `${this.root}tokens/`
+  }
+  get tokensRequired(): string {
+    return `${this.tokens}required`
+  }
+  token(id: string): string {
+    return this.tokens + id
   }
   peer(id: string): string {
     return this.peers + id

@@ -236,6 +236,26 @@ const groupSchema = z.looseObject({
 export type GroupRecord = z.infer<typeof groupSchema>
 export type GroupMember = z.infer<typeof memberSchema>
 
+export const tokenRoles = ['admin', 'operator', 'viewer', 'volume'] as const
+
+const tokenSchema = z.looseObject({
+  v: version,
+  id: id64,
+  /** SHA-256 of the whole text of the token, base64. The text itself is nowhere. */
+  hash: z.base64().length(44),
+  role: z.enum(tokenRoles),
+  /** Name of the one volume that a token of the role `volume` is for; null for other roles. */
+  volume: z.string().nullable(),
+  readOnly: z.boolean(),
+  label: z.string(),
+  createdAt: time,
+  /** null: it does not end by itself. */
+  expiresAt: time.nullable()
+})
+export type TokenRecord = z.infer<typeof tokenSchema>
+
+const tokensRequiredSchema = z.looseObject({ v: version, since: time })
+
 const kinds = {
   cluster: clusterSchema,
   incoming: incomingSchema,
@@ -251,7 +271,9 @@ const kinds = {
   alive: aliveSchema,
   pool: poolSchema,
   controller: controllerSchema,
-  handover: handoverSchema
+  handover: handoverSchema,
+  token: tokenSchema,
+  tokensRequired: tokensRequiredSchema
 }
 export type RecordKind = keyof typeof kinds
 type RecordOf<K extends RecordKind> = z.infer<(typeof kinds)[K]>

@@ -1,9 +1,10 @@
 /** Keys of encrypted volumes in a running peer, and what unlocks them unattended. */
+import type { AuditLog } from '../admin/audit-log.ts'
 import type { Cluster } from '../cluster/cluster.ts'
 import type { VolumeRecord } from '../cluster/records.ts'
 import { VolumeDirectory } from '../cluster/volume-directory.ts'
 import { VolumeKeys } from '../cluster/volume-keys.ts'
-import { StoreError, storeErrorOf } from '../core/errors.ts'
+import { errorCodeName, StoreError, storeErrorOf } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import type { Config, UnlockSource } from '../core/options.ts'
 import type { PasswordHasher } from '../handoff/password-hasher.ts'
@@ -43,8 +44,9 @@ export function prepareUnlocking(given: {
   readonly hash: PasswordHasher
   readonly config: Pick<Config, 'unlockWith'>
   readonly log: Log
+  readonly audit: Pick<AuditLog, 'record'>
 }): Unlocking {
-  const { cluster, ring, hash, log } = given
+  const { cluster, ring, hash, log, audit } = given
   const sources = given.config.unlockWith
   const records = new VolumeKeys(cluster)
   const { clock } = cluster
@@ -55,7 +57,7 @@ export function prepareUnlocking(given: {
     clock,
     nowText: () => cluster.nowText()
   })
-  const unattended = new Unattended(keyring, sources, log)
+  const unattended = new Unattended(keyring, sources, { log, audit })
   keyring.unlockUnattended = (volume) => unattended.unlock(volume)
   const directory = new VolumeDirectory(cluster)
   let encrypted: EncryptedVolumes | null = null
@@ -94,12 +96,18 @@ class Unattended {
   readonly #keyring: VolumeKeyring
   readonly #sources: readonly UnlockSource[]
   readonly #log: Log
+  readonly #audit: Pick<AuditLog, 'record'>
   readonly #told = new Map<string, string>()
 
-  constructor(keyring: VolumeKeyring, sources: readonly UnlockSource[], log: Log) {
+  constructor(
+    keyring: VolumeKeyring,
+    sources: readonly UnlockSource[],
+    { log, audit }: { readonly log: Log; readonly audit: Pick<AuditLog, 'record'> }
+  ) {
     this.#keyring = keyring
     this.#sources = sources
     this.#log = log
+    this.#audit = audit
   }
 
   async unlock(volume: Named): Promise<void> {
@@ -121,11 +129,19 @@ class Unattended {
       }
       this.#told.delete(volume.family)
       this.#log.info({ volume: volume.name, source: source.kind }, 'encrypted volume unlocked')
+      this.#tell(volume, source, 'ok')
     } catch (thrown) {
       if (!(thrown instanceof StoreError)) throw thrown
       if (this.#told.get(volume.family) === thrown.message) return
       this.#told.set(volume.family, thrown.message)
       this.#log.warn({ err: thrown, volume: volume.name }, 'encrypted volume stays locked')
+      this.#tell(volume, source, errorCodeName(thrown.code))
     }
+  }
+
+  #tell({ name }: Named, { kind }: UnlockSource, outcome: string): void {
+    const who = { kind: 'peer' } as const
+    const details = { source: kind }
+    this.#audit.record({ who, address: '', action: 'unlock', volume: name, details, outcome })
   }
 }

@@ -185,6 +185,15 @@ export const CHUNK_SUMS_PER_CALL = 1024
 export const READ_REPAIRS_WAITING_MAX = 64
 /** Room that members keep when writes to them are refused: for what is on its way to them. */
 export const MEMBER_RESERVE_BYTES = 16 * 1024 * 1024
+/** Tokens of a cluster: every peer keeps them all in memory. */
+export const TOKENS_MAX = 1000
+/** A file of the audit log; older ones are kept, and the oldest is removed. 176 MiB in all. */
+export const AUDIT_FILE_BYTES_MAX = 16 * 1024 * 1024
+export const AUDIT_FILES_MAX = 10
+/** Entries that wait for the disk; with more, new ones are lost and counted. */
+export const AUDIT_WAITING_MAX = 10_000
+/** Written entries are synced so long after, together: a disk is not asked for each of them. */
+export const AUDIT_SYNC_MS = 1000
 
 assert((OVERLAP_BUCKETS & (OVERLAP_BUCKETS - 1)) === 0, 'overlap buckets are a power of two')
 assert(CHUNK_BYTES % PIECE_BYTES_MAX === 0, 'a chunk holds whole pieces')

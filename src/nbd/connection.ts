@@ -25,6 +25,15 @@ import { Sender } from './sender.ts'
 import type { TlsContext } from './tls-context.ts'
 import { Transmission } from './transmission.ts'
 
+export interface NbdUse {
+  readonly kind: 'open' | 'close'
+  readonly volume: string
+  readonly address: string
+  /** Of the client's certificate; null where it showed none. */
+  readonly tlsName: string | null
+  readonly readOnly: boolean
+}
+
 /** What a connection needs of its server. */
 export interface ConnectionHost {
   readonly exports: Exports
@@ -36,6 +45,7 @@ export interface ConnectionHost {
   readonly limits: NbdLimits
   readonly closing: boolean
   log(level: 'debug' | 'info' | 'warn', message: string, fields: object): void
+  onUse(use: NbdUse): void
   /** The connection is over and the volume holds nothing of it any more. */
   forget(connection: Connection): void
 }
@@ -63,6 +73,8 @@ export class Connection implements Consumer {
   /** The answer to the last option. */
   private answering: Promise<void> = Promise.resolve()
   private closed = false
+  /** Common name of the client's certificate. */
+  private tlsName: string | null = null
   /** When the phase must be over, monotonic milliseconds; moves along while commands are taken. */
   private deadlineMs: number
   private options = 0
@@ -243,6 +255,7 @@ export class Connection implements Consumer {
       }
       this.handshake.secured()
       this.host.metrics.connectionsTls++
+      this.tlsName = nameOf(secure)
       Object.assign(this.info, { tls: true })
       this.phase = 'options'
     })
@@ -283,6 +296,7 @@ export class Connection implements Consumer {
     })
     if (host.closing) this.transmission.refuse()
     this.host.log('info', 'client attached', this.fields())
+    this.tellUse('open')
   }
 
   // The end
@@ -328,7 +342,10 @@ export class Connection implements Consumer {
   private onClose(): void {
     this.closed = true
     this.socket.destroy()
-    if (this.transmission !== null) this.host.log('info', 'client detached', this.fields())
+    if (this.transmission !== null) {
+      this.host.log('info', 'client detached', this.fields())
+      this.tellUse('close')
+    }
     void this.settle()
   }
 
@@ -381,10 +398,21 @@ export class Connection implements Consumer {
     this.fail('it held memory that others wait for and did not move')
   }
 
+  private tellUse(kind: NbdUse['kind']): void {
+    const { tlsName, device } = this
+    const { volume, address } = this.info
+    this.host.onUse({ kind, volume, address, tlsName, readOnly: device?.readOnly ?? false })
+  }
+
   private fields(): object {
     const { id, address, volume } = this.info
     return { client: id, address, volume }
   }
+}
+
+function nameOf(secure: tls.TLSSocket): string | null {
+  const name: unknown = secure.getPeerCertificate()?.subject?.CN
+  return typeof name === 'string' ? name : null
 }
 
 /** What Node keeps about the bytes of a socket. */

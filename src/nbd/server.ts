@@ -8,7 +8,7 @@ import { type Clock, systemClock } from '../core/clock.ts'
 import type { ClientInfo, DeviceSource } from '../volume/block-device.ts'
 import { Batch } from './batch.ts'
 import { Budget } from './budget.ts'
-import { Connection, type ConnectionHost } from './connection.ts'
+import { Connection, type ConnectionHost, type NbdUse } from './connection.ts'
 import { Exports } from './exports.ts'
 import { defaultLimits, EVICTIONS_MIN, type NbdLimits } from './limits.ts'
 import { NbdMetrics, type NbdSnapshot } from './metrics.ts'
@@ -22,6 +22,8 @@ export interface NbdOptions {
   readonly limits?: Partial<NbdLimits>
   readonly clock?: Clock
   readonly log?: (level: 'debug' | 'info' | 'warn', message: string, fields: object) => void
+  /** A client got a volume, or has left it. */
+  readonly onUse?: (use: NbdUse) => void
 }
 
 export type NbdListen = { readonly host: string; readonly port: number } | { readonly path: string }
@@ -40,6 +42,7 @@ export class NbdServer implements ConnectionHost {
   readonly clock: Clock
   readonly limits: NbdLimits
   readonly log: NonNullable<NbdOptions['log']>
+  readonly onUse: NonNullable<NbdOptions['onUse']>
   closing = false
   private readonly connections = new Map<number, Connection>()
   private readonly listeners: net.Server[] = []
@@ -55,6 +58,7 @@ export class NbdServer implements ConnectionHost {
     this.clock = options.clock ?? systemClock
     this.limits = Object.freeze({ ...defaultLimits, ...options.limits })
     this.log = options.log ?? (() => {})
+    this.onUse = options.onUse ?? (() => {})
     this.budget = new Budget(source.arena, this.limits, () => this.batch.noteFreed())
     this.batch = new Batch(
       this.clock,

@@ -8,7 +8,7 @@ import { httpStatusOf } from '../../src/admin/errors.ts'
 import { startAdmin } from '../../src/admin/server.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { LogRing, silentLog } from '../../src/core/log.ts'
-import { type AdminFixture, http, startFixture } from '../helpers/admin.ts'
+import { type AdminFixture, http, makeSecurity, startFixture } from '../helpers/admin.ts'
 import { FakeBackend, fakeClient, fakeShard } from '../helpers/fake-backend.ts'
 
 const GIB = 1024 ** 3
@@ -240,7 +240,9 @@ test('a client that sends nothing or nonsense disturbs nobody', async ({ fixture
 
 test('a socket left by a killed process is replaced, one in use or a file is not', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'torus-admin-'))
-  const common = { log: silentLog(), ring: new LogRing(1), configEntries: [], listen: null }
+  const security = await makeSecurity(folder)
+  const log = silentLog()
+  const common = { ...security, log, ring: new LogRing(1), configEntries: [], listen: null }
   const start = (socket: string) =>
     startAdmin({ ...common, backend: new FakeBackend(), socket, processMetrics: false })
   const stale = join(folder, 'stale.sock')
@@ -261,7 +263,10 @@ test('a socket left by a killed process is replaced, one in use or a file is not
 
 test('a port in use is told by its name', async ({ fixture }) => {
   const port = Number(new URL(fixture.url).port)
+  const { tokens, audit } = fixture
   const options = {
+    tokens,
+    audit,
     backend: new FakeBackend(),
     log: silentLog(),
     ring: new LogRing(1),

@@ -3,12 +3,37 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { AuditLog } from '../../src/admin/audit-log.ts'
 import { type AdminOptions, type AdminServer, startAdmin } from '../../src/admin/server.ts'
+import { Cluster } from '../../src/cluster/cluster.ts'
+import { Tokens } from '../../src/cluster/tokens.ts'
+import { type Clock, systemClock } from '../../src/core/clock.ts'
 import { configEntries, resolveConfig } from '../../src/core/config.ts'
 import { LogRing, silentLog } from '../../src/core/log.ts'
+import { EmbeddedStore } from '../../src/metadata/embedded-store.ts'
+import { MemoryTables } from '../../src/metadata/memory-tables.ts'
 import { FakeBackend } from './fake-backend.ts'
+import { SeededRandom } from './manual-clock.ts'
+
+/** Tokens on metadata in memory, and an audit log in `folder`. */
+export async function makeSecurity(
+  folder: string,
+  clock: Clock = systemClock
+): Promise<{ tokens: Tokens; audit: AuditLog }> {
+  const random = new SeededRandom(1)
+  const store = await EmbeddedStore.open(new MemoryTables(), { clock, random })
+  const ids = { clusterId: 'c'.repeat(32), peerId: 'a'.repeat(32), bootId: 'b'.repeat(32) }
+  const self = { ...ids, bootCounter: 1, capacityBytes: 1 }
+  const cluster = await Cluster.open(store, self, { clock, random })
+  const tokens = new Tokens(cluster)
+  await tokens.ready
+  const audit = await AuditLog.open({ directory: join(folder, 'audit'), clock, log: silentLog() })
+  return { tokens, audit }
+}
 
 export interface AdminFixture {
+  readonly tokens: Tokens
+  readonly audit: AuditLog
   readonly backend: FakeBackend
   readonly server: AdminServer
   readonly ring: LogRing
@@ -24,8 +49,10 @@ export async function startFixture(options: Partial<AdminOptions> = {}): Promise
   const backend = new FakeBackend()
   const ring = new LogRing(100)
   const resolved = resolveConfig({ flags: { dataDir: folder }, env: {}, file: null })
+  const security = await makeSecurity(folder, options.clock)
   const server = await startAdmin({
     backend,
+    ...security,
     log: silentLog(),
     ring,
     configEntries: configEntries(resolved),
@@ -37,9 +64,10 @@ export async function startFixture(options: Partial<AdminOptions> = {}): Promise
   const url = server.addresses.find((address) => address.startsWith('http')) ?? ''
   const stop = async () => {
     await server.stop()
+    await security.audit.close()
     rmSync(folder, { recursive: true, force: true })
   }
-  return { backend, server, ring, url, socket, folder, stop }
+  return { ...security, backend, server, ring, url, socket, folder, stop }
 }
 
 export interface HttpAnswer {

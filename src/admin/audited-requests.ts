@@ -1,0 +1,100 @@
+/** Requests in the audit log. */
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { errorCodeName, StoreError } from '../core/errors.ts'
+import type { Visitor } from './access.ts'
+import type { AuditEvent, AuditLog } from './audit-log.ts'
+import { type Refusal, STRANGER } from './doors.ts'
+import type { Route } from './route.ts'
+
+/** What becomes known of a request on its way. */
+class Passage {
+  visitor: Visitor = STRANGER
+  refusal: Refusal | null = null
+  /** As the schema of the route left it. */
+  body: unknown = null
+  answer: unknown = undefined
+  failure: string | null = null
+}
+
+const UNIX_SOCKET = 'unix socket'
+
+/** Keeps what is known of each request until it is answered. */
+export class AuditedRequests {
+  readonly #audit: AuditLog
+  readonly #passages = new WeakMap<FastifyRequest, Passage>()
+
+  constructor(audit: AuditLog) {
+    this.#audit = audit
+  }
+
+  of(request: FastifyRequest): Passage {
+    let passage = this.#passages.get(request)
+    if (passage === undefined) {
+      passage = new Passage()
+      this.#passages.set(request, passage)
+    }
+    return passage
+  }
+
+  failed(request: FastifyRequest, error: unknown): void {
+    this.of(request).failure = error instanceof StoreError ? errorCodeName(error.code) : null
+  }
+
+  /** `route` is null where there is none. */
+  answered(request: FastifyRequest, reply: FastifyReply, route: Route | null): void {
+    const passage = this.of(request)
+    const { refusal, visitor } = passage
+    const isFailedLogin = refusal !== null && refusal.reason !== 'role'
+    const isTold = isFailedLogin ? refusal.isNews : route?.audited === true
+    if (!isTold) return
+    const volume = route === null ? null : volumeOf(route, request)
+    const details: Details = route === null ? {} : detailsOf(route, request, passage)
+    const event: AuditEvent = {
+      who: visitor.who,
+      address: request.socket.remoteAddress ?? UNIX_SOCKET,
+      action: route?.operationId ?? `${request.method} of no path`,
+      ...(volume === null ? {} : { volume }),
+      ...(Object.keys(details).length === 0 ? {} : { details: { ...details } }),
+      outcome: outcomeOf(passage, reply.statusCode)
+    }
+    this.#audit.record(event)
+  }
+}
+
+function outcomeOf({ refusal, failure }: Passage, status: number): string {
+  if (refusal !== null) return refusal.body.error.code
+  if (failure !== null) return failure
+  return status < 400 ? 'ok' : `status ${status}`
+}
+
+/** Names are cut: who is refused wrote them. */
+const SHOWN_MAX = 256
+
+function volumeOf({ path }: Route, request: FastifyRequest): string | null {
+  if (!path.startsWith('/v1/volumes')) return null
+  const { name: inPath } = (request.params ?? {}) as { name?: unknown }
+  const { name: inBody } = (request.body ?? {}) as { name?: unknown }
+  const name = inPath ?? inBody
+  return typeof name === 'string' ? name.slice(0, SHOWN_MAX) : null
+}
+
+type Details = Readonly<Record<string, unknown>>
+
+function detailsOf(route: Route, request: FastifyRequest, passage: Passage): Details {
+  const params = { ...((request.params ?? {}) as Record<string, unknown>) }
+  // It stands in the entry itself.
+  if (volumeOf(route, request) !== null) delete params['name']
+  // What was refused is not looked at any closer.
+  if (passage.refusal !== null) return cut(params)
+  const query = (request.query ?? {}) as Record<string, unknown>
+  const told = passage.body === null ? {} : route.tell(passage.body, passage.answer)
+  return { ...cut(params), ...cut(query), ...told }
+}
+
+const cut = (values: Details): Details =>
+  Object.fromEntries(
+    Object.entries(values).map(([name, value]) => [
+      name.slice(0, SHOWN_MAX),
+      typeof value === 'string' ? value.slice(0, SHOWN_MAX) : value
+    ])
+  )
