@@ -261,7 +261,7 @@ function connect(parts: ClusterParts, { pool, replication }: Storage): void {
 }
 
 async function openStorage(
-  given: Omit<ReplicationParts, 'arena' | 'local'> & { readonly undo: Undo }
+  given: Omit<ReplicationParts, 'arena' | 'local' | 'tombstones'> & { readonly undo: Undo }
 ): Promise<Storage> {
   const { config, directory, output, undo } = given
   const arena = new SharedArena(config.arenaBytes)
@@ -269,7 +269,9 @@ async function openStorage(
   const keys = new KeyRing(shards)
   const near = new NearReads({ shards, segmentBytes, memory: arena.bytes, keys })
   undo.add(() => keys.close())
-  const shared = { arena, near, keys }
+  // Until all groups are known to be whole: others may have what our tombstones hide.
+  const tombstones = { areHeld: config.etcd.length > 0 }
+  const shared = { arena, near, keys, tombstones }
   const { pool, syncLatency } = startShards(config, directory, shared, output, undo)
   const local = new LocalStore(pool, near)
   keys.tell = (done) => {
@@ -280,7 +282,7 @@ async function openStorage(
   if (config.etcd.length === 0) {
     return { arena, keys, pool, syncLatency, store: local, replication: null }
   }
-  const replication = await prepareReplication({ ...given, arena, local })
+  const replication = await prepareReplication({ ...given, arena, local, tombstones })
   return { arena, keys, pool, syncLatency, store: replication.store, replication }
 }
 
@@ -300,10 +302,19 @@ async function loadPlugins(config: Config, types: VolumeTypes, { log }: LogOutpu
   }
 }
 
+/** What workers and the main thread share. */
+interface SharedParts {
+  readonly arena: SharedArena
+  readonly near: NearReads
+  readonly keys: KeyRing
+  /** As a worker finds it when it starts, the first time or again. */
+  readonly tombstones: { readonly areHeld: boolean }
+}
+
 function startShards(
   config: Config,
   directory: DataDirectory,
-  { arena, near, keys }: { arena: SharedArena; near: NearReads; keys: KeyRing },
+  { arena, near, keys, tombstones }: SharedParts,
   { log }: LogOutput,
   undo: Undo
 ): { pool: ShardPool<BlockOp>; syncLatency: readonly LatencyHistogram[] } {
@@ -329,8 +340,7 @@ function startShards(
           segmentBytes,
           capacityBytes: Math.floor(directory.capacityBytes / shards),
           scrubPeriodMs: config.scrubPeriodMs,
-          // Until all groups are known to be whole: others may have what our tombstones hide.
-          holdHoles: config.etcd.length > 0
+          holdHoles: tombstones.areHeld
         })
       }
     },

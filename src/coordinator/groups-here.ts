@@ -36,6 +36,7 @@ export interface GroupsHereParts {
   readonly service: ShardMemberService
   readonly local: ShardedStore
   readonly arena: Arena
+  readonly tombstones: { areHeld: boolean }
   readonly members: Members
   /** Of all resyncs of this peer together; client I/O goes first anyway. */
   readonly resyncBytesPerSecond: number
@@ -207,7 +208,8 @@ export class GroupsHere {
   #holdHoles(wanted: boolean): void {
     if (wanted === this.#isHolding || this.#following.size < this.#pools.size) return
     this.#isHolding = wanted
-    const { local } = this.#parts
+    const { local, tombstones } = this.#parts
+    tombstones.areHeld = wanted
     const op = local.acquireOp()
     op.kind = OpKind.HoldHoles
     op.flags = wanted ? 0 : OpFlag.Stop

@@ -56,6 +56,8 @@ export interface ReplicationParts {
   readonly membership: Membership
   readonly local: ShardedStore
   readonly arena: SharedArena
+  /** R12, for workers that start anew. */
+  readonly tombstones: { areHeld: boolean }
   readonly output: LogOutput
   readonly onGroup: GroupsHereParts['onGroup']
   readonly undo: { add(step: () => Promise<void> | void): void }
@@ -133,6 +135,7 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
     service,
     local,
     arena,
+    tombstones: parts.tombstones,
     members,
     resyncBytesPerSecond: config.resyncBytes,
     onGroup: parts.onGroup,
