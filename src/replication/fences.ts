@@ -130,14 +130,14 @@ export class Fences {
 
   /** Everything raised before this call is durable when it resolves. Calls share saves. */
   hold(): Promise<void> {
+    // Also when the one before has just ended: two at once would write the same file.
+    if (this.#next !== null) return this.#next
     if (this.#saving === null) return this.#save()
-    if (this.#next === null) {
-      const save = (): Promise<void> => {
-        this.#next = null
-        return this.#save()
-      }
-      this.#next = this.#saving.then(save, save)
+    const save = (): Promise<void> => {
+      this.#next = null
+      return this.#save()
     }
+    this.#next = this.#saving.then(save, save)
     return this.#next
   }
 

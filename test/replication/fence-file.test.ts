@@ -1,9 +1,11 @@
 import { deepStrictEqual, rejects } from 'node:assert/strict'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as pause } from 'node:timers/promises'
 import { suite } from 'uvu'
 import { FenceKind } from '../../src/format/fences.ts'
 import { FenceFile } from '../../src/replication/fence-file.ts'
+import { Fences } from '../../src/replication/fences.ts'
 import { temporaryDirectory } from '../helpers/shard-rig.ts'
 
 const test = suite('fence file')
@@ -25,6 +27,23 @@ test('fences are found again, and those of another peer or damaged ones are refu
   )
   await rejects(file.load(), /fences: /)
   remove()
+})
+
+test('fences are saved one time after the other, whoever asks when', async () => {
+  let running = 0
+  let most = 0
+  const fences = await Fences.open({
+    load: async () => [],
+    save: async () => {
+      most = Math.max(most, ++running)
+      await pause(5)
+      running--
+    }
+  })
+  // Asks again in the moment in which the first save ends and the next, for the others, is due.
+  const again = fences.hold().then(() => fences.hold())
+  await Promise.all([again, fences.hold(), fences.hold()])
+  deepStrictEqual(most, 1)
 })
 
 test.run()
