@@ -1,5 +1,5 @@
 import type { KnownGroup } from '../cluster/groups.ts'
-import { ErrorCode, StoreError } from '../core/errors.ts'
+import { ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
 import { REPLICATION_RETRY_MS, REPLICATION_TICK_MS } from '../core/limits.ts'
 import type { Boot } from './boots.ts'
 import type { FamilyIo } from './family-io.ts'
@@ -219,8 +219,11 @@ export class GroupDoctor {
       left.some(({ peer, boot }) => able.includes(store.boots.of(peer, boot)))
     )
     if (result.kind === 'done') {
+      const whys = goes.map((boot) => whyOf(group.failed.get(boot)))
       this.learn(group, result.known)
-      for (const boot of goes) store.trouble(`${boot.peerId} leaves group ${group.name}`, null)
+      for (const [at, { peerId }] of goes.entries()) {
+        store.trouble(`${peerId} leaves group ${group.name}: ${whys[at]}`, null)
+      }
     } else if (result.kind === 'belowMinimum') {
       this.#block(group)
     } else {
@@ -292,3 +295,6 @@ export class GroupDoctor {
     this.#store.reconcile(group)
   }
 }
+
+const whyOf = (error: number | undefined): string =>
+  error === undefined ? 'no link to it' : errorCodeName(error)

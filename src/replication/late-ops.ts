@@ -20,25 +20,36 @@ export interface LateHost {
  */
 export class LateOps {
   readonly #host: LateHost
+  #lookedMs = 0
+  /** Since when this process runs: what came while it stood still is not read yet. */
+  #awakeMs = 0
 
   constructor(host: LateHost) {
     this.#host = host
   }
 
+  /** Looks come regularly from now on. */
+  begin(nowMs: number): void {
+    this.#lookedMs = nowMs
+  }
+
   look(nowMs: number): void {
     const { store } = this.#host
+    if (nowMs - this.#lookedMs > store.patienceMs) this.#awakeMs = nowMs
+    this.#lookedMs = nowMs
     const old = store.pendings.select(({ submittedMs }) => submittedMs < nowMs)
     for (const pending of old) {
       if (pending.isOver || pending.family === null) continue
       const ageMs = nowMs - pending.submittedMs
+      const waitedMs = nowMs - Math.max(this.#awakeMs, pending.submittedMs)
       const { unavailableMs } = pending.family
       const group = pending.group!
-      if (pending.isWrite && ageMs > store.deadlineMs && pending.acked > 0) {
+      if (pending.isWrite && waitedMs > store.deadlineMs && pending.acked > 0) {
         for (const [at, boot] of pending.boots.entries()) {
           if (pending.sent[at] === Sent.Yes) store.failBoot(group, boot, ErrorCode.Unavailable)
         }
       }
-      if (!pending.isWrite && ageMs > store.patienceMs) this.#readElsewhere(pending)
+      if (!pending.isWrite && waitedMs > store.patienceMs) this.#readElsewhere(pending)
       if (unavailableMs === null || ageMs < unavailableMs || pending.client === null) continue
       if (pending.isWrite || pending.inFlight === 0) this.#host.giveUp(pending, ErrorCode.NoQuorum)
     }

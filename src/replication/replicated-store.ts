@@ -204,8 +204,14 @@ export class ReplicatedStore implements BlockStore {
       if (pending.family === family && !pending.isOver) this.#finish(pending, ErrorCode.Closed)
     }
     family.dirtyGroups.clear()
+    for (const group of family.pool.groups) if (group !== null) this.#forgetFailures(group)
     this.flushes.check()
     this.#goOnFlushing()
+  }
+
+  /** Who could not do its part may be well when somebody uses the group again. */
+  #forgetFailures(group: GroupIo): void {
+    if (group.failed.size > 0 && this.familiesOf(group).length === 0) group.failed.clear()
   }
 
   #find(high: number, low: number): FamilyIo | null {
@@ -841,6 +847,7 @@ export class ReplicatedStore implements BlockStore {
     if (this.#closed) return
     this.#nowMs = this.clock.monotonicMs()
     this.#idleTicks = 0
+    this.#late.begin(this.#nowMs)
     this.#stopTick = this.timers.start(REPLICATION_TICK_MS, this.#tick)
   }
 

@@ -1,5 +1,5 @@
 /** Members that are slow, or full, in simulated time. */
-import { ok, strictEqual } from 'node:assert'
+import { deepStrictEqual, ok, strictEqual } from 'node:assert'
 import { test } from 'uvu'
 import { ErrorCode } from '../../src/core/errors.ts'
 import { OpKind } from '../../src/replication/block-store.ts'
@@ -63,6 +63,52 @@ test('a full member leaves and writes go on; when all are full they are refused'
   await sim.ended(session, LIMIT_MS)
   strictEqual(sim.errors.length, REQUESTS)
   await world.runUntil(world.nowMs + 1000)
+})
+
+/** Longer than a member may leave a write unanswered. */
+const STANDSTILL_MS = 8000
+
+const epochsOf = (sim: QuietCluster): number[] => [...sim.groups().values()].map((g) => g.epoch)
+
+test('a gateway that stood still blames no member for that', async () => {
+  const sim = new QuietCluster({ peers: 3, copies: 3 })
+  const { world, peers, network } = sim
+  const { volume, session } = await sim.open()
+  const before = epochsOf(sim)
+  // Its own disk answers before it stops, the others after that.
+  network.slowMs.set(peers[1]!.name, 300)
+  for (let i = 0; i < REQUESTS; i++) volume.write(session, OpKind.Write)
+  session.boot.store!.ring()
+  await world.runUntil(world.nowMs + 10)
+  peers[0]!.boot!.process.stop(STANDSTILL_MS)
+  network.slowMs.clear()
+  await world.runUntil(world.nowMs + STANDSTILL_MS + LIMIT_MS)
+  for (let i = 0; i < REQUESTS; i++) volume.write(session, OpKind.Write)
+  await sim.ended(session, LIMIT_MS)
+  deepStrictEqual(epochsOf(sim), before)
+})
+
+test('a member that failed under one writer is not taken out by the next one here', async () => {
+  const sim = new QuietCluster({ peers: 3, copies: 3 })
+  const { world, peers, network } = sim
+  const { volume, session } = await sim.open()
+  const before = epochsOf(sim)
+  const { store } = session.boot
+  network.cut(peers[0]!.name, 'metadata')
+  for (const group of store!.allGroups()) {
+    const boot = group.targets.find(({ peerId }) => peerId === peers[1]!.peerId)!
+    store!.failBoot(group, boot, ErrorCode.DiskFailure)
+  }
+  await world.runUntil(world.nowMs + 500)
+  for (const family of store!.families()) store!.fence(family)
+  network.healAll()
+  await world.runUntil(world.nowMs + 2 * LIMIT_MS)
+  volume.open(peers[0]!.boot!, false)
+  await world.runFor(LIMIT_MS, 'it is open again', () => volume.live.length > 0)
+  const [next] = volume.live
+  for (let i = 0; i < REQUESTS; i++) volume.write(next!, OpKind.Write)
+  await sim.ended(next!, LIMIT_MS)
+  deepStrictEqual(epochsOf(sim), before)
 })
 
 test.run()
