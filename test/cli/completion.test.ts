@@ -38,7 +38,7 @@ const wordsOf = async (...words: string[]): Promise<string[]> =>
 
 test('commands and subcommands complete by their beginning', async () => {
   deepEqual(await wordsOf('un'), ['unmount'])
-  deepEqual(await wordsOf('volume', 're'), ['rename', 'resize'])
+  deepEqual(await wordsOf('volume', 're'), ['rename', 'resize', 'rekey'])
   ok((await wordsOf('')).includes('serve'))
   ok(!(await wordsOf('')).includes('__complete'))
 })
