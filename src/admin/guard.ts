@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import { isIP } from 'node:net'
-import { isLoopback } from '../core/config.ts'
+import { isLoopback } from '../core/addresses.ts'
 import type { Address } from '../core/options.ts'
 
 /**

@@ -1,10 +1,13 @@
 import { request } from 'node:http'
 import type { AcceptLoss, WaitingGroups } from '../admin/recovery-schemas.ts'
+import { isLoopback } from '../core/addresses.ts'
 import type * as cluster from '../admin/cluster-schemas.ts'
 import type * as keys from '../admin/key-schemas.ts'
+import type * as audit from '../admin/audit-schemas.ts'
 import type * as schemas from '../admin/schemas.ts'
 import { CommandError, UsageError } from './errors.ts'
 import { programName } from './programs.ts'
+import type { GivenToken } from './token.ts'
 
 export const DEFAULT_ADMIN = 'http://127.0.0.1:4321'
 /** A little more than the server gives itself, so that its own message arrives. */
@@ -40,6 +43,8 @@ export type ClusterPeer = cluster.ClusterPeer
 export type ClusterStatus = cluster.ClusterStatus
 export type Pool = cluster.Pool
 export type Ring = cluster.Ring
+export type Token = audit.Token
+export type AuditEntry = audit.AuditEntry
 export type ClusterSettings = cluster.ClusterSettings
 
 export interface ConfigEntry {
@@ -52,12 +57,15 @@ export interface ConfigEntry {
 /** The admin API as functions. Every failure is a CommandError that says what to do. */
 export class ApiClient {
   readonly #admin: AdminAddress
+  /** Looked for when the first request is made. */
+  readonly #token: () => GivenToken | null
   /** As the user wrote it. */
   readonly address: string
 
-  constructor(address: string) {
+  constructor(address: string, token: () => GivenToken | null = () => null) {
     this.address = address
     this.#admin = parseAdmin(address)
+    this.#token = token
   }
 
   status = (): Promise<Status> => this.#get('/v1/status')
@@ -170,6 +178,23 @@ export class ApiClient {
   changePool = (name: string, change: cluster.PoolChange): Promise<Pool> =>
     this.#send('POST', poolPath(name), change)
 
+  async tokens(): Promise<Token[]> {
+    return (await this.#get<{ tokens: Token[] }>('/v1/tokens')).tokens
+  }
+
+  createToken = (token: audit.TokenCreate): Promise<audit.CreatedToken> =>
+    this.#send('POST', '/v1/tokens', token)
+
+  revokeToken = (id: string): Promise<void> =>
+    this.#send('DELETE', `/v1/tokens/${encodeURIComponent(id)}`)
+
+  async audit(query: { last: number; after: number; volume?: string | undefined }) {
+    const { last, after, volume } = query
+    const only = volume === undefined ? '' : `&volume=${encodeURIComponent(volume)}`
+    const path = `/v1/audit?last=${last}&after=${after}${only}`
+    return (await this.#get<{ entries: AuditEntry[] }>(path)).entries
+  }
+
   metadataBackup = (): Promise<Buffer> => this.#exchange('GET', '/v1/metadata/backup', undefined)
 
   /** A .tar.gz. */
@@ -199,12 +224,28 @@ export class ApiClient {
     if (status >= 200 && status < 300) return bytes
     const answer = this.#parse(bytes) as { error?: { code?: string; message?: string } }
     const { code = 'Unavailable', message = `HTTP status ${status}` } = answer?.error ?? {}
-    throw new CommandError(code, message)
+    const hint = status === 401 ? `; ${TOKEN_HINT}` : ''
+    throw new CommandError(code, message + hint)
   }
 
-  #roundTrip(method: string, path: string, body: unknown) {
+  /** What shows who asks. @throws UsageError, CommandError */
+  #authorization(): { authorization?: string } {
+    const token = this.#token()
+    if (token === null) return {}
+    const admin = this.#admin
+    // The owner of a socket needs none, and may do more without than with the usual one.
+    if (admin.kind === 'unix') return token.isAsked ? bearer(token) : {}
+    const { protocol, hostname } = admin.url
+    const isPrivate = protocol === 'https:' || isLoopback(hostname.replace(/^\[|\]$/g, ''))
+    if (isPrivate || process.env['TORUS_INSECURE']) return bearer(token)
+    const message = `the token is not sent to ${hostname} without TLS, where others can read it`
+    throw new CommandError('Forbidden', `${message}: use https://, or accept it: TORUS_INSECURE=1`)
+  }
+
+  async #roundTrip(method: string, path: string, body: unknown) {
     const text = body === undefined ? undefined : JSON.stringify(body)
     const admin = this.#admin
+    const authorization = this.#authorization()
     return new Promise<{ status: number; bytes: Buffer }>((resolve, reject) => {
       const common = {
         method,
@@ -212,7 +253,7 @@ export class ApiClient {
         // One request a process: a kept connection would only delay the exit.
         agent: false as const,
         timeout: ANSWER_TIMEOUT_MS,
-        headers: text === undefined ? {} : { 'content-type': 'application/json' }
+        headers: { ...authorization, ...(text === undefined ? {} : JSON_TYPE) }
       }
       const outgoing =
         admin.kind === 'unix'
@@ -247,6 +288,10 @@ export class ApiClient {
     )
   }
 }
+
+const JSON_TYPE = { 'content-type': 'application/json' }
+const TOKEN_HINT = 'give it with --token-file, TORUS_TOKEN or ~/.config/torus/token'
+const bearer = ({ text }: GivenToken) => ({ authorization: `Bearer ${text}` })
 
 const volumePath = (name: string): string => `/v1/volumes/${encodeURIComponent(name)}`
 const poolPath = (name: string): string => `/v1/pools/${encodeURIComponent(name)}`

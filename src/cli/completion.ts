@@ -1,6 +1,7 @@
 /** Answers `torus __complete`: what may stand where the cursor is. */
 import type { Argument, Command, Option } from 'commander'
 import { ApiClient, DEFAULT_ADMIN } from './api-client.ts'
+import { givenToken } from './token.ts'
 
 interface Candidate {
   readonly word: string
@@ -106,12 +107,12 @@ async function argumentsOf(argument: Argument, admin: string): Promise<Candidate
     case 'volume':
     case 'device-or-volume':
       return soon(async () => {
-        const volumes = await new ApiClient(admin).volumes()
+        const volumes = await new ApiClient(admin, () => givenToken({})).volumes()
         return plain(volumes.map(({ name }) => name))
       })
     case 'id':
       return soon(async () => {
-        const clients = await new ApiClient(admin).clients()
+        const clients = await new ApiClient(admin, () => givenToken({})).clients()
         return clients.map(({ id, volume, address }) => ({
           word: String(id),
           description: `${volume} ${address}`

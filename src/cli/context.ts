@@ -3,6 +3,7 @@ import type { Command } from 'commander'
 import { ApiClient, DEFAULT_ADMIN } from './api-client.ts'
 import { CommandError, UsageError } from './errors.ts'
 import { Output } from './output.ts'
+import { givenToken, type TokenOptions } from './token.ts'
 
 /** What every command is given beside its own arguments. */
 export interface Context {
@@ -12,7 +13,7 @@ export interface Context {
   confirm(question: string): Promise<void>
 }
 
-interface GlobalOptions {
+interface GlobalOptions extends TokenOptions {
   readonly admin?: string
   readonly json?: boolean
   readonly yes?: boolean
@@ -25,7 +26,8 @@ function contextOf(options: GlobalOptions): Context {
     output,
     // Made when first used: `torus check` must not fail for a bad TORUS_ADMIN.
     get api() {
-      api ??= new ApiClient(options.admin ?? (process.env['TORUS_ADMIN'] || DEFAULT_ADMIN))
+      const address = options.admin ?? (process.env['TORUS_ADMIN'] || DEFAULT_ADMIN)
+      api ??= new ApiClient(address, () => givenToken(options))
       return api
     },
     confirm: (question) => confirm(question, options.yes === true)

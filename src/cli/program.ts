@@ -2,6 +2,7 @@ import { Command } from 'commander'
 import { version } from '../core/version.ts'
 import { DEFAULT_ADMIN } from './api-client.ts'
 import { addAttachCommands } from './commands/attach.ts'
+import { addAuditCommands } from './commands/audit.ts'
 import { addBenchCommand } from './commands/bench.ts'
 import { addClientCommands } from './commands/client.ts'
 import { addClusterCommands } from './commands/cluster.ts'
@@ -18,6 +19,7 @@ import { addPoolCommands } from './commands/pool.ts'
 import { addServeCommand } from './commands/serve.ts'
 import { addStatusCommands } from './commands/status.ts'
 import { addTaskCommands } from './commands/task.ts'
+import { addTokenCommands } from './commands/token.ts'
 import { addTopCommand } from './commands/top.ts'
 import { addVersionCommand } from './commands/version.ts'
 import { addVolumeCommands } from './commands/volume.ts'
@@ -34,6 +36,7 @@ export function buildProgram(): Command {
       '--admin <ADDRESS>',
       `peer to talk to: http://HOST:PORT or unix:PATH (${DEFAULT_ADMIN})`
     )
+    .option('--token-file <FILE>', 'token of the admin API (TORUS_TOKEN, ~/.config/torus/token)')
     .option('--json', 'print answers and errors as JSON')
     .option('-y, --yes', 'say yes to every question')
     .configureHelp({ showGlobalOptions: true })
@@ -66,6 +69,8 @@ export function buildProgram(): Command {
   addTopCommand(program)
   addBenchCommand(program)
   addTaskCommands(program)
+  addTokenCommands(program)
+  addAuditCommands(program)
   addOfflineCommands(program)
   addMetadataCommands(program)
   addRingCommands(program)

@@ -6,7 +6,7 @@ import { Tokens } from '../cluster/tokens.ts'
 import { systemClock } from '../core/clock.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
-import type { NbdUse } from '../nbd/connection.ts'
+import type { NbdUse } from '../nbd/use.ts'
 
 export interface Security {
   readonly tokens: Tokens

@@ -5,6 +5,7 @@
 import { readFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { isMap, LineCounter, parseDocument } from 'yaml'
+import { isLoopback, isWildcard } from './addresses.ts'
 import { ErrorCode, StoreError } from './errors.ts'
 import { ARENA_BYTES_DEFAULT, ETCD_WAIT_MS_DEFAULT } from './limits.ts'
 import { environmentNameOf, optionInfo, optionKeys } from './option-info.ts'
@@ -92,7 +93,10 @@ export interface ConfigInput {
 }
 
 /** `TORUS_` variables that are no options: the CLI reads them. */
-const otherVariables = new Set(['TORUS_ADMIN', 'TORUS_CONFIG', 'TORUS_RUN_DIR'])
+const otherVariables = new Set([
+  ...['TORUS_ADMIN', 'TORUS_CONFIG', 'TORUS_RUN_DIR'],
+  ...['TORUS_TOKEN', 'TORUS_TOKEN_FILE']
+])
 
 interface Given {
   readonly value: unknown
@@ -350,11 +354,6 @@ function misspeltVariables(env: ConfigInput['env']): string[] {
       return [`environment variable ${name} does nothing; did you mean ${environmentNameOf(near)}?`]
     })
 }
-
-const isWildcard = (host: string): boolean => host === '0.0.0.0' || /^[0:]+$/.test(host)
-
-export const isLoopback = (host: string): boolean =>
-  host === 'localhost' || host === '::1' || /^(::ffff:)?127\.\d+\.\d+\.\d+$/i.test(host)
 
 export const formatAddress = (address: Address): string =>
   address.host.includes(':')

@@ -24,15 +24,7 @@ import { type Consumer, Receiver } from './receiver.ts'
 import { Sender } from './sender.ts'
 import type { TlsContext } from './tls-context.ts'
 import { Transmission } from './transmission.ts'
-
-export interface NbdUse {
-  readonly kind: 'open' | 'close'
-  readonly volume: string
-  readonly address: string
-  /** Of the client's certificate; null where it showed none. */
-  readonly tlsName: string | null
-  readonly readOnly: boolean
-}
+import { type NbdUse, tlsNameOf } from './use.ts'
 
 /** What a connection needs of its server. */
 export interface ConnectionHost {
@@ -255,7 +247,7 @@ export class Connection implements Consumer {
       }
       this.handshake.secured()
       this.host.metrics.connectionsTls++
-      this.tlsName = nameOf(secure)
+      this.tlsName = tlsNameOf(secure)
       Object.assign(this.info, { tls: true })
       this.phase = 'options'
     })
@@ -408,11 +400,6 @@ export class Connection implements Consumer {
     const { id, address, volume } = this.info
     return { client: id, address, volume }
   }
-}
-
-function nameOf(secure: tls.TLSSocket): string | null {
-  const name: unknown = secure.getPeerCertificate()?.subject?.CN
-  return typeof name === 'string' ? name : null
 }
 
 /** What Node keeps about the bytes of a socket. */

@@ -8,11 +8,12 @@ import { type Clock, systemClock } from '../core/clock.ts'
 import type { ClientInfo, DeviceSource } from '../volume/block-device.ts'
 import { Batch } from './batch.ts'
 import { Budget } from './budget.ts'
-import { Connection, type ConnectionHost, type NbdUse } from './connection.ts'
+import { Connection, type ConnectionHost } from './connection.ts'
 import { Exports } from './exports.ts'
 import { defaultLimits, EVICTIONS_MIN, type NbdLimits } from './limits.ts'
 import { NbdMetrics, type NbdSnapshot } from './metrics.ts'
 import { TlsContext, type TlsFiles } from './tls-context.ts'
+import type { NbdUse } from './use.ts'
 
 export interface NbdOptions {
   readonly source: DeviceSource

@@ -2,11 +2,11 @@ import { deepEqual, equal, match, ok, throws } from 'node:assert/strict'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { isLoopback } from '../../src/core/addresses.ts'
 import { suite } from 'uvu'
 import {
   type ConfigInput,
   configEntries,
-  isLoopback,
   resolveConfig,
   sourceText
 } from '../../src/core/config.ts'
