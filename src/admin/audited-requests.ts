@@ -1,24 +1,28 @@
 /** Requests in the audit log. */
-import type { FastifyReply, FastifyRequest } from 'fastify'
-import { errorCodeName, StoreError } from '../core/errors.ts'
+import type { FastifyRequest } from 'fastify'
 import type { Visitor } from './access.ts'
 import type { AuditEvent, AuditLog } from './audit-log.ts'
 import { type Refusal, STRANGER } from './doors.ts'
+import { httpFailureOf } from './errors.ts'
 import type { Route } from './route.ts'
 
 /** What becomes known of a request on its way. */
-class Passage {
+export class Passage {
   visitor: Visitor = STRANGER
   refusal: Refusal | null = null
   /** As the schema of the route left it. */
   body: unknown = null
   answer: unknown = undefined
   failure: string | null = null
+  isTold = false
 }
 
 const UNIX_SOCKET = 'unix socket'
 
-/** Keeps what is known of each request until it is answered. */
+/**
+ * Keeps what is known of each request until it is done. Told then and not with its answer: who
+ * hangs up before it must not escape the log.
+ */
 export class AuditedRequests {
   readonly #audit: AuditLog
   readonly #passages = new WeakMap<FastifyRequest, Passage>()
@@ -37,13 +41,26 @@ export class AuditedRequests {
   }
 
   failed(request: FastifyRequest, error: unknown): void {
-    this.of(request).failure = error instanceof StoreError ? errorCodeName(error.code) : null
+    this.of(request).failure = httpFailureOf(error)?.body.error.code ?? 'Internal'
   }
 
-  /** `route` is null where there is none. */
-  answered(request: FastifyRequest, reply: FastifyReply, route: Route | null): void {
+  async during<T>(request: FastifyRequest, route: Route, work: () => Promise<T>): Promise<T> {
+    try {
+      return await work()
+    } catch (error) {
+      this.failed(request, error)
+      throw error
+    } finally {
+      this.done(request, route)
+    }
+  }
+
+  /** It is done, whether or not anybody is there for the answer. `route` is null for none. */
+  done(request: FastifyRequest, route: Route | null): void {
     const passage = this.of(request)
-    const { refusal, visitor } = passage
+    if (passage.isTold) return
+    passage.isTold = true
+    const { refusal, visitor, failure } = passage
     const isFailedLogin = refusal !== null && refusal.reason !== 'role'
     const isTold = isFailedLogin ? refusal.isNews : route?.audited === true
     if (!isTold) return
@@ -55,16 +72,10 @@ export class AuditedRequests {
       action: route?.operationId ?? `${request.method} of no path`,
       ...(volume === null ? {} : { volume }),
       ...(Object.keys(details).length === 0 ? {} : { details: { ...details } }),
-      outcome: outcomeOf(passage, reply.statusCode)
+      outcome: refusal?.body.error.code ?? failure ?? 'ok'
     }
     this.#audit.record(event)
   }
-}
-
-function outcomeOf({ refusal, failure }: Passage, status: number): string {
-  if (refusal !== null) return refusal.body.error.code
-  if (failure !== null) return failure
-  return status < 400 ? 'ok' : `status ${status}`
 }
 
 /** Names are cut: who is refused wrote them. */

@@ -67,6 +67,7 @@ const systemFacts = (now: Date): unknown => ({
 const PRIVATE_KEY = /-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)/gs
 const URL_PASSWORD = /:\/\/[^/@\s"]+@/g
 const BEARER = /\b(bearer|basic)\s+[\w.~+/=-]+/gi
+const TOKEN = /\btorus_[0-9a-f]{16}_[\w-]+/g
 const SECRET_NAMES = 'password|passphrase|secret|token|authorization|data_?key'
 const NAMED_SECRET = new RegExp(
   `("?\\b(?:${SECRET_NAMES})"?\\s*[:=]\\s*)("[^"]*"|[^\\s,"}]+)`,
@@ -82,4 +83,5 @@ export const withoutSecrets = (text: string): string =>
     .replaceAll(PRIVATE_KEY, '[redacted private key]')
     .replaceAll(URL_PASSWORD, '://[redacted]@')
     .replaceAll(BEARER, '$1 [redacted]')
+    .replaceAll(TOKEN, '[redacted token]')
     .replaceAll(NAMED_SECRET, '$1"[redacted]"')

@@ -17,7 +17,7 @@ import type { Address } from '../core/options.ts'
 import { version } from '../core/version.ts'
 import { mayUse } from './access.ts'
 import type { AuditLog } from './audit-log.ts'
-import { AuditedRequests } from './audited-requests.ts'
+import { AuditedRequests, type Passage } from './audited-requests.ts'
 import type { AdminBackend } from './backend.ts'
 import { debugBundle } from './bundle.ts'
 import { type DoorKind, Doors, notAllowed, type Refusal } from './doors.ts'
@@ -26,7 +26,7 @@ import { refusalOf } from './guard.ts'
 import { type Listener, listenTcp, listenUnix } from './listener.ts'
 import { createRegistry, registerSecurityMetrics } from './metrics.ts'
 import { openApiOf } from './openapi.ts'
-import { RawAnswer, type Route } from './route.ts'
+import { RawAnswer, type Route, type RouteAnswer } from './route.ts'
 import { routesOf } from './routes.ts'
 import { Tasks } from './tasks.ts'
 
@@ -153,12 +153,12 @@ async function buildApp(options: AdminOptions, doorOf: DoorOf): Promise<FastifyI
   for (const route of routes) addRoute(app, route, audited)
   app.setErrorHandler((error, request, reply) => {
     audited.failed(request, error)
+    audited.done(request, routeOf(request))
     answerError(error, request, reply, log)
   })
   app.setNotFoundHandler((request, reply) => answerUnknown(routes, request, reply))
   app.addHook('onResponse', async (request, reply) => {
     countRequest(request, reply)
-    audited.answered(request, reply, routeOf(request))
     const { method, url } = request
     const fields = { method, url, status: reply.statusCode, ms: Math.round(reply.elapsedTime) }
     if (method === 'GET' || method === 'HEAD') log.debug(fields, 'admin request')
@@ -198,6 +198,7 @@ function addAdmission(app: FastifyInstance, parts: AdmissionParts): void {
     const refusal = refusalOfRequest(request)
     if (refusal === null) return
     audited.of(request).refusal = refusal
+    audited.done(request, routeOf(request))
     refusals[refusal.reason]++
     if (refusal.status === 401) reply.header('www-authenticate', 'Bearer')
     return reply.code(refusal.status).header('cache-control', 'no-store').send(refusal.body)
@@ -214,14 +215,9 @@ function addRoute(app: FastifyInstance, route: Route, audited: AuditedRequests):
     config: { route },
     url: route.path.replaceAll(/\{(\w+)\}/g, ':$1'),
     handler: async (request, reply) => {
-      const passage = audited.of(request)
-      const params = checked(route.params, request.params ?? {})
-      const query = checked(route.query, request.query ?? {})
-      const body = route.body === null ? null : checked(route.body, request.body ?? {})
-      passage.body = body
-      const { visitor } = passage
-      const { status, value } = await inTime(route.handle({ params, query, body, visitor }))
-      passage.answer = value
+      const { status, value } = await audited.during(request, route, () =>
+        answerOf(request, route, audited.of(request))
+      )
       reply.code(status).header('cache-control', 'no-store')
       if (!(value instanceof RawAnswer)) return value === null ? reply.send() : value
       const { fileName, contentType, content } = value
@@ -231,6 +227,21 @@ function addRoute(app: FastifyInstance, route: Route, audited: AuditedRequests):
       return reply.type(contentType).send(content)
     }
   })
+}
+
+async function answerOf(
+  request: FastifyRequest,
+  route: Route,
+  passage: Passage
+): Promise<RouteAnswer> {
+  const params = checked(route.params, request.params ?? {})
+  const query = checked(route.query, request.query ?? {})
+  const body = route.body === null ? null : checked(route.body, request.body ?? {})
+  passage.body = body
+  const { visitor } = passage
+  const answer = await inTime(route.handle({ params, query, body, visitor }))
+  passage.answer = answer.value
+  return answer
 }
 
 /** @throws StoreError InvalidArgument that names the field and what it must be */

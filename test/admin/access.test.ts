@@ -1,4 +1,5 @@
 import { deepEqual, equal, ok } from 'node:assert/strict'
+import { connect } from 'node:net'
 import fc from 'fast-check'
 import { suite } from 'uvu'
 import type { Role, VolumeUse } from '../../src/admin/access.ts'
@@ -346,6 +347,28 @@ test('the audit log tells who changed what, who was refused, and no secret', asy
   equal(
     (await http(`unix:${socket}:/v1/audit?after=${one.json.entries[0].n}`)).json.entries.length,
     3
+  )
+})
+
+test('who hangs up before the answer is in the audit log all the same', async ({ fixture }) => {
+  const { backend, audit, url } = fixture
+  const remove = backend.deleteVolume.bind(backend)
+  const hungUp = new Promise<void>((resolve) => {
+    backend.deleteVolume = async (name, options) => {
+      socket.destroy()
+      await new Promise((later) => setTimeout(later, 50))
+      await remove(name, options)
+      setTimeout(resolve, 20)
+    }
+  })
+  const request = 'DELETE /v1/volumes/mine HTTP/1.1\r\nHost: localhost\r\n\r\n'
+  const socket = connect(Number(new URL(url).port), '127.0.0.1', () => socket.write(request))
+  socket.on('error', () => {})
+  await hungUp
+  const entries = await audit.read({ last: 10, after: 0, volume: 'mine' })
+  deepEqual(
+    entries.map(({ action, outcome }) => [action, outcome]),
+    [['deleteVolume', 'ok']]
   )
 })
 

@@ -53,8 +53,18 @@ test('secrets that slipped into a log do not leave in a bundle', async ({ fixtur
   fixture.ring.push(JSON.stringify({ msg: `cannot reach https://root:hunter2@etcd:2379/` }))
   fixture.ring.push(JSON.stringify({ headers: 'Authorization: Bearer abc.def-ghi', pem }))
   fixture.ring.push('{"passphrase":"correct horse","token": "t0k3n"} password=swordfish')
+  const token = `torus_${'0a'.repeat(8)}_${'Zz9-_'.repeat(8)}abc`
+  fixture.ring.push(JSON.stringify({ url: `/v1/volumes?x=${token}` }))
   const log = (await unpack(fixture.url))['log.ndjson']!
-  for (const secret of ['hunter2', 'abc.def', 'MIIBVQ', 'correct horse', 't0k3n', 'swordfish']) {
+  for (const secret of [
+    'Zz9',
+    'hunter2',
+    'abc.def',
+    'MIIBVQ',
+    'correct horse',
+    't0k3n',
+    'swordfish'
+  ]) {
     ok(!log.includes(secret), `${secret} in ${log}`)
   }
   ok(log.includes('etcd:2379'))

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { test } from 'uvu'
 import { parse } from 'yaml'
 import { repositoryRoot } from '../../scripts/repository.ts'
-import { createRegistry } from '../../src/admin/metrics.ts'
+import { createRegistry, registerSecurityMetrics } from '../../src/admin/metrics.ts'
 import { registerMetadataMetrics } from '../../src/coordinator/metadata-metrics.ts'
 import { LatencyHistogram } from '../../src/core/histogram.ts'
 import { FakeBackend } from '../helpers/fake-backend.ts'
@@ -55,6 +55,8 @@ async function seriesOfRegistry(): Promise<Map<string, Set<string>>> {
     store: { stats: () => [...calls], watchChanges: 0 },
     session
   })
+  const audit = { counts: () => ({ written: 0, lost: 0 }) }
+  registerSecurityMetrics(registry, { tokens: { count: 0 }, audit }, { wrong: 0, limited: 0 })
   const series = new Map(foreign)
   for (const line of (await registry.text()).split('\n')) {
     const [, name, labels = ''] = /^([a-z_]\w*)(?:\{(.*)\})? \S+$/.exec(line) ?? []
