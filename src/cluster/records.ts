@@ -167,16 +167,27 @@ const keySlotSchema = z.object({
   sealed: base64
 })
 
-const keyGenerationSchema = z.object({ generation: count, fromEpoch: u32, sealed: base64 })
+const keyGenerationSchema = z.object({
+  generation: count,
+  fromEpoch: u32,
+  salt: base64,
+  sealed: base64
+})
 
 const volumeKeysSchema = z.looseObject({
   v: version,
   family: id64,
   /** The next slot's id: none is given twice. */
   nextSlot: z.number().int().min(1),
-  slots: z.array(keySlotSchema).max(VOLUME_SLOTS_MAX),
+  slots: z.array(keySlotSchema).min(1).max(VOLUME_SLOTS_MAX),
   /** By `fromEpoch`, lowest first. More than one only while a rekey goes on. */
-  generations: z.array(keyGenerationSchema).min(1),
+  generations: z
+    .array(keyGenerationSchema)
+    .min(1)
+    .refine(
+      (all) => all.every(({ fromEpoch }, at) => at === 0 || all[at - 1]!.fromEpoch < fromEpoch),
+      'each data key is for higher epochs than the one before'
+    ),
   /** What a rekey has done: blocks before chunk `nextChunk` are under the last generation. */
   rekey: z.object({ nextChunk: count, startedAt: time }).nullable()
 })

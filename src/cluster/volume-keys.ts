@@ -1,5 +1,4 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import type { Operation } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
 import { decodeRecord, encodeRecord, type VolumeKeysRecord } from './records.ts'
 
@@ -75,14 +74,58 @@ export class VolumeKeys {
     })
   }
 
-  /** Puts back what was exported. @throws StoreError InvalidArgument for another volume's keys */
-  async replace(family: string, record: VolumeKeysRecord): Promise<void> {
-    if (record.family !== family) {
-      const text = `these keys are of family ${record.family}, not of ${family}`
+  /**
+   * Puts back what was exported: its slots take the place of those that are there. No data key that
+   * is there goes, see `mergedKeys`.
+   * @throws StoreError InvalidArgument for another volume's keys
+   */
+  async restore(family: string, exported: VolumeKeysRecord): Promise<void> {
+    if (exported.family !== family) {
+      const text = `these keys are of family ${exported.family}, not of ${family}`
       throw new StoreError(ErrorCode.InvalidArgument, text)
     }
-    const value = encodeRecord('volumeKeys', record)
-    const put: Operation = { put: this.#cluster.keys.volumeKeys(family), value }
-    await this.#cluster.store.transact({ compare: [], success: [put] })
+    const { keys, store } = this.#cluster
+    const key = keys.volumeKeys(family)
+    await untilSettled(`restoring the keys of family ${family}`, async () => {
+      const entry = await store.get(key)
+      const present = entry === null ? null : decodeRecord('volumeKeys', key, entry.value)
+      const record = present === null ? exported : mergedKeys(present, exported)
+      const { succeeded } = await store.transact({
+        compare: [{ key, modRevision: entry?.modRevision ?? 0 }],
+        success: [{ put: key, value: encodeRecord('volumeKeys', record) }]
+      })
+      return succeeded ? record : null
+    })
+  }
+}
+
+/**
+ * Keys that were exported before a rekey do not have its data key, and those that were exported
+ * after the present metadata was backed up have one more. A family's slots all open the same master
+ * key, and that every data key: so what is known on either side can stand together.
+ */
+function mergedKeys(present: VolumeKeysRecord, exported: VolumeKeysRecord): VolumeKeysRecord {
+  const isNewer = exported.generations.at(-1)!.generation > present.generations.at(-1)!.generation
+  const { generations, rekey } = isNewer ? exported : present
+  for (const { generation, sealed } of exported.generations) {
+    const known = present.generations.find((other) => other.generation === generation)
+    if (known === undefined || known.sealed === sealed) continue
+    const text = `data key ${generation} of family ${present.family} is another one there`
+    throw new StoreError(
+      ErrorCode.InvalidArgument,
+      `${text}: these keys were exported from metadata that was restored since`
+    )
+  }
+  const lost = isNewer
+    ? present.generations.filter((known) =>
+        generations.every(({ generation }) => generation !== known.generation)
+      )
+    : []
+  return {
+    ...present,
+    slots: exported.slots,
+    nextSlot: Math.max(present.nextSlot, exported.nextSlot),
+    generations: [...lost, ...generations].sort((a, b) => a.generation - b.generation),
+    rekey
   }
 }

@@ -4,7 +4,7 @@ import type { Cluster } from '../cluster/cluster.ts'
 import type { VolumeRecord } from '../cluster/records.ts'
 import { VolumeDirectory } from '../cluster/volume-directory.ts'
 import { VolumeKeys } from '../cluster/volume-keys.ts'
-import { errorCodeName, StoreError, storeErrorOf } from '../core/errors.ts'
+import { ErrorCode, errorCodeName, StoreError, storeErrorOf } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import type { Config, UnlockSource } from '../core/options.ts'
 import type { PasswordHasher } from '../handoff/password-hasher.ts'
@@ -111,6 +111,7 @@ class Unattended {
   }
 
   async unlock(volume: Named): Promise<void> {
+    if (this.#keyring.staysLocked(volume.family)) return
     for (const source of this.#sources) {
       if (this.#keyring.isUnlocked(volume.family)) return
       if (source.volume !== '*' && source.volume !== volume.name) continue
@@ -120,20 +121,26 @@ class Unattended {
 
   async #try(volume: Named, source: UnlockSource): Promise<void> {
     const kind = slotKindOf[source.kind]
+    const who = ` ${source.kind}:${source.from}`
+    const told = volume.family + who
     try {
       const secret = await readSecret(kind, source.from)
       try {
-        await this.#keyring.unlock(volume, { kind, secret }, null)
+        await this.#keyring.unlock(volume, { kind, secret }, null, who)
       } finally {
         wipe(secret)
       }
-      this.#told.delete(volume.family)
+      for (const key of this.#told.keys()) {
+        if (key.startsWith(volume.family)) this.#told.delete(key)
+      }
       this.#log.info({ volume: volume.name, source: source.kind }, 'encrypted volume unlocked')
       this.#tell(volume, source, 'ok')
     } catch (thrown) {
       if (!(thrown instanceof StoreError)) throw thrown
-      if (this.#told.get(volume.family) === thrown.message) return
-      this.#told.set(volume.family, thrown.message)
+      // It waits for what was told.
+      if (thrown.code === ErrorCode.Busy) return
+      if (this.#told.get(told) === thrown.message) return
+      this.#told.set(told, thrown.message)
       this.#log.warn({ err: thrown, volume: volume.name }, 'encrypted volume stays locked')
       this.#tell(volume, source, errorCodeName(thrown.code))
     }

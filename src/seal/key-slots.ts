@@ -5,9 +5,10 @@
  *     --Argon2id or HKDF--> slot key --opens--> master key   one sealed copy in every slot
  *     --HKDF--> wrap key of a generation --opens--> data key  one a generation
  *
- * The master key is made with the volume and replaced by nothing but a rekey that asks for it;
+ * The master key is made with the volume and stays, also through a rekey;
  * slots are added, rotated and revoked without touching data. Every wrap key seals exactly one
- * thing: a slot has its own salt, a generation its own HKDF info. The nonce can be zero for that.
+ * thing: slots and generations have salts of their own, also a generation that is made once more
+ * because the metadata went back to an earlier moment. The nonce can be zero for that.
  *
  * What is sealed is bound to its place by the additional data: a slot moved to another volume,
  * given another number or other parameters does not open. What stands in the metadata is useless
@@ -74,6 +75,8 @@ export interface KeySlot {
 export interface KeyGeneration {
   readonly generation: number
   readonly fromEpoch: number
+  /** Base64, 16 bytes. */
+  readonly salt: string
   /** Base64 of the data key under a key made of the master key, and its tag: 48 bytes. */
   readonly sealed: string
 }
@@ -157,10 +160,11 @@ export function sealGeneration(
   masterKey: Buffer,
   dataKey: Buffer
 ): KeyGeneration {
-  const key = generationKey(family, generation, masterKey)
+  const salt = randomBytes(SALT_BYTES).toString('base64')
+  const key = generationKey(family, generation, salt, masterKey)
   const data = generationData(family, generation, fromEpoch)
   try {
-    return { generation, fromEpoch, sealed: sealKey(key, data, dataKey) }
+    return { generation, fromEpoch, salt, sealed: sealKey(key, data, dataKey) }
   } finally {
     wipe(key)
   }
@@ -169,10 +173,10 @@ export function sealGeneration(
 /** A data key in secret memory. @throws StoreError Corrupt if it was not sealed by this key */
 export function openGeneration(
   family: string,
-  { generation, fromEpoch, sealed }: KeyGeneration,
+  { generation, fromEpoch, salt, sealed }: KeyGeneration,
   masterKey: Buffer
 ): Buffer {
-  const key = generationKey(family, generation, masterKey)
+  const key = generationKey(family, generation, salt, masterKey)
   try {
     const dataKey = openKey(key, generationData(family, generation, fromEpoch), sealed)
     if (dataKey !== null) return dataKey
@@ -206,9 +210,14 @@ function slotKey(
   throw new StoreError(ErrorCode.Corrupt, `key slot ${id} asks for ${asked}; ${most} is done`)
 }
 
-function generationKey(family: string, generation: number, masterKey: Buffer): Buffer {
-  const info = `torus data key ${generation}`
-  const key = hkdfSync('sha256', masterKey, Buffer.from(family, 'hex'), info, KEY_BYTES)
+function generationKey(
+  family: string,
+  generation: number,
+  salt: string,
+  masterKey: Buffer
+): Buffer {
+  const info = `torus data key ${generation} of ${family}`
+  const key = hkdfSync('sha256', masterKey, Buffer.from(salt, 'base64'), info, KEY_BYTES)
   return takeSecret(Buffer.from(key))
 }
 

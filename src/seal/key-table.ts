@@ -17,7 +17,7 @@ export class KeyTable implements SealKeys {
 
   keyOf(slot: number, writerEpoch: number): Buffer | null {
     let at = slot
-    // An older key has a lower epoch, so this ends.
+    // An older key of the family has a lower epoch, so this ends.
     while (at !== 0 && writerEpoch < this.fromEpochs[at]!) at = this.olders[at]!
     return this.keys[at] ?? null
   }
@@ -50,5 +50,7 @@ export class KeyTable implements SealKeys {
     this.keys[slot] = null
     this.fromEpochs[slot] = 0
     this.olders[slot] = 0
+    // The slot may be of another family's key next.
+    for (let at = 1; at <= KEY_SLOTS_MAX; at++) if (this.olders[at] === slot) this.olders[at] = 0
   }
 }

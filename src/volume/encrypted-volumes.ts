@@ -65,9 +65,18 @@ export class EncryptedVolumes {
     return this.#volumes.withEncrypted(name, (volume) => this.#keyring.revokeSlot(volume, id))
   }
 
-  /** Puts all blocks under a new data key, in the background. @throws StoreError Locked, Busy */
-  rekey(name: string): Promise<void> {
-    return this.#volumes.withEncrypted(name, (volume) => this.#rekeyer.start(volume))
+  /**
+   * Puts all blocks under a new data key, in the background. Who writes them does that, so this
+   * process has to be the gateway, or become it.
+   * @throws StoreError Locked, Busy
+   */
+  async rekey(name: string): Promise<void> {
+    const file = await this.#volumes.openFile(name)
+    try {
+      await this.#volumes.withEncrypted(name, (volume) => this.#rekeyer.start(volume))
+    } finally {
+      await file.close()
+    }
   }
 
   /** null: none goes on. */
@@ -86,6 +95,6 @@ export class EncryptedVolumes {
 
   /** @throws StoreError InvalidArgument for the keys of another volume */
   importKeys(name: string, keys: VolumeKeysRecord): Promise<void> {
-    return this.#volumes.withEncrypted(name, ({ family }) => this.#records.replace(family, keys))
+    return this.#volumes.withEncrypted(name, ({ family }) => this.#records.restore(family, keys))
   }
 }

@@ -134,8 +134,14 @@ export class ManagedVolume {
     if (this.volume.writable) return
     const onLost = (why: LossReason): void => this.#lost(why)
     const writerEpoch = await this.#context.gate.acquire(this.record, { takeover, onLost })
-    // Whoever had it until now may have changed its size.
-    if (this.#context.gate.isShared) await this.refreshAlone()
+    try {
+      await this.#followKeys()
+      // Whoever had it until now may have changed its size.
+      if (this.#context.gate.isShared) await this.refreshAlone()
+    } catch (thrown) {
+      await this.#context.gate.release(this.record)
+      throw thrown
+    }
     if (!this.#gone) this.volume.ops.startEpoch(writerEpoch)
     await this.#trimLeftovers()
   }
@@ -200,7 +206,16 @@ export class ManagedVolume {
 
   async #retake(): Promise<void> {
     const writerEpoch = await this.#context.gate.retake(this.record)
+    await this.#followKeys()
     if (!this.#gone && this.volume.writable) this.volume.ops.startEpoch(writerEpoch)
+  }
+
+  /**
+   * Between taking a writerEpoch and writing under it: another peer may have begun a rekey, and a
+   * data key is for all epochs above those that were given out when it was made.
+   */
+  async #followKeys(): Promise<void> {
+    if (this.record.encryption !== undefined) await this.#context.keyring?.follow(this.record)
   }
 
   // ---- changes

@@ -6,7 +6,7 @@
  * writer: no read sees anything but the newest write. The record says up to where that is durable;
  * whoever serves the volume next goes on from there. When all is done the old key is forgotten.
  */
-import type { VolumeKeysRecord, VolumeRecord } from '../cluster/records.ts'
+import type { VolumeRecord } from '../cluster/records.ts'
 import type { VolumeKeys } from '../cluster/volume-keys.ts'
 import { ErrorCode, storeErrorOf } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BYTES } from '../core/limits.ts'
@@ -102,7 +102,8 @@ export class Rekeyer {
   async #rewrite({ name, family }: Named, file: VolumeFile, stopped: () => boolean): Promise<void> {
     const record = await this.#records.get(family)
     if (record.rekey === null) return
-    await this.#volumes.raiseEpoch(name, fromEpochOf(record))
+    const { generation, fromEpoch } = record.generations.at(-1)!
+    await this.#volumes.raiseEpoch(name, fromEpoch)
     const chunks = Math.ceil(file.sizeBytes / CHUNK_BYTES)
     for (let chunk = record.rekey.nextChunk; chunk < chunks; ) {
       const end = Math.min(chunk + CHUNKS_PER_NOTE, chunks)
@@ -111,10 +112,10 @@ export class Rekeyer {
         await rewriteChunk(file, chunk)
       }
       await file.flush()
-      await this.#keyring.noteRekey(family, chunk)
+      await this.#keyring.noteRekey(family, generation, chunk)
     }
     await file.flush()
-    await this.#keyring.endRekey(family)
+    await this.#keyring.endRekey(family, generation)
   }
 }
 
@@ -131,8 +132,6 @@ async function rewriteChunk(file: VolumeFile, chunk: number): Promise<void> {
     }
   }
 }
-
-const fromEpochOf = ({ generations }: VolumeKeysRecord): number => generations.at(-1)!.fromEpoch
 
 const codeOf = (thrown: unknown): number => storeErrorOf(thrown).code
 

@@ -64,6 +64,8 @@ export class VolumeKeyring {
   readonly #unlocked = new Map<string, Unlocked>()
   /** The same by the halves of the family's number, as requests have it. */
   readonly #byNumber = new Map<number, Map<number, Unlocked>>()
+  /** Families that an operator locked here: nothing unattended unlocks them. */
+  readonly #lockedByHand = new Set<string>()
   /** Of volumes that are locked: tries what this process was given to unlock them with. */
   unlockUnattended: (volume: Named) => Promise<void> = async () => {}
   /** A volume that can be served has blocks under an older data key. */
@@ -76,6 +78,16 @@ export class VolumeKeyring {
 
   isUnlocked(family: string): boolean {
     return this.#unlocked.has(family)
+  }
+
+  staysLocked(family: string): boolean {
+    return this.#lockedByHand.has(family)
+  }
+
+  /** Also for what unlocks volumes unattended, until somebody unlocks it. */
+  lockByHand(family: string): void {
+    this.#lockedByHand.add(family)
+    this.lock(family)
   }
 
   /**
@@ -112,14 +124,22 @@ export class VolumeKeyring {
   }
 
   /**
+   * `who` tells whose failed attempts make the next one wait: a source that never fits must not
+   * keep others from trying theirs.
    * @throws StoreError Forbidden when nothing opens, which counts as a failed attempt; Busy while
    * the next attempt has to wait
    */
-  async unlock(volume: Named, credential: Credential, slot: number | null): Promise<KeySlot> {
+  async unlock(
+    volume: Named,
+    credential: Credential,
+    slot: number | null,
+    who: string = ''
+  ): Promise<KeySlot> {
     const record = await this.#parts.records.get(volume.family)
-    const opened = await this.#open(volume.name, record, credential, slot)
+    const opened = await this.#open(volume.name, record, credential, slot, who)
     if (this.isUnlocked(volume.family)) wipe(opened.master)
     else this.#hold(volume.name, record, opened.master)
+    this.#lockedByHand.delete(volume.family)
     if (record.rekey !== null) this.onUnfinishedRekey(volume)
     return opened.slot
   }
@@ -142,10 +162,17 @@ export class VolumeKeyring {
   async require(volume: Named): Promise<void> {
     if (!this.isUnlocked(volume.family)) await this.unlockUnattended(volume)
     if (!this.isUnlocked(volume.family)) throw lockedError(volume.name)
-    const record = await this.#parts.records.get(volume.family)
-    const held = this.#unlocked.get(volume.family)
+    const record = await this.follow(volume)
+    if (record !== null && record.rekey !== null) this.onUnfinishedRekey(volume)
+  }
+
+  /** Takes over what others changed about the data keys of a volume, if it is unlocked. */
+  async follow({ family }: Pick<Named, 'family'>): Promise<VolumeKeysRecord | null> {
+    if (!this.isUnlocked(family)) return null
+    const record = await this.#parts.records.get(family)
+    const held = this.#unlocked.get(family)
     if (held !== undefined) this.#follow(held, record)
-    if (record.rekey !== null) this.onUnfinishedRekey(volume)
+    return record
   }
 
   // ---- slots
@@ -208,18 +235,22 @@ export class VolumeKeyring {
     }
   }
 
-  async noteRekey(family: string, nextChunk: number): Promise<void> {
-    await this.#parts.records.update(family, ({ rekey }) =>
-      rekey === null ? {} : { rekey: { ...rekey, nextChunk } }
+  /** Of the rekey that made `generation`: nothing happens if another one goes on. */
+  async noteRekey(family: string, generation: number, nextChunk: number): Promise<void> {
+    await this.#parts.records.update(family, ({ rekey, generations }) =>
+      rekey === null || generations.at(-1)!.generation !== generation
+        ? {}
+        : { rekey: { ...rekey, nextChunk } }
     )
   }
 
-  /** No block is under an older data key any more, durably. */
-  async endRekey(family: string): Promise<void> {
-    const record = await this.#parts.records.update(family, ({ generations }) => ({
-      generations: generations.slice(-1),
-      rekey: null
-    }))
+  /** No block is under a data key older than `generation` any more, durably. */
+  async endRekey(family: string, generation: number): Promise<void> {
+    const record = await this.#parts.records.update(family, ({ generations }) =>
+      generations.at(-1)!.generation === generation
+        ? { generations: generations.slice(-1), rekey: null }
+        : {}
+    )
     const held = this.#unlocked.get(family)
     if (held !== undefined) this.#follow(held, record)
   }
@@ -262,18 +293,20 @@ export class VolumeKeyring {
     name: string,
     { family, slots }: VolumeKeysRecord,
     { kind, secret }: Credential,
-    id: number | null
+    id: number | null,
+    who: string = ''
   ): Promise<{ slot: KeySlot; master: Buffer }> {
-    this.#attempts.check(family, `volume ${name}`)
+    const attempt = `${family}${who}`
+    this.#attempts.check(attempt, `volume ${name}`)
     if (id !== null && !slots.some((slot) => slot.id === id)) throw noSlot(name, id, slots)
     const tried = slots.filter((slot) => (id === null ? usesOf(slot, kind) : slot.id === id))
     for (const slot of tried) {
       const master = await openSlot(family, slot, secret, this.#parts.hash)
       if (master === null) continue
-      this.#attempts.succeeded(family)
+      this.#attempts.succeeded(attempt)
       return { slot, master }
     }
-    this.#attempts.failed(family)
+    this.#attempts.failed(attempt)
     const text = `no key slot of volume ${name} opens with this ${kind}`
     throw new StoreError(ErrorCode.Forbidden, text)
   }
@@ -290,6 +323,8 @@ export class VolumeKeyring {
   /** Holds the data keys of the record, and no others. */
   #follow(held: Unlocked, { family, generations }: VolumeKeysRecord): void {
     const { ring } = this.#parts
+    // It was read before another change that is followed already.
+    if (generations.at(-1)!.generation < (held.keys[0]?.generation ?? 0)) return
     const known = new Map(held.keys.map((key) => [key.generation, key]))
     let older = 0
     const keys = [...generations]

@@ -272,7 +272,7 @@ export class Volumes implements DeviceSource {
   lock(name: string): Promise<void> {
     return this.withEncrypted(name, async (record) => {
       await this.#managed.get(record.id)?.evictAlone()
-      this.#context.keyring?.lock(record.family)
+      this.#context.keyring?.lockByHand(record.family)
     })
   }
 

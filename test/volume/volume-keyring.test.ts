@@ -1,10 +1,14 @@
 import { deepStrictEqual, notDeepStrictEqual, ok, rejects, strictEqual } from 'node:assert'
 import { suite } from 'uvu'
 import { parseId64 } from '../../src/cluster/ids.ts'
+import { encodeRecord } from '../../src/cluster/records.ts'
 import { VolumeKeys } from '../../src/cluster/volume-keys.ts'
 import { ErrorCode } from '../../src/core/errors.ts'
 import type { SecretKind } from '../../src/seal/key-slots.ts'
+import { KeyRing } from '../../src/seal/keyring.ts'
 import { EncryptedVolumes } from '../../src/volume/encrypted-volumes.ts'
+import { VolumeKeyring } from '../../src/volume/volume-keyring.ts'
+import { fastHash } from '../helpers/password-hash.ts'
 import { type Bench, failsWith, openBench } from '../helpers/volume-bench.ts'
 
 const test = suite('volume keyring')
@@ -139,7 +143,7 @@ test('a new data key holds for later epochs, an old one until no block needs it'
   const fresh = keyAt(bench, family, fromEpoch)
   notDeepStrictEqual(fresh, old)
   await rejects(bench.keyring.startRekey({ name, family }), failsWith(ErrorCode.Busy))
-  await bench.keyring.endRekey(family)
+  await bench.keyring.endRekey(family, 2)
   strictEqual(keyAt(bench, family, fromEpoch - 1), null)
   deepStrictEqual(keyAt(bench, family, fromEpoch), fresh)
   await device.close()
@@ -172,6 +176,127 @@ test('a name that is taken leaves no key behind, and so does a deleted volume', 
   strictEqual(keyAt(bench, family, 1), null)
   strictEqual(await bench.metadata.get(bench.cluster.keys.volumeKeys(family)), null)
   for (let slot = 1; slot < 8; slot++) strictEqual(bench.ring.keyOf(slot, 1), null)
+  await bench.close()
+})
+
+/** Another gateway on the same metadata, with keys of its own. */
+function otherGateway({ cluster, clock }: Bench): VolumeKeyring {
+  const parts = { records: new VolumeKeys(cluster), ring: new KeyRing(1), hash: fastHash, clock }
+  return new VolumeKeyring({ ...parts, nowText: () => cluster.nowText() })
+}
+
+test('who takes an epoch above a rekey elsewhere writes with the new data key', async () => {
+  const bench = await openBench()
+  const volume = await create(bench)
+  const device = await bench.volumes.open('secret', {})
+  const old = keyAt(bench, volume.family, 1)
+  const other = otherGateway(bench)
+  await other.unlock(volume, first, null)
+  const { fromEpoch } = (await other.startRekey(volume)).generations.at(-1)!
+  deepStrictEqual(keyAt(bench, volume.family, fromEpoch), old)
+  // As after a lease that ended, or when sequence numbers run low.
+  await bench.volumes.raiseEpoch('secret', fromEpoch)
+  notDeepStrictEqual(keyAt(bench, volume.family, fromEpoch), old)
+  deepStrictEqual(keyAt(bench, volume.family, fromEpoch - 1), old)
+  await device.close()
+  await bench.close()
+})
+
+test('a data key made while a volume is opened is known before the first write', async () => {
+  const bench = await openBench()
+  const volume = await create(bench)
+  const again = await restart(bench)
+  const other = otherGateway(again)
+  await other.unlock(volume, first, null)
+  await encryptedOf(again).unlock('secret', first, null)
+  // Between the look at the keys and the writer epoch.
+  const { require } = again.keyring
+  again.keyring.require = async (named) => {
+    await require.call(again.keyring, named)
+    await other.startRekey(volume)
+  }
+  const old = keyAt(again, volume.family, 1)
+  const device = await again.volumes.open('secret', {})
+  const [, { fromEpoch }] = (await encryptedOf(again).exportKeys('secret')).generations as [
+    unknown,
+    { fromEpoch: number }
+  ]
+  notDeepStrictEqual(keyAt(again, volume.family, fromEpoch), old)
+  await device.close()
+  await again.close()
+})
+
+test('keys that were exported before a rekey take no data key away', async () => {
+  const bench = await openBench()
+  const volume = await create(bench)
+  const { family } = volume
+  const encrypted = encryptedOf(bench)
+  const exported = await encrypted.exportKeys('secret')
+  await encrypted.rotateSlot('secret', first, second)
+  const { generations } = await bench.keyring.startRekey(volume)
+  const { fromEpoch } = generations.at(-1)!
+  const fresh = keyAt(bench, family, fromEpoch)
+  await encrypted.importKeys('secret', exported)
+  const during = await encrypted.exportKeys('secret')
+  deepStrictEqual(during.generations, generations)
+  ok(during.rekey !== null)
+  await bench.keyring.endRekey(family, 2)
+  await encrypted.importKeys('secret', exported)
+  const after = await encrypted.exportKeys('secret')
+  deepStrictEqual(after.generations, generations.slice(1))
+  deepStrictEqual(after.slots, exported.slots)
+  strictEqual(after.nextSlot, 3)
+  await encrypted.lock('secret')
+  await encrypted.unlock('secret', first, null)
+  deepStrictEqual(keyAt(bench, family, fromEpoch), fresh)
+  await bench.close()
+})
+
+test('keys that were exported after a rekey bring its data key to older metadata', async () => {
+  const bench = await openBench()
+  const volume = await create(bench)
+  const { family } = volume
+  const encrypted = encryptedOf(bench)
+  const before = await encrypted.exportKeys('secret')
+  const made = await bench.keyring.startRekey(volume)
+  await bench.keyring.endRekey(family, 2)
+  const after = await encrypted.exportKeys('secret')
+  const restored = (value: typeof before) =>
+    bench.metadata.transact({
+      compare: [],
+      success: [
+        {
+          put: bench.cluster.keys.volumeKeys(family),
+          value: encodeRecord('volumeKeys', value)
+        }
+      ]
+    })
+  await restored(before)
+  await encrypted.importKeys('secret', after)
+  deepStrictEqual((await encrypted.exportKeys('secret')).generations, made.generations)
+
+  await restored(before)
+  const again = await restart(bench)
+  await encryptedOf(again).unlock('secret', first, null)
+  await again.keyring.startRekey(volume)
+  const importing = encryptedOf(again).importKeys('secret', after)
+  await rejects(importing, failsWith(ErrorCode.InvalidArgument))
+  await again.close()
+})
+
+test('a source that does not fit keeps nobody else from unlocking', async () => {
+  const bench = await openBench()
+  const volume = await create(bench)
+  bench.keyring.lock(volume.family)
+  const unlock = (who: string, with_: typeof first) =>
+    bench.keyring.unlock(volume, with_, null, who)
+  await rejects(unlock('a', second), failsWith(ErrorCode.Forbidden))
+  await rejects(unlock('a', first), failsWith(ErrorCode.Busy))
+  await unlock('b', first)
+  bench.keyring.lockByHand(volume.family)
+  ok(bench.keyring.staysLocked(volume.family))
+  await unlock('', first)
+  ok(!bench.keyring.staysLocked(volume.family))
   await bench.close()
 })
 
