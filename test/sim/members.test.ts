@@ -88,6 +88,31 @@ test('a gateway that stood still blames no member for that', async () => {
   deepStrictEqual(epochsOf(sim), before)
 })
 
+test('R8: nothing is acknowledged without a member before the record says so', async () => {
+  const sim = new QuietCluster({ peers: 3, copies: 3 })
+  const { world, peers, network } = sim
+  const { volume, session } = await sim.open()
+  const { store } = session.boot
+  const acknowledged = volume.acknowledged
+  network.cut(peers[0]!.name, 'metadata')
+  const groups = [...store!.allGroups()]
+  for (const group of groups) {
+    const boot = group.targets.find(({ peerId }) => peerId === peers[1]!.peerId)!
+    store!.failBoot(group, boot, ErrorCode.DiskFailure)
+  }
+  for (let i = 0; i < REQUESTS; i++) volume.write(session, OpKind.Write)
+  store!.ring()
+  await world.runUntil(world.nowMs + 500)
+  for (const group of groups) store!.reconcile(group)
+  await world.runUntil(world.nowMs + 500)
+  strictEqual(volume.acknowledged, acknowledged)
+  network.healAll()
+  await sim.ended(session, LIMIT_MS)
+  strictEqual(volume.acknowledged, acknowledged + REQUESTS)
+  const left = [...sim.groups().values()].map(({ inSync }) => inSync.map(({ peer }) => peer))
+  ok(left.every((inSync) => !inSync.includes(peers[1]!.peerId)))
+})
+
 test('a member that failed under one writer is not taken out by the next one here', async () => {
   const sim = new QuietCluster({ peers: 3, copies: 3 })
   const { world, peers, network } = sim
