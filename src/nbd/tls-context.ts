@@ -1,10 +1,10 @@
 /** Certificates from files, which may be replaced while the server runs. */
-import { readFile } from 'node:fs/promises'
 import tls from 'node:tls'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { readTlsFiles } from '../core/tls-files.ts'
 import type { TlsMode } from './handshake.ts'
 
-export interface TlsFiles {
+export interface NbdTlsFiles {
   /** off: no TLS. allow: the client may. require: it must, before anything else. */
   readonly mode: TlsMode
   /** PEM files; needed unless the mode is off. */
@@ -15,10 +15,10 @@ export interface TlsFiles {
 }
 
 export class TlsContext {
-  readonly files: TlsFiles
+  readonly files: NbdTlsFiles
   private context: tls.SecureContext | null = null
 
-  constructor(files: TlsFiles) {
+  constructor(files: NbdTlsFiles) {
     this.files = files
   }
 
@@ -36,22 +36,10 @@ export class TlsContext {
     if (certFile === undefined || keyFile === undefined) {
       throw new StoreError(ErrorCode.InvalidArgument, `TLS mode ${mode} needs certificate and key`)
     }
-    const options: tls.SecureContextOptions = {
-      cert: await contentsOf('certificate', certFile),
-      key: await contentsOf('private key', keyFile),
-      // "Implementations supporting TLS MUST support TLS version 1.2".
-      minVersion: 'TLSv1.2'
-    }
-    if (clientCaFile !== undefined) {
-      options.ca = await contentsOf('certificate authority', clientCaFile)
-    }
-    try {
-      this.context = tls.createSecureContext(options)
-    } catch (thrown) {
-      const reason = thrown instanceof Error ? thrown.message : String(thrown)
-      const message = `TLS certificate ${certFile} with key ${keyFile} cannot be used: ${reason}`
-      throw new StoreError(ErrorCode.InvalidArgument, message, { cause: thrown })
-    }
+    // "Implementations supporting TLS MUST support TLS version 1.2".
+    const more = { minVersion: 'TLSv1.2' } as const
+    const files = { cert: certFile, key: keyFile, ca: clientCaFile ?? null }
+    this.context = tls.createSecureContext(await readTlsFiles('TLS', files, more))
   }
 
   /** The options of the server's end of one connection. */
@@ -64,15 +52,5 @@ export class TlsContext {
     }
     if (this.context !== null) options.secureContext = this.context
     return options
-  }
-}
-
-async function contentsOf(what: string, file: string): Promise<Buffer> {
-  try {
-    return await readFile(file)
-  } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException
-    const message = `TLS ${what} ${file} cannot be read: ${code}`
-    throw new StoreError(ErrorCode.InvalidArgument, message, { cause })
   }
 }

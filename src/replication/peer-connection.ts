@@ -131,7 +131,8 @@ export class PeerConnection {
 
   private proved(hello: Hello): boolean {
     const handshake = this.handshake!
-    const refusal = handshake.refusal(hello) ?? this.unwanted(hello.fromPeer)
+    const refusal =
+      handshake.refusal(hello) ?? this.stranger(hello.fromPeer) ?? this.unwanted(hello.fromPeer)
     if (refusal !== null) {
       const grants = { windowOps: 0, windowBytes: 0, idleMs: 0 }
       this.end(refusal.text, handshake.welcome({ ...refusal, ...grants }))
@@ -146,6 +147,12 @@ export class PeerConnection {
     this.receiver.grow()
     this.host.admit(this, this.caller)
     return this.session !== null
+  }
+
+  /** It is of the cluster, and says that it is another than its certificate is of. */
+  private stranger(peerId: string): { error: ErrorCode; text: string } | null {
+    const text = this.host.security.strangerIn(this.socket, peerId)
+    return text === null ? null : { error: ErrorCode.Forbidden, text }
   }
 
   /** It is of the cluster, and may not be used all the same. */

@@ -96,11 +96,15 @@ class Dial {
       port,
       secureContext,
       rejectUnauthorized: true,
-      // Whoever the cluster's authority vouches for may be any of its peers: addresses change,
-      // and the hello names the peer.
+      // Addresses change and say nothing: names are compared with the peer below.
       checkServerIdentity: () => undefined
     })
     socket.once('secureConnect', () => {
+      const stranger = this.options.security.strangerIn(socket, this.options.peerId)
+      if (stranger !== null) {
+        this.fail(stranger)
+        return
+      }
       this.receiver.attachStream(socket)
       this.begin(tlsBinding(socket))
     })

@@ -166,7 +166,7 @@ export class ClientHandshake {
     const end = AT_WELCOME_PROOF + PROOF_BYTES
     const proof = Buffer.from(message.subarray(AT_WELCOME_PROOF, end))
     message.fill(0, AT_WELCOME_PROOF, end)
-    if (!this.security.isProof('server', [...this.transcript, message], proof)) {
+    if (this.security.secretOf('server', [...this.transcript, message], proof) === null) {
       return failed('it could not prove that it knows the cluster secret')
     }
     if (welcome.error !== ErrorCode.Ok) return failed(`it refused: ${welcome.text}`)
@@ -191,6 +191,8 @@ export class ServerHandshake {
   private readonly security: PeerSecurity
   private readonly transcript: Buffer[]
   private hello: Hello | null = null
+  /** The one that the client proved to know, and is answered with. */
+  private secret: Buffer | null = null
 
   constructor(own: PeerIdentity, security: PeerSecurity, binding: Buffer) {
     this.own = own
@@ -208,7 +210,8 @@ export class ServerHandshake {
     const { peerId, bootId } = this.own
     const features = (this.hello?.features ?? 0) & PEER_FEATURES
     const bytes = encodeWelcome({ ...welcome, features, peerId, bootId })
-    this.security.proof('server', [...this.transcript, bytes]).copy(bytes, AT_WELCOME_PROOF)
+    const secret = this.secret ?? this.security.secret
+    this.security.proof('server', [...this.transcript, bytes], secret).copy(bytes, AT_WELCOME_PROOF)
     return bytes
   }
 
@@ -249,7 +252,8 @@ export class ServerHandshake {
 
   private check(message: Buffer, hello: Hello): ServerStep {
     const proof = decodeProof(message)
-    if (proof === null || !this.security.isProof('client', this.transcript, proof)) {
+    if (proof !== null) this.secret = this.security.secretOf('client', this.transcript, proof)
+    if (this.secret === null) {
       const reason = 'it could not prove that it knows the cluster secret'
       return { kind: 'close', bytes: null, reason }
     }

@@ -1,15 +1,23 @@
 /**
  * How peers prove that they belong to the cluster: by knowing its secret, by certificates of its
  * authority, or by both. Files may be replaced while a peer runs: `reload` reads them again.
+ *
+ * A certificate speaks for the peer whose id stands among its names, or one of the names that the
+ * peer is registered with (`namesOf`); a secret speaks for any. The secret's file may have several
+ * lines while the secret changes: the first is used, all are accepted, and who is connected to
+ * answers with the one that was used. So a new one is added everywhere, then the old one removed.
  */
 import { createHmac, timingSafeEqual } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
+import type net from 'node:net'
 import tls from 'node:tls'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { PROOF_BYTES } from '../format/peer-hello.ts'
+import { readTlsFiles } from '../core/tls-files.ts'
+import { certificateNames } from '../core/certificate-names.ts'
 
 export interface PeerSecurityFiles {
-  /** Text of at least SECRET_CHARS_MIN characters, the same on every peer. */
+  /** Lines of at least SECRET_CHARS_MIN characters; peers have one in common. */
   readonly secretFile: string | null
   /** PEM: the cluster's authority, and a certificate of it with its key. All or none. */
   readonly tlsCa: string | null
@@ -20,22 +28,30 @@ export interface PeerSecurityFiles {
 /** 128 bits in hex. `cluster init` writes twice as many. */
 const SECRET_CHARS_MIN = 32
 const SECRET_BYTES_MAX = 4096
+/** The one that is used, the one before, and one that is on its way. */
+const SECRETS_MAX = 3
 
 /** Which side proves: a proof of one side is never one of the other. */
 export type ProofSide = 'client' | 'server'
 
 export class PeerSecurity {
   private readonly files: PeerSecurityFiles
-  private secret: Buffer = Buffer.alloc(0)
+  private readonly namesOf: PeerNames
+  /** One at least: with certificates alone it is empty. */
+  private secrets: readonly Buffer[] = [Buffer.alloc(0)]
   private context: tls.SecureContext | null = null
 
-  private constructor(files: PeerSecurityFiles) {
+  private constructor(files: PeerSecurityFiles, namesOf: PeerNames) {
     this.files = files
+    this.namesOf = namesOf
   }
 
   /** @throws StoreError InvalidArgument: files that cannot be used, or none at all */
-  static async load(files: PeerSecurityFiles): Promise<PeerSecurity> {
-    const security = new PeerSecurity(files)
+  static async load(
+    files: PeerSecurityFiles,
+    namesOf: PeerNames = () => []
+  ): Promise<PeerSecurity> {
+    const security = new PeerSecurity(files, namesOf)
     await security.reload()
     return security
   }
@@ -43,8 +59,8 @@ export class PeerSecurity {
   /** With a secret that stands in no file. */
   static ofSecret(secret: string): PeerSecurity {
     const files = { secretFile: null, tlsCa: null, tlsCert: null, tlsKey: null }
-    const security = new PeerSecurity(files)
-    security.secret = Buffer.from(secret)
+    const security = new PeerSecurity(files, () => [])
+    security.secrets = [Buffer.from(secret)]
     return security
   }
 
@@ -58,28 +74,52 @@ export class PeerSecurity {
     if (secretFile === null && given === 0) {
       throw invalid('links between peers need cluster-secret-file, or peer-tls-ca, -cert and -key')
     }
-    const secret = secretFile === null ? Buffer.alloc(0) : await readSecret(secretFile)
+    const secrets = secretFile === null ? [Buffer.alloc(0)] : await readSecrets(secretFile)
     if (tlsCa !== null && tlsCert !== null && tlsKey !== null) {
-      this.context = await makeContext(tlsCa, tlsCert, tlsKey)
+      const pem = { ca: tlsCa, cert: tlsCert, key: tlsKey }
+      const options = await readTlsFiles('peer', pem, { minVersion: 'TLSv1.3' })
+      this.context = tls.createSecureContext(options)
     }
-    this.secret = secret
+    this.secrets = secrets
   }
 
   get tlsContext(): tls.SecureContext | null {
     return this.context
   }
 
+  /** The secret that proofs are made with, unless the other side used another that is valid. */
+  get secret(): Buffer {
+    return this.secrets[0]!
+  }
+
   /** Of one side, over all that was said. With certificates alone it proves nothing beside them. */
-  proof(side: ProofSide, transcript: readonly Buffer[]): Buffer {
-    const hmac = createHmac('sha256', this.secret).update(`torus peer ${side}\n`)
+  proof(side: ProofSide, transcript: readonly Buffer[], secret: Buffer = this.secret): Buffer {
+    const hmac = createHmac('sha256', secret).update(`torus peer ${side}\n`)
     for (const part of transcript) hmac.update(part)
     return hmac.digest()
   }
 
-  isProof(side: ProofSide, transcript: readonly Buffer[], proof: Buffer): boolean {
-    return proof.length === PROOF_BYTES && timingSafeEqual(proof, this.proof(side, transcript))
+  /** The secret that `proof` was made with; null: it is none of ours. */
+  secretOf(side: ProofSide, transcript: readonly Buffer[], proof: Buffer): Buffer | null {
+    if (proof.length !== PROOF_BYTES) return null
+    const isMadeWith = (secret: Buffer): boolean =>
+      timingSafeEqual(proof, this.proof(side, transcript, secret))
+    return this.secrets.find(isMadeWith) ?? null
+  }
+
+  /** Why whoever is at the other end of `socket` does not speak for the peer; null: it does. */
+  strangerIn(socket: net.Socket, peerId: string): string | null {
+    if (!(socket instanceof tls.TLSSocket)) return null
+    const shown = certificateNames(socket)
+    const wanted = [peerId, ...this.namesOf(peerId)]
+    if (wanted.some((name) => shown.includes(name.toLowerCase()))) return null
+    const text = `its certificate is of ${shown.join(', ') || 'nobody (it has no DNS name)'}`
+    return `${text}; peer ${peerId} is known as ${wanted.slice(1).join(', ') || 'nothing else'}`
   }
 }
+
+/** Names of a peer beside its id, as a certificate may have them. */
+export type PeerNames = (peerId: string) => readonly string[]
 
 /** Names a TLS session: proofs that include it are of no use in another one. */
 export const tlsBinding = (socket: tls.TLSSocket): Buffer =>
@@ -91,36 +131,29 @@ export const NO_BINDING: Buffer = Buffer.alloc(0)
 const invalid = (message: string, cause?: unknown): StoreError =>
   new StoreError(ErrorCode.InvalidArgument, message, { cause })
 
-async function readSecret(file: string): Promise<Buffer> {
-  let text: string
+async function readSecrets(file: string): Promise<Buffer[]> {
+  let lines: string[]
   try {
     const bytes = await readFile(file)
     if (bytes.length > SECRET_BYTES_MAX) {
       throw new Error(`it has ${bytes.length} bytes, the limit is ${SECRET_BYTES_MAX}`)
     }
-    text = bytes.toString('utf8').trim()
+    lines = bytes
+      .toString('utf8')
+      .trim()
+      .split(/\s*\n\s*/)
   } catch (thrown) {
     throw invalid(`cluster secret ${file} cannot be read: ${reasonOf(thrown)}`, thrown)
   }
-  if (text.length < SECRET_CHARS_MIN) {
-    const length = `has ${text.length} characters, needed are ${SECRET_CHARS_MIN}`
-    throw invalid(`cluster secret ${file} ${length}`)
+  if (lines.length > SECRETS_MAX) {
+    throw invalid(`cluster secret ${file} has ${lines.length} lines, the limit is ${SECRETS_MAX}`)
   }
-  return Buffer.from(text)
-}
-
-async function makeContext(ca: string, cert: string, key: string): Promise<tls.SecureContext> {
-  try {
-    return tls.createSecureContext({
-      ca: await readFile(ca),
-      cert: await readFile(cert),
-      key: await readFile(key),
-      minVersion: 'TLSv1.3'
-    })
-  } catch (thrown) {
-    const text = `peer certificate ${cert} with key ${key} and authority ${ca} cannot be used`
-    throw invalid(`${text}: ${reasonOf(thrown)}`, thrown)
+  for (const [index, line] of lines.entries()) {
+    if (line.length >= SECRET_CHARS_MIN) continue
+    const length = `has ${line.length} characters, needed are ${SECRET_CHARS_MIN}`
+    throw invalid(`cluster secret ${file} ${lines.length > 1 ? `line ${index + 1} ` : ''}${length}`)
   }
+  return lines.map((line) => Buffer.from(line))
 }
 
 const reasonOf = (thrown: unknown): string =>

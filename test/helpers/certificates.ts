@@ -1,5 +1,6 @@
 /** Certificates for TLS tests, made by openssl: an authority, a server and a client of it. */
 import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { runOk } from './process.ts'
 import type { Scratch } from './images.ts'
 
@@ -9,6 +10,39 @@ export interface Certificates {
   readonly ca: string
   readonly serverCert: string
   readonly serverKey: string
+}
+
+export interface ExtraCertificate {
+  readonly name: string
+  /** As openssl has it: `DNS:localhost,IP:127.0.0.1`. */
+  readonly names?: string
+  readonly expired?: boolean
+}
+
+/** One more certificate of the authority that `makeCertificates` made there. */
+export async function addCertificate(
+  { directory }: Certificates,
+  { name, names = `DNS:${name}`, expired = false }: ExtraCertificate
+): Promise<{ cert: string; key: string }> {
+  const at = (file: string): string => join(directory, file)
+  const [cert, key, request] = [at(`${name}-cert.pem`), at(`${name}-key.pem`), at(`${name}.csr`)]
+  await runOk('openssl', [
+    'req',
+    ...NEW_KEY,
+    '-subj',
+    `/CN=${name}`,
+    '-keyout',
+    key,
+    '-out',
+    request
+  ])
+  await writeFile(at(`${name}.ext`), `subjectAltName=${names}\n`)
+  const authority = ['-CA', at('ca-cert.pem'), '-CAkey', at('ca-key.pem'), '-CAcreateserial']
+  // openssl 3.0 takes no dates here, but days that are over.
+  const days = ['-days', expired ? '-1' : '2']
+  const place = ['-extfile', at(`${name}.ext`), '-in', request, '-out', cert]
+  await runOk('openssl', ['x509', '-req', ...authority, ...days, ...place])
+  return { cert, key }
 }
 
 const NEW_KEY = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes']
