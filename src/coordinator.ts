@@ -14,6 +14,7 @@ import {
   type ReplicationParts
 } from './coordinator/replication.ts'
 import { prepareUnlocking } from './coordinator/unlocking.ts'
+import { adminTlsOf, startCredentials, tlsFilesOf } from './coordinator/credential-users.ts'
 import { type DataDirectory, openDataDirectory } from './coordinator/data-directory.ts'
 import { openMetadata } from './coordinator/metadata.ts'
 import { PeerReports } from './coordinator/peer-reports.ts'
@@ -28,7 +29,7 @@ import { SharedArena } from './handoff/arena.ts'
 import { PasswordHasher } from './handoff/password-hasher.ts'
 import { ShardPool } from './handoff/shard-pool.ts'
 import { NbdServer } from './nbd/server.ts'
-import { TlsContext, type TlsFiles } from './nbd/tls-context.ts'
+import { TlsContext } from './nbd/tls-context.ts'
 import { BlockOp, type BlockStore, OpKind } from './replication/block-store.ts'
 import { LocalStore } from './replication/local-store.ts'
 import { NearReads } from './replication/near-reads.ts'
@@ -57,7 +58,7 @@ export interface RunningPeer {
   readonly nbdAddresses: readonly string[]
   /** As `--admin` takes them. */
   readonly adminAddresses: readonly string[]
-  /** Reads certificates again (SIGHUP). @throws StoreError; the old ones stay in use then */
+  /** Reads certificates and secrets again (SIGHUP). @throws StoreError; the old ones stay then */
   reload(): Promise<void>
   /** Finishes what is in flight, makes everything durable and lets the data directory go. */
   stop(): Promise<void>
@@ -137,13 +138,12 @@ async function start(
   const hash = new PasswordHasher(hashWorker)
   const unlocking = prepareUnlocking({ ...peer, ring: storage.keys, hash, log, ...security })
   undo.add(() => unlocking.close())
-  const { keyring } = unlocking
-  const volumes: Volumes = openVolumes({ cluster, session, storage, types, keyring, log }, (name) =>
-    disconnectVolume(nbd, name)
-  )
+  const opened = { cluster, session, storage, types, keyring: unlocking.keyring, log }
+  const volumes: Volumes = openVolumes(opened, (name) => disconnectVolume(nbd, name))
   undo.add(() => volumes.close())
   undo.add(() => unlocking.stop())
   const nbd = createNbd(config, volumes, output, security)
+  const credentials = await startCredentials({ config, nbd, metadata, replication, log, undo })
   let stopping = false
   const addresses = { nbd: [] as string[], admin: [] as string[] }
   const backend = new PeerBackend({
@@ -159,20 +159,20 @@ async function start(
     syncLatency,
     peers: parts.backend,
     keys: unlocking.backend(volumes),
+    credentials,
     problems: () => metadata.problems(),
     stopping: () => stopping
   })
   await backend.refreshVolumes()
   // Before the shards are there: a long recovery is watched through /readyz and `torus status`.
-  const shown = { resolved, directory, output, backend, security, nbd, metadata, undo }
+  const shown = { resolved, directory, output, backend, security, credentials, nbd, metadata, undo }
   addresses.admin.push(...(await startAdminServer(shown)).addresses)
 
   await shardsServe(pool)
   await replication?.serve()
   void unlocking.start()
   await volumes.resume()
-  await createInitialVolumes(config, volumes, output)
-  await backend.refreshVolumes()
+  await createInitialVolumes(config, volumes, backend, output)
   undo.add(() => nbd.close(config.shutdownMs))
   addresses.nbd.push(...(await listenNbd(config, nbd)))
   await parts.announce({ nbdAddresses: addresses.nbd, adminAddresses: addresses.admin })
@@ -183,7 +183,7 @@ async function start(
     dataDir: directory.path,
     nbdAddresses: addresses.nbd,
     adminAddresses: addresses.admin,
-    reload: () => nbd.reloadTls(),
+    reload: () => credentials.reload(),
     stop: once(() => {
       stopping = true
       return undo.run()
@@ -361,17 +361,11 @@ async function shardsServe(pool: ShardPool<BlockOp>): Promise<void> {
   }
 }
 
-/** null where NBD is served without TLS. */
-function tlsFilesOf(config: Config): TlsFiles | null {
-  const { nbdTls: mode, nbdTlsCert: certFile, nbdTlsKey: keyFile, nbdTlsCa } = config
-  if (mode === 'off' || certFile === null || keyFile === null) return null
-  return { mode, certFile, keyFile, ...(nbdTlsCa === null ? {} : { clientCaFile: nbdTlsCa }) }
-}
-
 /** A certificate that cannot be used is named before anything is made or locked. */
 async function checkTlsFiles(config: Config): Promise<void> {
   const files = tlsFilesOf(config)
   if (files !== null) await new TlsContext(files).load()
+  await adminTlsOf(config)?.load()
 }
 
 function createNbd(
@@ -398,7 +392,7 @@ async function listenNbd(config: Config, nbd: NbdServer): Promise<string[]> {
     if ('host' in at) addresses.push(`${scheme}://${formatAddress(at)}`)
   }
   if (config.nbdSocket !== null) {
-    await nbd.listen({ path: config.nbdSocket })
+    await nbd.listen({ path: config.nbdSocket, mode: config.nbdSocketMode })
     addresses.push(`${scheme}+unix://?socket=${encodeURI(config.nbdSocket)}`)
   }
   return addresses
@@ -413,13 +407,14 @@ async function disconnectVolume(nbd: NbdServer, volume: string): Promise<void> {
 async function createInitialVolumes(
   config: Config,
   volumes: Volumes,
+  backend: PeerBackend,
   { log }: LogOutput
 ): Promise<void> {
-  if (config.volumes.length === 0) return
   const existing = new Set((await volumes.listAll()).map(({ name }) => name))
   for (const { name, sizeBytes } of config.volumes) {
     if (existing.has(name)) continue
     await volumes.create({ name, sizeBytes })
     log.info({ volume: name, sizeBytes }, 'volume created')
   }
+  await backend.refreshVolumes()
 }

@@ -9,6 +9,7 @@
 import type { ClusterBackend } from './cluster-routes.ts'
 import type { KeyBackend } from './key-routes.ts'
 import type {
+  CertificateInfo,
   Client,
   Peer,
   Ready,
@@ -30,6 +31,8 @@ export interface AdminBackend {
   ready(): Ready
   status(): Promise<Status>
   peer(): Promise<Peer>
+  /** That this peer uses, as their files have them now. Cheap. */
+  certificates(): readonly CertificateInfo[]
   /** Cheap: reads counters in shared memory. Called at each scrape, poll and progress line. */
   shards(): readonly Shard[]
   /** Cheap, as `shards`. Volumes that were opened since start. */

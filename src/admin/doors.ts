@@ -2,7 +2,8 @@
  * How somebody is known, by the door through which they came:
  *
  *   unix socket      its owner: the file's mode decides who opens it
- *   loopback TCP     open until the first token exists, then a token
+ *   loopback TCP     open until the first token exists, then a token; where TLS asks for
+ *                    certificates, as other addresses
  *   other addresses  a token, or a client certificate whose name is an admin's (TLS); with
  *                    `--insecure` without TLS as on loopback
  *
@@ -12,6 +13,7 @@ import type { IncomingMessage } from 'node:http'
 import { TLSSocket } from 'node:tls'
 import type { TokenInfo } from '../cluster/tokens.ts'
 import type { Clock } from '../core/clock.ts'
+import { isNamed } from '../core/certificate-names.ts'
 import { errorCodeName, ErrorCode, StoreError } from '../core/errors.ts'
 import { FailedAttempts } from '../core/failed-attempts.ts'
 import { ADMIN_RIGHTS, NO_RIGHTS, type Rights, type Visitor } from './access.ts'
@@ -79,8 +81,9 @@ export class Doors {
 
   #byDoor({ socket }: IncomingMessage, door: DoorKind): Visitor | null {
     if (door === 'socket') return { who: { kind: 'socket' }, rights: ADMIN_RIGHTS }
-    const name = tlsNameOf(socket)
-    if (name !== null && this.#tlsAdmins.includes(name)) {
+    const verified = socket instanceof TLSSocket && socket.authorized
+    const name = verified ? this.#tlsAdmins.find((each) => isNamed(socket, each)) : undefined
+    if (name !== undefined) {
       return { who: { kind: 'tls', name }, rights: ADMIN_RIGHTS }
     }
     if (door === 'tls' || this.#tokens.areRequired) return null
@@ -140,11 +143,4 @@ function addressOf({ socket }: IncomingMessage): string {
   const missing = 8 - groups.length - (tail === undefined ? 0 : tail.split(':').length)
   if (tail !== undefined) groups.push(...Array<string>(Math.max(0, missing)).fill('0'))
   return groups.slice(0, 4).join(':')
-}
-
-/** Common name of a verified client certificate. */
-function tlsNameOf(socket: IncomingMessage['socket']): string | null {
-  if (!(socket instanceof TLSSocket) || !socket.authorized) return null
-  const name: unknown = socket.getPeerCertificate().subject?.CN
-  return typeof name === 'string' && name !== '' ? name : null
 }

@@ -1,5 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import { isIP } from 'node:net'
+import { TLSSocket } from 'node:tls'
 import { isLoopback } from '../core/addresses.ts'
 import type { Address } from '../core/options.ts'
 
@@ -15,7 +16,8 @@ export function refusalOf(request: IncomingMessage, listen: Address): string {
     return `host "${host}" is not this machine's loopback name: use localhost or 127.0.0.1`
   }
   const { origin } = request.headers
-  if (origin !== undefined && origin !== `http://${request.headers.host}`) {
+  const scheme = request.socket instanceof TLSSocket ? 'https' : 'http'
+  if (origin !== undefined && origin !== `${scheme}://${request.headers.host}`) {
     return `requests from the page of another site (${origin}) are not answered`
   }
   const site = request.headers['sec-fetch-site']

@@ -1,8 +1,10 @@
 import { lstatSync, unlinkSync } from 'node:fs'
-import { createServer, type RequestListener, type Server } from 'node:http'
+import { createServer, type RequestListener, type Server as PlainServer } from 'node:http'
+import { createServer as createTlsServer, Server as TlsServer } from 'node:https'
 import { type AddressInfo, connect } from 'node:net'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { Address } from '../core/options.ts'
+import type { AdminTls } from './tls.ts'
 
 /** Programs that watch keep one connection each; more than this is a leak in one of them. */
 const ADMIN_CONNECTIONS_MAX = 256
@@ -11,17 +13,24 @@ const REQUEST_TIMEOUT_MS = 30_000
 const KEEP_ALIVE_MS = 5_000
 const HEADER_BYTES_MAX = 16 * 1024
 
-function makeServer(listener: RequestListener): Server {
-  const server = createServer(
-    {
-      headersTimeout: HEADERS_TIMEOUT_MS,
-      requestTimeout: REQUEST_TIMEOUT_MS,
-      keepAliveTimeout: KEEP_ALIVE_MS,
-      maxHeaderSize: HEADER_BYTES_MAX,
-      connectionsCheckingInterval: 1_000
-    },
-    listener
-  )
+type Server = PlainServer | TlsServer
+
+function makeServer(listener: RequestListener, tls: AdminTls | null = null): Server {
+  const limits = {
+    headersTimeout: HEADERS_TIMEOUT_MS,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    keepAliveTimeout: KEEP_ALIVE_MS,
+    maxHeaderSize: HEADER_BYTES_MAX,
+    connectionsCheckingInterval: 1_000
+  }
+  const server =
+    tls === null
+      ? createServer(limits, listener)
+      : createTlsServer(
+          { ...limits, handshakeTimeout: HEADERS_TIMEOUT_MS, ...tls.options },
+          listener
+        )
+  if (server instanceof TlsServer) tls?.attach(server)
   server.maxConnections = ADMIN_CONNECTIONS_MAX
   return server
 }
@@ -38,13 +47,18 @@ const started = (server: Server, listen: () => void): Promise<void> =>
 
 export interface Listener {
   readonly server: Server
-  /** As `--admin` takes it: `http://127.0.0.1:4321`, `unix:/var/lib/torus/admin.sock`. */
+  /** As `--admin` takes it: `http://127.0.0.1:4321`, `https://…`, `unix:/path/admin.sock`. */
   readonly url: string
 }
 
 /** @throws StoreError Busy when the port is taken, Unavailable for other reasons */
-export async function listenTcp(address: Address, listener: RequestListener): Promise<Listener> {
-  const server = makeServer(listener)
+export async function listenTcp(
+  address: Address,
+  listener: RequestListener,
+  tls: AdminTls | null
+): Promise<Listener> {
+  await tls?.load()
+  const server = makeServer(listener, tls)
   try {
     await started(server, () => server.listen({ host: address.host, port: address.port }))
   } catch (error) {
@@ -52,17 +66,21 @@ export async function listenTcp(address: Address, listener: RequestListener): Pr
   }
   const { port } = server.address() as AddressInfo
   const host = address.host.includes(':') ? `[${address.host}]` : address.host
-  return { server, url: `http://${host}:${port}` }
+  return { server, url: `${tls === null ? 'http' : 'https'}://${host}:${port}` }
 }
 
-/** The socket is the owner's alone: whoever may open it may do everything. */
-export async function listenUnix(path: string, listener: RequestListener): Promise<Listener> {
+/** Whoever may open the socket may do everything: `mode` says who that is. */
+export async function listenUnix(
+  path: string,
+  mode: number,
+  listener: RequestListener
+): Promise<Listener> {
   await removeStaleSocket(path)
   const server = makeServer(listener)
   try {
     await started(server, () => {
       // The socket is bound inside this call, so no moment exists in which others could connect.
-      const before = process.umask(0o177)
+      const before = process.umask(0o777 & ~mode)
       try {
         server.listen({ path })
       } finally {
@@ -81,6 +99,9 @@ async function removeStaleSocket(path: string): Promise<void> {
   if (found === undefined) return
   if (!found.isSocket()) {
     throw new StoreError(ErrorCode.Busy, `admin-socket ${path} exists and is not a socket`)
+  }
+  if (found.uid !== process.getuid?.() && process.getuid?.() !== 0) {
+    throw new StoreError(ErrorCode.Busy, `admin-socket ${path} belongs to user ${found.uid}`)
   }
   const answered = await new Promise<boolean>((resolve) => {
     const probe = connect(path)

@@ -62,6 +62,15 @@ const peerRoutes = ({ backend, configEntries }: RouteContext): Route[] => [
   }),
   route({
     method: 'GET',
+    path: '/v1/certificates',
+    operationId: 'listCertificates',
+    summary: 'Certificates that this peer uses, their names and when they expire',
+    role: 'viewer',
+    answer: schemas.certificateListSchema,
+    handle: async () => ({ certificates: [...backend.certificates()] })
+  }),
+  route({
+    method: 'GET',
     path: '/v1/shards',
     operationId: 'listShards',
     summary: 'State and counters of every shard',

@@ -320,6 +320,25 @@ export const healthProblemSchema = z
   .meta({ id: 'HealthProblem' })
 export type HealthProblem = z.infer<typeof healthProblemSchema>
 
+export const certificateSchema = z
+  .object({
+    use: z.string().meta({ description: 'nbd, admin, peer or etcd' }),
+    file: z.string(),
+    /** DNS names and addresses. */
+    names: z.array(z.string()),
+    subject: z.string(),
+    issuer: z.string(),
+    isAuthority: z.boolean(),
+    validFrom: time,
+    validTo: time
+  })
+  .meta({ id: 'Certificate' })
+export type CertificateInfo = z.infer<typeof certificateSchema>
+
+export const certificateListSchema = z
+  .object({ certificates: z.array(certificateSchema) })
+  .meta({ id: 'CertificateList' })
+
 export const statusSchema = z
   .object({
     health: z.enum(healthLevels),

@@ -2,14 +2,14 @@
  * The admin HTTP API on TCP and a unix socket. One fastify instance routes for both; each listener
  * is a plain HTTP server, because only TCP has browsers to be guarded against.
  */
-import type { IncomingMessage, RequestListener, Server } from 'node:http'
+import type { IncomingMessage, RequestListener } from 'node:http'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import type { z } from 'zod'
 import type { Tokens } from '../cluster/tokens.ts'
 import { AssertionError, assert } from '../core/assert.ts'
 import { type Clock, systemClock } from '../core/clock.ts'
 import { isLoopback } from '../core/addresses.ts'
-import type { ConfigEntry } from '../core/config.ts'
+import type { ConfigEntry } from '../core/config-entries.ts'
 import { ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
 import type { Log, LogRing } from '../core/log.ts'
 import type { MetricsRegistry } from '../core/metrics.ts'
@@ -29,6 +29,7 @@ import { openApiOf } from './openapi.ts'
 import { RawAnswer, type Route, type RouteAnswer } from './route.ts'
 import { routesOf } from './routes.ts'
 import { Tasks } from './tasks.ts'
+import type { AdminTls } from './tls.ts'
 
 /** Requests of the API are names and numbers. */
 const BODY_BYTES_MAX = 64 * 1024
@@ -48,8 +49,14 @@ export interface AdminOptions {
   readonly configEntries: readonly ConfigEntry[]
   /** TCP address; null for none. */
   readonly listen: Address | null
+  /** TLS on that address; null for none. */
+  readonly tls?: AdminTls | null
+  /** Names in certificates of programs that are admins. */
+  readonly tlsAdmins?: readonly string[]
   /** Path of the unix socket; null for none. */
   readonly socket: string | null
+  /** Who may open it, as chmod takes it; its owner alone if not given. */
+  readonly socketMode?: number
   readonly processMetrics?: boolean
   /** Adds metrics of parts that the admin layer does not know. */
   readonly registerMetrics?: (registry: MetricsRegistry) => void
@@ -71,7 +78,7 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
   const app = await buildApp(options, doorOf)
   const listeners: Listener[] = []
   const stop = async () => {
-    await Promise.all(listeners.map(({ server }) => closed(server)))
+    await Promise.all(listeners.map(closed))
     await app.close()
   }
   const through =
@@ -82,10 +89,11 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
     }
   const { socket, listen } = options
   try {
-    if (socket !== null) listeners.push(await listenUnix(socket, through('socket')))
+    const { socketMode = 0o600, tls = null } = options
+    if (socket !== null) listeners.push(await listenUnix(socket, socketMode, through('socket')))
     if (listen !== null) {
-      const route = through(isLoopback(listen.host) ? 'loopback' : 'open')
-      listeners.push(await listenTcp(listen, guarded(listen, route)))
+      const route = through(doorKindOf(listen, tls))
+      listeners.push(await listenTcp(listen, guarded(listen, route), tls))
     }
   } catch (error) {
     await stop()
@@ -96,7 +104,14 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
   return { addresses, stop }
 }
 
-const closed = (server: Server): Promise<void> =>
+/** TLS that asks for no certificates changes nothing about who comes in on loopback. */
+function doorKindOf({ host }: Address, tls: AdminTls | null): DoorKind {
+  const here = isLoopback(host)
+  if (tls !== null && (!here || (tls.files.ca ?? null) !== null)) return 'tls'
+  return here ? 'loopback' : 'open'
+}
+
+const closed = ({ server }: Listener): Promise<void> =>
   new Promise((resolve) => {
     server.close(() => resolve())
     server.closeIdleConnections()
@@ -178,7 +193,7 @@ interface AdmissionParts {
 /** Nobody gets further than their rights go, and no body is read before. */
 function addAdmission(app: FastifyInstance, parts: AdmissionParts): void {
   const { options, registry, doorOf, audited } = parts
-  const doors = new Doors(options.tokens, options.clock ?? systemClock)
+  const doors = new Doors(options.tokens, options.clock ?? systemClock, options.tlsAdmins)
   const refusals: Record<Refusal['reason'], number> = { missing: 0, wrong: 0, limited: 0, role: 0 }
   registerSecurityMetrics(registry, options, refusals)
   const refusalOfRequest = (request: FastifyRequest): Refusal | null => {

@@ -1,6 +1,8 @@
+import { readFileSync } from 'node:fs'
 import { request } from 'node:http'
 import type { AcceptLoss, WaitingGroups } from '../admin/recovery-schemas.ts'
 import { isLoopback } from '../core/addresses.ts'
+import { request as secureRequest } from 'node:https'
 import type * as cluster from '../admin/cluster-schemas.ts'
 import type * as keys from '../admin/key-schemas.ts'
 import type * as audit from '../admin/audit-schemas.ts'
@@ -18,17 +20,43 @@ export type AdminAddress =
   | { readonly kind: 'tcp'; readonly url: URL }
   | { readonly kind: 'unix'; readonly path: string }
 
-/** 'unix:PATH', 'http://HOST:PORT' or 'HOST:PORT'. @throws UsageError */
+/** 'unix:PATH', 'http://HOST:PORT', 'https://HOST:PORT' or 'HOST:PORT'. @throws UsageError */
 export function parseAdmin(text: string): AdminAddress {
   const path = /^unix:(?:\/\/)?(.*)$/.exec(text)?.[1]
   if (path !== undefined && path !== '') return { kind: 'unix', path }
   const given = /^\w+:\/\//.test(text) ? text : `http://${text}`
   const url = URL.canParse(given) ? new URL(given) : null
-  const isHttp = url?.protocol === 'http:' && url.hostname !== ''
+  const isHttp = /^https?:$/.test(url?.protocol ?? '') && url?.hostname !== ''
   if (url === null || !isHttp || path !== undefined) {
-    throw new UsageError(`--admin "${text}" must be http://HOST:PORT or unix:PATH`)
+    throw new UsageError(
+      `--admin "${text}" must be http://HOST:PORT, https://HOST:PORT or unix:PATH`
+    )
   }
   return { kind: 'tcp', url }
+}
+
+/** Files for an address with https. */
+export interface AdminTlsOptions {
+  /** Whom to trust; what the system trusts if not given. */
+  readonly adminCa?: string | undefined
+  readonly adminCert?: string | undefined
+  readonly adminKey?: string | undefined
+}
+
+/** Flags first, then TORUS_ADMIN_CA and its like. */
+export const adminTlsOptions = (flags: AdminTlsOptions): AdminTlsOptions => ({
+  adminCa: flags.adminCa ?? (process.env['TORUS_ADMIN_CA'] || undefined),
+  adminCert: flags.adminCert ?? (process.env['TORUS_ADMIN_CERT'] || undefined),
+  adminKey: flags.adminKey ?? (process.env['TORUS_ADMIN_KEY'] || undefined)
+})
+
+function readPem(option: string, path: string | undefined): Buffer | undefined {
+  try {
+    return path === undefined ? undefined : readFileSync(path)
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    throw new UsageError(`${option} ${path} cannot be read: ${code}`)
+  }
 }
 
 export type Volume = schemas.Volume
@@ -59,13 +87,19 @@ export class ApiClient {
   readonly #admin: AdminAddress
   /** Looked for when the first request is made. */
   readonly #token: () => GivenToken | null
+  readonly #tls: AdminTlsOptions
   /** As the user wrote it. */
   readonly address: string
 
-  constructor(address: string, token: () => GivenToken | null = () => null) {
+  constructor(
+    address: string,
+    token: () => GivenToken | null = () => null,
+    tls: AdminTlsOptions = {}
+  ) {
     this.address = address
     this.#admin = parseAdmin(address)
     this.#token = token
+    this.#tls = tls
   }
 
   status = (): Promise<Status> => this.#get('/v1/status')
@@ -258,7 +292,9 @@ export class ApiClient {
       const outgoing =
         admin.kind === 'unix'
           ? request({ ...common, socketPath: admin.path })
-          : request(admin.url, common)
+          : admin.url.protocol === 'https:'
+            ? secureRequest(admin.url, { ...common, ...this.#secure() })
+            : request(admin.url, common)
       outgoing.on('timeout', () => outgoing.destroy(new Error('ETIMEDOUT')))
       outgoing.on('error', (error) => reject(this.#unreachable(error)))
       outgoing.on('response', (response) => {
@@ -273,8 +309,23 @@ export class ApiClient {
     })
   }
 
+  #secure() {
+    const { adminCa, adminCert, adminKey } = this.#tls
+    const files = {
+      ca: readPem('--admin-ca', adminCa),
+      cert: readPem('--admin-cert', adminCert),
+      key: readPem('--admin-key', adminKey)
+    }
+    return Object.fromEntries(Object.entries(files).filter(([, pem]) => pem !== undefined))
+  }
+
   #unreachable(error: NodeJS.ErrnoException): CommandError {
     const why = error.code ?? error.message
+    const tls = tlsTrouble(why, error.message)
+    if (tls !== null) {
+      const message = `${this.address}: ${tls} (${error.message})`
+      return new CommandError('Forbidden', message, { cause: error })
+    }
     if (why === 'EACCES' || why === 'EPERM') {
       const message = `${this.address} may not be opened by this user: ask its owner, or use sudo`
       return new CommandError('Forbidden', message, { cause: error })
@@ -292,6 +343,17 @@ export class ApiClient {
 const JSON_TYPE = { 'content-type': 'application/json' }
 const TOKEN_HINT = 'give it with --token-file, TORUS_TOKEN or ~/.config/torus/token'
 const bearer = ({ text }: GivenToken) => ({ authorization: `Bearer ${text}` })
+
+/** What to do about what TLS says; null: it is nothing of TLS. */
+function tlsTrouble(code: string, message: string): string | null {
+  if (/CERTIFICATE_REQUIRED|certificate required/i.test(`${code} ${message}`)) {
+    return 'it asks for a certificate: --admin-cert and --admin-key'
+  }
+  if (code === 'ERR_TLS_CERT_ALTNAME_INVALID') return 'its certificate has other names'
+  if (code === 'CERT_HAS_EXPIRED') return 'its certificate expired'
+  if (/UNABLE_TO|SELF_SIGNED|CERT_/.test(code)) return 'it is not trusted: see --admin-ca'
+  return code.startsWith('ERR_SSL') ? 'no TLS connection came about' : null
+}
 
 const volumePath = (name: string): string => `/v1/volumes/${encodeURIComponent(name)}`
 const poolPath = (name: string): string => `/v1/pools/${encodeURIComponent(name)}`

@@ -1,6 +1,6 @@
 /** Answers `torus __complete`: what may stand where the cursor is. */
 import type { Argument, Command, Option } from 'commander'
-import { ApiClient, DEFAULT_ADMIN } from './api-client.ts'
+import { ApiClient, adminTlsOptions, DEFAULT_ADMIN } from './api-client.ts'
 import { givenToken } from './token.ts'
 
 interface Candidate {
@@ -107,12 +107,12 @@ async function argumentsOf(argument: Argument, admin: string): Promise<Candidate
     case 'volume':
     case 'device-or-volume':
       return soon(async () => {
-        const volumes = await new ApiClient(admin, () => givenToken({})).volumes()
+        const volumes = await peerAt(admin).volumes()
         return plain(volumes.map(({ name }) => name))
       })
     case 'id':
       return soon(async () => {
-        const clients = await new ApiClient(admin, () => givenToken({})).clients()
+        const clients = await peerAt(admin).clients()
         return clients.map(({ id, volume, address }) => ({
           word: String(id),
           description: `${volume} ${address}`
@@ -137,3 +137,6 @@ async function soon(ask: () => Promise<Candidate[]>): Promise<Candidate[]> {
     clearTimeout(timer)
   }
 }
+
+const peerAt = (admin: string): ApiClient =>
+  new ApiClient(admin, () => givenToken({}), adminTlsOptions({}))

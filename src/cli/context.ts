@@ -1,6 +1,6 @@
 import { createInterface } from 'node:readline/promises'
 import type { Command } from 'commander'
-import { ApiClient, DEFAULT_ADMIN } from './api-client.ts'
+import { type AdminTlsOptions, ApiClient, adminTlsOptions, DEFAULT_ADMIN } from './api-client.ts'
 import { CommandError, UsageError } from './errors.ts'
 import { Output } from './output.ts'
 import { givenToken, type TokenOptions } from './token.ts'
@@ -13,7 +13,7 @@ export interface Context {
   confirm(question: string): Promise<void>
 }
 
-interface GlobalOptions extends TokenOptions {
+interface GlobalOptions extends TokenOptions, AdminTlsOptions {
   readonly admin?: string
   readonly json?: boolean
   readonly yes?: boolean
@@ -27,7 +27,7 @@ function contextOf(options: GlobalOptions): Context {
     // Made when first used: `torus check` must not fail for a bad TORUS_ADMIN.
     get api() {
       const address = options.admin ?? (process.env['TORUS_ADMIN'] || DEFAULT_ADMIN)
-      api ??= new ApiClient(address, () => givenToken(options))
+      api ??= new ApiClient(address, () => givenToken(options), adminTlsOptions(options))
       return api
     },
     confirm: (question) => confirm(question, options.yes === true)

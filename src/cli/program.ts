@@ -34,9 +34,12 @@ export function buildProgram(): Command {
     .helpOption('-h, --help', 'how to use it')
     .option(
       '--admin <ADDRESS>',
-      `peer to talk to: http://HOST:PORT or unix:PATH (${DEFAULT_ADMIN})`
+      `peer to talk to: http(s)://HOST:PORT or unix:PATH (${DEFAULT_ADMIN})`
     )
     .option('--token-file <FILE>', 'token of the admin API (TORUS_TOKEN, ~/.config/torus/token)')
+    .option('--admin-ca <FILE>', 'authority of a peer that is asked over https, PEM')
+    .option('--admin-cert <FILE>', 'our certificate, for a peer that asks for one, PEM')
+    .option('--admin-key <FILE>', 'private key of that certificate, PEM')
     .option('--json', 'print answers and errors as JSON')
     .option('-y, --yes', 'say yes to every question')
     .configureHelp({ showGlobalOptions: true })

@@ -1,11 +1,13 @@
 /** The admin API of a running peer, with the metrics of all its parts. */
 import { type AdminServer, startAdmin } from '../admin/server.ts'
-import { type ConfigEntry, configEntries, type ResolvedConfig } from '../core/config.ts'
+import type { ResolvedConfig } from '../core/config.ts'
+import { type ConfigEntry, configEntries } from '../core/config-entries.ts'
 import type { LogOutput } from '../core/log.ts'
 import { optionInfo } from '../core/option-info.ts'
 import { registerNbdMetrics } from '../nbd/register-metrics.ts'
 import type { NbdServer } from '../nbd/server.ts'
 import type { PeerBackend } from './backend.ts'
+import type { Credentials } from './credentials.ts'
 import type { DataDirectory } from './data-directory.ts'
 import type { PeerMetadata } from './metadata.ts'
 import { registerMetadataMetrics } from './metadata-metrics.ts'
@@ -31,12 +33,13 @@ export async function startAdminServer(given: {
   readonly output: LogOutput
   readonly backend: PeerBackend
   readonly security: Security
+  readonly credentials: Credentials
   readonly nbd: NbdServer
   readonly metadata: PeerMetadata
   readonly undo: { add(step: () => Promise<void>): void }
 }): Promise<AdminServer> {
-  const { resolved, directory, output, backend, security, nbd, metadata, undo } = given
-  const { adminListen, adminSocket } = resolved.config
+  const { resolved, directory, output, backend, security, credentials, nbd, metadata, undo } = given
+  const { adminListen, adminSocket, adminSocketMode, adminTlsAdmins } = resolved.config
   const admin = await startAdmin({
     backend,
     ...security,
@@ -44,7 +47,10 @@ export async function startAdminServer(given: {
     ring: output.ring,
     configEntries: effectiveEntries(resolved, directory),
     listen: adminListen,
+    tls: credentials.adminTls,
+    tlsAdmins: adminTlsAdmins,
     socket: adminSocket,
+    socketMode: adminSocketMode,
     registerMetrics: (registry) => {
       registerNbdMetrics(registry, () => nbd.snapshot())
       registerMetadataMetrics(registry, metadata)

@@ -4,6 +4,7 @@ import type { AdminBackend, PeerGauges } from '../admin/backend.ts'
 import type { ClusterBackend } from '../admin/cluster-routes.ts'
 import type { KeyBackend } from '../admin/key-routes.ts'
 import type {
+  CertificateInfo,
   Client,
   HealthProblem,
   OperationName,
@@ -38,6 +39,7 @@ import { shardStatNames } from '../shard/stats.ts'
 import { RequestKind } from '../volume/request.ts'
 import type { VolumeInfo } from '../volume/volume-info.ts'
 import type { Volumes } from '../volume/volumes.ts'
+import type { Credentials } from './credentials.ts'
 import type { DataDirectory } from './data-directory.ts'
 import { healthOf, healthProblems } from './health.ts'
 import { newSlotOf, withSecrets } from './keys.ts'
@@ -57,6 +59,7 @@ export interface BackendParts {
   readonly syncLatency: readonly LatencyHistogram[]
   readonly peers: ClusterBackend
   readonly keys: KeyBackend
+  readonly credentials: Credentials
   /** Problems of what is not shards or space. */
   problems(): readonly HealthProblem[]
   stopping(): boolean
@@ -106,6 +109,10 @@ export class PeerBackend implements AdminBackend {
     return { ready: reasons.length === 0, reasons }
   }
 
+  certificates(): readonly CertificateInfo[] {
+    return this.#parts.credentials.list()
+  }
+
   async status(): Promise<Status> {
     const peer = await this.peer()
     await this.refreshVolumes().catch((thrown: unknown) => {
@@ -114,7 +121,8 @@ export class PeerBackend implements AdminBackend {
     })
     const shards = this.shards()
     const gauges = this.gauges()
-    const problems = healthProblems(peer, shards, this.#parts.problems())
+    const notes = [...this.#parts.problems(), ...this.#parts.credentials.problems()]
+    const problems = healthProblems(peer, shards, notes)
     return {
       health: healthOf(problems),
       problems,

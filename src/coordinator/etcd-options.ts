@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { createSecureContext } from 'node:tls'
 import { systemClock, systemRandom } from '../core/clock.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { optionInfo } from '../core/option-info.ts'
@@ -16,6 +17,7 @@ export function etcdOptionsOf(config: EtcdConfig): EtcdOptions {
   const cert = fileOf(config, 'etcdCert')
   const key = fileOf(config, 'etcdKey')
   const password = fileOf(config, 'etcdPasswordFile')
+  checkPair(config, ca, cert, key)
   return {
     endpoints: config.etcd,
     clock: systemClock,
@@ -28,6 +30,23 @@ export function etcdOptionsOf(config: EtcdConfig): EtcdOptions {
     ...(config.etcdUser === null || password === null
       ? {}
       : { auth: { user: config.etcdUser, password: password.toString().replace(/\r?\n$/, '') } })
+  }
+}
+
+/** gRPC would say only that a connection failed. */
+function checkPair(
+  { etcdCert }: EtcdConfig,
+  ca: Buffer | null,
+  cert: Buffer | null,
+  key: Buffer | null
+): void {
+  if (cert === null || key === null) return
+  try {
+    createSecureContext({ cert, key, ...(ca === null ? {} : { ca }) })
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    const text = `etcd-cert ${etcdCert} cannot be used with its key: ${reason}`
+    throw new StoreError(ErrorCode.InvalidArgument, text, { cause })
   }
 }
 

@@ -28,6 +28,8 @@ export interface PeerMetadata {
   readonly cluster: Cluster
   readonly session: Session
   readonly copies: MetadataCopies
+  /** Reads the credentials for etcd again. @throws StoreError, and then the old ones stay */
+  reload(): void
   /** What is wrong with it now. */
   problems(): HealthProblem[]
   /** Gives the lease back, and closes the store. Until then a copy of it is kept up to date. */
@@ -56,7 +58,8 @@ export async function openMetadata(environment: Environment): Promise<PeerMetada
     const store = await EtcdStore.open(etcdOptionsOf(config))
     // Only a directory that never had metadata may make a cluster.
     const create = place === null && !config.join
-    return openOn(store, environment, new Keys(config.etcdPrefix), create)
+    const metadata = await openOn(store, environment, new Keys(config.etcdPrefix), create)
+    return { ...metadata, reload: () => store.renew(etcdOptionsOf(config)) }
   })
   const { clusterId } = directory.superblock
   const endpoints = [...config.etcd]
@@ -107,6 +110,7 @@ async function openOn(
       cluster,
       session,
       copies,
+      reload: () => {},
       problems: () => [...notes, ...trouble.problems()],
       close: async () => {
         await copies.stop()

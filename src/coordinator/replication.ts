@@ -43,6 +43,8 @@ export interface Replication {
   readonly members: Members
   resync(): ResyncProgress
   reclaim(): ReclaimProgress
+  /** Null for a peer that talks to no others. */
+  readonly security: PeerSecurity | null
   /** Others that ask how this peer is are told so. */
   onReport(report: () => PeerReport): void
 }
@@ -96,7 +98,7 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
   const pools = new PoolViews(cluster, membership, (error) => trouble('following pools', error))
   undo.add(() => pools.close())
   await pools.ready
-  const security = await securityOf(config)
+  const security = await securityOf(config, membership)
   const server = security === null ? null : serverOf(parts, service, security)
   const links = security === null ? null : linksOf(parts, security)
   const members = new AllMembers(new LocalMember({ peerId, bootId }, service), links)
@@ -148,6 +150,7 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
     members,
     resync: () => here.progress,
     reclaim: () => here.reclaimed,
+    security,
     onReport: (report) => {
       service.report = report
     },
@@ -170,11 +173,15 @@ function requireMember(membership: Membership, peerId: string): void {
 }
 
 /** Null for a peer that has nobody to talk to. */
-async function securityOf(config: Config): Promise<PeerSecurity | null> {
+async function securityOf(config: Config, membership: Membership): Promise<PeerSecurity | null> {
   const { clusterSecretFile: secretFile, peerTlsCa: tlsCa, peerTlsCert: tlsCert } = config
   const isGiven = secretFile !== null || tlsCa !== null || config.peerListen !== null
   if (!isGiven) return null
-  return PeerSecurity.load({ secretFile, tlsCa, tlsCert, tlsKey: config.peerTlsKey })
+  const namesOf = (id: string): string[] => {
+    const { host, 'tls-name': name } = membership.peer(id)?.record.labels ?? {}
+    return [host, name].filter((each) => each !== undefined)
+  }
+  return PeerSecurity.load({ secretFile, tlsCa, tlsCert, tlsKey: config.peerTlsKey }, namesOf)
 }
 
 function linksOf(parts: ReplicationParts, security: PeerSecurity): PeerLinks {

@@ -1,13 +1,24 @@
 /**
- * Names in certificates. DNS names and addresses in the subject alternative name count, and
- * nothing else: common names are text for people. A wildcard is a name like any other here and
- * matches no other name.
+ * Names in certificates: of peers the DNS names and addresses in the subject alternative name, of
+ * other programs the common name too, as libraries make certificates for clients. A wildcard is a
+ * name like any other here and matches no other name.
  */
 import type tls from 'node:tls'
 
 /** Of the other side, in lower case; none where it shows no certificate. */
 export const certificateNames = (socket: tls.TLSSocket): string[] =>
   namesOfCertificate(socket.getPeerCertificate()?.subjectaltname ?? '')
+
+/** Of a program that was verified: its common name, for people and logs, before the others. */
+function namesOfClient(socket: tls.TLSSocket): string[] {
+  const name: unknown = socket.getPeerCertificate()?.subject?.CN
+  const common = typeof name === 'string' && name !== '' ? [name.toLowerCase()] : []
+  return [...common, ...certificateNames(socket)]
+}
+
+/** Is it one of the names of that program? */
+export const isNamed = (socket: tls.TLSSocket, name: string): boolean =>
+  namesOfClient(socket).includes(name.toLowerCase())
 
 /** From Node's text of a subject alternative name. */
 export const namesOfCertificate = (text: string): string[] =>

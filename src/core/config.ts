@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { isMap, LineCounter, parseDocument } from 'yaml'
 import { isLoopback, isWildcard } from './addresses.ts'
+import { editDistance } from './edit-distance.ts'
 import { ErrorCode, StoreError } from './errors.ts'
 import { ARENA_BYTES_DEFAULT, ETCD_WAIT_MS_DEFAULT } from './limits.ts'
 import { environmentNameOf, optionInfo, optionKeys } from './option-info.ts'
@@ -17,7 +18,7 @@ import {
   SEGMENT_BYTES_MIN,
   type UnlockSource
 } from './options.ts'
-import { formatDurationExact, formatSizeExact } from './units.ts'
+import { formatSizeExact } from './units.ts'
 
 const DAY_MS = 24 * 3600 * 1000
 
@@ -30,12 +31,18 @@ const defaults: Omit<Config, 'dataDir'> = {
   volumes: [],
   nbdListen: { host: '127.0.0.1', port: 10_809 }, // IANA: nbd. Loopback: nobody logs in yet
   nbdSocket: null,
+  nbdSocketMode: 0o600, // whoever may open it may have every volume
   nbdTls: 'off', // certificates cannot be guessed
   nbdTlsCert: null,
   nbdTlsKey: null,
   nbdTlsCa: null,
   nbdDefaultExport: null,
   adminListen: { host: '127.0.0.1', port: 4321 },
+  adminTlsCert: null,
+  adminTlsKey: null,
+  adminTlsCa: null,
+  adminTlsAdmins: [],
+  adminSocketMode: 0o600, // whoever may open it may do everything
   adminSocket: null, // D/admin.sock, see `resolveConfig`
   insecure: false,
   etcd: [],
@@ -94,8 +101,8 @@ export interface ConfigInput {
 
 /** `TORUS_` variables that are no options: the CLI reads them. */
 const otherVariables = new Set([
-  ...['TORUS_ADMIN', 'TORUS_CONFIG', 'TORUS_RUN_DIR'],
-  ...['TORUS_TOKEN', 'TORUS_TOKEN_FILE']
+  ...['TORUS_ADMIN', 'TORUS_ADMIN_CA', 'TORUS_ADMIN_CERT', 'TORUS_ADMIN_KEY'],
+  ...['TORUS_CONFIG', 'TORUS_RUN_DIR', 'TORUS_TOKEN', 'TORUS_TOKEN_FILE']
 ])
 
 interface Given {
@@ -203,20 +210,6 @@ function nearestOption(name: string): OptionKey | null {
   return optionKeys.find(isNear) ?? null
 }
 
-/** Levenshtein's distance: letters to change, add or drop. */
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, column) => column)
-  for (let line = 1; line <= a.length; line++) {
-    const next = [line]
-    for (let column = 1; column <= b.length; column++) {
-      const change = row[column - 1]! + (a[line - 1] === b[column - 1] ? 0 : 1)
-      next.push(Math.min(change, row[column]! + 1, next[column - 1]! + 1))
-    }
-    row = next
-  }
-  return row[b.length]!
-}
-
 function checkValue(key: OptionKey, given: Given): unknown {
   const result = optionsSchema.shape[key].safeParse(given.value)
   if (!result.success) {
@@ -252,10 +245,15 @@ function completeConfig(
   for (const key of ['nbdListen', 'adminListen'] as const) {
     const address = values[key]
     if (address === null || isLoopback(address.host) || values.insecure) continue
+    if (asksWho(values, key)) continue
     throw invalid(
       `${optionInfo[key].name} ${formatAddress(address)} (from ${sourceText(sources[key])}) ` +
         `can be reached from other machines and nobody has to log in: listen on 127.0.0.1 or a ` +
-        `unix socket, or accept that with --insecure`
+        `unix socket, use TLS (${
+          key === 'nbdListen'
+            ? '--nbd-tls require with --nbd-tls-ca'
+            : '--admin-tls-cert, with tokens or --admin-tls-ca and --admin-tls-admins'
+        }), or accept that with --insecure`
     )
   }
   checkCapacity(values, sources)
@@ -266,7 +264,8 @@ function completeConfig(
     throw invalid('nbd-tls is off although certificates are given: set it to allow or require')
   }
   requireEtcdRules(values, sources)
-  requirePeerRules(values)
+  requirePeerRules(values, warnings)
+  requireAdminRules(values)
   for (const key of ['nbdSocket', 'adminSocket'] as const) {
     const path = values[key]
     if (path === null || Buffer.byteLength(path) <= SOCKET_PATH_BYTES_MAX) continue
@@ -323,7 +322,7 @@ function requireEtcdRules(values: Config, sources: Readonly<Record<OptionKey, So
 }
 
 /** Who connects to `peerListen` proves that it is of the cluster: it needs no `insecure`. */
-function requirePeerRules(values: Config): void {
+function requirePeerRules(values: Config, warnings: string[]): void {
   const { peerTlsCa, peerTlsCert, peerTlsKey, peerListen, peerAdvertise } = values
   if (peerListen === null && peerAdvertise !== null) {
     throw invalid('peer-advertise means nothing without peer-listen')
@@ -337,6 +336,34 @@ function requirePeerRules(values: Config): void {
   const given = [peerTlsCa, peerTlsCert, peerTlsKey].filter((file) => file !== null).length
   if (given === 1 || given === 2) {
     throw invalid('peer-tls-ca, peer-tls-cert and peer-tls-key are only given together')
+  }
+  if (peerListen === null || isLoopback(peerListen.host) || given > 0) return
+  warnings.push(
+    `peer-listen ${formatAddress(peerListen)} can be reached from other machines, and with a ` +
+      'cluster secret alone what peers send each other is authenticated but not encrypted: use ' +
+      'certificates (--peer-tls-ca, -cert, -key; torus tls init) unless the network is trusted'
+  )
+}
+
+/** Nobody comes in without a certificate of the operator's authority, or a token over TLS. */
+const asksWho = (values: Config, key: 'nbdListen' | 'adminListen'): boolean =>
+  key === 'nbdListen'
+    ? values.nbdTls === 'require' && values.nbdTlsCa !== null
+    : values.adminTlsCert !== null
+
+function requireAdminRules(values: Config): void {
+  const { adminTlsCert, adminTlsKey, adminTlsCa, adminTlsAdmins, adminListen } = values
+  if ((adminTlsCert === null) !== (adminTlsKey === null)) {
+    throw invalid('admin-tls-cert and admin-tls-key are only given together')
+  }
+  if (adminTlsCa !== null && adminTlsCert === null) {
+    throw invalid('admin-tls-ca needs admin-tls-cert and admin-tls-key')
+  }
+  if (adminTlsCa === null && adminTlsAdmins.length > 0) {
+    throw invalid('admin-tls-admins needs admin-tls-ca')
+  }
+  if (adminListen === null && adminTlsCert !== null) {
+    throw invalid('admin-tls-cert means nothing without admin-listen')
   }
 }
 
@@ -363,39 +390,3 @@ export const formatAddress = (address: Address): string =>
 /** 'flag --capacity', 'environment TORUS_CAPACITY', 'file torus.yaml:3', 'default'. */
 export const sourceText = (source: Source): string =>
   source.kind === 'default' ? 'default' : `${source.kind} ${source.name}`
-
-export interface ConfigEntry {
-  /** The external name. */
-  readonly name: string
-  /** As it would stand in the config file; null where nothing is set. */
-  readonly value: unknown
-  readonly source: string
-  readonly description: string
-}
-
-/** Every option with its effective value and where it came from, in the order of the table. */
-export function configEntries(resolved: ResolvedConfig): ConfigEntry[] {
-  return optionKeys.map((key) => ({
-    name: optionInfo[key].name,
-    value: externalValue(key, resolved.config),
-    source: sourceText(resolved.sources[key]),
-    description: optionInfo[key].help
-  }))
-}
-
-function externalValue(key: OptionKey, config: Config): unknown {
-  const value = config[key]
-  if (key === 'nbdListen' || key === 'adminListen' || key === 'peerListen') {
-    const address = config[key]
-    return address === null ? 'off' : formatAddress(address)
-  }
-  if (key === 'peerAdvertise') return config[key] === null ? null : formatAddress(config[key])
-  if (key === 'volumes') {
-    return config.volumes.map(({ name, sizeBytes }) => `${name}=${formatSizeExact(sizeBytes)}`)
-  }
-  if (typeof value === 'number' && key.endsWith('Bytes')) return formatSizeExact(value)
-  if (typeof value === 'number' && key.endsWith('Ms')) {
-    return value === 0 ? 'off' : formatDurationExact(value)
-  }
-  return value
-}

@@ -71,6 +71,12 @@ export const optionInfo: Readonly<Record<OptionKey, OptionInfo>> = {
     help: 'unix socket for NBD clients beside the TCP address',
     usual: ''
   },
+  nbdSocketMode: {
+    name: 'nbd-socket-mode',
+    argument: 'MODE',
+    help: 'who may open that socket, octal: 660 lets its group in',
+    usual: '600'
+  },
   nbdTls: {
     name: 'nbd-tls',
     argument: 'off|allow|require',
@@ -109,6 +115,40 @@ export const optionInfo: Readonly<Record<OptionKey, OptionInfo>> = {
     argument: 'HOST:PORT',
     help: 'where the admin API and metrics are, or off',
     usual: '127.0.0.1:4321'
+  },
+  adminTlsCert: {
+    name: 'admin-tls-cert',
+    argument: 'FILE',
+    path: true,
+    help: 'admin-listen talks TLS and shows this certificate chain, PEM',
+    usual: ''
+  },
+  adminTlsKey: {
+    name: 'admin-tls-key',
+    argument: 'FILE',
+    path: true,
+    help: 'private key of that certificate, PEM',
+    usual: ''
+  },
+  adminTlsCa: {
+    name: 'admin-tls-ca',
+    argument: 'FILE',
+    path: true,
+    help: 'programs must show a certificate signed by one of these, PEM',
+    usual: ''
+  },
+  adminTlsAdmins: {
+    name: 'admin-tls-admins',
+    argument: 'NAME[,NAME]',
+    list: true,
+    help: 'names in those certificates that may do everything; others need a token',
+    usual: ''
+  },
+  adminSocketMode: {
+    name: 'admin-socket-mode',
+    argument: 'MODE',
+    help: 'who may open that socket, octal: 660 lets its group in',
+    usual: '600'
   },
   adminSocket: {
     name: 'admin-socket',
@@ -192,7 +232,7 @@ export const optionInfo: Readonly<Record<OptionKey, OptionInfo>> = {
     name: 'cluster-secret-file',
     argument: 'FILE',
     path: true,
-    help: 'text of 32 characters or more, the same on all peers, by which they know each other',
+    help: 'text of 32 characters or more by which peers know each other; more lines: also valid',
     usual: ''
   },
   peerTlsCa: {

@@ -124,6 +124,14 @@ const listenAddress = z
     return { host: (groups['host'] ?? groups['bracketed'])!, port }
   })
 
+/** Octal, as chmod takes it; for a number YAML has read it already. */
+const socketMode = z
+  .union([z.string(), z.number()])
+  .refine((input) => /^0?[0-7]{3}$/.test(String(input)), {
+    error: 'must be three octal digits, like 600 or 660'
+  })
+  .transform((input) => Number.parseInt(String(input), 8))
+
 const initialVolume = z.string().transform((input, context): InitialVolume => {
   const at = input.lastIndexOf('=')
   try {
@@ -209,13 +217,19 @@ export const optionsSchema = z.strictObject({
   volumes: listOf(initialVolume),
   nbdListen: listenAddress.nullable(),
   nbdSocket: fileOrOff.nullable(),
+  nbdSocketMode: socketMode,
   nbdTls: choice(['off', 'allow', 'require']),
   nbdTlsCert: text.nullable(),
   nbdTlsKey: text.nullable(),
   nbdTlsCa: text.nullable(),
   nbdDefaultExport: text.nullable(),
   adminListen: listenAddress.nullable(),
+  adminTlsCert: text.nullable(),
+  adminTlsKey: text.nullable(),
+  adminTlsCa: text.nullable(),
+  adminTlsAdmins: listOf(text),
   adminSocket: fileOrOff.nullable(),
+  adminSocketMode: socketMode,
   insecure: flag,
   etcd: etcdUrls,
   etcdPrefix,

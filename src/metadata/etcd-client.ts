@@ -55,7 +55,7 @@ interface Header {
 
 class Endpoint {
   readonly url: string
-  readonly #options: EtcdOptions
+  #options: EtcdOptions
   #etcd: Etcd3
   verified = false
 
@@ -75,7 +75,13 @@ class Endpoint {
    */
   doubt(): void {
     this.verified = false
-    if (this.#options.auth === undefined) return
+    if (this.#options.auth !== undefined) this.reconnect(this.#options)
+  }
+
+  /** For calls to come: others go on over what they have, and streams until they are closed. */
+  reconnect(options: EtcdOptions): void {
+    this.#options = options
+    this.verified = false
     const old = this.#etcd
     this.#etcd = this.#connect()
     // Calls that others have out end by themselves before that.
@@ -114,6 +120,7 @@ function credentialsOf(tls: NonNullable<EtcdOptions['tls']>): NonNullable<IOptio
 export class EtcdClient {
   readonly times: EtcdTimes
   readonly #endpoints: readonly Endpoint[]
+  #options: EtcdOptions
   readonly #clock: Clock
   #current: number
   #closed = false
@@ -124,6 +131,7 @@ export class EtcdClient {
 
   constructor(options: EtcdOptions) {
     this.times = timesOf(options)
+    this.#options = options
     this.#clock = options.clock
     this.#endpoints = options.endpoints.map((url) => new Endpoint(url, options))
     // Peers spread over the members.
@@ -188,6 +196,12 @@ export class EtcdClient {
       this.moveFrom(endpoint.url)
       throw failureOf(endpoint.url, thrown).error
     }
+  }
+
+  /** With other certificates, or another password, from now on. */
+  renew(credentials: Pick<EtcdOptions, 'tls' | 'auth'>): void {
+    this.#options = { ...this.#options, ...credentials }
+    for (const endpoint of this.#endpoints) endpoint.reconnect(this.#options)
   }
 
   /** The endpoint did not answer as it should: others are asked before it. */

@@ -48,6 +48,11 @@ export class EtcdStore implements api.MetadataStore {
     return this.#client.endpoint
   }
 
+  /** With other certificates, or another password, from now on. Watches miss nothing. */
+  renew(credentials: Pick<EtcdOptions, 'tls' | 'auth'>): void {
+    this.#client.renew(credentials)
+  }
+
   async get(key: string): Promise<api.Entry | null> {
     checkKey(key)
     const since = this.#client.revision

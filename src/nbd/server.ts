@@ -12,14 +12,14 @@ import { Connection, type ConnectionHost } from './connection.ts'
 import { Exports } from './exports.ts'
 import { defaultLimits, EVICTIONS_MIN, type NbdLimits } from './limits.ts'
 import { NbdMetrics, type NbdSnapshot } from './metrics.ts'
-import { TlsContext, type TlsFiles } from './tls-context.ts'
+import { TlsContext, type NbdTlsFiles } from './tls-context.ts'
 import type { NbdUse } from './use.ts'
 
 export interface NbdOptions {
   readonly source: DeviceSource
   /** The export a client gets that names none; '' or absent: the only one there is. */
   readonly defaultExport?: string
-  readonly tls?: TlsFiles
+  readonly tls?: NbdTlsFiles
   readonly limits?: Partial<NbdLimits>
   readonly clock?: Clock
   readonly log?: (level: 'debug' | 'info' | 'warn', message: string, fields: object) => void
@@ -27,7 +27,10 @@ export interface NbdOptions {
   readonly onUse?: (use: NbdUse) => void
 }
 
-export type NbdListen = { readonly host: string; readonly port: number } | { readonly path: string }
+export type NbdListen =
+  | { readonly host: string; readonly port: number }
+  /** `mode`: who may open the socket, as chmod takes it; its owner alone if not given. */
+  | { readonly path: string; readonly mode?: number }
 
 /** How often deadlines are looked at; a disconnect comes at most this much later. */
 const SWEEP_MS = 500
@@ -79,10 +82,17 @@ export class NbdServer implements ConnectionHost {
     await new Promise<void>((resolve, reject) => {
       listener.once('error', reject)
       const options = 'path' in at ? { path: at.path } : { host: at.host, port: at.port }
-      listener.listen({ ...options, backlog: BACKLOG }, () => {
-        listener.off('error', reject)
-        resolve()
-      })
+      // A unix socket is bound inside the call: no moment exists in which others may open it.
+      const mode = 'path' in at ? (at.mode ?? 0o600) : 0o777
+      const before = process.umask(0o777 & ~mode)
+      try {
+        listener.listen({ ...options, backlog: BACKLOG }, () => {
+          listener.off('error', reject)
+          resolve()
+        })
+      } finally {
+        process.umask(before)
+      }
     })
     // Running out of descriptors is passed over: the next connection may be accepted again.
     listener.on('error', (error) => this.log('warn', `nbd: ${error.message}`, {}))

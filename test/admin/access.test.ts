@@ -19,6 +19,7 @@ const decided: Record<string, readonly [Role, VolumeUse]> = {
   listShards: ['viewer', 'no'],
   getTask: ['viewer', 'no'],
   getMetrics: ['viewer', 'no'],
+  listCertificates: ['viewer', 'no'],
   getOpenApi: ['viewer', 'any'],
   getCluster: ['viewer', 'no'],
   getClusterSettings: ['viewer', 'no'],

@@ -4,12 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { isLoopback } from '../../src/core/addresses.ts'
 import { suite } from 'uvu'
-import {
-  type ConfigInput,
-  configEntries,
-  resolveConfig,
-  sourceText
-} from '../../src/core/config.ts'
+import { type ConfigInput, resolveConfig, sourceText } from '../../src/core/config.ts'
+import { configEntries } from '../../src/core/config-entries.ts'
 import { StoreError } from '../../src/core/errors.ts'
 import { environmentNameOf, optionInfo, optionKeys } from '../../src/core/option-info.ts'
 

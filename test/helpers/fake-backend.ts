@@ -1,6 +1,7 @@
 /** An AdminBackend over nothing: volumes in a Map, counters that tests set. */
 import type { AdminBackend, PeerGauges } from '../../src/admin/backend.ts'
 import type {
+  CertificateInfo,
   Client,
   Peer,
   Ready,
@@ -102,6 +103,10 @@ export class FakeBackend implements AdminBackend {
       shards: this.shardList,
       volumes: this.stats
     }
+  }
+
+  certificates(): readonly CertificateInfo[] {
+    return []
   }
 
   shards(): readonly Shard[] {

@@ -4,7 +4,7 @@ import { copyFile, readFile, writeFile } from 'node:fs/promises'
 import { test } from 'uvu'
 import type { TlsMode } from '../../src/nbd/handshake.ts'
 import * as p from '../../src/nbd/protocol.ts'
-import type { TlsFiles } from '../../src/nbd/tls-context.ts'
+import type { NbdTlsFiles } from '../../src/nbd/tls-context.ts'
 import { type Certificates, makeCertificates } from '../helpers/certificates.ts'
 import { testNeeding } from '../helpers/environment.ts'
 import { Scratch } from '../helpers/images.ts'
@@ -18,7 +18,7 @@ let ca: Buffer
 async function withTls(
   mode: TlsMode,
   body: (serving: Serving) => Promise<void>,
-  more: Partial<TlsFiles> = {}
+  more: Partial<NbdTlsFiles> = {}
 ): Promise<void> {
   scratch = await Scratch.create()
   try {

@@ -44,7 +44,8 @@ async function localEntries(
   flags: ReturnType<typeof flagsOf>['flags'],
   file: string | null
 ): Promise<ConfigEntry[]> {
-  const { configEntries, resolveConfig } = await import('../../core/config.ts')
+  const { resolveConfig } = await import('../../core/config.ts')
+  const { configEntries } = await import('../../core/config-entries.ts')
   try {
     return configEntries(resolveConfig({ flags, env: process.env, file }))
   } catch (error) {
