@@ -150,6 +150,7 @@ async function start(
     directory,
     pool,
     store,
+    scrub: replication?.scrub ?? null,
     volumes,
     cluster,
     nbd,
@@ -256,6 +257,7 @@ function connect(parts: ClusterParts, { pool, replication }: Storage): void {
     usedBytes: parts.usedBytes(),
     resync: replication.resync(),
     reclaim: replication.reclaim(),
+    scrub: replication.scrub.progress,
     controller: parts.controller.report
   }))
 }

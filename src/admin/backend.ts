@@ -6,6 +6,7 @@
  * server is given the first two and derives the others from `status` and `shards`.
  * Failures are thrown as StoreError and become HTTP statuses.
  */
+import type { MemberScrub } from './scrub-schemas.ts'
 import type { ClusterBackend } from './cluster-routes.ts'
 import type { KeyBackend } from './key-routes.ts'
 import type {
@@ -65,6 +66,8 @@ export interface AdminBackend {
   disconnectClient(id: number): Promise<void>
 
   /** Starts it on every shard; one that runs already goes on. Returns once started. */
+  /** The scrub across members; null for a peer that is alone. */
+  memberScrub(): MemberScrub | null
   startTask(task: TaskName): Promise<void>
   /** Stops it on every shard; nothing happens when it does not run. */
   stopTask(task: TaskName): Promise<void>

@@ -1,4 +1,5 @@
 /** What the admin API says of a cluster: its peers, pools and health. */
+import { memberScrubSchema } from './scrub-schemas.ts'
 import { z } from 'zod'
 
 const count = z.number().nonnegative()
@@ -54,6 +55,7 @@ export const clusterPeerSchema = z
     /** null: it did not tell. */
     resync: resyncSchema.nullable(),
     reclaim: reclaimSchema.nullable(),
+    scrub: memberScrubSchema.nullable(),
     maintenanceUntil: time.nullable(),
     addedAt: time
   })

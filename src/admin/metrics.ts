@@ -1,4 +1,5 @@
 /** Which metrics a peer has, and where each value comes from. Read only when scraped. */
+import type { MemberScrub } from './scrub-schemas.ts'
 import { type Labels, MetricsRegistry, type Sample } from '../core/metrics.ts'
 import type { AuditCounts } from './audit-log.ts'
 import type { AdminBackend, PeerGauges } from './backend.ts'
@@ -107,6 +108,7 @@ export function createRegistry(
   }
   registerPeer(registry, source, build)
   registerShards(registry, source)
+  registerScrub(registry, backend)
   registerVolumes(registry, source)
   return registry
 }
@@ -253,4 +255,24 @@ function registerVolumes(registry: MetricsRegistry, backend: MetricsSource): voi
     () =>
       backend.volumeStats().map(({ volume, inFlight }) => ({ labels: { volume }, value: inFlight }))
   )
+}
+
+const scrubMetrics = [
+  ['compared_groups_total', 'Groups compared with other members', 'groupsCompared'],
+  ['member_differences_total', 'Blocks that members in sync had differently', 'differences'],
+  ['member_differences_repaired_total', 'Of these, blocks made equal', 'repaired'],
+  ['mended_blocks_total', 'Damaged blocks here repaired from others', 'mended']
+] as const
+
+/** Of a peer of a cluster. */
+function registerScrub(registry: MetricsRegistry, backend: AdminBackend): void {
+  const samples = (key: keyof MemberScrub) => (): Sample[] => {
+    const scrub = backend.memberScrub()
+    return scrub === null ? [] : one(scrub[key])
+  }
+  for (const [name, help, key] of scrubMetrics) {
+    registry.counter({ name: `torus_scrub_${name}`, help, labels: [] }, samples(key))
+  }
+  const help = 'Damaged blocks here that nobody else has now'
+  registry.gauge({ name: 'torus_scrub_damaged_blocks', help, labels: [] }, samples('damaged'))
 }

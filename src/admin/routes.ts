@@ -126,7 +126,8 @@ const taskRoutes = ({ backend, tasks }: RouteContext): Route[] => [
     role: 'viewer',
     params: byTask,
     answer: schemas.taskSchema,
-    handle: async ({ params }) => tasks.progress(params.task, backend.shards())
+    handle: async ({ params }) =>
+      tasks.progress(params.task, backend.shards(), backend.memberScrub())
   }),
   route({
     method: 'POST',
@@ -140,7 +141,7 @@ const taskRoutes = ({ backend, tasks }: RouteContext): Route[] => [
     handle: async ({ params }) => {
       tasks.started(params.task, backend.shards())
       await backend.startTask(params.task)
-      return tasks.progress(params.task, backend.shards())
+      return tasks.progress(params.task, backend.shards(), backend.memberScrub())
     }
   }),
   route({
@@ -154,7 +155,7 @@ const taskRoutes = ({ backend, tasks }: RouteContext): Route[] => [
     handle: async ({ params }) => {
       await backend.stopTask(params.task)
       tasks.stopped(params.task)
-      return tasks.progress(params.task, backend.shards())
+      return tasks.progress(params.task, backend.shards(), backend.memberScrub())
     }
   })
 ]

@@ -12,6 +12,7 @@ import {
   VOLUME_NAME_BYTES_MAX
 } from '../core/limits.ts'
 import { formatSizeExact } from '../core/units.ts'
+import { memberScrubSchema } from './scrub-schemas.ts'
 import { newSlotSchema } from './key-schemas.ts'
 
 const count = z.number().nonnegative()
@@ -372,7 +373,9 @@ export const taskSchema = z
     errors: count,
     /** Rounds, compacted segments or checkpoints completed since start, all shards together. */
     completed: count,
-    shards: z.array(z.object({ shard: z.number().int(), ...taskProgressFields }))
+    shards: z.array(z.object({ shard: z.number().int(), ...taskProgressFields })),
+    /** Scrub of a peer of a cluster: with other members. Others: null. */
+    members: memberScrubSchema.nullable()
   })
   .meta({ id: 'Task' })
 export type Task = z.infer<typeof taskSchema>

@@ -1,3 +1,4 @@
+import type { MemberScrub } from './scrub-schemas.ts'
 import type { Shard, Task, TaskName } from './schemas.ts'
 
 /**
@@ -20,17 +21,19 @@ export class Tasks {
     if (task === 'checkpoint') this.#checkpointsAsked.clear()
   }
 
-  progress(task: TaskName, shards: readonly Shard[]): Task {
+  progress(task: TaskName, shards: readonly Shard[], scrub: MemberScrub | null): Task {
+    const members = task === 'scrub' ? scrub : null
     const parts = shards.map((shard) => ({ shard: shard.shard, ...this.#ofShard(task, shard) }))
     const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0)
     return {
       task,
-      active: parts.some(({ active }) => active),
+      active: parts.some(({ active }) => active) || (members?.groupsLeft ?? 0) > 0,
       bytesTotal: sum(parts.map(({ bytesTotal }) => bytesTotal)),
       bytesDone: sum(parts.map(({ bytesDone }) => bytesDone)),
       errors: task === 'scrub' ? sum(shards.map(({ stats }) => stats.scrubErrors)) : 0,
       completed: sum(shards.map(({ stats }) => stats[completedStat[task]])),
-      shards: parts
+      shards: parts,
+      members
     }
   }
 

@@ -77,6 +77,7 @@ export const clusterPeerText = (peer: ClusterPeer, output: Output): string =>
     ['groups', `${peer.groupsInSync} in sync, ${peer.groupsSyncing} syncing`],
     ['resync', resyncText(peer)],
     ['given back', reclaimText(peer)],
+    ['compared', scrubText(peer)],
     ['last seen', peer.up ? 'now' : (peer.lastSeenAt ?? 'unknown')],
     ...(peer.maintenanceUntil === null
       ? []
@@ -149,8 +150,9 @@ export function clusterText(status: ClusterStatus, output: Output): string {
     ]),
     'llrrl'
   )
+  const work = peers.flatMap(backgroundTexts).map((text) => output.colors.dim(`  ${text}`))
   const parts = [poolTable, ...resyncTables(peers, output), peerTable(peers, output)]
-  return [[output.facts(facts), ...problems].join('\n'), ...parts].join('\n\n')
+  return [[output.facts(facts), ...problems, ...work].join('\n'), ...parts].join('\n\n')
 }
 
 /** Of those that are up: what the others use is not known. */
@@ -209,4 +211,31 @@ function reclaimText({ reclaim }: ClusterPeer): string {
   const { groupsLeft, bytesGivenBack } = reclaim
   const left = groupsLeft === 0 ? '' : `, ${groupsLeft} groups left`
   return `${formatSize(bytesGivenBack)} of groups that others have${left}`
+}
+
+function scrubText({ scrub }: ClusterPeer): string {
+  if (scrub === null) return 'unknown'
+  const { groups, groupsLeft, groupsCompared, differences, repaired, mended, damaged } = scrub
+  const parts = [`${groupsCompared} groups with other members, of ${groups}`]
+  if (groupsLeft > 0) parts.push(`${groupsLeft} left`)
+  if (differences > 0) parts.push(`${differences} blocks differed, ${repaired} repaired`)
+  if (mended > 0) parts.push(`${mended} damaged blocks repaired`)
+  if (damaged > 0) parts.push(`${damaged} damaged blocks wait`)
+  return parts.join(', ')
+}
+
+/** What a peer does beside its clients' work and resyncs. */
+function backgroundTexts({ peerId, reclaim, scrub }: ClusterPeer): string[] {
+  const name = `peer ${peerId.slice(0, 8)}`
+  const texts: string[] = []
+  if (reclaim !== null && reclaim.groupsLeft > 0) {
+    const { groupsLeft, bytesGivenBack } = reclaim
+    const so = `${formatSize(bytesGivenBack)} so far`
+    texts.push(`${name} gives back its copies of ${groupsLeft} groups that others have, ${so}`)
+  }
+  if (scrub !== null && scrub.groupsLeft > 0) {
+    const { groups, groupsLeft } = scrub
+    texts.push(`${name} compares its groups with other members, ${groupsLeft} of ${groups} left`)
+  }
+  return texts
 }

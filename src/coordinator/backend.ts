@@ -23,6 +23,7 @@ import type {
   VolumeStats
 } from '../admin/schemas.ts'
 import { shardStates } from '../admin/schemas.ts'
+import type { MemberScrub } from '../admin/scrub-schemas.ts'
 import type { Cluster } from '../cluster/cluster.ts'
 import { readBackup } from '../cluster/metadata-copy.ts'
 import { DEFAULT_POOL } from '../cluster/pools.ts'
@@ -43,12 +44,15 @@ import type { Credentials } from './credentials.ts'
 import type { DataDirectory } from './data-directory.ts'
 import { healthOf, healthProblems } from './health.ts'
 import { newSlotOf, withSecrets } from './keys.ts'
+import type { Replication } from './replication.ts'
 import { bytesOfFamilies } from './volume-usage.ts'
 
 export interface BackendParts {
   readonly directory: DataDirectory
   readonly pool: ShardPool<BlockOp>
   readonly store: BlockStore
+  /** Compares with other peers; null for one that is alone. */
+  readonly scrub: Replication['scrub'] | null
   readonly volumes: Volumes
   readonly cluster: Cluster
   readonly nbd: NbdServer
@@ -288,11 +292,17 @@ export class PeerBackend implements AdminBackend {
     throw new StoreError(ErrorCode.NotFound, `no client ${id} is connected`)
   }
 
+  memberScrub(): MemberScrub | null {
+    return this.#parts.scrub?.progress ?? null
+  }
+
   startTask(task: TaskName): Promise<void> {
+    if (task === 'scrub') this.#parts.scrub?.force()
     return this.#broadcast(task, 0)
   }
 
   stopTask(task: TaskName): Promise<void> {
+    if (task === 'scrub') this.#parts.scrub?.stop()
     return this.#broadcast(task, OpFlag.Stop)
   }
 

@@ -49,7 +49,7 @@ export class PeerClusterBackend implements ClusterBackend {
     ])
     const { controller } = operations
     const seen = controllerOf(reports)
-    const problems = clusterProblems({ peers, pools, controller: seen, waiting })
+    const problems = clusterProblems({ peers, pools, controller: seen, waiting, reports })
     return {
       clusterId: operations.clusterId,
       health: healthOf(problems),
@@ -239,6 +239,7 @@ function peerOf({ view, inSync, syncing }: PeerSummary, reports: Reports): Clust
     lastSeenAt: view.lastSeenAt,
     resync: alive === null ? null : resyncOf(record.peerId, reports),
     reclaim: alive === null ? null : (reports.get(record.peerId)?.reclaim ?? null),
+    scrub: alive === null ? null : (reports.get(record.peerId)?.scrub ?? null),
     maintenanceUntil: record.maintenanceUntil ?? null,
     addedAt: record.addedAt
   }

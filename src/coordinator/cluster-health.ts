@@ -4,11 +4,14 @@ import { formatSize } from '../core/units.ts'
 import type { ControllerReport } from '../cluster/controller.ts'
 import type { WaitingGroups } from '../cluster/losses.ts'
 import type { PeerSummary, PoolSummary } from '../cluster/operations.ts'
+import type { PeerReport } from '../replication/peer-report.ts'
 import { parseRedundancy } from '../placement/redundancy.ts'
 
 const NEAR_FULL = 0.85
 
 export interface ClusterFacts {
+  /** What peers told about themselves. */
+  readonly reports?: ReadonlyMap<string, Pick<PeerReport, 'scrub'>>
   readonly peers: readonly PeerSummary[]
   readonly pools: readonly PoolSummary[]
   /** What the controller sees; null when it did not tell. */
@@ -22,7 +25,8 @@ export function clusterProblems(facts: ClusterFacts): ClusterProblem[] {
     ...pausedProblems(facts),
     ...waitingProblems(facts.waiting),
     ...facts.pools.flatMap((pool) => poolProblems(pool, facts)),
-    ...facts.peers.flatMap(peerProblems)
+    ...facts.peers.flatMap(peerProblems),
+    ...facts.peers.flatMap(({ view }) => scrubProblems(view.record.peerId, facts))
   ]
   return problems.sort((a, b) => rank(a) - rank(b))
 }
@@ -110,4 +114,28 @@ function peerProblems({ view, inSync }: PeerSummary): ClusterProblem[] {
   if (part < NEAR_FULL) return []
   const text = `${name} is ${(part * 100).toFixed(0)} % full of ${formatSize(record.capacityBytes)}`
   return [problem('warning', 'nearFull', `${text}: add peers, or delete and trim volumes`)]
+}
+
+function scrubProblems(peerId: string, { reports }: ClusterFacts): ClusterProblem[] {
+  const scrub = reports?.get(peerId)?.scrub
+  if (scrub === undefined) return []
+  const name = `peer ${peerId.slice(0, 8)}`
+  const problems: ClusterProblem[] = []
+  if (scrub.differences > 0) {
+    const { differences, repaired } = scrub
+    const text = `${name} found ${differences} blocks that members in sync had differently`
+    const level = repaired < differences ? 'error' : 'warning'
+    const advice = 'its log names them, and who was wrong: check that disk'
+    problems.push(problem(level, 'membersDiffered', `${text}, ${repaired} repaired: ${advice}`))
+  }
+  if (scrub.damaged > 0) {
+    const text = `${name} has ${scrub.damaged} damaged blocks that nobody else has now`
+    const advice = 'start who is down; its log names them'
+    problems.push(problem('error', 'damagedBlocks', `${text}: ${advice}`))
+  }
+  if (scrub.mended > 0) {
+    const text = `${name} had ${scrub.mended} damaged blocks, repaired from others`
+    problems.push(problem('warning', 'repairedBlocks', `${text}: its disk may be failing`))
+  }
+  return problems
 }

@@ -15,6 +15,7 @@ import { type Follower, type Following, follow } from '../metadata/follow.ts'
 import { OpFlag, OpKind, type ShardedStore } from '../replication/block-store.ts'
 import { ClusterFamilies } from '../replication/cluster-families.ts'
 import type { Members } from '../replication/member.ts'
+import { GroupScrub } from '../replication/group-scrub.ts'
 import { Reclaimer, type ReclaimProgress } from '../replication/reclaimer.ts'
 import { Resyncer } from '../replication/resync.ts'
 import type { ResyncProgress } from '../replication/resync-progress.ts'
@@ -40,6 +41,8 @@ export interface GroupsHereParts {
   readonly members: Members
   /** Of all resyncs of this peer together; client I/O goes first anyway. */
   readonly resyncBytesPerSecond: number
+  /** 0: groups are compared only when asked. */
+  readonly scrubPeriodMs: number
   /** Hears of every record of a group. */
   readonly onGroup: (pool: number, group: number, known: KnownGroup) => void
   readonly log: (
@@ -53,6 +56,8 @@ export class GroupsHere {
   readonly #parts: GroupsHereParts
   readonly #resyncer: Resyncer
   readonly #reclaimer: Reclaimer
+  /** What compares this peer with others, and repairs it from them. */
+  readonly scrub: GroupScrub
   readonly #families: ClusterFamilies
   readonly #following = new Map<number, Following>()
   readonly #pools = new Set<number>()
@@ -73,33 +78,19 @@ export class GroupsHere {
         service.fences.forgetFamily(high, low)
       }
     })
-    this.#resyncer = new Resyncer({
-      self,
-      service,
-      store: local,
-      arena,
-      members,
-      groups: records,
-      families: this.#families,
-      isPresentBoot: (peerId, bootId) => membership.isPresentBoot(peerId, bootId),
-      clock: cluster.clock,
-      timers: cluster.timers,
-      bytesPerSecond: parts.resyncBytesPerSecond,
-      log: parts.log
-    })
+    const shared = {
+      ...{ self, service, members, families: this.#families },
+      ...{ store: local, arena, groups: records },
+      isPresentBoot: (peerId: string, bootId: string) => membership.isPresentBoot(peerId, bootId),
+      ...{ clock: cluster.clock, timers: cluster.timers, log: parts.log }
+    }
+    this.#resyncer = new Resyncer({ ...shared, bytesPerSecond: parts.resyncBytesPerSecond })
     this.#reclaimer = new Reclaimer({
-      self,
-      service,
-      store: local,
-      members,
-      groups: records,
-      families: this.#families,
-      copiesOf: (number) => copiesOf(pools.all().find((pool) => pool.number === number)),
-      isPresentBoot: (peerId, bootId) => membership.isPresentBoot(peerId, bootId),
-      clock: cluster.clock,
-      timers: cluster.timers,
-      log: parts.log
+      ...shared,
+      copiesOf: (number) => copiesOf(pools.all().find((pool) => pool.number === number))
     })
+    const { random } = cluster
+    this.scrub = new GroupScrub({ ...shared, random, periodMs: parts.scrubPeriodMs })
   }
 
   get progress(): ResyncProgress {
@@ -167,6 +158,7 @@ export class GroupsHere {
   close(): void {
     this.#resyncer.close()
     this.#reclaimer.close()
+    this.scrub.close()
     this.#deletions?.stop()
     for (const following of this.#following.values()) following.stop()
   }
@@ -201,6 +193,7 @@ export class GroupsHere {
     )
     const shape = { pool: pool.number, groups: pool.groups }
     this.#reclaimer.learn(shape, group, record)
+    this.scrub.learn(shape, group, record)
     if (isSyncing) this.#resyncer.want(shape, group)
   }
 

@@ -19,6 +19,7 @@ import type { SharedArena } from '../handoff/arena.ts'
 import type { BlockStore, ShardedStore } from '../replication/block-store.ts'
 import { FenceFile } from '../replication/fence-file.ts'
 import { Fences } from '../replication/fences.ts'
+import type { GroupScrub } from '../replication/group-scrub.ts'
 import { LocalMember } from '../replication/local-member.ts'
 import type { Member, Members } from '../replication/member.ts'
 import type { PeerAddress } from '../replication/peer-dial.ts'
@@ -45,6 +46,8 @@ export interface Replication {
   reclaim(): ReclaimProgress
   /** Null for a peer that talks to no others. */
   readonly security: PeerSecurity | null
+  /** Across members; the shards' own is theirs. */
+  readonly scrub: Pick<GroupScrub, 'progress' | 'force' | 'stop'>
   /** Others that ask how this peer is are told so. */
   onReport(report: () => PeerReport): void
 }
@@ -140,6 +143,7 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
     tombstones: parts.tombstones,
     members,
     resyncBytesPerSecond: config.resyncBytes,
+    scrubPeriodMs: config.scrubPeriodMs,
     onGroup: parts.onGroup,
     log: (level, message, fields) => log[level](fields, message)
   })
@@ -151,6 +155,7 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
     resync: () => here.progress,
     reclaim: () => here.reclaimed,
     security,
+    scrub: here.scrub,
     onReport: (report) => {
       service.report = report
     },

@@ -68,6 +68,22 @@ export const RECLAIM_LIST_MAX = 262_144
 /** Of all groups together; a chunk may be 4 MiB. Clients go first anyway. */
 export const RECLAIM_CHUNKS_PER_SECOND = 20_000
 
+/** Runs of damaged blocks that one shard names until they are asked for; the rest comes later. */
+export const DAMAGE_LISTED_MAX = 1024
+
+/** Damaged blocks, in runs, for which a peer waits for a member that has better ones. */
+export const MENDS_WAITING_MAX = 4096
+
+/** Groups that are compared between members in one go, and chunks of one volume in these. */
+export const COMPARE_GROUPS_MAX = 64
+export const COMPARE_CHUNKS_MAX = 256
+/** Between two looks at what differs: all that is on its way has arrived, or a member has left. */
+export const COMPARE_PAUSE_MS = 10_000
+/** What is compared block by block, or repaired; clients go first anyway. */
+export const COMPARE_BYTES_PER_SECOND = 32 * 1024 * 1024
+/** Between looks for damage that a scrub found, and for groups whose time has come. */
+export const SCRUB_LOOK_MS = 2000
+
 /** Fences that a peer keeps, on disk too: volumes and groups that it may ever have served. */
 export const FENCED_FAMILIES_MAX = 262_144
 export const FENCED_GROUPS_MAX = 262_144

@@ -86,8 +86,12 @@ interface Part {
   readonly targets: readonly Member[]
 }
 
-async function copyPart(part: Part, first: number, count: number): Promise<CopyFailure | null> {
-  const { arena, pages, range, source, targets } = part
+/** Bytes and versions of a part of a range, into pages as `copyPages` counts them. */
+export async function readVersions(
+  source: Member,
+  range: CopyRange,
+  { first, count, pages }: { first: number; count: number; pages: number }
+): Promise<{ read: BlockOp; error: number }> {
   const read = opOf(range, OpKind.ReadVersions, first, count)
   read.payload = pages
   let error = await ask(source, read)
@@ -95,6 +99,12 @@ async function copyPart(part: Part, first: number, count: number): Promise<CopyF
     askForTags(read)
     error = await ask(source, read)
   }
+  return { read, error }
+}
+
+async function copyPart(part: Part, first: number, count: number): Promise<CopyFailure | null> {
+  const { arena, pages, range, source, targets } = part
+  const { read, error } = await readVersions(source, range, { first, count, pages })
   if (error !== ErrorCode.Ok) return { error, member: source }
   const runs = decodeHeld(arena.bytes, pages, read.resultA)
   // The tags are brought together once, for the writes to all targets.
@@ -140,7 +150,7 @@ function again(op: BlockOp): BlockOp {
 }
 
 /** Waits until the arena has so many pages in a row. */
-async function pagesOf(arena: Arena, pages: number): Promise<number> {
+export async function pagesOf(arena: Arena, pages: number): Promise<number> {
   for (;;) {
     const offset = arena.acquire(pages)
     if (offset >= 0) return offset

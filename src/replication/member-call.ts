@@ -10,6 +10,7 @@ const u16 = z.number().int().min(0).max(0xffff)
 const u32 = z.number().int().min(0).max(0xffff_ffff)
 const groups = z.number().int().min(1).max(0x1_0000)
 const shape = z.strictObject({ pool: u16, groups })
+const withChecksums = z.literal(true).optional()
 
 /** A call that is added to MemberCall fails to compile until it stands here. */
 const calls: {
@@ -25,7 +26,8 @@ const calls: {
     call: z.literal('groupSums'),
     shape,
     family: id64,
-    withHoles: z.boolean()
+    withHoles: z.boolean(),
+    withChecksums
   }),
   chunkSums: z.strictObject({
     call: z.literal('chunkSums'),
@@ -33,6 +35,7 @@ const calls: {
     group: u16,
     family: id64,
     withHoles: z.boolean(),
+    withChecksums,
     after: z.strictObject({ layer: id64, chunk: u32 }).nullable(),
     limit: z.number().int().min(1)
   }),

@@ -34,6 +34,8 @@ export type MemberCall =
       readonly shape: PoolShape
       readonly family: string
       readonly withHoles: boolean
+      /** Checksums of data count into the hash too. Members of before do not know it. */
+      readonly withChecksums?: true | undefined
     }
   /**
    * Sums per chunk of a family in one group. `data`: 24 bytes each, ordered by (layer, chunk):
@@ -45,6 +47,8 @@ export type MemberCall =
       readonly group: number
       readonly family: string
       readonly withHoles: boolean
+      /** Checksums of data count into the hash too. Members of before do not know it. */
+      readonly withChecksums?: true | undefined
       readonly after: { readonly layer: string; readonly chunk: number } | null
       readonly limit: number
     }

@@ -18,6 +18,13 @@ export const peerReportSchema = z.object({
   reclaim: z
     .object({ groupsLeft: count, groupsDone: count, bytesGivenBack: count })
     .default({ groupsLeft: 0, groupsDone: 0, bytesGivenBack: 0 }),
+  /** Copies here compared with those of other members, and repaired from them. */
+  scrub: z
+    .object({
+      ...{ groups: count, groupsLeft: count, groupsCompared: count },
+      ...{ differences: count, repaired: count, mended: count, damaged: count }
+    })
+    .optional(),
   /** Of the elected one; null on the others. */
   controller: z
     .object({

@@ -14,7 +14,14 @@ import { askForTags, copyPages, takeTags } from './copied-tags.ts'
 import type { Member } from './member.ts'
 import type { Pace } from './pace.ts'
 import { decodeHeld, type HeldRun, planChunk } from './resync-plan.ts'
-import { clearOp, errorOf, type LayerId, setLayer, type ShardQuestions } from './shard-questions.ts'
+import {
+  clearOp,
+  type DamagedBlocks,
+  errorOf,
+  type LayerId,
+  setLayer,
+  type ShardQuestions
+} from './shard-questions.ts'
 
 const VOIDS_PER_OP = Math.floor(BLOCK_BYTES / VOID_BYTES)
 
@@ -28,6 +35,13 @@ export interface CopySource {
   /** Asked before versions are given up of which the source has nothing at all. */
   readonly isDeleted: (family: string) => Promise<boolean>
 }
+
+type WriteHere = (
+  layer: LayerId,
+  chunk: number,
+  runs: readonly HeldRun[],
+  read: BlockOp | null
+) => Promise<void>
 
 /** Makes chunks of this peer's shards what they are at the source. */
 export class ChunkCopier {
@@ -90,10 +104,45 @@ export class ChunkCopier {
       const end = firstBlock + blockCount
       for (let first = firstBlock; first < end; first += READ_VERSIONS_BLOCKS_MAX) {
         const count = Math.min(READ_VERSIONS_BLOCKS_MAX, end - first)
-        await this.#copyBlocks(source, layer, chunk, { first, count })
+        await this.#copyBlocks(source, layer, chunk, { first, count }, this.#write)
       }
     }
     return plan.leftEpoch
+  }
+
+  /**
+   * R32: brings other bytes for blocks that are damaged here, of exactly the versions that they
+   * have. Returns how many got them; at the others the members have something else.
+   * @throws StoreError ChecksumMismatch when a block cannot be read from any, and what they answer
+   */
+  async mend(source: CopySource, layer: LayerId, damage: DamagedBlocks): Promise<number> {
+    const { chunk, firstBlock, blockCount } = damage
+    let mended = 0
+    const write: WriteHere = async (_layer, _chunk, runs, read) => {
+      for (const run of runs) mended += await this.#replace(layer, chunk, run, read!)
+    }
+    const end = firstBlock + blockCount
+    for (let first = firstBlock; first < end; first += READ_VERSIONS_BLOCKS_MAX) {
+      const count = Math.min(READ_VERSIONS_BLOCKS_MAX, end - first)
+      await this.#copyBlocks(source, layer, chunk, { first, count }, write)
+    }
+    return mended
+  }
+
+  /** Returns how many of the run's blocks stood here in its version. */
+  async #replace(layer: LayerId, chunk: number, run: HeldRun, read: BlockOp): Promise<number> {
+    if (run.kind !== VersionKind.Data) return 0
+    const writes: Promise<number>[] = []
+    for (let block = run.firstBlock; block < run.firstBlock + run.blockCount; block++) {
+      const op = this.#writeOp(layer, chunk, { ...run, firstBlock: block, blockCount: 1 }, read)
+      op.flags |= OpFlag.SameVersion
+      writes.push(this.#runHere(op))
+    }
+    this.#store.ring()
+    const errors = await Promise.all(writes)
+    const error = errors.find((each) => each !== ErrorCode.Ok && each !== ErrorCode.Conflict)
+    if (error !== undefined) throw errorOf(error, `chunk ${chunk} cannot be written here`)
+    return errors.filter((each) => each === ErrorCode.Ok).length
   }
 
   /** Bytes of one range with the versions that they have, from the first member that can. */
@@ -101,7 +150,8 @@ export class ChunkCopier {
     source: CopySource,
     layer: LayerId,
     chunk: number,
-    range: { first: number; count: number }
+    range: { first: number; count: number },
+    write: WriteHere
   ): Promise<void> {
     const { first, count } = range
     await this.#pace.take(count * BLOCK_BYTES)
@@ -114,7 +164,7 @@ export class ChunkCopier {
         error = await this.#read(member, op, layer)
         const runs = error === 0 ? this.#heldAt(payload, op.resultA) : []
         if (error === 0 && !this.#isWhole(payload, runs, first)) error = ErrorCode.ChecksumMismatch
-        if (error === 0) await this.#write(layer, chunk, runs, op)
+        if (error === 0) await write(layer, chunk, runs, op)
         this.#store.releaseOp(op)
         if (error === 0) {
           this.#onCopied(count * BLOCK_BYTES)
@@ -130,8 +180,9 @@ export class ChunkCopier {
       this.#arena.release(payload)
     }
     const half = count >>> 1
-    await this.#copyBlocks(source, layer, chunk, { first, count: half })
-    await this.#copyBlocks(source, layer, chunk, { first: first + half, count: count - half })
+    await this.#copyBlocks(source, layer, chunk, { first, count: half }, write)
+    const rest = { first: first + half, count: count - half }
+    await this.#copyBlocks(source, layer, chunk, rest, write)
   }
 
   #readOp(
@@ -183,34 +234,30 @@ export class ChunkCopier {
   }
 
   /** Appends runs here under their versions; their data stands in the answer to `read`. */
-  async #write(
-    layer: LayerId,
-    chunk: number,
-    runs: readonly HeldRun[],
-    read: BlockOp | null
-  ): Promise<void> {
-    const writes: Promise<number>[] = []
-    for (const run of runs) {
-      const op = clearOp(this.#store.acquireOp())
-      setLayer(op, layer)
-      op.chunk = chunk
-      op.firstBlock = run.firstBlock
-      op.blockCount = run.blockCount
-      op.writerEpoch = run.writerEpoch
-      op.sequence = run.sequence
-      setKind(op, run.kind)
-      if (op.kind === OpKind.Write && read !== null) {
-        op.payload = read.payload + (1 + run.firstBlock - read.firstBlock) * BLOCK_BYTES
-        takeTags(this.#arena.bytes, read, op)
-      }
-      writes.push(this.#runHere(op))
-    }
+  readonly #write: WriteHere = async (layer, chunk, runs, read) => {
+    const writes = runs.map((run) => this.#runHere(this.#writeOp(layer, chunk, run, read)))
     if (writes.length === 0) return
     this.#store.ring()
     const errors = await Promise.all(writes)
     const error = errors.find((each) => each !== ErrorCode.Ok)
     if (error === undefined) return
     throw errorOf(error, `chunk ${chunk} cannot be written here`)
+  }
+
+  #writeOp(layer: LayerId, chunk: number, run: HeldRun, read: BlockOp | null): BlockOp {
+    const op = clearOp(this.#store.acquireOp())
+    setLayer(op, layer)
+    op.chunk = chunk
+    op.firstBlock = run.firstBlock
+    op.blockCount = run.blockCount
+    op.writerEpoch = run.writerEpoch
+    op.sequence = run.sequence
+    setKind(op, run.kind)
+    if (op.kind === OpKind.Write && read !== null) {
+      op.payload = read.payload + (1 + run.firstBlock - read.firstBlock) * BLOCK_BYTES
+      takeTags(this.#arena.bytes, read, op)
+    }
+    return op
   }
 
   #runHere(op: BlockOp): Promise<number> {

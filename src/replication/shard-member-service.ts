@@ -6,10 +6,10 @@ import { CHUNK_LISTS_MAX, CHUNK_SUMS_MAX } from '../core/limits.ts'
 import { CHUNK_SUM_BYTES } from '../shard/op.ts'
 import { type BlockOp, OpKind, type ShardedStore } from './block-store.ts'
 import type { Fences } from './fences.ts'
-import type { MemberAnswer, MemberCall, PoolShape } from './member.ts'
+import type { MemberAnswer, MemberCall } from './member.ts'
 import type { Caller, MemberService } from './member-service.ts'
 import type { PeerReport } from './peer-report.ts'
-import { compareChunks, ShardQuestions } from './shard-questions.ts'
+import { compareChunks, ShardQuestions, type SumsOf } from './shard-questions.ts'
 
 type CallOf<K extends MemberCall['call']> = Extract<MemberCall, { readonly call: K }>
 
@@ -143,7 +143,8 @@ export class ShardMemberService implements MemberService {
     const { after, group, shape, family } = request
     const limit = Math.min(request.limit, CHUNK_SUMS_MAX)
     if (limit < 1) throw new StoreError(ErrorCode.InvalidArgument, 'chunkSums: limit of nothing')
-    const key = [from.bootId, shape.pool, shape.groups, group, family, request.withHoles].join()
+    const kind = [request.withHoles, request.withChecksums]
+    const key = [from.bootId, shape.pool, shape.groups, group, family, ...kind].join()
     let list = after === null ? undefined : this.#lists.get(key)
     if (list === undefined) list = await this.questions.chunkSums(sumsOf(request), group)
     const start = after === null ? 0 : firstAfter(list, after)
@@ -175,10 +176,12 @@ export class ShardMemberService implements MemberService {
   }
 }
 
-function sumsOf(request: { family: string; shape: PoolShape; withHoles: boolean }) {
+function sumsOf(request: CallOf<'groupSums'> | CallOf<'chunkSums'>): SumsOf {
   const { high, low } = parseId64(request.family)
   const { groups } = request.shape
-  return { familyHigh: high, familyLow: low, groups, withHoles: request.withHoles }
+  const withChecksums = request.withChecksums === true
+  const { withHoles } = request
+  return { familyHigh: high, familyLow: low, groups, withHoles, withChecksums }
 }
 
 /** Where the first entry behind `after` begins. */

@@ -4,6 +4,7 @@ import { type ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
 import {
   CHUNK_SUM_BYTES,
+  DAMAGE_BYTES,
   DROP_BYTES,
   DROP_CHUNKS_MAX,
   GROUP_BITS_PAGES,
@@ -26,6 +27,12 @@ export interface LayerId {
   readonly layerLow: number
 }
 
+export interface DamagedBlocks extends LayerId {
+  readonly chunk: number
+  readonly firstBlock: number
+  readonly blockCount: number
+}
+
 /** In all its layers. */
 export interface ChunkId {
   readonly familyHigh: number
@@ -38,6 +45,7 @@ export interface SumsOf {
   readonly familyLow: number
   readonly groups: number
   readonly withHoles: boolean
+  readonly withChecksums?: boolean
 }
 
 /** See VOID_BYTES: versions above the floor, up to the other one. */
@@ -138,6 +146,33 @@ export class ShardQuestions {
     })
   }
 
+  /** Blocks that a scrub found damaged since the last call. @throws StoreError */
+  async takeDamage(): Promise<DamagedBlocks[]> {
+    const found: DamagedBlocks[] = []
+    const { bytes } = this.#arena
+    const takeOf = (shard: number): Promise<void> =>
+      this.#withPages(1, async (payload) => {
+        const op = clearOp(this.#store.acquireOp())
+        op.kind = OpKind.TakeDamage
+        op.blockCount = 1
+        op.payload = payload
+        const { resultA } = await this.#run(op, shard)
+        for (let at = payload; at < payload + resultA * DAMAGE_BYTES; at += DAMAGE_BYTES) {
+          found.push({
+            familyLow: bytes.readUInt32LE(at),
+            familyHigh: bytes.readUInt32LE(at + 4),
+            layerLow: bytes.readUInt32LE(at + 8),
+            layerHigh: bytes.readUInt32LE(at + 12),
+            chunk: bytes.readUInt32LE(at + 16),
+            firstBlock: bytes.readUInt16LE(at + 20),
+            blockCount: bytes.readUInt16LE(at + 22)
+          })
+        }
+      })
+    await Promise.all(Array.from({ length: this.#store.shardCount }, (_, shard) => takeOf(shard)))
+    return found
+  }
+
   /** All layers that a shard knows. @throws StoreError */
   async layers(): Promise<LayerId[]> {
     const layers = new Map<string, LayerId>()
@@ -235,6 +270,7 @@ export class ShardQuestions {
     op.familyLow = sums.familyLow
     op.chunk = sums.groups
     op.flags = sums.withHoles ? OpFlag.WithHoles : 0
+    if (sums.withChecksums === true) op.flags |= OpFlag.WithChecksums
   }
 
   /** Asks every shard, stretch after stretch, and shows each entry. */

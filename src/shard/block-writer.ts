@@ -15,6 +15,7 @@ import {
 import type { SealKeys } from '../seal/key-table.ts'
 import type { Appender } from './appender.ts'
 import type { ExtentIndex } from './extent-index.ts'
+import type { IndexQueries } from './index-queries.ts'
 import type { BlockViews } from './memory.ts'
 import { OpFlag, OpKind, type ShardOp } from './op.ts'
 import { LOCATION_HOLE, LOCATION_ZERO } from './run-list.ts'
@@ -42,6 +43,7 @@ export class BlockWriter {
   private readonly stats: Float64Array
   private readonly segments: Segments
   private readonly index: ExtentIndex
+  private readonly queries: IndexQueries
   private readonly appender: Appender
   private readonly gate: WriteGate
   private readonly voids: Voids
@@ -68,6 +70,7 @@ export class BlockWriter {
     this.stats = host.stats
     this.segments = parts.segments
     this.index = parts.index
+    this.queries = parts.index.queries()
     this.appender = parts.appender
     this.views = parts.views
     this.gate = parts.gate
@@ -89,6 +92,9 @@ export class BlockWriter {
     for (; at < count; at++) {
       const op = ops[at]!
       if (!isMutation(op.kind)) continue
+      const isConditional = (op.flags & OpFlag.SameVersion) !== 0
+      // What is before it in this batch is not in the index yet.
+      if (isConditional && !appender.isPlanEmpty) break
       const error = this.refusalOf(op)
       if (error !== ErrorCode.Ok) {
         op.error = error
@@ -239,6 +245,7 @@ export class BlockWriter {
       if (this.keyOf(op) === null) return ErrorCode.Locked
     }
     if (this.voids.count > 0 && this.voids.touches(op)) return ErrorCode.StaleEpoch
+    if ((op.flags & OpFlag.SameVersion) !== 0 && !this.isHeld(op)) return ErrorCode.Conflict
     return ErrorCode.Ok
   }
 
@@ -259,6 +266,13 @@ export class BlockWriter {
     if (layer < 0) return true
     if (op.kind === OpKind.DeleteLayer) return false
     return this.index.countFilled(layer, op.chunk, op.firstBlock, op.blockCount) === 0
+  }
+
+  /** Each block stands here as data of the op's version. */
+  private isHeld(op: ShardOp): boolean {
+    const { familyHigh, familyLow, layerHigh, layerLow } = op
+    const layer = this.index.layerIndex(familyHigh, familyLow, layerHigh, layerLow, false)
+    return this.queries.countOf(layer, op) === op.blockCount
   }
 
   /** Plans the op into a new segment, as the first of its batch. */

@@ -14,7 +14,7 @@ import type { ChunkImage } from './chunk-image.ts'
 import { AT_SHAPE, AT_SUMS, SUMMED } from './chunk-layout.ts'
 import type { ChunkStore } from './chunk-store.ts'
 import { slabOf, wordOf } from './index-pages.ts'
-import { LOCATION_HOLE } from './run-list.ts'
+import { LOCATION_END, LOCATION_HOLE } from './run-list.ts'
 
 /** The finalizers of MurmurHash3 and `lowbias32` (both public domain). */
 function mixOne(value: number): number {
@@ -59,6 +59,25 @@ export class Sums {
     this.blocks = words[at + AT_SUMS + 3]! & 0xffff
     this.holes = words[at + AT_SUMS + 3]! >>> 16
     return isMade
+  }
+
+  /** Checksums of data count too. Asked for rarely, so they are not kept. Always makes sums. */
+  addChecksums(store: ChunkStore, address: number): true {
+    const found = store.look(address, 0, CHUNK_BLOCKS)
+    let low = 0
+    let high = 0
+    for (let run = 0; run < found.length; run++) {
+      if (found.locations[run]! >= LOCATION_END) continue
+      const end = found.firsts[run]! + found.counts[run]!
+      for (let block = found.firsts[run]!; block < end; block++) {
+        const crc = found.crcs[block]!
+        low = (low + mixOne(crc ^ Math.imul(block + 1, 0x85157af5))) | 0
+        high = (high + mixTwo(crc + Math.imul(block + 1, 0xc2b2ae3d))) | 0
+      }
+    }
+    this.low = (this.low + low) >>> 0
+    this.high = (this.high + high) >>> 0
+    return true
   }
 
   /** Binds the sums to the chunk that they are of, so that sums of many tell chunks apart. */

@@ -13,7 +13,14 @@ import type { ChunkStore } from './chunk-store.ts'
 import { Sums } from './chunk-sums.ts'
 import type { IndexLayers, LayerKey } from './index-layers.ts'
 import { slabOf, wordOf } from './index-pages.ts'
-import { CHUNK_SUM_BYTES, DROP_BYTES, GROUP_SUM_BYTES, LAYER_BYTES, VersionKind } from './op.ts'
+import {
+  CHUNK_SUM_BYTES,
+  DROP_BYTES,
+  GROUP_SUM_BYTES,
+  LAYER_BYTES,
+  type ShardOp,
+  VersionKind
+} from './op.ts'
 import { LOCATION_END, LOCATION_HOLE } from './run-list.ts'
 
 const GROUP_SUM_WORDS = GROUP_SUM_BYTES / 4
@@ -64,6 +71,7 @@ export interface SumsQuestion {
   /** The one whose chunks are wanted; -1 for sums of each group. */
   group: number
   withHoles: boolean
+  withChecksums: boolean
 }
 
 export class IndexQueries {
@@ -122,7 +130,8 @@ export class IndexQueries {
     const group = groupOfChunk(familyHigh, familyLow, chunk, question.groups)
     if (question.group >= 0 && group !== question.group) return false
     const { sums } = this
-    const isMade = sums.read(this.store, address, question.withHoles)
+    let isMade = sums.read(this.store, address, question.withHoles)
+    if (question.withChecksums) isMade = sums.addChecksums(this.store, address)
     if (sums.blocks === 0 && !(question.withHoles && sums.holes > 0)) return isMade
     const key = this.layers.keyOf(layer)
     if (question.group < 0) this.addToGroup(group, key, chunk, out)
@@ -189,6 +198,21 @@ export class IndexQueries {
       out.epochs.fill(found.epochs[palette]!, from, to)
       out.sequences.fill(found.highs[palette]! * TWO_32 + found.lows[run]!, from, to)
     }
+  }
+
+  /** How many blocks of the range are data of exactly this version. `layer` may be -1. */
+  countOf(layer: number, op: Readonly<ShardOp>): number {
+    const address = layer < 0 ? 0 : this.store.find(layer, op.chunk)
+    if (address === 0) return 0
+    const found = this.store.look(address, op.firstBlock, op.firstBlock + op.blockCount)
+    const high = Math.floor(op.sequence / TWO_32)
+    let blocks = 0
+    for (let run = 0; run < found.length; run++) {
+      const isData = found.locations[run]! < LOCATION_END
+      const isSame = found.isVersion(run, op.writerEpoch, high, op.sequence >>> 0)
+      if (isData && isSame) blocks += found.counts[run]!
+    }
+    return blocks
   }
 
   private addVersion(found: ChunkImage, run: number, out: AnswerWords): void {

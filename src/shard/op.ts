@@ -73,7 +73,12 @@ export const OpKind = {
    * and are all that the shard has between the first and the last of each group. Durable when
    * answered; `resultA` blocks. 0 chunks: that was all for a while, their space is given back.
    */
-  DropChunks: 22
+  DropChunks: 22,
+  /**
+   * Blocks that a scrub found damaged and nobody asked for yet: `resultA` entries of DAMAGE_BYTES
+   * in `blockCount` pages of payload. The shard forgets them, and names them anew in its next round.
+   */
+  TakeDamage: 23
 } as const
 export type OpKind = (typeof OpKind)[keyof typeof OpKind]
 
@@ -94,7 +99,14 @@ export const OpFlag = {
    * wanted as they are, with what it takes to open them at `tags`. Without it ReadVersions of
    * sealed blocks is TagsWanted.
    */
-  Sealed: 16
+  Sealed: 16,
+  /** GroupSums, ChunkSums: the checksums of data count into the hash. */
+  WithChecksums: 32,
+  /**
+   * Write: taken only where the shard holds exactly this version of each block as data, else
+   * Conflict: other bytes for what is there (PROTOCOL.md, R32).
+   */
+  SameVersion: 64
 } as const
 
 /**
@@ -113,6 +125,7 @@ export const StatusExtent = { Data: 0, Hole: 1, Zero: 2 } as const
 //   void        firstBlock u16, blockCount u16, zero u32, writerEpoch u32, floorEpoch u32,
 //               sequence u64, floorSequence u64: versions above the floor, up to the other one
 //   drop        family u64, chunk u32, zero u32
+//   damage      family u64, layer u64, chunk u32, firstBlock u16, blockCount u16
 //
 //   seal entry  tag 16 bytes, writerEpoch u32, sequence u64, kind u32 (SealKind): what a read with
 //               OpFlag.Sealed tells of each block. Without data all of it is zero.
@@ -124,6 +137,7 @@ export const VERSION_RUN_BYTES = 24
 export const VOID_BYTES = 32
 export const LAYER_BYTES = 16
 export const DROP_BYTES = 16
+export const DAMAGE_BYTES = 24
 /** More take longer than clients should wait. */
 export const DROP_CHUNKS_MAX = 1024
 /** A bit for each group that there may be. */

@@ -2,6 +2,7 @@
 import { ErrorCode } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS, GROUPS_MAX } from '../core/limits.ts'
 import type { BlockReader } from './block-reader.ts'
+import { DamageList } from './damage-list.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import { AnswerWords, type IndexQueries, type SumsQuestion } from './index-queries.ts'
 import {
@@ -22,6 +23,8 @@ const isGroupCount = (groups: number): boolean =>
   groups >= 1 && groups <= GROUPS_MAX && (groups & (groups - 1)) === 0
 
 export class ReplicaOps {
+  /** What a scrub finds. */
+  readonly damage: DamageList
   private readonly memory: Buffer
   private readonly words: Uint32Array
   private readonly reader: BlockReader
@@ -32,10 +35,12 @@ export class ReplicaOps {
     familyLow: 0,
     groups: 1,
     group: -1,
-    withHoles: false
+    withHoles: false,
+    withChecksums: false
   }
 
   constructor(memory: Buffer, index: ExtentIndex, reader: BlockReader) {
+    this.damage = new DamageList(memory)
     this.memory = memory
     this.words = new Uint32Array(memory.buffer, memory.byteOffset, Math.floor(memory.length / 4))
     this.reader = reader
@@ -57,6 +62,9 @@ export class ReplicaOps {
         return true
       case OpKind.ListChunks:
         this.listChunks(op)
+        return true
+      case OpKind.TakeDamage:
+        this.damage.take(op)
         return true
       case OpKind.ListLayers:
         this.open(op)
@@ -85,6 +93,7 @@ export class ReplicaOps {
     question.groups = groups
     question.group = isOfGroups ? -1 : op.layerLow
     question.withHoles = (op.flags & OpFlag.WithHoles) !== 0
+    question.withChecksums = (op.flags & OpFlag.WithChecksums) !== 0
     this.open(op)
     op.resultB = this.queries.sumUp(question, op.sequence, this.out)
     op.resultA = this.out.count((isOfGroups ? GROUP_SUM_BYTES : CHUNK_SUM_BYTES) / 4)

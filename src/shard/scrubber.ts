@@ -7,6 +7,7 @@ import { crc32c } from '../core/checksum.ts'
 import { storeErrorOf } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
 import { RecordType } from '../format/batch.ts'
+import type { DamageList } from './damage-list.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import { BlockViews, pageAlignedBuffer } from './memory.ts'
 import { type BlockName, blockName } from './problem.ts'
@@ -25,6 +26,7 @@ export class Scrubber {
   private readonly host: ShardHost
   private readonly segments: Segments
   private readonly index: ExtentIndex
+  private readonly damage: DamageList
   private buffer: Buffer | null = null
   private views: BlockViews | null = null
   private readonly cursor = new RecordCursor()
@@ -43,12 +45,13 @@ export class Scrubber {
   constructor(
     config: ShardConfig,
     host: ShardHost,
-    parts: { segments: Segments; index: ExtentIndex }
+    parts: { segments: Segments; index: ExtentIndex; damage: DamageList }
   ) {
     this.config = config
     this.host = host
     this.segments = parts.segments
     this.index = parts.index
+    this.damage = parts.damage
     this.roundStartMs = host.clock.monotonicMs()
   }
 
@@ -178,7 +181,9 @@ export class Scrubber {
       const block = first + at / BLOCK_BYTES
       const crc = this.checksums[block - record.firstBlock]
       if (at + BLOCK_BYTES <= got && crc32c(this.views.at(at)) === crc) continue
-      this.note(segment, why, blockName(this.index.layerKey(layer), record.chunk, block))
+      const key = this.index.layerKey(layer)
+      this.note(segment, why, blockName(key, record.chunk, block))
+      this.damage.add(key, record.chunk, block)
     }
   }
 

@@ -146,7 +146,6 @@ export class Shard {
     const { voids, drops } = recovered
     const { checkpoint, compactor } = this
     this.forgetting = new Forgetting({ ...parts, voids, drops, checkpoint, compactor })
-    this.scrubber = new Scrubber(config, host, parts)
     const views = new BlockViews(host.memory)
     this.reader = new BlockReader(host, {
       segments: this.segments,
@@ -155,6 +154,7 @@ export class Shard {
       views
     })
     this.replica = new ReplicaOps(host.memory, this.index, this.reader)
+    this.scrubber = new Scrubber(config, host, { ...parts, damage: this.replica.damage })
     this.writer = new BlockWriter(host, {
       segments: this.segments,
       index: this.index,

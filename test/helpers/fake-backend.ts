@@ -213,6 +213,10 @@ export class FakeBackend implements AdminBackend {
     this.calls.push(`disconnect ${id}`)
   }
 
+  memberScrub(): null {
+    return null
+  }
+
   async startTask(task: TaskName): Promise<void> {
     this.#mayFail()
     this.calls.push(`start ${task}`)

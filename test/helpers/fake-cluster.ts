@@ -35,6 +35,7 @@ const peerOf = (id: string, up: boolean): ClusterPeer => ({
   lastSeenAt: up ? new Date().toISOString() : ADDED,
   resync: null,
   reclaim: null,
+  scrub: null,
   maintenanceUntil: null,
   addedAt: ADDED
 })

@@ -11,6 +11,7 @@ import { groupOfChunk } from '../../src/placement/hash.ts'
 import { BlockOp, OpFlag, OpKind } from '../../src/replication/block-store.ts'
 import { copyPages } from '../../src/replication/copied-tags.ts'
 import type { Member, MemberAnswer, MemberCall, Members } from '../../src/replication/member.ts'
+import { GroupScrub } from '../../src/replication/group-scrub.ts'
 import { type FamilyState, Resyncer } from '../../src/replication/resync.ts'
 import { decodeHeld, type HeldRun } from '../../src/replication/resync-plan.ts'
 import { settleAtStart } from '../../src/replication/start-rule.ts'
@@ -80,6 +81,13 @@ class RemoteMember implements Member {
     there.payload = arena.acquire(pages)
     strict(there.payload >= 0, 'the peer has pages')
     there.tags = there.payload + op.tags - op.payload
+    if (op.kind === OpKind.Write) {
+      const from = this.#asker.arena.bytes
+      const bytes = op.blockCount * 4096
+      there.tags = there.payload + bytes
+      from.copy(arena.bytes, there.payload, op.payload, op.payload + bytes)
+      from.copy(arena.bytes, there.tags, op.tags, op.tags + op.blockCount * 16)
+    }
     there.onDone = ({ error, resultA }) => {
       this.#waiting.delete(fail)
       if (!answered) {
@@ -129,6 +137,7 @@ export class MemberCluster {
   cut: (what: string, to: MemberPeer) => boolean = () => false
   deletions = 0
   readonly resyncers: Resyncer[] = []
+  readonly scrubs: GroupScrub[] = []
   readonly log: { message: string; fields: Record<string, unknown> }[] = []
   /** Volumes are encrypted, and peers have the key. */
   isSealed = false
@@ -217,7 +226,26 @@ export class MemberCluster {
   }
 
   resyncerOf(peer: MemberPeer): Resyncer {
-    const resyncer = new Resyncer({
+    const resyncer = new Resyncer({ ...this.#partsOf(peer), bytesPerSecond: 1e9 })
+    this.resyncers.push(resyncer)
+    return resyncer
+  }
+
+  /** Compares once when forced; its pauses take a thousandth of the time. */
+  scrubOf(peer: MemberPeer): GroupScrub {
+    const scrub = new GroupScrub({
+      ...this.#partsOf(peer),
+      timers: { start: (delayMs, run) => timers.start(delayMs / 1000, run) },
+      random: { u32: () => 2 ** 32 - 1 },
+      periodMs: 3600_000
+    })
+    for (const [group, known] of this.records.entries()) scrub.learn(SHAPE, group, known!.record)
+    this.scrubs.push(scrub)
+    return scrub
+  }
+
+  #partsOf(peer: MemberPeer) {
+    return {
       self: { peerId: peer.peerId, bootId: peer.bootId },
       service: peer.service,
       store: peer.store,
@@ -238,11 +266,21 @@ export class MemberCluster {
       isPresentBoot: () => false,
       clock: systemClock,
       timers,
-      bytesPerSecond: 1e9,
-      log: (_level, message, fields) => this.log.push({ message, fields })
-    })
-    this.resyncers.push(resyncer)
-    return resyncer
+      log: (_level: string, message: string, fields: object) => {
+        this.log.push({ message, fields: { ...fields } })
+      }
+    }
+  }
+
+  /** Resolves when the scrub has compared, or tried to, all groups that are the peer's. */
+  async compare(scrub: GroupScrub): Promise<void> {
+    scrub.force()
+    const endMs = Date.now() + 20_000
+    while (scrub.progress.groupsLeft > 0) {
+      strict(Date.now() < endMs, `comparing takes too long: ${JSON.stringify(this.log.slice(-3))}`)
+      await new Promise((resolve) => setTimeout(resolve, 2))
+    }
+    scrub.close()
   }
 
   /** Dies; the gateway takes it out of all groups where others are left. */

@@ -55,11 +55,21 @@ async function runTask(task: TaskName, context: Context, options: TaskOptions): 
   }
   const after = await untilDone(task, api, started, context)
   const errors = after.errors - before.errors
-  output.result(after, () => `${task} done${task === 'scrub' ? `, ${errors} damaged blocks` : ''}`)
+  output.result(after, () => `${task} done${task === 'scrub' ? scrubText(before, after) : ''}`)
   if (errors > 0) {
     const message = `scrub found ${errors} damaged blocks; the log of the peer names them`
     throw new CommandError('ChecksumMismatch', message)
   }
+}
+
+function scrubText(before: Task, after: Task): string {
+  const damaged = `, ${after.errors - before.errors} damaged blocks`
+  if (after.members === null) return damaged
+  const since = (key: 'groupsCompared' | 'differences' | 'mended'): number =>
+    after.members![key] - (before.members?.[key] ?? 0)
+  const compared = `${since('groupsCompared')} groups compared with other members`
+  const differences = `${since('differences')} blocks differed`
+  return `${damaged}, ${since('mended')} repaired; ${compared}, ${differences}`
 }
 
 const progressText = ({ bytesDone, bytesTotal, shards }: Task): string =>
