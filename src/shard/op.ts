@@ -76,7 +76,7 @@ export const OpKind = {
   DropChunks: 22,
   /**
    * Blocks that a scrub found damaged and nobody asked for yet: `resultA` entries of DAMAGE_BYTES
-   * in `blockCount` pages of payload. The shard forgets them, and names them anew in its next round.
+   * in `blockCount` pages of payload. The shard forgets them; its next round names them anew.
    */
   TakeDamage: 23
 } as const
