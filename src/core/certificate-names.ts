@@ -10,7 +10,7 @@ export const certificateNames = (socket: tls.TLSSocket): string[] =>
   namesOfCertificate(socket.getPeerCertificate()?.subjectaltname ?? '')
 
 /** Of a program that was verified: its common name, for people and logs, before the others. */
-function namesOfClient(socket: tls.TLSSocket): string[] {
+export function namesOfClient(socket: tls.TLSSocket): string[] {
   const name: unknown = socket.getPeerCertificate()?.subject?.CN
   const common = typeof name === 'string' && name !== '' ? [name.toLowerCase()] : []
   return [...common, ...certificateNames(socket)]

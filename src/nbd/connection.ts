@@ -65,7 +65,7 @@ export class Connection implements Consumer {
   /** The answer to the last option. */
   private answering: Promise<void> = Promise.resolve()
   private closed = false
-  /** Common name of the client's certificate. */
+  /** In the client's certificate. */
   private tlsName: string | null = null
   /** When the phase must be over, monotonic milliseconds; moves along while commands are taken. */
   private deadlineMs: number

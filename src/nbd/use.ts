@@ -1,5 +1,6 @@
 /** Who uses a volume, for the audit log. */
 import type { TLSSocket } from 'node:tls'
+import { namesOfClient } from '../core/certificate-names.ts'
 
 export interface NbdUse {
   readonly kind: 'open' | 'close'
@@ -10,8 +11,5 @@ export interface NbdUse {
   readonly readOnly: boolean
 }
 
-/** Common name of the client's certificate; null where it showed none. */
-export function tlsNameOf(secure: TLSSocket): string | null {
-  const name: unknown = secure.getPeerCertificate()?.subject?.CN
-  return typeof name === 'string' ? name : null
-}
+/** The first name in the client's certificate; null where it showed none. */
+export const tlsNameOf = (secure: TLSSocket): string | null => namesOfClient(secure)[0] ?? null

@@ -1,5 +1,7 @@
 /** TLS by NBD_OPT_STARTTLS, with certificates as openssl makes them and libnbd as client. */
 import { match, notStrictEqual, ok, strictEqual } from 'node:assert/strict'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { test } from 'uvu'
 import { type Certificates, makeCertificates } from '../helpers/certificates.ts'
 import { testNeeding } from '../helpers/environment.ts'
@@ -76,6 +78,10 @@ testNeeding(
         await bare.remove()
       }
       ok((await nbdInfo(tlsUri(server))).TLS)
+      await server.stop()
+      const lines = await readFile(join(server.dataDir, 'audit', 'audit.log'), 'utf8')
+      const [opened] = lines.split('\n')
+      match(opened ?? '', /"kind":"nbd","name":"client".*"action":"nbdOpen","volume":"safe"/)
     })
   }
 )
