@@ -38,6 +38,23 @@ test('a fence ends older writers and older groups, for reads as for writes', asy
   await rejects(fenceGroup(peer, 3), isStale(ErrorCode.StaleGroup))
 })
 
+test('R3: a read that needs no worker is admitted like any other', async () => {
+  const peer = await MemberPeer.create(1)
+  Object.assign(peer.store, { readNow: () => 1 })
+  const read = (fields: Partial<BlockOp>): number => {
+    const where = { kind: OpKind.Read, familyLow: 1, layerLow: 7, blockCount: 1 }
+    const op = Object.assign(new BlockOp(), where, fields)
+    return peer.service.readNow(op, Buffer.alloc(4096), 0)
+  }
+  strictEqual(read(epochs), 1)
+  await fenceFamily(peer, 6)
+  strictEqual(read(epochs), -1)
+  strictEqual(read({ ...epochs, fenceEpoch: 6 }), 1)
+  await fenceGroup(peer, 4)
+  strictEqual(read({ ...epochs, fenceEpoch: 6 }), -1)
+  strictEqual(read({ ...epochs, fenceEpoch: 6, groupEpoch: 4 }), 1)
+})
+
 test('a newer op raises the bar as a fence does', async () => {
   const peer = await MemberPeer.create(1)
   strictEqual((await peer.run(OpKind.Write, { ...epochs, sequence: 1 }, 7)).error, 0)
