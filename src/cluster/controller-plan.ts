@@ -4,7 +4,7 @@
  */
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { GroupState } from '../placement/group-state.ts'
-import { type MovePlan, planMoves } from '../placement/rebalance.ts'
+import { isSettled, type MovePlan, planMoves } from '../placement/rebalance.ts'
 import { parseRedundancy } from '../placement/redundancy.ts'
 import type { LeafRing } from '../placement/ring-description.ts'
 import { planTargets, type Targets } from '../placement/targets.ts'
@@ -131,7 +131,8 @@ export function planPool(
     dropsMax: limits.changesMax
   })
   const parts = { groups, byId, targets, changed, limits }
-  changes.push(...changesOf(plan, parts).slice(0, limits.changesMax - changes.length))
+  const more = [...changesOf(plan, parts), ...restated(known, states, targets)]
+  changes.push(...more.slice(0, limits.changesMax - changes.length))
   const { addsLeft, dropsLeft, addsTo } = plan
   return { changes, addsLeft, dropsLeft, addsTo, shortage: targets.shortage }
 }
@@ -276,4 +277,24 @@ function changesOf(
     }
   }
   return changes
+}
+
+/**
+ * Groups that have whom they should have, under a record that still wants somebody else: a move
+ * was begun, and then the place of the old member was the right one again. Without: nobody who
+ * looks at `members` ever finds the group whole.
+ */
+function restated(
+  known: readonly (readonly [number, KnownGroup])[],
+  states: readonly GroupState[],
+  targets: Targets
+): GroupChange[] {
+  return known.flatMap(([group, from]): GroupChange[] => {
+    const { members: named, inSync, syncing, restored } = from.record
+    const members = targets.membersOf(group).filter((peer) => peer !== null)
+    const isNamed = named.length === members.length && members.every((id) => named.includes(id))
+    if (isNamed || members.length < targets.size || restored !== undefined) return []
+    if (!isSettled(targets, group, states[group]!)) return []
+    return [{ group, from, record: { members, inSync, syncing }, why: 'it has whom it should' }]
+  })
 }

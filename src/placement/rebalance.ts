@@ -112,7 +112,8 @@ interface Drop {
   readonly isSafe: boolean
 }
 
-function isSettled(targets: Targets, group: number, state: GroupState): boolean {
+/** Every target is a member, and nobody else is. */
+export function isSettled(targets: Targets, group: number, state: GroupState): boolean {
   let members = 0
   for (let slot = 0; slot < targets.size; slot++) {
     const peer = targets.members[group * targets.size + slot]!

@@ -129,6 +129,21 @@ test('a lost member is removed where another has the data, and replaced', () => 
   for (const holders of holdersOf(groups)) deepStrictEqual(holders, ['a', 'c'])
 })
 
+test('a group that has whom it should have wants nobody else', () => {
+  const groups = groupsOf(['a', 'b'])
+  for (const [group, { record, modRevision }] of groups) {
+    // A move from b to c was begun, and b is wanted again.
+    const members = [id('a'), id('c')]
+    groups.set(group, { record: { ...record, members }, modRevision })
+  }
+  const peers = [peer('a'), peer('b'), peer('c', { weight: 0 })]
+  settle(POOL, groups, peers)
+  for (const { record } of groups.values()) {
+    deepStrictEqual(record.members.toSorted(), [id('a'), id('b')])
+    deepStrictEqual(record.inSync.map((each) => each.peer).sort(), [id('a'), id('b')])
+  }
+})
+
 test('a peer that is only down stays a member, and nothing is copied', () => {
   const groups = groupsOf(['a', 'b'])
   const peers = [peer('a'), peer('b', { boot: null }), peer('c', { weight: 0 })]
