@@ -1,8 +1,8 @@
 /**
  * Runs seeds of the cluster simulator (test/sim), each a small cluster under faults, and prints
  * the first that breaks a promise, to be replayed with SEED=n node dist/test/sim/sim.test.js.
- * With --engine members are the real engine, service and resync (ENGINE=1 there), not models; with
- * --moves (MOVES=1) groups also move between them all the time, and leave no copy behind.
+ * With --engine shards are the real engine on a faulty disk (ENGINE=1 there), not models; with
+ * --moves (MOVES=1) groups also move between peers all the time.
  *
  * Usage: npm run sim -- [--seeds N] [--minutes M] [--seed S] [--engine] [--moves] [--keep-going]
  * Exit codes: 0 nothing was broken; 1 a seed failed; 2 wrong usage
@@ -49,6 +49,9 @@ async function main(): Promise<void> {
       total.failed++
       process.exitCode = 1
       console.log((thrown as Error).message.split('\n')[0])
+      const kind = values.engine || values.moves ? 'ENGINE=1 ' : ''
+      const how = kind + (values.moves ? 'MOVES=1 ' : '')
+      console.log(`  ${how}SEED=${seed} node dist/test/sim/sim.test.js`)
     }
     total.seeds++
     if (total.failed > 0 && !values['keep-going']) break

@@ -80,6 +80,21 @@ export class FaultyFiles implements Files {
     this.handles.clear()
   }
 
+  /** The disk as it is now, all of it durable, for one that is put back later. */
+  copy(): FaultyFiles {
+    const copy = new FaultyFiles(this.random)
+    for (const [name, { content }] of this.names) {
+      const file = {
+        content: Buffer.from(content),
+        durable: Buffer.from(content),
+        dirty: new Set<number>()
+      }
+      copy.names.set(name, file)
+    }
+    copy.durableNames = new Map(copy.names)
+    return copy
+  }
+
   flipBit(name: string, bit: number): void {
     const file = this.fileOf(name)
     const byte = Math.floor(bit / 8)

@@ -1,14 +1,21 @@
 /** A whole cluster in one thread: peers, metadata, network, volumes with clients. */
-import { GroupRecords } from '../../src/cluster/groups.ts'
 import { Keys } from '../../src/cluster/keys.ts'
-import type { PoolView } from '../../src/cluster/group-table.ts'
-import { decodeRecord, type GroupRecord } from '../../src/cluster/records.ts'
+import { defaultPool } from '../../src/cluster/pools.ts'
+import {
+  decodeRecord,
+  encodeRecord,
+  type GroupMember,
+  type GroupRecord,
+  type PeerRecord
+} from '../../src/cluster/records.ts'
+import { ErrorCode } from '../../src/core/errors.ts'
+import type { Compare, Entry, Transaction } from '../../src/metadata/store.ts'
 import { EmbeddedStore } from '../../src/metadata/embedded-store.ts'
 import { decodeRecord as decodeEntry } from '../../src/metadata/layout.ts'
 import { MemoryTables } from '../../src/metadata/memory-tables.ts'
 import type { Directory, Host } from './link.ts'
 import { Network } from './network.ts'
-import { SimPeer } from './peer.ts'
+import { type Boot, CLUSTER_ID, SimPeer } from './peer.ts'
 import { SimVolume } from './volume.ts'
 import { Process, World } from './world.ts'
 
@@ -19,12 +26,16 @@ export interface SimOptions {
   readonly writeMinimum: number
   readonly volumes: number
   readonly groups: number
-  /** Members with the real engine, service and resync; otherwise models. */
+  /** Members keep their blocks with the real engine; otherwise shards are models. */
   readonly engine: boolean
   /** Volumes are encrypted; with the engine. */
   readonly sealed: boolean
-  /** Groups are wanted on other peers again and again. */
+  /** Peers are drained again and again, so that groups move. */
   readonly moves: boolean
+  /** After so long copies of a peer that is away are made elsewhere. */
+  readonly downAfterMs: number
+  /** Of a message in so many one is late by far. */
+  readonly lateOneIn: number
 }
 
 export class SimCluster implements Directory {
@@ -35,26 +46,26 @@ export class SimCluster implements Directory {
   readonly options: SimOptions
   readonly peers: SimPeer[] = []
   readonly volumes: SimVolume[] = []
-  readonly pool: PoolView
+  readonly pool: { readonly number: number; readonly groups: number }
+  /** Whose disk has bits that flipped. */
+  readonly flipped: Set<SimPeer> = new Set()
+  /** Whose disk went back to an older state, with the one it should have. */
+  readonly reverted: Map<SimPeer, ReturnType<SimPeer['disk']['state']>> = new Map()
   metadata!: EmbeddedStore
-  isMoving = false
   /** No peer starts. */
   isHalted = false
   readonly #tables = new MemoryTables()
+  /** Clients may see these errors for a while: what was done to the cluster allows them. */
+  readonly allowed: Map<number, number> = new Map()
   readonly #records = new Map<number, GroupRecord>()
 
   constructor(options: SimOptions) {
     this.options = options
     this.world = new World(options.seed)
-    this.network = new Network(this.world)
+    this.network = new Network(this.world, options.lateOneIn)
     this.metadataProcess = new Process(this.world, 'metadata')
     for (let i = 0; i < options.peers; i++) this.peers.push(new SimPeer(this, `p${i}`))
-    const place = (group: number): string[] =>
-      Array.from(
-        { length: options.copies },
-        (_, copy) => this.peers[(group + copy) % options.peers]!.peerId
-      )
-    this.pool = { number: 1, groups: options.groups, writeMinimum: options.writeMinimum, place }
+    this.pool = { number: 0, groups: options.groups }
   }
 
   async start(): Promise<void> {
@@ -72,6 +83,7 @@ export class SimCluster implements Directory {
         if (event.kind === 'put') world.log(`family ${event.entry.value.toString()}`)
       }
     })
+    await this.#makePool()
     for (const peer of this.peers) peer.start()
     await world.runFor(5000, 'peers start', () =>
       this.peers.every(({ boot }) => boot !== null && boot.writers !== null)
@@ -87,9 +99,50 @@ export class SimCluster implements Directory {
     return this.peers.find((peer) => peer.peerId === peerId)?.boot ?? null
   }
 
-  /** May clients see this error with the faults of this run? */
-  mayFail(_error: number): boolean {
-    return false
+  /** May clients see this error with the faults of this run? `group` is -1 for any. */
+  mayFail(error: number, group: number): boolean {
+    if (this.world.nowMs < (this.allowed.get(error) ?? 0)) return true
+    const isOf = ({ disk }: SimPeer): boolean => disk.isBroken || disk.freeBytes === 0
+    switch (error) {
+      case ErrorCode.ChecksumMismatch:
+        return this.#hasOnly(group, [...this.flipped])
+      case ErrorCode.DiskFailure:
+      case ErrorCode.ShardFailed:
+        // A member that was full counts as failed until it is tried again.
+        if (this.mayFail(ErrorCode.OutOfSpace, group)) return this.peers.some(isOf)
+        return this.#hasOnly(group, this.peers.filter(isOf))
+      default:
+        return false
+    }
+  }
+
+  /** Is nobody else in sync in the group? */
+  #hasOnly(group: number, peers: readonly SimPeer[]): boolean {
+    const ids = new Set(peers.map(({ peerId }) => peerId))
+    const all = [...this.groups()].filter(([index]) => group === -1 || index === group)
+    return all.some(([, { inSync }]) => inSync.every(({ peer }) => ids.has(peer)))
+  }
+
+  allow(error: number, forMs: number): void {
+    this.allowed.set(error, Math.max(this.allowed.get(error) ?? 0, this.world.nowMs + forMs))
+  }
+
+  async #makePool(): Promise<void> {
+    const { copies, writeMinimum, groups } = this.options
+    const pool = {
+      ...defaultPool(this.world.random.u32(), '2026-01-31T12:00:00.000Z'),
+      redundancy: `replicated:${copies}`,
+      failureDomain: 'peer' as const,
+      writeMinimum,
+      groups
+    }
+    const cluster = { v: 1, clusterId: CLUSTER_ID, createdAt: pool.createdAt } as const
+    await this.metadata.transact({
+      success: [
+        { put: this.keys.cluster, value: encodeRecord('cluster', cluster) },
+        { put: this.keys.pool(pool.name), value: encodeRecord('pool', pool) }
+      ]
+    })
   }
 
   /** Records of groups as they are now. */
@@ -106,29 +159,91 @@ export class SimCluster implements Directory {
     return found
   }
 
+  /** May an entry of a group stand for the boot that runs on that peer now? */
+  runs({ peer, boot }: GroupMember): boolean {
+    const host = this.hostOf(peer)
+    return host?.process.isAlive === true && this.#standsFor(host, boot)
+  }
+
+  #standsFor({ peerId, bootId }: Host, entry: string): boolean {
+    if (bootId === entry) return true
+    const record = this.peerRecord(peerId)
+    return record?.bootId === bootId && record.cleanPredecessor === entry
+  }
+
+  peerRecord(peerId: string): PeerRecord | null {
+    const key = this.keys.peer(peerId)
+    const entry = this.#entry(key)
+    return entry === null ? null : decodeRecord('peer', entry.key, entry.value)
+  }
+
   /** A boot is gone: groups of which it was the last that had all forget what was unflushed. */
-  onCrash(peerId: string, bootId: string): void {
+  onEnd(gone: Boot): void {
     for (const [group, record] of this.groups()) {
-      if (!record.inSync.some(({ peer, boot }) => peer === peerId && boot === bootId)) continue
-      for (const volume of this.volumes) {
-        const lives = record.inSync.some(({ peer, boot }) => {
-          const host = this.hostOf(peer)
-          const runs = host !== null && host.bootId === boot && host.process.isAlive
-          return runs && !volume.unproven.has(`${group}/${boot}`)
-        })
-        if (lives) continue
-        this.world.log(`group ${group} lost power for ${volume.record.name}`)
-        volume.onPowerLoss(group)
-      }
+      const isOurs = ({ peer, boot }: GroupMember): boolean =>
+        peer === gone.peerId && (boot === gone.predecessor || this.#standsFor(gone, boot))
+      if (record.inSync.some(isOurs)) this.#noteLoss(group, record)
     }
+  }
+
+  #noteLoss(group: number, { inSync }: GroupRecord): void {
+    for (const volume of this.volumes) {
+      const lives = inSync.some(
+        (entry) => this.runs(entry) && !volume.unproven.has(`${group}/${entry.boot}`)
+      )
+      if (lives) continue
+      this.world.log(`group ${group} lost power for ${volume.record.name}`)
+      volume.onPowerLoss(group)
+    }
+  }
+
+  /** R8: nobody takes a member out but who writes there, the controller, and the member itself. */
+  checkChange(boot: Boot, { compare = [], success = [] }: Transaction): void {
+    const prefix = this.keys.groups(this.pool.number)
+    for (const operation of success) {
+      if (!('put' in operation) || !operation.put.startsWith(prefix)) continue
+      const before = this.#entry(operation.put)
+      const guard = compare.find(({ key }) => key === operation.put)
+      if (before === null || guard === undefined || !('modRevision' in guard)) continue
+      if (guard.modRevision !== before.modRevision) continue
+      const old = decodeRecord('group', before.key, before.value)
+      // Nobody serves it, and those that count are taken from what peers say, R31.
+      if (old.restored !== undefined) continue
+      const next = decodeRecord('group', before.key, Buffer.from(operation.value))
+      const gone = old.inSync.filter(
+        ({ peer }) => peer !== boot.peerId && !next.inSync.some((each) => each.peer === peer)
+      )
+      if (gone.length === 0 || this.#mayRemove(boot, compare)) continue
+      this.world.fail(`${boot.place} takes a member out of ${before.key} and does not write there`)
+    }
+  }
+
+  #mayRemove({ bootId }: Boot, compare: readonly Compare[]): boolean {
+    // A transaction that fails by what it compares changes nothing.
+    const holds = compare.every((each) => {
+      const entry = this.#entry(each.key)
+      return !('modRevision' in each) || (entry?.modRevision ?? 0) === each.modRevision
+    })
+    if (!holds) return true
+    const controller = this.#entry(this.keys.controller)
+    if (
+      controller !== null &&
+      decodeRecord('controller', controller.key, controller.value).bootId === bootId
+    )
+      return true
+    return this.volumes.some(({ record }) => {
+      const writer = this.#entry(this.keys.writer(record.family))
+      return writer !== null && decodeRecord('writer', writer.key, writer.value).bootId === bootId
+    })
+  }
+
+  #entry(key: string): Entry | null {
+    const value = this.#tables.read((read) => read.get(`k${key}`))
+    return value === null ? null : decodeEntry(key, value)
   }
 
   describeGroups(): string {
     return [...this.groups()].map(([group, record]) => this.#describe(group, record)).join('\n')
-  }
-
-  get records(): GroupRecords {
-    return new GroupRecords(this.peers[0]!.boot!.cluster!)
   }
 
   #traceGroups(): void {
@@ -154,6 +269,8 @@ export class SimCluster implements Directory {
       if (before === undefined || before.boot === boot) continue
       for (const volume of this.volumes) volume.unproven.add(`${group}/${boot}`)
     }
+    // Whoever had all was taken out, for one that had died.
+    if (old !== undefined && old.inSync.length > record.inSync.length) this.#noteLoss(group, record)
   }
 
   #describe(group: number, { epoch, inSync, syncing }: GroupRecord): string {

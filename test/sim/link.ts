@@ -6,9 +6,11 @@
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
 import { BlockOp, OpKind } from '../../src/replication/block-store.ts'
+import { LocalMember } from '../../src/replication/local-member.ts'
 import { tagBytesOf } from '../../src/replication/peer-request.ts'
 import type { MemberService } from '../../src/replication/member-service.ts'
 import type { Member, MemberAnswer, MemberCall, Members } from '../../src/replication/member.ts'
+import type { ShardMemberService } from '../../src/replication/shard-member-service.ts'
 import type { TestArena } from '../helpers/test-arena.ts'
 import type { Network, Pipe, Place } from './network.ts'
 import type { Process } from './world.ts'
@@ -85,6 +87,8 @@ export class SimMember implements Member {
     this.#send((_reply) => {
       const older = to.incoming.get(from.peerId)
       if (older !== undefined) older.isDestroyed = true
+      // It is about to end.
+      if (to.service === null) this.#incoming.isDestroyed = true
       to.incoming.set(from.peerId, this.#incoming)
     })
   }
@@ -235,46 +239,6 @@ export class SimMember implements Member {
   }
 }
 
-/** The own shards of a process: no network between. */
-export class SimLocalMember implements Member {
-  readonly isLocal = true
-  inFlight = 0
-  readonly #host: Host
-
-  constructor(host: Host) {
-    this.#host = host
-  }
-
-  get peerId(): string {
-    return this.#host.peerId
-  }
-  get bootId(): string {
-    return this.#host.bootId
-  }
-
-  submit(op: BlockOp): void {
-    this.inFlight++
-    const { onDone } = op
-    op.onDone = (done) => {
-      this.inFlight--
-      op.onDone = onDone
-      onDone(done)
-    }
-    this.#host.service!.submit(op)
-  }
-  ring(): void {
-    this.#host.service!.ring()
-  }
-  flush(done: (error: number) => void): void {
-    this.#host.service!.flush(done)
-  }
-  call(request: MemberCall): Promise<MemberAnswer> {
-    const { peerId, bootId } = this.#host
-    return this.#host.service!.call(request, { peerId, bootId })
-  }
-  onLost(): void {}
-}
-
 /** Members as one process finds them. */
 export class SimMembers implements Members {
   readonly #network: Network
@@ -283,17 +247,17 @@ export class SimMembers implements Members {
   readonly #links = new Map<string, SimMember>()
   readonly #connecting = new Set<string>()
   readonly #listeners: ((peerId: string) => void)[] = []
-  readonly #local: SimLocalMember
+  #local: LocalMember | null = null
+  #isClosed = false
 
   constructor(network: Network, self: Host, directory: Directory) {
     this.#network = network
     this.#self = self
     this.#directory = directory
-    this.#local = new SimLocalMember(self)
   }
 
   find(peerId: string): Member | null {
-    if (peerId === this.#self.peerId) return this.#self.service === null ? null : this.#local
+    if (peerId === this.#self.peerId) return this.#local
     const link = this.#links.get(peerId)
     if (link !== undefined && !link.isLost) return link
     this.#connect(peerId, CONNECT_MS)
@@ -304,13 +268,24 @@ export class SimMembers implements Members {
     this.#listeners.push(listener)
   }
 
+  /** The own shards: no network between. */
+  serveHere(service: ShardMemberService): void {
+    const { peerId, bootId } = this.#self
+    this.#local = new LocalMember({ peerId, bootId }, service)
+  }
+
+  close(): void {
+    this.#isClosed = true
+    for (const link of this.#links.values()) link.lose('closed')
+  }
+
   /** All links break, as when the machine's network restarts. */
   breakAll(): void {
     for (const link of this.#links.values()) link.lose('broken')
   }
 
   #connect(peerId: string, delayMs: number): void {
-    if (this.#connecting.has(peerId)) return
+    if (this.#isClosed || this.#connecting.has(peerId)) return
     this.#connecting.add(peerId)
     this.#self.process.start(delayMs, () => {
       this.#connecting.delete(peerId)

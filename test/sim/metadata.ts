@@ -25,19 +25,27 @@ export class RemoteMetadata implements MetadataStore {
   readonly #process: Process
   readonly #place: Place
   readonly #there: Process
+  readonly #onChanging: (transaction: Transaction) => void
   readonly #toStore: Pipe
   readonly #fromStore: Pipe
 
   constructor(
     store: MetadataStore,
     network: Network,
-    from: { readonly process: Process; readonly place: Place; readonly server: Process }
+    from: {
+      readonly process: Process
+      readonly place: Place
+      readonly server: Process
+      /** Sees what is changed, before anything else does. */
+      readonly onChanging: (transaction: Transaction) => void
+    }
   ) {
     this.#store = store
     this.#network = network
     this.#process = from.process
     this.#place = from.place
     this.#there = from.server
+    this.#onChanging = from.onChanging
     this.#toStore = network.pipe()
     this.#fromStore = network.pipe()
   }
@@ -49,7 +57,10 @@ export class RemoteMetadata implements MetadataStore {
     return this.#call((store) => store.range(prefix, options))
   }
   transact(transaction: Transaction): Promise<TransactionResult> {
-    return this.#call((store) => store.transact(transaction))
+    return this.#call((store) => {
+      this.#onChanging(transaction)
+      return store.transact(transaction)
+    })
   }
   grantLease(ttlMs: number): Promise<Lease> {
     return this.#call((store) => store.grantLease(ttlMs))

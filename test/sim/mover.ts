@@ -1,39 +1,59 @@
-/** A controller that wants groups elsewhere all the time, in its plainest form. */
-import type { Cluster } from '../../src/cluster/cluster.ts'
-import { GroupRecords } from '../../src/cluster/groups.ts'
-import type { GroupMember, GroupRecord } from '../../src/cluster/records.ts'
-import type { World } from './world.ts'
+/** An operator who drains peers and takes them back all the time, so that groups move. */
+import { decodeRecord, encodeRecord, type PeerRecord } from '../../src/cluster/records.ts'
+import type { SimCluster } from './cluster.ts'
+import type { SimPeer } from './peer.ts'
 
-export interface MoverHost {
-  readonly cluster: Cluster
-  readonly pool: number
-  readonly peers: readonly string[]
-  readonly copies: number
-  readonly world: World
-  /** New places are found; else what was begun is brought to its end. */
-  readonly isMoving: boolean
-}
+export class Mover {
+  readonly #sim: SimCluster
+  readonly #drained = new Set<SimPeer>()
+  #isMoving = false
 
-/** R25: who is not wanted any more goes when the group is whole without it. */
-export async function moveGroups(host: MoverHost): Promise<void> {
-  const records = new GroupRecords(host.cluster)
-  for (const [group, known] of await records.readAll(host.pool)) {
-    const next = nextOf(known.record, host)
-    if (next === null) continue
-    await records.change(host.pool, group, known, { ...known.record, ...next })
+  constructor(sim: SimCluster) {
+    this.#sim = sim
   }
-}
 
-function nextOf(record: GroupRecord, host: MoverHost): Partial<GroupRecord> | null {
-  const { members } = record
-  const isMember = ({ peer }: GroupMember): boolean => members.includes(peer)
-  const inSync = record.inSync.filter(isMember)
-  const isWhole = inSync.length === members.length
-  if (isWhole && inSync.length < record.inSync.length) return { inSync }
-  const syncing = record.syncing.filter(isMember)
-  if (syncing.length < record.syncing.length) return { syncing }
-  if (!host.isMoving || !host.world.chance(6)) return null
-  const peers = [...host.peers]
-  while (peers.length > host.copies) peers.splice(host.world.random.below(peers.length), 1)
-  return { members: peers }
+  begin(): void {
+    this.#isMoving = true
+    this.#next()
+  }
+
+  /** All may have data again. */
+  end(): void {
+    this.#isMoving = false
+    for (const peer of this.#drained) this.#set(peer, 'active')
+  }
+
+  #next(): void {
+    const { world, peers, options } = this.#sim
+    world.after(world.between(200, 1500), () => {
+      if (!this.#isMoving) return
+      const peer = peers[world.random.below(peers.length)]!
+      const there = peers.filter((each) => !each.isGone && !this.#drained.has(each))
+      if (this.#drained.delete(peer)) this.#set(peer, 'active')
+      else if (there.length > options.copies && there.includes(peer)) {
+        this.#drained.add(peer)
+        this.#set(peer, 'drained')
+      }
+      this.#next()
+    })
+  }
+
+  #set({ name, peerId }: SimPeer, state: PeerRecord['state']): void {
+    const { world, metadata, keys } = this.#sim
+    world.log(`${name} is ${state}`)
+    const key = keys.peer(peerId)
+    const change = async (): Promise<void> => {
+      for (;;) {
+        const entry = await metadata.get(key)
+        if (entry === null) return
+        const record = { ...decodeRecord('peer', key, entry.value), state }
+        const { succeeded } = await metadata.transact({
+          compare: [{ key, modRevision: entry.modRevision }],
+          success: [{ put: key, value: encodeRecord('peer', record) }]
+        })
+        if (succeeded) return
+      }
+    }
+    change().catch((thrown: Error) => world.fail(`${name} is not ${state}: ${thrown.message}`))
+  }
 }

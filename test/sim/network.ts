@@ -18,8 +18,11 @@ export class Network {
   /** Extra delay of all that goes to or from a place. */
   readonly slowMs = new Map<Place, number>()
 
-  constructor(world: World) {
+  readonly #lateOneIn: number
+
+  constructor(world: World, lateOneIn: number) {
     this.#world = world
+    this.#lateOneIn = lateOneIn
   }
 
   isCut(from: Place, to: Place): boolean {
@@ -61,7 +64,8 @@ export class Network {
       return
     }
     const slow = (this.slowMs.get(from) ?? 0) + (this.slowMs.get(to) ?? 0)
-    const delay = from === to ? 0.01 : this.#world.between(0.05, 0.6) + slow
+    const late = this.#world.chance(this.#lateOneIn) ? this.#world.between(5, 300) : 0
+    const delay = from === to ? 0.01 : this.#world.between(0.05, 0.6) + slow + late
     pipe.lastMs = Math.max(pipe.lastMs + 0.0001, this.#world.nowMs + delay)
     process.at(pipe.lastMs, () => {
       if (!pipe.isBroken) arrive()

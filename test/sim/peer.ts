@@ -1,31 +1,52 @@
 /** A simulated peer: what stays over its boots, and one boot of it. */
 import { Cluster } from '../../src/cluster/cluster.ts'
-import { GroupTable, type PoolView } from '../../src/cluster/group-table.ts'
-import { encodeRecord } from '../../src/cluster/records.ts'
+import { Controller } from '../../src/cluster/controller.ts'
+import { GroupTable } from '../../src/cluster/group-table.ts'
+import { GroupRecords } from '../../src/cluster/groups.ts'
+import { randomId128 } from '../../src/cluster/ids.ts'
+import { Membership } from '../../src/cluster/membership.ts'
+import { DEFAULT_POOL } from '../../src/cluster/pools.ts'
+import { PoolViews } from '../../src/cluster/pool-views.ts'
+import { Session } from '../../src/cluster/session.ts'
 import { Writers } from '../../src/cluster/writers.ts'
-import { StoreError } from '../../src/core/errors.ts'
-import type { MemberService } from '../../src/replication/member-service.ts'
-import { SealedMembersStore } from '../../src/replication/sealed-members.ts'
-import { KEY_BYTES } from '../../src/seal/key-mailbox.ts'
-import { KeyRing } from '../../src/seal/keyring.ts'
+import { GroupsHere } from '../../src/coordinator/groups-here.ts'
+import { ErrorCode, StoreError } from '../../src/core/errors.ts'
+import type { Transaction } from '../../src/metadata/store.ts'
+import { Fences } from '../../src/replication/fences.ts'
+import type { LocalMember } from '../../src/replication/local-member.ts'
 import type { BlockStore } from '../../src/replication/block-store.ts'
 import { ReplicatedStore } from '../../src/replication/replicated-store.ts'
 import { ReplicatedWriters } from '../../src/replication/replicated-writers.ts'
-import { randomId128 } from '../../src/cluster/ids.ts'
-import { ModelDisk, ModelMember } from '../helpers/model-member.ts'
+import { SealedMembersStore } from '../../src/replication/sealed-members.ts'
+import { ShardMemberService } from '../../src/replication/shard-member-service.ts'
+import { KEY_BYTES } from '../../src/seal/key-mailbox.ts'
+import { KeyRing } from '../../src/seal/keyring.ts'
 import { TestArena } from '../helpers/test-arena.ts'
 import type { SimCluster } from './cluster.ts'
-import { EngineDisk } from './engine.ts'
+import { SimDisk, SimFences, SimShards } from './disk.ts'
 import { type Host, type Incoming, SimMembers } from './link.ts'
-import { listAbsent, resync, takePlaces } from './model-resync.ts'
-import { moveGroups } from './mover.ts'
 import { RemoteMetadata } from './metadata.ts'
-import { SimSession } from './session.ts'
 import { Process } from './world.ts'
 
 export const TTL_MS = 3000
-const CLUSTER_ID = 'c'.repeat(32)
+export const CLUSTER_ID = 'c'.repeat(32)
 const ARENA_PAGES = 4096
+
+/** The parts of a process that serves. */
+interface Serving {
+  readonly cluster: Cluster
+  readonly session: Session
+  readonly membership: Membership
+  readonly controller: Controller
+  readonly pools: PoolViews
+  readonly shards: SimShards
+  readonly here: GroupsHere
+  readonly table: GroupTable
+  readonly store: ReplicatedStore
+  /** The same as volumes see it: sealing, where they are encrypted. */
+  readonly blocks: BlockStore
+  readonly writers: ReplicatedWriters
+}
 
 /** One run of a peer's process. */
 export class Boot implements Host {
@@ -35,18 +56,17 @@ export class Boot implements Host {
   readonly process: Process
   readonly arena: TestArena = new TestArena(ARENA_PAGES)
   readonly incoming: Map<string, Incoming> = new Map()
-  service: MemberService | null = null
+  service: ShardMemberService | null = null
+  local: LocalMember | null = null
   readonly sim: SimCluster
   readonly members: SimMembers
   readonly metadata: RemoteMetadata
-  readonly session: SimSession
-  isClean = false
-  cluster: Cluster | null = null
-  store: ReplicatedStore | null = null
-  /** The same as volumes see it: sealing, where they are encrypted. */
-  blocks: BlockStore | null = null
-  writers: ReplicatedWriters | null = null
-  table: GroupTable | null = null
+  /** Null until it serves. */
+  serving: Serving | null = null
+  /** The boot before, if that ended cleanly: what it had is this one's to lose. */
+  predecessor = ''
+  /** An operator has to decide about a group: this disk is not what the cluster knows. */
+  isDistrusted = false
 
   constructor(sim: SimCluster, peer: SimPeer, bootId: string) {
     this.sim = sim
@@ -54,11 +74,235 @@ export class Boot implements Host {
     this.bootId = bootId
     this.place = peer.name
     this.process = new Process(sim.world, peer.name)
+    this.process.wallShiftMs = peer.wallShiftMs
     this.members = new SimMembers(sim.network, this, sim)
-    const from = { process: this.process, place: peer.name, server: sim.metadataProcess }
+    const from = {
+      process: this.process,
+      place: peer.name,
+      server: sim.metadataProcess,
+      onChanging: (transaction: Transaction): void => sim.checkChange(this, transaction)
+    }
     this.metadata = new RemoteMetadata(sim.metadata, sim.network, from)
-    this.session = new SimSession(this.metadata, this.process, TTL_MS)
   }
+
+  get store(): ReplicatedStore | null {
+    return this.serving?.store ?? null
+  }
+  get blocks(): BlockStore | null {
+    return this.serving?.blocks ?? null
+  }
+  get writers(): ReplicatedWriters | null {
+    return this.serving?.writers ?? null
+  }
+}
+
+export class SimPeer {
+  readonly sim: SimCluster
+  readonly name: string
+  readonly peerId: string
+  readonly disk: SimDisk
+  /** It never comes back by itself: an operator may bring it back. */
+  isGone = false
+  boot: Boot | null = null
+  wallShiftMs = 0
+  /** Id of the last boot while it counts as ended cleanly. */
+  #cleanBoot = ''
+  #starts = 0
+
+  constructor(sim: SimCluster, name: string) {
+    this.sim = sim
+    this.name = name
+    this.peerId = randomId128(sim.world.random)
+    this.disk = new SimDisk(sim.world, this.peerId, sim.options.engine)
+  }
+
+  start(): void {
+    if (this.boot !== null || this.isGone || this.sim.isHalted) return
+    const { sim } = this
+    const boot = new Boot(sim, this, randomId128(sim.world.random))
+    this.boot = boot
+    boot.predecessor = this.#cleanBoot
+    this.#cleanBoot = ''
+    this.disk.bootCounter++
+    this.disk.isBroken = this.disk.isFailing
+    const start = ++this.#starts
+    sim.world.log(`${this.name} boots ${boot.bootId.slice(0, 4)}`)
+    this.#run(boot).catch((thrown: unknown) => {
+      if (!(thrown instanceof StoreError)) {
+        sim.world.fail(`${this.name} cannot start: ${(thrown as Error).stack}`)
+        return
+      }
+      sim.world.log(`${this.name} does not start: ${thrown.message}`)
+      // The metadata is away: a supervisor starts it again.
+      boot.process.start(200, () => {
+        if (this.#starts !== start) return
+        boot.process.kill()
+        this.boot = null
+        this.start()
+      })
+    })
+  }
+
+  /** The process ends at once. With `power` the disk forgets what was not synced. */
+  crash(power: boolean): void {
+    const { boot, sim } = this
+    if (boot === null) return
+    sim.world.log(`${this.name} ${power ? 'loses power' : 'is killed'}`)
+    boot.process.kill()
+    this.boot = null
+    sim.onEnd(boot)
+    this.disk.crash(power)
+  }
+
+  /** Ends in the order in which the coordinator ends a peer. */
+  async stopCleanly(): Promise<void> {
+    const { boot, sim } = this
+    if (boot === null || boot.serving === null) return
+    const { serving } = boot
+    sim.world.log(`${this.name} is asked to end`)
+    for (const volume of sim.volumes) await volume.leave(boot)
+    if (!boot.process.isAlive) return
+    boot.service = null
+    for (const incoming of boot.incoming.values()) incoming.isDestroyed = true
+    serving.here.close()
+    serving.writers.close()
+    serving.store.close()
+    serving.table.close()
+    boot.members.close()
+    serving.pools.close()
+    const error = await new Promise<number>((resolve) => serving.shards.flush(resolve))
+    if (!boot.process.isAlive) return
+    if (error === ErrorCode.Ok) serving.shards.close()
+    await serving.controller.close()
+    if (error === ErrorCode.Ok) await serving.membership.leaveCleanly().catch(expected)
+    serving.membership.close()
+    await serving.session.close()
+    if (!boot.process.isAlive) return
+    sim.world.log(`${this.name} ended`)
+    this.#cleanBoot = boot.bootId
+    boot.process.kill()
+    this.boot = null
+    sim.onEnd(boot)
+    this.disk.crash(false)
+  }
+
+  async #run(boot: Boot): Promise<void> {
+    const { sim, disk } = this
+    const { world } = sim
+    const { process, peerId, bootId } = boot
+    const self = {
+      clusterId: CLUSTER_ID,
+      peerId,
+      bootId,
+      bootCounter: disk.bootCounter,
+      capacityBytes: 2 ** 30
+    }
+    const environment = { clock: process, random: world.random, timers: process }
+    const cluster = await Cluster.open(boot.metadata, self, environment)
+    const onTrouble = (what: string, error: Error | null): void =>
+      world.log(`${this.name}: ${what} ${error?.message ?? ''}`)
+    const log = (_: string, message: string, fields: Record<string, unknown>): void => {
+      if (message.includes('this disk is an older state')) boot.isDistrusted = true
+      world.log(`${this.name}: ${message} ${JSON.stringify(fields)}`)
+    }
+    const session = await Session.open(boot.metadata, process, { ttlMs: TTL_MS, timers: process })
+    const alive = { peerAddress: this.name, adminAddresses: [], nbdAddresses: [], usedBytes: 0 }
+    const membership = await Membership.open(cluster, session, { alive, onTrouble })
+    const { downAfterMs } = sim.options
+    const controller = new Controller({
+      cluster,
+      session,
+      membership,
+      timers: process,
+      downAfterMs,
+      log
+    })
+    controller.start()
+    const pools = new PoolViews(cluster, membership, (error) => onTrouble('pools', error))
+    await pools.ready
+    const shards = new SimShards(() => this.#openShard(boot), disk, process)
+    const fences = await Fences.open(new SimFences(disk, process))
+    const service = new ShardMemberService(shards, boot.arena, fences)
+    const gateway = gatewayOf(boot, { cluster, session, pools, service, onTrouble })
+    const records = new GroupRecords(cluster)
+    const here = new GroupsHere({
+      self: { peerId, bootId },
+      cluster,
+      pools,
+      membership,
+      records,
+      service,
+      local: shards,
+      arena: boot.arena,
+      members: boot.members,
+      resyncBytesPerSecond: 2 ** 40,
+      scrubPeriodMs: 0,
+      tombstones: { areHeld: true },
+      onGroup: () => {},
+      log
+    })
+    await here.settleAtStart()
+    boot.service = service
+    here.start()
+    session.onReplaced(() => {
+      for (const volume of sim.volumes) volume.onSessionReplaced(boot)
+    })
+    boot.serving = {
+      cluster,
+      session,
+      membership,
+      controller,
+      pools,
+      shards,
+      here,
+      ...gateway
+    }
+    world.log(`${this.name} serves`)
+  }
+
+  /** Null when the disk does not let it. */
+  #openShard(boot: Boot): ReturnType<SimDisk['open']> | null {
+    try {
+      return this.disk.open(boot)
+    } catch (thrown) {
+      if (!(thrown instanceof StoreError)) throw thrown
+      this.sim.world.log(`${this.name}: the shard does not open: ${thrown.message}`)
+      return null
+    }
+  }
+}
+
+/** What serves volumes. */
+function gatewayOf(
+  boot: Boot,
+  parts: Pick<Serving, 'cluster' | 'session' | 'pools'> & {
+    readonly service: ShardMemberService
+    readonly onTrouble: (what: string, error: Error | null) => void
+  }
+): Pick<Serving, 'table' | 'store' | 'blocks' | 'writers'> {
+  const { cluster, session, pools, service, onTrouble } = parts
+  const { process, members } = boot
+  const table = new GroupTable(cluster, (error) => onTrouble('groups', error))
+  members.serveHere(service)
+  const store = new ReplicatedStore({
+    members,
+    groups: table,
+    arena: boot.arena,
+    clock: process,
+    timers: process,
+    local: null,
+    trustedForMs: () => session.trustedForMs,
+    onTrouble
+  })
+  const writers = new ReplicatedWriters({
+    store,
+    cluster,
+    writers: new Writers(cluster, session),
+    poolOf: async () => pools.find(DEFAULT_POOL),
+    ttlMs: TTL_MS
+  })
+  const blocks = boot.sim.options.sealed ? sealedBlocks(boot, store) : store
+  return { table, store, blocks, writers }
 }
 
 /** One key for all volumes. */
@@ -74,168 +318,6 @@ function sealedBlocks(boot: Boot, store: ReplicatedStore): BlockStore {
       throw new Error(`${boot.place}: ${what}`)
     }
   })
-}
-
-export class SimPeer {
-  readonly sim: SimCluster
-  readonly name: string
-  readonly peerId: string
-  /** Null where members have the real engine. */
-  readonly disk: ModelDisk | null
-  readonly engine: EngineDisk
-  bootCounter = 0
-  boot: Boot | null = null
-  #starts = 0
-
-  constructor(sim: SimCluster, name: string) {
-    this.sim = sim
-    this.name = name
-    this.peerId = randomId128(sim.world.random)
-    this.disk = sim.options.engine ? null : new ModelDisk()
-    this.engine = new EngineDisk(sim.world, this.peerId)
-  }
-
-  start(): void {
-    if (this.boot !== null || this.sim.isHalted) return
-    const { sim } = this
-    const boot = new Boot(sim, this, randomId128(sim.world.random))
-    this.boot = boot
-    this.bootCounter++
-    const start = ++this.#starts
-    sim.world.log(`${this.name} boots ${boot.bootId.slice(0, 4)}`)
-    const run = (): void => {
-      this.#run(boot).catch((thrown: unknown) => {
-        if (!(thrown instanceof StoreError)) {
-          sim.world.fail(`${this.name} cannot start: ${(thrown as Error).stack}`)
-          return
-        }
-        // The metadata is away: a supervisor starts it again.
-        boot.process.start(200, () => {
-          if (this.#starts !== start) return
-          boot.process.kill()
-          this.boot = null
-          this.start()
-        })
-      })
-    }
-    run()
-  }
-
-  /** The process ends at once. With `power` the disk forgets what was not synced. */
-  crash(power: boolean): void {
-    const { boot, sim } = this
-    if (boot === null) return
-    sim.world.log(`${this.name} ${power ? 'loses power' : 'is killed'}`)
-    boot.process.kill()
-    this.boot = null
-    sim.onCrash(this.peerId, boot.bootId)
-    if (this.disk === null) this.engine.crash(power)
-    else if (power) this.disk.losePower(() => sim.world.chance(2))
-  }
-
-  async #run(boot: Boot): Promise<void> {
-    const { sim, disk } = this
-    const { world } = sim
-    const self = {
-      clusterId: CLUSTER_ID,
-      peerId: this.peerId,
-      bootId: boot.bootId,
-      bootCounter: this.bootCounter,
-      capacityBytes: 2 ** 30
-    }
-    const environment = { clock: boot.process, random: world.random, timers: boot.process }
-    const cluster = await Cluster.open(boot.metadata, self, environment)
-    boot.cluster = cluster
-    await boot.session.open()
-    await this.#announce(boot, cluster)
-    boot.session.onReplaced = () => {
-      this.#announce(boot, cluster).catch(expected)
-      for (const volume of sim.volumes) volume.onSessionReplaced(boot)
-    }
-    if (disk === null) {
-      boot.service = await this.engine.open(boot, cluster, cluster.bootCounterFollows)
-    } else {
-      await takePlaces(cluster, sim.pool.number, null)
-      const start = (delayMs: number, run: () => void): void =>
-        void boot.process.start(delayMs, run)
-      const member = new ModelMember(disk, boot.arena, start)
-      member.delayMs = () => world.between(0.02, 0.2)
-      boot.service = member
-    }
-    boot.table = new GroupTable(cluster)
-    boot.store = new ReplicatedStore({
-      members: boot.members,
-      groups: boot.table,
-      arena: boot.arena,
-      clock: boot.process,
-      timers: boot.process,
-      local: null,
-      trustedForMs: () => boot.session.trustedForMs(),
-      onTrouble: (what, error) => world.log(`${this.name}: ${what} ${error?.message ?? ''}`)
-    })
-    boot.blocks = sim.options.sealed ? sealedBlocks(boot, boot.store) : boot.store
-    boot.writers = new ReplicatedWriters({
-      store: boot.store,
-      cluster,
-      writers: new Writers(cluster, boot.session),
-      poolOf: async () => sim.pool,
-      ttlMs: TTL_MS
-    })
-    this.#chores(boot, cluster, sim.pool)
-    world.log(`${this.name} serves`)
-  }
-
-  async #announce(boot: Boot, cluster: Cluster): Promise<void> {
-    const value = encodeRecord('alive', {
-      v: 1,
-      bootId: boot.bootId,
-      startedAt: cluster.nowText(),
-      peerAddress: this.name,
-      adminAddresses: [],
-      nbdAddresses: [],
-      usedBytes: 0
-    })
-    const key = cluster.keys.alive(this.peerId)
-    await boot.metadata.transact({ success: [{ put: key, value, lease: boot.session.lease }] })
-  }
-
-  async #control(cluster: Cluster, pool: PoolView): Promise<void> {
-    const { options, peers, world, isMoving } = this.sim
-    await listAbsent(cluster, pool.number)
-    if (!options.moves) return
-    const ids = peers.map(({ peerId }) => peerId)
-    const { copies } = options
-    await moveGroups({ cluster, pool: pool.number, peers: ids, copies, world, isMoving })
-  }
-
-  /** Resyncs one group after the other; one peer lists who is absent. */
-  #chores(boot: Boot, cluster: Cluster, pool: PoolView): void {
-    const { disk, sim } = this
-    const round = async (): Promise<void> => {
-      if (sim.peers[0] === this) await this.#control(cluster, pool)
-      if (disk === null) return
-      const host = {
-        cluster,
-        members: boot.members,
-        arena: boot.arena,
-        disk,
-        pool: { number: pool.number, groups: pool.groups },
-        fenceSelf: (family: string, writerEpoch: number) => {
-          const known = disk.familyEpochs.get(family) ?? 0
-          disk.familyEpochs.set(family, Math.max(known, writerEpoch))
-        }
-      }
-      for (let group = 0; group < pool.groups; group++) {
-        if (!(await resync(host, group))) sim.world.log(`${this.name}: resync of ${group} waits`)
-      }
-    }
-    const again = (): void => {
-      boot.process.start(300, () => {
-        round().catch(expected).finally(again)
-      })
-    }
-    again()
-  }
 }
 
 function expected(thrown: unknown): void {

@@ -11,18 +11,10 @@ export class QuietCluster extends SimCluster {
 
   constructor({ peers, copies }: { readonly peers: number; readonly copies: number }) {
     const writeMinimum = Math.ceil(copies / 2)
-    const groups = 2
-    super({
-      seed: 3,
-      peers,
-      copies,
-      writeMinimum,
-      volumes: 1,
-      groups,
-      engine: false,
-      sealed: false,
-      moves: false
-    })
+    const limits = { downAfterMs: 600_000, lateOneIn: 2 ** 32 - 1 }
+    // With this seed both groups have chunks, and are on different peers if they have one copy.
+    const size = { seed: 5, peers, copies, writeMinimum, volumes: 1, groups: 2 }
+    super({ ...size, ...limits, engine: false, sealed: false, moves: false })
   }
 
   override mayFail(error: number): boolean {

@@ -1,9 +1,10 @@
 /** One seed: a cluster under load and faults, then quiet, then everything must be right again. */
 import { SimCluster, type SimOptions } from './cluster.ts'
-import { readBackup, writeBackup } from '../../src/cluster/metadata-copy.ts'
-import type { GroupRecord } from '../../src/cluster/records.ts'
-import { restoredBackup } from '../../src/cluster/restored.ts'
-import { type SimPeer, TTL_MS } from './peer.ts'
+import { Faults } from './faults.ts'
+import { Mover } from './mover.ts'
+import { type Boot, TTL_MS } from './peer.ts'
+import { loseMetadata } from './restore.ts'
+import { CHUNK_BLOCKS_USED, CHUNKS, type SimVolume } from './volume.ts'
 
 /** Reads of each volume at the end. */
 const QUIET_READS = 30
@@ -29,7 +30,7 @@ export interface RunOptions {
   /** Simulated time under faults. */
   readonly faultyMs?: number
   readonly faults?: boolean
-  /** Members with the real engine, service and resync; models by default. */
+  /** Shards are the real engine; models by default. */
   readonly engine?: boolean
   /** Groups move between peers all the time. */
   readonly moves?: boolean
@@ -50,14 +51,16 @@ function optionsOf({ seed, engine = false, moves = false }: RunOptions): SimOpti
   const copies = 2 + (seed % 2)
   return {
     seed,
-    peers: copies + (Math.floor(seed / 2) % 2) + (moves ? 1 : 0),
+    peers: copies + (Math.floor(seed / 2) % (moves ? 2 : 3)) + (moves ? 1 : 0),
     copies,
     writeMinimum: Math.ceil(copies / 2),
     volumes: 1 + (Math.floor(seed / 4) % 2),
     groups: 2,
     engine,
     sealed: engine && seed % 2 === 0,
-    moves
+    moves,
+    downAfterMs: 1500 + (seed % 5) * 1500,
+    lateOneIn: seed % 3 === 0 ? 50 : 2000
   }
 }
 
@@ -65,18 +68,19 @@ export async function runSeed(options: RunOptions): Promise<RunReport> {
   const { seed, faultyMs = 8000, faults: wantsFaults = true } = options
   const sim = new SimCluster(optionsOf(options))
   const { world } = sim
-  const faults = new Faults(sim)
+  const faults = new Faults(sim, options.restore !== true)
+  const mover = new Mover(sim)
   try {
     await sim.start()
     moveClients(sim)
     await world.runUntil(world.nowMs + 300)
     if (wantsFaults) faults.begin()
-    sim.isMoving = true
+    if (sim.options.moves) mover.begin()
     await world.runUntil(world.nowMs + faultyMs)
     const behind = options.restore === true ? await loseMetadata(sim) : 0
     faults.end()
-    sim.isMoving = false
-    if (behind === 0) await quiet(sim)
+    mover.end()
+    if (behind === 0) await quiet(sim, faults)
     return {
       seed,
       events: world.events,
@@ -92,43 +96,9 @@ export async function runSeed(options: RunOptions): Promise<RunReport> {
   } finally {
     for (const { boot } of sim.peers) {
       boot?.process.kill()
-      boot?.store?.close()
+      boot?.serving?.store.close()
     }
   }
-}
-
-/** How old the copy is, at most. */
-const COPY_AGE_MS = 4000
-/** Long enough for a takeover that waits for a lease to end. */
-const AWAY_MS = 3 * TTL_MS
-
-/** Returns how many groups wait for an operator then. */
-async function loseMetadata(sim: SimCluster): Promise<number> {
-  const { world, keys, metadata, peers } = sim
-  const copy = await world.until(5000, 'a copy', readBackup(metadata, keys, world.nowMs))
-  const stale = peers[world.random.below(peers.length)]!
-  if (world.chance(2)) stale.crash(true)
-  await world.runUntil(world.nowMs + world.between(0, COPY_AGE_MS))
-  sim.isHalted = true
-  world.log('everything loses power, and the metadata is lost')
-  for (const peer of peers) peer.crash(true)
-  await world.runUntil(world.nowMs + 2 * TTL_MS)
-  const restored = restoredBackup(copy, keys, world.nowMs)
-  await world.until(5000, 'a restore', writeBackup(metadata, keys, restored, { force: true }))
-  sim.isHalted = false
-  sim.network.healAll()
-  const isSaid = ({ restored: open }: GroupRecord): boolean => (open?.unproven ?? []).length === 0
-  await world.runFor(30_000, 'all say what they remember', () => {
-    for (const peer of peers) peer.start()
-    return [...sim.groups().values()].every(isSaid)
-  })
-  // The others serve alone for a while: each has to be right, not just one of them.
-  const away =
-    peers[(peers.indexOf(stale) + 1 + world.random.below(peers.length - 1)) % peers.length]!
-  away.crash(true)
-  await world.runUntil(world.nowMs + AWAY_MS)
-  away.start()
-  return [...sim.groups().values()].filter(({ restored: open }) => open !== undefined).length
 }
 
 const sum = (numbers: readonly number[]): number => numbers.reduce((all, one) => all + one, 0)
@@ -152,19 +122,70 @@ function moveClients(sim: SimCluster): void {
   look()
 }
 
-/** All works again and clients rest: everything must be whole. */
-async function quiet(sim: SimCluster): Promise<void> {
-  const { world } = sim
-  sim.network.healAll()
-  for (const peer of sim.peers) peer.start()
-  await world.runFor(60_000, 'groups are whole again', () => {
-    for (const peer of sim.peers) peer.start()
-    const groups = [...sim.groups().values()]
-    return groups.every(({ members, inSync, syncing }) => {
-      const runs = inSync.every(({ peer, boot }) => sim.hostOf(peer)?.bootId === boot)
-      return runs && inSync.length === members.length && syncing.length === 0
-    })
+/** Every group has all its copies, on members that run. */
+function isWhole(sim: SimCluster): boolean {
+  const { copies } = sim.options
+  return [...sim.groups().values()].every(({ members, inSync, syncing }) => {
+    const isFull = inSync.length === copies && members.length === copies && syncing.length === 0
+    return isFull && inSync.every((entry) => sim.runs(entry))
   })
+}
+
+/** What whoever looks after a cluster does at last. */
+function operate(sim: SimCluster, isLate: boolean): void {
+  const { world, peers } = sim
+  for (const peer of peers) {
+    // A group has nothing good but what it has, or waits for it below its write minimum: the
+    // disk goes into another machine.
+    const isBad = (id: string): boolean => [...sim.flipped].some(({ peerId }) => peerId === id)
+    const isLast = [...sim.groups().values()].some(
+      ({ inSync }) =>
+        inSync.some((entry) => entry.peer === peer.peerId) &&
+        (isLate || inSync.every((entry) => entry.peer === peer.peerId || isBad(entry.peer)))
+    )
+    const isNeeded = isLast || peers.filter(({ isGone }) => !isGone).length < sim.options.copies
+    if (peer.isGone && isNeeded) {
+      world.log(`${peer.name} is brought back`)
+      peer.isGone = false
+    }
+    const right = sim.reverted.get(peer)
+    if (peer.boot?.isDistrusted === true && right !== undefined) {
+      world.log(`the right disk of ${peer.name} is put back`)
+      peer.crash(false)
+      peer.disk.revert({ ...right, bootCounter: peer.disk.bootCounter })
+      sim.reverted.delete(peer)
+    }
+    peer.start()
+  }
+}
+
+function readAll(volume: SimVolume): void {
+  const session = volume.live.find(({ inFlight }) => inFlight < 50)
+  if (session === undefined) return
+  for (let chunk = 0; chunk < CHUNKS; chunk++) {
+    for (let first = 0; first < CHUNK_BLOCKS_USED; first++) {
+      volume.read(session, { chunk, first, count: 1 })
+    }
+  }
+  session.boot.store!.ring()
+}
+
+/** All works again and clients rest: everything must be whole. */
+async function quiet(sim: SimCluster, faults: Faults): Promise<void> {
+  const { world } = sim
+  for (const peer of sim.peers) peer.start()
+  const endMs = world.nowMs + 300_000
+  let healed = world.nowMs
+  while (faults.pending > 0 || !isWhole(sim)) {
+    if (world.nowMs > endMs) throw new Error('groups are whole again: not within 300 s')
+    operate(sim, endMs - world.nowMs < 270_000)
+    // What is bad everywhere is written anew by who reads it.
+    if (sim.flipped.size > 0 && world.nowMs - healed > 2000) {
+      healed = world.nowMs
+      for (const volume of sim.volumes) readAll(volume)
+    }
+    await world.runUntil(world.nowMs + 100)
+  }
   for (const volume of sim.volumes) volume.isQuiet = true
   // A gateway that slept finds out what became of its lease.
   await world.runUntil(world.nowMs + TTL_MS)
@@ -182,22 +203,21 @@ async function quiet(sim: SimCluster): Promise<void> {
     })
   }
   await compareMembers(sim)
-  if (sim.options.engine) await findLeaks(sim)
+  await findLeaks(sim)
 }
 
 /** What groups have elsewhere takes no space here. */
 async function findLeaks(sim: SimCluster): Promise<void> {
   const { world } = sim
   const endMs = world.nowMs + LEAKS_MS
-  for (const { peerId, name, engine } of sim.peers) {
-    for (;;) {
+  for (const { peerId, name, boot } of sim.peers) {
+    while (boot !== null) {
       // A gateway may still find out that a member was away.
       const others = [...sim.groups()].filter(([, { members, inSync, syncing }]) => {
         const isPresent = [...inSync, ...syncing].some(({ peer }) => peer === peerId)
         return !isPresent && !members.includes(peerId)
       })
-      const wanted = new Set(others.map(([group]) => group))
-      const chunks = engine.chunksOf(sim.pool.groups, wanted)
+      const chunks = chunksOf(boot, sim.pool.groups, new Set(others.map(([group]) => group)))
       const count = await world.until(STOPPED_MS, `${name} tells its chunks`, chunks)
       if (count === 0) break
       if (world.nowMs > endMs) throw new Error(`${name} keeps ${count} chunks that nobody wants`)
@@ -206,18 +226,32 @@ async function findLeaks(sim: SimCluster): Promise<void> {
   }
 }
 
+async function chunksOf(
+  { service }: Boot,
+  groups: number,
+  wanted: ReadonlySet<number>
+): Promise<number> {
+  let chunks = 0
+  await service!.questions.listChunks(groups, wanted, () => chunks++)
+  return chunks
+}
+
 /** Members in sync hold the same bytes under the same versions. */
 async function compareMembers(sim: SimCluster): Promise<void> {
   for (const volume of sim.volumes) {
     for (const [group, { inSync, epoch }] of sim.groups()) {
-      const held: string[] = []
+      const held: Map<string, string | null>[] = []
       for (const { peer } of inSync) {
         const { boot } = sim.peers.find(({ peerId }) => peerId === peer)!
         const found = volume.heldBy(boot!, group, epoch)
-        held.push(await sim.world.until(5000, 'a member tells what it holds', found))
+        held.push(await sim.world.until(30_000, 'a member tells what it holds', found))
       }
-      if (held.some((each) => each !== held[0])) {
-        throw new Error(`members in sync differ in group ${group}:\n${held.join('\n----\n')}`)
+      for (const key of new Set(held.flatMap((each) => [...each.keys()]))) {
+        const good = held.filter((each) => each.get(key) !== null)
+        const [first = new Map()] = good
+        if (good.every((each) => each.get(key) === first.get(key))) continue
+        const all = held.map((each) => each.get(key)).join(', ')
+        throw new Error(`members in sync differ in group ${group}, block ${key}: ${all}`)
       }
     }
   }
@@ -247,84 +281,4 @@ function gateways(sim: SimCluster): string {
     }
   }
   return lines.join('\n')
-}
-
-class Faults {
-  readonly #sim: SimCluster
-  #running = false
-  count = 0
-
-  constructor(sim: SimCluster) {
-    this.#sim = sim
-  }
-
-  begin(): void {
-    this.#running = true
-    this.#next()
-  }
-
-  end(): void {
-    this.#running = false
-  }
-
-  #next(): void {
-    const { world } = this.#sim
-    world.after(world.between(50, 900), () => {
-      if (!this.#running) return
-      this.count++
-      this.#one()
-      this.#next()
-    })
-  }
-
-  #one(): void {
-    const { world, peers } = this.#sim
-    const { random } = world
-    const peer = peers[random.below(peers.length)]!
-    const other = peers[random.below(peers.length)]!
-    const faults: (() => void)[] = [
-      () => this.#crash(peer, false),
-      () => this.#crash(peer, true),
-      () => {
-        for (const each of world.chance(3) ? peers : [peer]) this.#crash(each, true)
-      },
-      () => this.#cut(peer.name, other.name, true),
-      () => this.#cut(peer.name, other.name, false),
-      () => this.#cut(peer.name, 'metadata', world.chance(2)),
-      () => {
-        for (const each of peers) if (each !== peer) this.#cut(peer.name, each.name, true)
-        if (world.chance(2)) this.#cut(peer.name, 'metadata', true)
-      },
-      () => {
-        world.log(`${peer.name} stops`)
-        peer.boot?.process.stop(world.between(100, 5000))
-      },
-      () => peer.boot?.members.breakAll(),
-      () => {
-        world.log(`${peer.name} is slow`)
-        this.#sim.network.slowMs.set(peer.name, world.between(1, 60))
-        world.after(world.between(100, 2000), () => this.#sim.network.slowMs.delete(peer.name))
-      }
-    ]
-    faults[random.below(faults.length)]!()
-  }
-
-  #crash(peer: SimPeer, power: boolean): void {
-    const { world } = this.#sim
-    peer.crash(power)
-    world.after(world.between(10, 3000), () => peer.start())
-  }
-
-  #cut(from: string, to: string, both: boolean): void {
-    if (from === to) return
-    const { world, network } = this.#sim
-    world.log(`cut ${from} > ${to}${both ? ' and back' : ''}`)
-    network.cut(from, to)
-    if (both) network.cut(to, from)
-    world.after(world.between(50, 4000), () => {
-      world.log(`healed ${from} > ${to}`)
-      network.heal(from, to)
-      if (both) network.heal(to, from)
-    })
-  }
 }

@@ -51,6 +51,12 @@ class BlockModel {
   }
 }
 
+interface BlockRange {
+  readonly chunk: number
+  readonly first: number
+  readonly count: number
+}
+
 /** One open of the volume at one gateway. */
 interface Session {
   readonly boot: Boot
@@ -119,37 +125,49 @@ export class SimVolume {
     return groupOfChunk(high, low, Math.floor(block / CHUNK_BLOCKS_USED), this.sim.pool.groups)
   }
 
-  /** What a member has of the volume in a group, holes left out, as text. */
-  async heldBy(boot: Boot, group: number, groupEpoch: number): Promise<string> {
-    const lines: string[] = []
+  /** What a member has of the volume in a group, holes left out; null of blocks that are bad. */
+  async heldBy(boot: Boot, group: number, groupEpoch: number): Promise<Map<string, string | null>> {
+    const held = new Map<string, string | null>()
+    for (let at = 0; at < BLOCKS; at++) {
+      const where = { chunk: Math.floor(at / CHUNK_BLOCKS_USED), first: at % CHUNK_BLOCKS_USED }
+      if (this.groupOf(at) !== group) continue
+      await this.#heldAt(boot, { ...where, count: 1 }, { group, groupEpoch }, held)
+    }
+    return held
+  }
+
+  async #heldAt(
+    boot: Boot,
+    { chunk, first, count }: BlockRange,
+    under: { readonly group: number; readonly groupEpoch: number },
+    held: Map<string, string | null>
+  ): Promise<void> {
     const { bytes } = boot.arena
-    const pages = boot.arena.acquire(copyPages(CHUNK_BLOCKS_USED))
+    const pages = boot.arena.acquire(copyPages(count))
+    const op = this.#fill(new BlockOp(), OpKind.ReadVersions, chunk, first, count)
+    Object.assign(op, { payload: pages, pool: this.sim.pool.number, ...under })
     const { sealed } = this.sim.options
+    if (sealed) askForTags(op)
     const textOf = (at: number): number =>
       sealed ? crc32c(bytes.subarray(at, at + BLOCK_BYTES)) : blockValue(bytes, at)
-    for (let chunk = 0; chunk < CHUNKS; chunk++) {
-      if (this.groupOf(chunk * CHUNK_BLOCKS_USED) !== group) continue
-      const op = this.#fill(new BlockOp(), OpKind.ReadVersions, chunk, 0, CHUNK_BLOCKS_USED)
-      Object.assign(op, { payload: pages, pool: this.sim.pool.number, group, groupEpoch })
-      if (sealed) askForTags(op)
-      await new Promise<void>((resolve) => {
-        op.onDone = () => resolve()
-        boot.service!.submit(op)
-        boot.service!.ring()
-      })
-      if (op.error !== 0) lines.push(`chunk ${chunk}: ${errorCodeName(op.error)}`)
-      for (const run of decodeHeld(boot.arena.bytes, pages, op.resultA)) {
-        const { kind, firstBlock, blockCount, writerEpoch, sequence } = run
-        for (let block = firstBlock; block < firstBlock + blockCount; block++) {
-          const at = pages + (1 + block) * BLOCK_BYTES
-          const value = kind === VersionKind.Data ? textOf(at) : 0
-          if (kind === VersionKind.Hole) continue
-          lines.push(`${chunk}/${block}: ${writerEpoch}.${sequence} ${value}`)
-        }
-      }
+    await new Promise<void>((resolve) => {
+      op.onDone = () => resolve()
+      boot.service!.submit(op)
+      boot.service!.ring()
+    })
+    const key = `${chunk}/${first}`
+    if (op.error !== 0) held.set(key, errorCodeName(op.error))
+    if (op.error === ErrorCode.ChecksumMismatch) held.set(key, null)
+    for (const { kind, writerEpoch, sequence } of decodeHeld(
+      boot.arena.bytes,
+      pages,
+      op.resultA * (op.error === 0 ? 1 : 0)
+    )) {
+      const isData = kind === VersionKind.Data
+      const value = isData ? textOf(pages + BLOCK_BYTES) : 0
+      if (kind !== VersionKind.Hole) held.set(key, `${writerEpoch}.${sequence} ${value}`)
     }
     boot.arena.release(pages)
-    return lines.join('\n')
   }
 
   /** Nobody that has what was not flushed in these groups is left. */
@@ -203,6 +221,7 @@ export class SimVolume {
         cancel()
         done()
         session.epoch = epoch
+        this.#prove(boot)
         const took = (this.#world.nowMs - startedMs).toFixed(0)
         this.#world.log(`${this.record.name} opens at ${boot.place}, epoch ${epoch}, ${took} ms`)
         this.opens++
@@ -216,6 +235,29 @@ export class SimVolume {
         this.#world.log(`${this.record.name} not at ${boot.place}: ${(thrown as Error).message}`)
       }
     )
+  }
+
+  /** A takeover made members in sync equal and flushed them. */
+  #prove(boot: Boot): void {
+    const families = [...boot.store!.families()]
+    const mine = families.find(({ id }) => id === this.record.family)
+    if (mine === undefined) return
+    for (const key of [...this.unproven]) {
+      const group = Number(key.split('/')[0])
+      if (!mine.unsettled.has(group)) this.unproven.delete(key)
+    }
+  }
+
+  /** All clients leave a gateway that ends. */
+  async leave(boot: Boot): Promise<void> {
+    for (const session of this.sessions) {
+      if (session.boot !== boot || session.isOver) continue
+      this.#over(session, 'released')
+      for (let waits = 0; session.inFlight > 0 && waits < 200; waits++) {
+        await new Promise<void>((resolve) => void boot.process.start(5, resolve))
+      }
+    }
+    await boot.writers?.release(this.record).catch(ignore)
   }
 
   /** Ends the session at a gateway in an orderly way. */
@@ -266,7 +308,7 @@ export class SimVolume {
     session.boot.store!.ring()
   }
 
-  #range(): { first: number; count: number; chunk: number } {
+  #range(): BlockRange {
     const { random } = this.#world
     const chunk = random.below(CHUNKS)
     const first = random.below(CHUNK_BLOCKS_USED)
@@ -274,9 +316,9 @@ export class SimVolume {
     return { first, count, chunk }
   }
 
-  write(session: Session, kind: number): void {
+  write(session: Session, kind: number, range: BlockRange = this.#range()): void {
     const { boot } = session
-    const { first, count, chunk } = this.#range()
+    const { first, count, chunk } = range
     const number = this.#next++
     const pages = kind === OpKind.Write ? boot.arena.acquire(count) : 0
     if (pages < 0) return
@@ -301,7 +343,7 @@ export class SimVolume {
       const { error } = op
       this.#ended(session, op)
       if (error !== 0) {
-        this.#failed(session, error, `write ${number}`)
+        this.#failed(session, error, `write ${number}`, this.groupOf(start))
         return
       }
       this.acknowledged++
@@ -314,9 +356,9 @@ export class SimVolume {
     boot.blocks!.submit(op)
   }
 
-  read(session: Session): void {
+  read(session: Session, range: BlockRange = this.#range()): void {
     const { boot } = session
-    const { first, count, chunk } = this.#range()
+    const { first, count, chunk } = range
     const pages = boot.arena.acquire(count)
     if (pages < 0) return
     boot.arena.bytes.fill(0xee, pages, pages + count * BLOCK_BYTES)
@@ -338,7 +380,11 @@ export class SimVolume {
       boot.arena.release(pages)
       this.#ended(session, op)
       if (error !== 0) {
-        this.#failed(session, error, 'read')
+        this.#failed(session, error, 'read', this.groupOf(start))
+        // Nobody has these bytes any more: a client writes others.
+        if (error === ErrorCode.ChecksumMismatch && !session.isOver) {
+          this.write(session, OpKind.Write, { chunk, first, count })
+        }
         return
       }
       this.reads++
@@ -353,8 +399,14 @@ export class SimVolume {
     session.inFlight++
     session.boot.store!.flush((error) => {
       session.inFlight--
+      // As the volume layer does.
+      const { high, low } = parseId64(this.record.family)
+      if (session.boot.store?.isServed(high, low) !== true) {
+        this.#over(session, 'closed')
+        return
+      }
       if (error !== 0) {
-        this.#failed(session, error, 'flush')
+        this.#failed(session, error, 'flush', -1)
         return
       }
       if (session.isOver) return
@@ -393,13 +445,13 @@ export class SimVolume {
     session.boot.blocks!.releaseOp(op)
   }
 
-  #failed(session: Session, error: number, what: string): void {
+  #failed(session: Session, error: number, what: string, group: number): void {
     this.errors++
     if (error === ErrorCode.Closed) {
       this.#over(session, 'closed')
       return
     }
-    if (this.sim.mayFail(error)) return
+    if (this.sim.mayFail(error, group)) return
     this.#world.fail(`${this.record.name}@${session.boot.place}: ${what}: ${errorCodeName(error)}`)
   }
 
@@ -425,7 +477,12 @@ export class SimVolume {
     if (value < 0) fail('torn')
     else if (found === undefined) fail(value === 0 ? 'nobody zeroed it' : 'nobody wrote it')
     else if (found.number < least) fail('older than what was acknowledged or read before')
-    else block.raise(found.number, sinceMs)
+    else {
+      if (found.number > block.floor) {
+        this.#world.log(`${this.record.name}@${place} sees ${value} at ${at}`)
+      }
+      block.raise(found.number, sinceMs)
+    }
   }
 }
 

@@ -56,7 +56,7 @@ export class World implements Clock {
 
   log(text: string): void {
     this.trace.push(`${this.nowMs.toFixed(2)} ${text}`)
-    if (this.trace.length > 4000) this.trace.splice(0, 1000)
+    if (this.trace.length > 20000) this.trace.splice(0, 5000)
   }
 
   fail(text: string): void {
@@ -116,6 +116,10 @@ export class Process implements Timers, Clock {
   readonly world: World
   readonly name: string
   isAlive = true
+  /** By how much somebody set the wall clock. */
+  wallShiftMs = 0
+  /** For how long its machine slept: the monotonic clock stood still meanwhile. */
+  #sleptMs = 0
   #stoppedUntilMs = 0
 
   constructor(world: World, name: string) {
@@ -124,10 +128,10 @@ export class Process implements Timers, Clock {
   }
 
   monotonicMs(): number {
-    return this.world.nowMs
+    return this.world.nowMs - this.#sleptMs
   }
   wallMs(): number {
-    return this.world.wallMs()
+    return this.world.wallMs() + this.wallShiftMs
   }
 
   get isStopped(): boolean {
@@ -136,6 +140,13 @@ export class Process implements Timers, Clock {
 
   stop(forMs: number): void {
     this.#stoppedUntilMs = this.world.nowMs + forMs
+  }
+
+  /** The whole machine stands still, and its clock with it, as a virtual one that is paused. */
+  sleep(forMs: number): void {
+    if (this.isStopped) return
+    this.stop(forMs)
+    this.#sleptMs += forMs
   }
 
   kill(): void {
