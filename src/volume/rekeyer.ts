@@ -38,7 +38,7 @@ export class Rekeyer {
   readonly #keyring: VolumeKeyring
   readonly #records: VolumeKeys
   readonly #trouble: (what: string, thrown: unknown) => void
-  readonly #running = new Map<string, { stop: boolean; readonly ended: Promise<void> }>()
+  readonly #running = new Map<string, { isAsked: boolean; readonly ended: Promise<void> }>()
   #closed = false
 
   constructor(parts: EncryptionParts) {
@@ -57,9 +57,11 @@ export class Rekeyer {
   /** Goes on with what an earlier run, or another gateway, left. */
   goOn(volume: Named): void {
     const { family } = volume
-    if (this.#closed || this.#running.has(family)) return
-    const state = { stop: false, ended: Promise.resolve() }
-    const ended = this.#run(volume, () => state.stop || this.#closed).finally(() => {
+    const running = this.#running.get(family)
+    if (running !== undefined) running.isAsked = true
+    if (this.#closed || running !== undefined) return
+    const state = { isAsked: false, ended: Promise.resolve() }
+    const ended = this.#run(volume, state).finally(() => {
       this.#running.delete(family)
     })
     this.#running.set(family, Object.assign(state, { ended }))
@@ -79,7 +81,8 @@ export class Rekeyer {
     await Promise.all([...this.#running.values()].map(({ ended }) => ended))
   }
 
-  async #run(volume: Named, stopped: () => boolean): Promise<void> {
+  async #run(volume: Named, state: { isAsked: boolean }): Promise<void> {
+    const stopped = (): boolean => this.#closed
     while (!stopped()) {
       try {
         const file = await this.#volumes.openFile(volume.name)
@@ -94,7 +97,9 @@ export class Rekeyer {
         if (codeOf(thrown) !== ErrorCode.Busy) {
           this.#trouble(`rekeying volume ${volume.name}`, thrown)
         }
-        await pause(RETRY_MS, stopped)
+        // Not by this attempt, but by the next client: it may get the volume now.
+        state.isAsked = false
+        await pause(RETRY_MS, () => stopped() || state.isAsked)
       }
     }
   }

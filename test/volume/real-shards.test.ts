@@ -4,12 +4,16 @@
  * exact, and share blocks, so that an update that got lost shows.
  */
 import { ok, strictEqual } from 'node:assert'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'uvu'
+import { startPeer } from '../../src/coordinator.ts'
+import { resolveConfig } from '../../src/core/config.ts'
+import { createLog } from '../../src/core/log.ts'
 import { openPeer, type RunningPeer } from '../../src/index.ts'
 import { RequestFlag, RequestKind } from '../../src/volume/request.ts'
+import { VolumeTypes } from '../../src/volume/volume-types.ts'
 import { SeededRandom } from '../helpers/manual-clock.ts'
 import { ask } from '../helpers/volume-bench.ts'
 
@@ -83,6 +87,50 @@ test(`a volume on real shards answers as an array of bytes does (SEED=${seed})`,
     const file = await peer.volumes.openFile('v')
     ok((await file.readAt(0, SIZE)).equals(model))
     strictEqual(file.sizeBytes, SIZE)
+    await file.close()
+    await peer.stop()
+  } finally {
+    rmSync(directory, { recursive: true, force: true })
+  }
+})
+
+/** With its admin API: rekey and compaction are asked for there. */
+function openWithKey(dataDir: string, key: string): Promise<RunningPeer> {
+  const flags = { dataDir, shards: 2, capacityBytes: 2 ** 31, segmentBytes: 4 * 1024 * 1024 }
+  const listen = { nbdListen: 'off', adminListen: '127.0.0.1:0', adminSocket: 'off' }
+  const unlockWith = [`*=key-file:${key}`]
+  const all = { ...flags, ...listen, unlockWith, logLevel: 'warn' }
+  const resolved = resolveConfig({ flags: all, env: {}, file: null })
+  return startPeer(resolved, createLog(resolved.config), new VolumeTypes())
+}
+
+async function post({ adminAddresses }: RunningPeer, path: string): Promise<void> {
+  const url = `${adminAddresses.find((address) => address.startsWith('http'))}/v1/${path}`
+  const response = await fetch(url, { method: 'POST' })
+  ok(response.ok || response.status === 409, `${path}: ${response.status}`)
+}
+
+test(`so does an encrypted one, through rekeys and restarts (SEED=${seed})`, async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'torus-sealed-'))
+  const random = new SeededRandom(seed)
+  const key = join(directory, 'key')
+  const secret = Buffer.alloc(32, seed + 1)
+  writeFileSync(key, secret)
+  const model = Buffer.alloc(SIZE)
+  try {
+    let peer = await openWithKey(join(directory, 'data'), key)
+    const encrypt = { kind: 'key-file', secret, label: '' } as const
+    await peer.volumes.create({ name: 'v', sizeBytes: SIZE, encrypt })
+    for (let round = 0; round < ROUNDS; round++) {
+      if (round % 2 === 0) await post(peer, 'volumes/v/rekey')
+      for (let batch = 0; batch < BATCHES / 2; batch++) await runBatch(peer, model, random)
+      if (round % 2 === 1) await post(peer, 'tasks/compact/start')
+      // In the middle of whatever goes on.
+      await peer.stop()
+      peer = await openWithKey(join(directory, 'data'), key)
+    }
+    const file = await peer.volumes.openFile('v')
+    ok((await file.readAt(0, SIZE)).equals(model))
     await file.close()
     await peer.stop()
   } finally {

@@ -1,0 +1,69 @@
+/** An encrypted volume is taken over, in the middle of a rekey, by a peer that has the key. */
+import { match, ok, strictEqual } from 'node:assert'
+import { randomBytes } from 'node:crypto'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'uvu'
+import { ClusterLoad, connectWithin } from '../helpers/cluster-load.ts'
+import { ClusterSite } from '../helpers/cluster-site.ts'
+import { testNeeding } from '../helpers/environment.ts'
+import { MiB } from '../helpers/images.ts'
+import { until } from '../helpers/process.ts'
+import { qemuIoAny } from '../helpers/qemu.ts'
+
+const VOLUME_BYTES = 16 * MiB
+const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
+/** The promise is a lease and a second; a machine with two cores and all of this on it is slow. */
+const TAKEOVER_MS = 10_000 + 5000
+
+interface Keys {
+  readonly unlocked: boolean
+  readonly rekey: unknown
+}
+
+testNeeding(
+  { programs: ['etcd', 'qemu-io'] },
+  `an encrypted volume outlives its gateway, and so does a rekey (SEED=${seed})`,
+  async () => {
+    const directory = mkdtempSync(join(tmpdir(), 'torus-keys-'))
+    const key = join(directory, 'key')
+    writeFileSync(key, randomBytes(32))
+    const common = ['--segment-size', '4MiB', '--shards', '1']
+    const sources = ['--unlock-with', `*=key-file:${key}`]
+    const site = await ClusterSite.start({
+      argsOf: (peer) => (peer < 2 ? [...common, ...sources] : common)
+    })
+    try {
+      await takeOver(site, key)
+    } finally {
+      await site.dispose()
+      rmSync(directory, { recursive: true })
+    }
+  }
+)
+
+async function takeOver(site: ClusterSite, key: string): Promise<void> {
+  const [first, second, third] = site.peers
+  const size = `${VOLUME_BYTES}`
+  await first!.json('volume', 'create', 'v', size, '--encrypt', '--key-file', key)
+  match(await qemuIoAny(third!.uri('v'), 'read 0 4k'), /torus volume unlock v/)
+  const keys = (peer: typeof first) => peer!.json<Keys>('volume', 'key', 'list', 'v')
+
+  const load = new ClusterLoad('v', VOLUME_BYTES, seed)
+  load.begin(first!.nbdPort)
+  await load.goesOn(10_000, 300)
+  await first!.json('volume', 'rekey', 'v')
+  ok((await keys(first)).rekey !== null)
+  await first!.kill()
+  await load.breaks(5000)
+  const next = await connectWithin(second!.nbdPort, 'v', TAKEOVER_MS)
+  await load.verify(next, (block, stamp) => load.model.checkTakenOver(block, stamp))
+  const isDone = async (): Promise<boolean> => (await keys(second)).rekey === null
+  await until(isDone, 'the rekey ends on the peer that took over', 20_000)
+  await load.verify(next)
+  next.destroy()
+  strictEqual((await keys(third)).unlocked, false)
+}
+
+test.run()
