@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type FioResult, nbdTarget, runFio } from './fio.ts'
 import type { Job } from './rows.ts'
+import { sealedRow, sealedRowIds, sealedSeconds } from './sealed.ts'
 import type { TorusBenchServer } from './servers.ts'
 import { median } from './statistics.ts'
 import { peakBytes } from './usage.ts'
@@ -30,7 +31,10 @@ const selfRows: Readonly<Record<string, SelfRow>> = {
   'self-flush': flushRow,
   'self-compaction': compactionRow,
   'self-fill': fillRow,
-  'self-memory': memoryRow
+  'self-memory': memoryRow,
+  ...Object.fromEntries(
+    sealedRowIds.map((id): [string, SelfRow] => [id, (server, plan) => sealedRow(id, server, plan)])
+  )
 }
 
 export const selfRowIds: readonly string[] = Object.keys(selfRows)
@@ -49,6 +53,7 @@ export async function runSelfRow(
 export function selfSeconds(id: string, plan: Omit<SelfPlan, 'note'>): number {
   const { rounds, seconds, sizeBytes } = plan
   const short = Math.min(seconds, 3)
+  if (sealedRowIds.includes(id)) return sealedSeconds(plan)
   if (id === 'self-flush') return rounds * 2 * (seconds + 1)
   if (id === 'self-compaction') return rounds * (2 * (seconds + short) + 10)
   if (id === 'self-fill') return (FILLS * sizeBytes) / 4096 / FILL_WRITES_PER_SECOND

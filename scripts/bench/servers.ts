@@ -3,7 +3,7 @@
  * them runs at any time, and so all find it in the same state.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { end, freePort, gather, hasEnded, run, until } from '../../test/helpers/process.ts'
@@ -145,6 +145,27 @@ async function startQemu(
   const args = [...place, '--cache=writeback', `--aio=${aio}`, '--image-opts', image]
   const child = await foreground('qemu-nbd', args, port)
   return reference(name, version, `nbd://127.0.0.1:${port}/bench`, child.pid ?? 0, stopChild(child))
+}
+
+/** What encrypted volumes are compared with: LUKS1, which is what it knows. */
+export async function startLuks(directory: string, sizeBytes: number): Promise<BenchServer> {
+  const version = await versionOf('qemu-nbd', '--version')
+  const file = join(directory, 'luks.img')
+  const secret = ['--object', 'secret,id=key,data=bench-passphrase']
+  rmSync(file, { force: true })
+  const options = ['-f', 'luks', '-o', 'key-secret=key,iter-time=10', '-q']
+  const made = await run('qemu-img', ['create', ...secret, ...options, file, String(sizeBytes)])
+  if (made.code !== 0) throw new Error(`qemu-img: ${made.stderr.trim()}`)
+  const port = await freePort()
+  const place = ['-b', '127.0.0.1', '-p', String(port), '-x', 'bench', '-t', '-e', '16']
+  const image = `driver=luks,key-secret=key,file.driver=file,file.filename=${file}`
+  const args = [...place, ...secret, '--cache=writeback', '--image-opts', image]
+  const child = await foreground('qemu-nbd', args, port)
+  const stop = async (): Promise<void> => {
+    await stopChild(child)()
+    rmSync(file, { force: true })
+  }
+  return reference('luks', version, `nbd://127.0.0.1:${port}/bench`, child.pid ?? 0, stop)
 }
 
 /** nbd-server always goes to the background; its pid file says where. */
