@@ -30,7 +30,7 @@ import { delimiter, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
-const NODE_MIN = [20, 17]
+const NODE_MIN = [20, 19]
 /** Left behind by each step: what it was done for. */
 const STAMP = '.torus-setup'
 

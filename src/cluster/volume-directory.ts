@@ -42,7 +42,6 @@ export type VolumeChange = Partial<
     | 'state'
     | 'readOnly'
     | 'unavailableMs'
-    | 'access'
     | 'labels'
     | 'description'
     | 'settings'

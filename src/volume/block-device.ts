@@ -1,5 +1,4 @@
 import type { Arena } from '../core/arena.ts'
-import type { ExportAccess } from './export-access.ts'
 import type { VolumeRequest } from './request.ts'
 
 /** An open volume as protocols with a block interface (NBD) use it. */
@@ -44,16 +43,9 @@ export interface ClientInfo {
 /** What a protocol server is given: volumes to open and the memory to move their bytes in. */
 export interface DeviceSource {
   readonly arena: Arena
-  /** All exports, sorted by name; the protocol compares each client with `access`. */
+  /** Exports a client may see, sorted by name. */
   list(): Promise<
-    readonly {
-      name: string
-      sizeBytes: number
-      readOnly: boolean
-      description: string
-      /** Absent: everybody may open it. */
-      access?: ExportAccess
-    }[]
+    readonly { name: string; sizeBytes: number; readOnly: boolean; description: string }[]
   >
   /**
    * Opens an export for a client.
