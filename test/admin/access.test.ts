@@ -175,6 +175,18 @@ test('every route lets in those for whom it is, and nobody else', async ({ fixtu
   }
 })
 
+test('HEAD needs what GET needs', async ({ fixture }) => {
+  const { token } = await create(fixture, { role: 'volume', volume: 'mine' })
+  const head = async (path: string, headers: Readonly<Record<string, string>>) =>
+    (await http(`${fixture.url}${path}`, { method: 'HEAD', headers })).status
+  equal(await head('/healthz', {}), 200)
+  equal(await head('/v1/volumes/mine', {}), 401)
+  equal(await head('/v1/volumes/mine', bearer(token)), 200)
+  for (const path of ['/v1/volumes/other', '/v1/volumes/absent', '/v1/tokens', '/v1/status']) {
+    equal(await head(path, bearer(token)), 403, path)
+  }
+})
+
 test('a token of one volume is shown nothing of others', async ({ fixture }) => {
   const { token } = await create(fixture, { role: 'volume', volume: 'mine', readOnly: true })
   const headers = bearer(token)
