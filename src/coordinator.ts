@@ -139,7 +139,7 @@ async function start(
   const unlocking = prepareUnlocking({ ...peer, ring: storage.keys, hash, log, ...security })
   undo.add(() => unlocking.close())
   const opened = { cluster, session, storage, types, keyring: unlocking.keyring, log }
-  const volumes: Volumes = openVolumes(opened, (name) => disconnectVolume(nbd, name))
+  const volumes: Volumes = openVolumes(opened, () => nbd)
   undo.add(() => volumes.close())
   undo.add(() => unlocking.stop())
   const nbd = createNbd(config, volumes, output, security)
@@ -208,7 +208,7 @@ function openVolumes(
     readonly keyring: VolumeKeyring
     readonly log: Log
   },
-  disconnect: (volume: string) => Promise<void>
+  nbd: () => NbdServer
 ): Volumes {
   const { storage, log, ...rest } = given
   const { arena, store, replication } = storage
@@ -218,7 +218,12 @@ function openVolumes(
     store,
     sealed: sealedStore(storage, rest.keyring, log),
     ...(replication === null ? {} : { gate: replication.gate }),
-    disconnect,
+    disconnect: (volume) => disconnectVolume(nbd(), volume),
+    onChange: () => {
+      nbd()
+        .enforceAccess()
+        .catch((err: unknown) => log.error({ err }, 'rules of access were not enforced'))
+    },
     onTrouble: (what, err) => log.error({ err }, what)
   })
 }

@@ -51,6 +51,17 @@ const unavailable = z
       'with an error (EIO); null: it waits without limit'
   })
 
+/** Who may open a volume over NBD. */
+const access = z.strictObject({
+  addresses: z.array(z.string()).meta({
+    description: 'Addresses, networks like 10.0.0.0/8, and `unix` for unix sockets; none: all'
+  }),
+  tlsNames: z.array(z.string()).meta({
+    description: 'Names of client certificates, one of which is needed; none: no certificate is'
+  }),
+  readOnly: z.boolean().meta({ description: 'Clients get it read-only' })
+})
+
 // ---------------------------------------------------------------- volumes
 
 export const volumeSchema = z
@@ -63,6 +74,7 @@ export const volumeSchema = z
     family: z.string(),
     readOnly: z.boolean(),
     unavailableMs: unavailable,
+    access,
     encryption: z
       .enum(['xchacha20-poly1305'])
       .nullable()
@@ -117,7 +129,7 @@ export const volumeResizeSchema = z
 export type VolumeResize = z.infer<typeof volumeResizeSchema>
 
 export const volumeChangeSchema = z
-  .strictObject({ unavailableMs: unavailable.optional() })
+  .strictObject({ unavailableMs: unavailable.optional(), access: access.partial().optional() })
   .meta({ id: 'VolumeChange' })
 export type VolumeChange = z.infer<typeof volumeChangeSchema>
 

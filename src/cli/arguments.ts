@@ -26,6 +26,17 @@ export const unavailableArgument = (text: string): { readonly unavailableMs: num
   throw new InvalidArgumentError(`"${text}" is neither "wait" nor like "error:60s"`)
 }
 
+/** 'a,b'; one word that stands for none at all. */
+export const listArgument =
+  (none: string) =>
+  (text: string): string[] =>
+    text === none ? [] : text.split(',').filter(Boolean)
+
+export const onOffArgument = (text: string): boolean => {
+  if (text === 'on' || text === 'off') return text === 'on'
+  throw new InvalidArgumentError(`"${text}" is neither "on" nor "off"`)
+}
+
 export const countArgument = (text: string): number => {
   const value = Number(text)
   if (/^\d+$/.test(text) && Number.isSafeInteger(value)) return value

@@ -120,6 +120,14 @@ const volumeSchema = z.looseObject({
   unavailableMs: z.number().int().positive().nullable().optional(),
   /** How its blocks are sealed; absent: they are not. */
   encryption: z.enum(['xchacha20-poly1305']).optional(),
+  /** Who may open it over protocols for clients; absent: everybody. */
+  access: z
+    .looseObject({
+      addresses: z.array(z.string()),
+      tlsNames: z.array(z.string()),
+      readOnly: z.boolean()
+    })
+    .optional(),
   labels: z.record(z.string(), z.string()),
   description: z.string(),
   /** What the volume's type keeps about it. */

@@ -42,6 +42,7 @@ export type VolumeChange = Partial<
     | 'state'
     | 'readOnly'
     | 'unavailableMs'
+    | 'access'
     | 'labels'
     | 'description'
     | 'settings'

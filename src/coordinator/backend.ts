@@ -260,8 +260,10 @@ export class PeerBackend implements AdminBackend {
     return volume
   }
 
-  async changeVolume(name: string, { unavailableMs }: VolumeChange): Promise<Volume> {
+  async changeVolume(name: string, change: VolumeChange): Promise<Volume> {
+    const { unavailableMs, access } = change
     if (unavailableMs !== undefined) await this.#parts.volumes.limitWait(name, unavailableMs)
+    if (access !== undefined) await this.#parts.volumes.limitAccess(name, definedOf(access))
     return this.volume(name)
   }
 
@@ -341,11 +343,20 @@ function stateOf(state: string, stats: ShardStats): Shard['state'] {
 }
 
 function volumeOf(info: VolumeInfo, usedBytes: number | null): Volume {
-  const { labels: _, ...shown } = info
-  return { ...shown, usedBytes }
+  const { labels: _, access, ...shown } = info
+  const { addresses, tlsNames, readOnly } = access
+  const rules = { addresses: [...addresses], tlsNames: [...tlsNames], readOnly }
+  return { ...shown, access: rules, usedBytes }
 }
 
 const copyOf = <T extends { readonly counts: readonly number[] }>(histogram: T) => ({
   ...histogram,
   counts: [...histogram.counts]
+})
+
+/** Without fields that were not given. */
+const definedOf = ({ addresses, tlsNames, readOnly }: NonNullable<VolumeChange['access']>) => ({
+  ...(addresses === undefined ? {} : { addresses }),
+  ...(tlsNames === undefined ? {} : { tlsNames }),
+  ...(readOnly === undefined ? {} : { readOnly })
 })

@@ -8,9 +8,11 @@ import tls from 'node:tls'
 import type { Clock } from '../core/clock.ts'
 import { storeErrorOf } from '../core/errors.ts'
 import type { BlockDevice, ClientInfo } from '../volume/block-device.ts'
+import { namesOfClient } from '../core/certificate-names.ts'
+import type { ExportClient } from './access.ts'
 import type { Batch } from './batch.ts'
 import type { Budget } from './budget.ts'
-import type { Exports } from './exports.ts'
+import type { ExportEntry, Exports } from './exports.ts'
 import { greeting, Handshake, type Outcome } from './handshake.ts'
 import {
   type NbdLimits,
@@ -67,6 +69,8 @@ export class Connection implements Consumer {
   private closed = false
   /** In the client's certificate. */
   private tlsName: string | null = null
+  /** As exports know it. */
+  client: ExportClient
   /** When the phase must be over, monotonic milliseconds; moves along while commands are taken. */
   private deadlineMs: number
   private options = 0
@@ -77,6 +81,7 @@ export class Connection implements Consumer {
 
   constructor(host: ConnectionHost, accepted: net.Socket, id: number, address: string) {
     this.host = host
+    this.client = { address: accepted.remoteAddress ?? null, names: [] }
     this.info = {
       id,
       protocol: 'nbd',
@@ -92,6 +97,7 @@ export class Connection implements Consumer {
     }
     this.handshake = new Handshake({
       exports: host.exports,
+      client: () => this.client,
       tls: host.tls.mode,
       closing: () => host.closing,
       send: (bytes) => this.send(bytes)
@@ -248,14 +254,21 @@ export class Connection implements Consumer {
       this.handshake.secured()
       this.host.metrics.connectionsTls++
       this.tlsName = tlsNameOf(secure)
+      if (this.asksForCertificate) {
+        this.client = { ...this.client, names: namesOfClient(secure) }
+      }
       Object.assign(this.info, { tls: true })
       this.phase = 'options'
     })
     this.receiver.attachStream(secure)
   }
 
+  private get asksForCertificate(): boolean {
+    return this.host.tls.files.clientCaFile !== undefined
+  }
+
   private verified(secure: tls.TLSSocket): boolean {
-    if (this.host.tls.files.clientCaFile === undefined) return true
+    if (!this.asksForCertificate) return true
     const handle = secure as unknown as { ssl: { verifyError(): Error | null } | null }
     return handle.ssl !== null && handle.ssl.verifyError() === null
   }
@@ -306,6 +319,13 @@ export class Connection implements Consumer {
       return
     }
     this.transmission.refuse()
+  }
+
+  /** Whether what it has open is another than what it may open now. */
+  isOutOf(entries: readonly ExportEntry[]): boolean {
+    if (this.transmission === null || this.device === null) return false
+    const entry = entries.find(({ name }) => name === this.device?.name)
+    return entry === undefined || (entry.readOnly && !this.device.readOnly)
   }
 
   destroy(): void {

@@ -1,6 +1,8 @@
 /** Exports as clients name them: what a name stands for, and what is told about it. */
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { BlockDevice, DeviceSource } from '../volume/block-device.ts'
+import { OPEN_ACCESS } from '../volume/export-access.ts'
+import { type ExportClient, mayOpen } from './access.ts'
 import {
   NBD_FLAG_BLOCK_STATUS_PAYLOAD,
   NBD_FLAG_CAN_MULTI_CONN,
@@ -33,13 +35,19 @@ export class Exports {
     this.defaultExport = defaultExport
   }
 
-  list(): Promise<readonly ExportEntry[]> {
-    return this.source.list()
+  /** Those that the client may open: of the others it learns nothing. */
+  async list(client: ExportClient): Promise<readonly ExportEntry[]> {
+    const all = await this.source.list()
+    const entries = all.filter(({ access }) => mayOpen(access ?? OPEN_ACCESS, client))
+    return entries.map(({ name, sizeBytes, readOnly, description, access }) => {
+      const isReadOnly = readOnly || access?.readOnly === true
+      return { name, sizeBytes, readOnly: isReadOnly, description }
+    })
   }
 
-  /** @throws StoreError NotFound */
-  async find(name: string): Promise<ExportEntry> {
-    const entries = await this.source.list()
+  /** @throws StoreError NotFound, also for what the client may not open */
+  async find(name: string, client: ExportClient): Promise<ExportEntry> {
+    const entries = await this.list(client)
     const wanted = name === '' ? this.nameOfDefault(entries) : name
     const entry = entries.find((each) => each.name === wanted)
     if (entry !== undefined) return entry
@@ -48,9 +56,21 @@ export class Exports {
   }
 
   /** @throws StoreError NotFound, Busy, … */
-  async open(name: string): Promise<{ entry: ExportEntry; device: BlockDevice }> {
-    const entry = await this.find(name)
-    return { entry, device: await this.source.open(entry.name, {}) }
+  async open(
+    name: string,
+    client: ExportClient
+  ): Promise<{ entry: ExportEntry; device: BlockDevice }> {
+    const { name: wanted, readOnly } = await this.find(name, client)
+    const device = await this.source.open(wanted, readOnly ? { readOnly } : {})
+    try {
+      // What was forbidden meanwhile was told to those only who had it open.
+      const entry = await this.find(wanted, client)
+      if (!entry.readOnly || device.readOnly) return { entry, device }
+      throw new StoreError(ErrorCode.Busy, `export '${wanted}' became read-only: try again`)
+    } catch (thrown) {
+      await device.close()
+      throw thrown
+    }
   }
 
   private nameOfDefault(entries: readonly ExportEntry[]): string {

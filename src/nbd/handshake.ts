@@ -3,6 +3,7 @@
  * what to do next. Not on the hot path, so it may wait for the volume layer.
  */
 import { storeErrorOf } from '../core/errors.ts'
+import type { ExportClient } from './access.ts'
 import type { BlockDevice } from '../volume/block-device.ts'
 import { optionErrorOf } from './errors.ts'
 import { type ExportEntry, type Exports, transmissionFlags } from './exports.ts'
@@ -27,6 +28,8 @@ const CLOSE: Outcome = { kind: 'close' }
 
 export interface HandshakeParts {
   readonly exports: Exports
+  /** What is known of the client now: TLS adds names. */
+  readonly client: () => ExportClient
   readonly tls: TlsMode
   /** The server shuts down. */
   readonly closing: () => boolean
@@ -121,7 +124,7 @@ export class Handshake {
     const name = parseString(data)
     if (name === null) return CLOSE
     try {
-      const { entry, device } = await this.parts.exports.open(name)
+      const { entry, device } = await this.parts.exports.open(name, this.parts.client())
       this.keepContextsFor(entry)
       const bytes = Buffer.alloc(this.noZeroes ? 10 : 134)
       bytes.writeBigUInt64BE(BigInt(device.sizeBytes), 0)
@@ -136,7 +139,7 @@ export class Handshake {
 
   private async list(): Promise<Outcome> {
     try {
-      for (const entry of await this.parts.exports.list()) {
+      for (const entry of await this.parts.exports.list(this.parts.client())) {
         const name = Buffer.from(entry.name)
         const data = Buffer.concat([u32(name.length), name, textBytes(entry.description)])
         await this.reply(p.NBD_OPT_LIST, p.NBD_REP_SERVER, data)
@@ -169,16 +172,16 @@ export class Handshake {
   private async info(option: number, data: Buffer): Promise<Outcome> {
     const request = parseInfoOption(data)
     if (request === null) return this.error(option, p.NBD_REP_ERR_INVALID)
-    const { exports } = this.parts
+    const { exports, client } = this.parts
     let device: BlockDevice | null = null
     let entry: ExportEntry
     try {
       if (option === p.NBD_OPT_GO) {
-        const opened = await exports.open(request.name)
+        const opened = await exports.open(request.name, client())
         entry = opened.entry
         device = opened.device
         this.keepContextsFor(entry)
-      } else entry = await exports.find(request.name)
+      } else entry = await exports.find(request.name, client())
     } catch (thrown) {
       return this.failure(option, thrown)
     }
@@ -210,7 +213,7 @@ export class Handshake {
     }
     let entry: ExportEntry
     try {
-      entry = await this.parts.exports.find(request.name)
+      entry = await this.parts.exports.find(request.name, this.parts.client())
     } catch (thrown) {
       return this.failure(option, thrown)
     }

@@ -131,6 +131,22 @@ export class NbdServer implements ConnectionHost {
     return count
   }
 
+  /** Rules of access changed: ends what clients may not have any more. @throws StoreError */
+  async enforceAccess(): Promise<void> {
+    for (const connection of [...this.connections.values()]) {
+      if (connection.transmission === null) continue
+      const entries = await this.exports.list(connection.client)
+      if (!connection.isOutOf(entries)) continue
+      const { id, volume, address } = connection.info
+      this.log('info', 'client may not have the volume so any more', {
+        client: id,
+        volume,
+        address
+      })
+      connection.drain()
+    }
+  }
+
   snapshot(): NbdSnapshot {
     const { metrics, budget } = this
     let requestsInFlight = 0

@@ -1,4 +1,5 @@
 import type { Arena } from '../core/arena.ts'
+import type { ExportAccess } from './export-access.ts'
 import type { VolumeRequest } from './request.ts'
 
 /** An open volume as protocols with a block interface (NBD) use it. */
@@ -43,9 +44,16 @@ export interface ClientInfo {
 /** What a protocol server is given: volumes to open and the memory to move their bytes in. */
 export interface DeviceSource {
   readonly arena: Arena
-  /** Exports a client may see, sorted by name. */
+  /** All exports, sorted by name; the protocol compares each client with `access`. */
   list(): Promise<
-    readonly { name: string; sizeBytes: number; readOnly: boolean; description: string }[]
+    readonly {
+      name: string
+      sizeBytes: number
+      readOnly: boolean
+      description: string
+      /** Absent: everybody may open it. */
+      access?: ExportAccess
+    }[]
   >
   /**
    * Opens an export for a client.

@@ -1,3 +1,4 @@
+import { checkAccess, type ExportAccess, OPEN_ACCESS } from './export-access.ts'
 import { parseId64 } from '../cluster/ids.ts'
 import { checkVolumeSize } from '../cluster/names.ts'
 import type { VolumeRecord } from '../cluster/records.ts'
@@ -237,6 +238,18 @@ export class ManagedVolume {
   async limitWaitAlone(unavailableMs: number | null): Promise<void> {
     this.#checkThere()
     await this.#update(() => ({ unavailableMs }))
+    await this.refreshAlone()
+  }
+
+  /** Alone. */
+  async limitAccessAlone(change: Partial<ExportAccess>): Promise<void> {
+    this.#checkThere()
+    await this.#update((record) => {
+      const { addresses, tlsNames, readOnly } = { ...OPEN_ACCESS, ...record.access, ...change }
+      const access = { addresses: [...addresses], tlsNames: [...tlsNames], readOnly }
+      checkAccess(access)
+      return { access }
+    })
     await this.refreshAlone()
   }
 

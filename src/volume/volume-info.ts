@@ -1,6 +1,7 @@
 import { DEFAULT_POOL } from '../cluster/pools.ts'
 import type { VolumeRecord } from '../cluster/records.ts'
 import type { HistogramSnapshot } from '../core/histogram.ts'
+import { type ExportAccess, OPEN_ACCESS } from './export-access.ts'
 import type { ManagedVolume } from './managed-volume.ts'
 import { RequestKind } from './request.ts'
 import type { VolumeDetails } from './volume-types.ts'
@@ -16,6 +17,7 @@ export interface VolumeInfo {
   readonly readOnly: boolean
   /** Milliseconds after which a request that cannot be done ends with an error; null: it waits. */
   readonly unavailableMs: number | null
+  readonly access: ExportAccess
   /** How its blocks are sealed; null: they are not. */
   readonly encryption: 'xchacha20-poly1305' | null
   readonly description: string
@@ -44,9 +46,10 @@ export function infoOf(record: VolumeRecord, managed: ManagedVolume | null): Vol
   const clients = managed?.opens.size ?? 0
   const pool = record.pool ?? DEFAULT_POOL
   const unavailableMs = record.unavailableMs ?? null
+  const access = record.access ?? OPEN_ACCESS
   const encryption = record.encryption ?? null
   const known = { name, type, sizeBytes, pool, family, readOnly, unavailableMs, encryption }
-  return { ...known, description, labels, createdAt, clients }
+  return { ...known, access, description, labels, createdAt, clients }
 }
 
 export const countersOf = ({ volume }: ManagedVolume): VolumeCounters => ({

@@ -21,6 +21,8 @@ export interface VolumesOptions {
   readonly gate?: WriterGate
   /** Ends the connections of a volume's clients: it is deleted by force, or has to move. */
   readonly disconnect?: (volume: string) => void | Promise<void>
+  /** The record of a volume that was opened here changed. */
+  readonly onChange?: () => void
   /** Something failed that nobody waits for. */
   readonly onTrouble?: (what: string, error: StoreError) => void
   readonly scratchPages?: number

@@ -8,6 +8,7 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import { BLOCK_BYTES } from '../core/limits.ts'
 import type { BlockStore } from '../replication/block-store.ts'
 import type { BlockDevice, DeviceSource } from './block-device.ts'
+import type { ExportAccess } from './export-access.ts'
 import { Locks } from './locks.ts'
 import { type ManagedContext, ManagedVolume } from './managed-volume.ts'
 import type { OpenVolume } from './open-volume.ts'
@@ -76,9 +77,7 @@ export class Volumes implements DeviceSource {
 
   // ---- for protocols
 
-  async list(): Promise<
-    readonly { name: string; sizeBytes: number; readOnly: boolean; description: string }[]
-  > {
+  async list(): Promise<readonly VolumeInfo[]> {
     // While the metadata is away, those that this process writes can be opened again, see `#open`.
     const all = await this.listAll().catch((thrown: unknown) => {
       if (!isAway(thrown)) throw thrown
@@ -227,6 +226,20 @@ export class Volumes implements DeviceSource {
       await managed.limitWaitAlone(unavailableMs)
       return this.#info(managed.record)
     })
+  }
+
+  /**
+   * Sets who may open the volume over protocols for clients; what `change` does not name stays.
+   * @throws StoreError NotFound, InvalidArgument
+   */
+  async limitAccess(name: string, change: Partial<ExportAccess>): Promise<VolumeInfo> {
+    const info = await this.#exclusively(name, async (found) => {
+      const managed = this.#manage(found)
+      await managed.limitAccessAlone(change)
+      return this.#info(managed.record)
+    })
+    this.#options.onChange?.()
+    return info
   }
 
   /**
@@ -465,7 +478,7 @@ export class Volumes implements DeviceSource {
       if (managed === undefined) return
       void this.#attempt(`following volume ${managed.volume.name}`, () =>
         managed.exclusively(() => managed.refreshAlone())
-      )
+      ).then(() => this.#options.onChange?.())
     })
   }
 

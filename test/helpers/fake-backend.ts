@@ -154,6 +154,7 @@ export class FakeBackend implements AdminBackend {
       family: '0123456789abcdef',
       readOnly: false,
       unavailableMs: null,
+      access: { addresses: [], tlsNames: [], readOnly: false },
       createdAt: '2026-01-31T12:00:00.000Z',
       clients: 0,
       usedBytes: null

@@ -1,7 +1,7 @@
 import type { Command } from 'commander'
 import { formatDurationExact, formatSize } from '../../core/units.ts'
 import type { Volume } from '../api-client.ts'
-import { sizeArgument, unavailableArgument } from '../arguments.ts'
+import { listArgument, onOffArgument, sizeArgument, unavailableArgument } from '../arguments.ts'
 import { action, withExamples } from '../context.ts'
 import { CommandError, UsageError } from '../errors.ts'
 import type { Output } from '../output.ts'
@@ -133,6 +133,12 @@ const usedFact = ({ usedBytes }: Volume): [string, string][] =>
 const unavailableText = ({ unavailableMs }: Volume): string =>
   unavailableMs === null ? 'wait' : `error:${formatDurationExact(unavailableMs)}`
 
+/** Who may open it, as `volume set` takes it. */
+function accessText({ access: { addresses, tlsNames, readOnly } }: Volume): string {
+  const names = tlsNames.length > 0 ? `, with certificates of ${tlsNames.join(',')}` : ''
+  return `${addresses.join(',') || 'any address'}${names}${readOnly ? ', read-only' : ''}`
+}
+
 const factsOf = (volume: Volume, output: Output): string =>
   output.facts([
     ['name', volume.name],
@@ -142,6 +148,7 @@ const factsOf = (volume: Volume, output: Output): string =>
     ...usedFact(volume),
     ['read-only', volume.readOnly ? 'yes' : 'no'],
     ['unavailable', unavailableText(volume)],
+    ['NBD', accessText(volume)],
     ['encryption', volume.encryption ?? 'none'],
     ['clients', String(volume.clients)],
     ['created', volume.createdAt],
@@ -191,6 +198,13 @@ function addResize(parent: Command): void {
   withExamples(command, 'torus volume resize demo 20GiB', 'torus volume resize demo 1GiB --shrink')
 }
 
+interface SetOptions {
+  readonly unavailable?: ReturnType<typeof unavailableArgument>
+  readonly allow?: string[]
+  readonly allowTlsName?: string[]
+  readonly nbdReadOnly?: boolean
+}
+
 function addSet(parent: Command): void {
   const command = parent
     .command('set')
@@ -201,19 +215,37 @@ function addSet(parent: Command): void {
       'what requests do while too few members are up: wait for them, or fail after a time',
       unavailableArgument
     )
+    .option(
+      '--allow <ADDRESS[/BITS],…>',
+      'who may open it over NBD: addresses, networks, "unix" for unix sockets; or any',
+      listArgument('any')
+    )
+    .option(
+      '--allow-tls-name <NAME,…>',
+      'and with which names in client certificates; or any',
+      listArgument('any')
+    )
+    .option('--nbd-read-only <on|off>', 'NBD clients get it read-only', onOffArgument)
     .action(
-      action<[string], { unavailable?: ReturnType<typeof unavailableArgument> }>(
-        async ({ api, output }, [name], { unavailable }) => {
-          if (unavailable === undefined) throw new UsageError('nothing to set was given')
-          const volume = await api.changeVolume(name, unavailable)
-          output.result(volume, () => factsOf(volume, output))
+      action<[string], SetOptions>(async ({ api, output }, [name], options) => {
+        const { unavailable, allow, allowTlsName, nbdReadOnly } = options
+        const access = {
+          ...(allow === undefined ? {} : { addresses: allow }),
+          ...(allowTlsName === undefined ? {} : { tlsNames: allowTlsName }),
+          ...(nbdReadOnly === undefined ? {} : { readOnly: nbdReadOnly })
         }
-      )
+        const rules = Object.keys(access).length > 0 ? { access } : {}
+        const change = { ...unavailable, ...rules }
+        if (Object.keys(change).length === 0) throw new UsageError('nothing to set was given')
+        const volume = await api.changeVolume(name, change)
+        output.result(volume, () => factsOf(volume, output))
+      })
     )
   withExamples(
     command,
     'torus volume set demo --unavailable error:60s',
-    'torus volume set demo --unavailable wait'
+    'torus volume set demo --unavailable wait',
+    'torus volume set demo --allow 10.0.0.0/8,unix --allow-tls-name backup --nbd-read-only on'
   )
 }
 

@@ -1,0 +1,164 @@
+/** Which exports a client is shown and may open. */
+import { deepStrictEqual, ok, strictEqual, throws } from 'node:assert'
+import { readFile } from 'node:fs/promises'
+import { test } from 'uvu'
+import { type ExportClient, mayOpen } from '../../src/nbd/access.ts'
+import * as p from '../../src/nbd/protocol.ts'
+import { checkAccess, type ExportAccess, OPEN_ACCESS } from '../../src/volume/export-access.ts'
+import { addCertificate, makeCertificates } from '../helpers/certificates.ts'
+import { testNeeding } from '../helpers/environment.ts'
+import { Scratch } from '../helpers/images.ts'
+import { type Serving, serving, until } from '../helpers/nbd-serving.ts'
+import { infoData, metaData, type NbdWireClient } from '../helpers/nbd-wire-client.ts'
+
+const rules = (more: Partial<ExportAccess>): ExportAccess => ({ ...OPEN_ACCESS, ...more })
+const from = (address: string | null, names: string[] = []): ExportClient => ({ address, names })
+
+test('addresses are compared as networks, of both families, and unix is a word of its own', () => {
+  const { addresses, ...others } = rules({
+    addresses: ['10.1.0.0/16', '192.168.7.9', 'fd00::/8', '::1']
+  })
+  const access = { addresses, ...others }
+  for (const address of ['10.1.255.1', '::ffff:10.1.2.3', '192.168.7.9', 'fd12::3', '::1']) {
+    ok(mayOpen(access, from(address)), address)
+  }
+  for (const address of ['10.2.0.1', '192.168.7.8', '::ffff:10.2.0.1', 'fe80::1%eth0', 'x', null]) {
+    ok(!mayOpen(access, from(address)), String(address))
+  }
+  ok(mayOpen(rules({ addresses: ['unix'] }), from(null)))
+  ok(!mayOpen(rules({ addresses: ['unix'] }), from('127.0.0.1')))
+  ok(mayOpen(OPEN_ACCESS, from('x')))
+  ok(mayOpen(rules({ addresses: ['0.0.0.0/0'] }), from('8.8.8.8')))
+})
+
+test('a name is needed beside the address', () => {
+  const access = rules({ addresses: ['10.0.0.0/8'], tlsNames: ['Backup'] })
+  ok(mayOpen(access, from('10.0.0.1', ['other', 'backup'])))
+  ok(!mayOpen(access, from('10.0.0.1', ['other'])))
+  ok(!mayOpen(access, from('10.0.0.1')))
+  ok(!mayOpen(access, from('11.0.0.1', ['backup'])))
+})
+
+test('what is no rule is refused by name', () => {
+  for (const bad of ['10.0.0.0/33', '10.0.0', 'host.example', '::/129', '10.0.0.0/8/8', '', '/8']) {
+    throws(() => checkAccess(rules({ addresses: [bad] })), /is no address, no network/, bad)
+  }
+  throws(() => checkAccess(rules({ tlsNames: [''] })), /1 to 253 characters/)
+  throws(() => checkAccess(rules({ tlsNames: Array<string>(257).fill('a') })), /more than 256/)
+})
+
+const namesOf = async (client: NbdWireClient): Promise<string[]> => {
+  const replies = await client.option(p.NBD_OPT_LIST)
+  return replies
+    .filter(({ type }) => type === p.NBD_REP_SERVER)
+    .map(({ data }) => data.subarray(4, 4 + data.readUInt32BE(0)).toString())
+}
+
+const lastOf = async (client: NbdWireClient, option: number, data: Buffer) => {
+  const { type, data: text } = (await client.option(option, data)).at(-1)!
+  return { type, text: text.toString() }
+}
+
+/** Rules for the volume `demo` of the source, which tests may change. */
+function withRules(all: Serving, access: ExportAccess): { access: ExportAccess } {
+  const holder = { access }
+  const { source } = all
+  const list = source.list.bind(source)
+  Object.assign(source, {
+    list: async () =>
+      (await list()).map((each) =>
+        each.name === 'demo' ? { ...each, access: holder.access } : each
+      )
+  })
+  return holder
+}
+
+test('what a client may not open is neither listed nor told from what is not there', () =>
+  serving(async (all) => {
+    const holder = withRules(all, rules({ addresses: ['10.0.0.0/8'] }))
+    const client = await all.connect()
+    await client.greet()
+    ok(!(await namesOf(client)).includes('demo'))
+    await client.mustAck(p.NBD_OPT_STRUCTURED_REPLY)
+    for (const option of [p.NBD_OPT_INFO, p.NBD_OPT_GO]) {
+      const there = await lastOf(client, option, infoData('demo'))
+      const absent = await lastOf(client, option, infoData('none'))
+      deepStrictEqual({ ...there, text: there.text.replace('demo', 'none') }, absent)
+      strictEqual(there.type, p.NBD_REP_ERR_UNKNOWN)
+    }
+    const contexts = metaData('demo', ['base:allocation'])
+    const { type } = await lastOf(client, p.NBD_OPT_SET_META_CONTEXT, contexts)
+    strictEqual(type, p.NBD_REP_ERR_UNKNOWN)
+    holder.access = OPEN_ACCESS
+    ok((await namesOf(client)).includes('demo'))
+    await client.mustAck(p.NBD_OPT_GO, infoData('demo'))
+  }))
+
+test('rules that become tighter end what is open, and others go on', () =>
+  serving(async (all) => {
+    const holder = withRules(all, rules({ addresses: ['127.0.0.1'] }))
+    const client = await all.connect()
+    await client.attach('demo')
+    await all.server.enforceAccess()
+    strictEqual(await client.errorOf({ type: p.NBD_CMD_FLUSH }), 0)
+    holder.access = rules({ readOnly: true })
+    await all.server.enforceAccess()
+    await client.readToEnd()
+    const reader = await all.connect()
+    await reader.attach('demo')
+    const write = { type: p.NBD_CMD_WRITE, length: 4096, payload: Buffer.alloc(4096) }
+    strictEqual(await reader.errorOf(write), p.NBD_EPERM)
+    await all.server.enforceAccess()
+    strictEqual(await reader.errorOf({ type: p.NBD_CMD_FLUSH }), 0)
+    holder.access = rules({ addresses: ['unix'] })
+    await all.server.enforceAccess()
+    await reader.readToEnd()
+    await until(() => all.server.listClients().length === 0)
+  }))
+
+testNeeding(
+  { programs: ['openssl'] },
+  'a name in a verified certificate opens, after TLS',
+  async () => {
+    const scratch = await Scratch.create()
+    try {
+      const made = await makeCertificates(scratch)
+      await addCertificate(made, { name: 'backup' })
+      await addCertificate(made, { name: 'guest' })
+      const { serverCert: certFile, serverKey: keyFile, ca: clientCaFile } = made
+      const tls = { mode: 'allow' as const, certFile, keyFile, clientCaFile }
+      await serving(
+        async (all) => {
+          withRules(all, rules({ tlsNames: ['backup'] }))
+          const connect = async (name: string): Promise<NbdWireClient> => {
+            const client = await all.connect()
+            await client.greet()
+            ok(!(await namesOf(client)).includes('demo'))
+            await client.mustAck(p.NBD_OPT_STARTTLS)
+            const cert = await readFile(scratch.path(`${name}-cert.pem`))
+            const key = await readFile(scratch.path(`${name}-key.pem`))
+            await client.startTls({
+              ca: await readFile(made.ca),
+              servername: 'localhost',
+              cert,
+              key
+            })
+            return client
+          }
+          const guest = await connect('guest')
+          ok(!(await namesOf(guest)).includes('demo'))
+          const { type } = await lastOf(guest, p.NBD_OPT_GO, infoData('demo'))
+          strictEqual(type, p.NBD_REP_ERR_UNKNOWN)
+          const backup = await connect('backup')
+          ok((await namesOf(backup)).includes('demo'))
+          await backup.mustAck(p.NBD_OPT_GO, infoData('demo'))
+        },
+        { options: { tls } }
+      )
+    } finally {
+      await scratch.remove()
+    }
+  }
+)
+
+test.run()
