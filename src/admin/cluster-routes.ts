@@ -24,6 +24,8 @@ export interface ClusterBackend {
   acceptLoss(accepted: AcceptLoss): Promise<WaitingGroups>
   settings(): Promise<schemas.ClusterSettings>
   changeSettings(change: schemas.ClusterSettingsChange): Promise<schemas.ClusterSettings>
+  /** What was so before. @throws StoreError Busy, naming who does not know the level */
+  finalize(dryRun: boolean): Promise<schemas.Upgrade>
   pools(): Promise<readonly schemas.Pool[]>
   /** @throws StoreError NotFound */
   pool(name: string): Promise<schemas.Pool>
@@ -73,6 +75,17 @@ const wholeRoutesOf = (backend: ClusterBackend): Route[] => [
     body: schemas.settingsChangeSchema,
     answer: schemas.settingsSchema,
     handle: ({ body }) => backend.changeSettings(body)
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/cluster/finalize',
+    operationId: 'finalizeCluster',
+    summary: 'Switch on what the new version of all peers brings; answers with what was before',
+    role: 'admin',
+    tell: (body) => body,
+    body: schemas.finalizeSchema,
+    answer: schemas.upgradeSchema,
+    handle: ({ body }) => backend.finalize(body.dryRun)
   }),
   route({
     method: 'GET',

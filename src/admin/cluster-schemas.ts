@@ -57,7 +57,11 @@ export const clusterPeerSchema = z
     reclaim: reclaimSchema.nullable(),
     scrub: memberScrubSchema.nullable(),
     maintenanceUntil: time.nullable(),
-    addedAt: time
+    addedAt: time,
+    version: z.string().meta({ description: 'Of the program, as of its last start' }),
+    levels: z
+      .object({ min: count, max: count })
+      .meta({ description: 'Feature levels of the cluster at which that program can run' })
   })
   .meta({ id: 'ClusterPeer' })
 export type ClusterPeer = z.infer<typeof clusterPeerSchema>
@@ -166,6 +170,20 @@ export const clusterProblemSchema = z
   .meta({ id: 'ClusterProblem' })
 export type ClusterProblem = z.infer<typeof clusterProblemSchema>
 
+export const upgradeSchema = z
+  .object({
+    level: count.meta({ description: 'Feature level of the cluster: it only grows' }),
+    target: count.meta({ description: 'The one that the answering program brings' }),
+    features: z.array(z.string()).meta({ description: 'What raising the level switches on' }),
+    behind: z.array(z.string()).meta({ description: 'Peers that do not know it, in words' })
+  })
+  .meta({ id: 'Upgrade' })
+export type Upgrade = z.infer<typeof upgradeSchema>
+
+export const finalizeSchema = z
+  .strictObject({ dryRun: z.boolean().default(false) })
+  .meta({ id: 'Finalize' })
+
 export const clusterStatusSchema = z
   .object({
     clusterId: z.string(),
@@ -174,6 +192,7 @@ export const clusterStatusSchema = z
     controller: z.string().nullable(),
     metadata: z.string().meta({ description: 'Where the metadata is', examples: ['embedded'] }),
     leaseTrustedMs: z.number().meta({ description: 'How long this peer may go on unrenewed' }),
+    upgrade: upgradeSchema,
     peers: z.array(clusterPeerSchema),
     pools: z.array(poolSchema)
   })

@@ -196,6 +196,9 @@ export class ApiClient {
   changeClusterSettings = (change: Readonly<Record<string, string>>): Promise<ClusterSettings> =>
     this.#send('POST', '/v1/cluster/settings', change)
 
+  finalize = (dryRun: boolean): Promise<cluster.Upgrade> =>
+    this.#send('POST', '/v1/cluster/finalize', { dryRun })
+
   waitingGroups = (): Promise<WaitingGroups> => this.#get('/v1/cluster/waiting')
   acceptLoss = (accepted: AcceptLoss): Promise<WaitingGroups> =>
     this.#send('POST', '/v1/cluster/accept-loss', accepted)

@@ -83,6 +83,7 @@ export const clusterPeerText = (peer: ClusterPeer, output: Output): string =>
       ? []
       : [['maintenance', `until ${peer.maintenanceUntil}`] as const]),
     ...(peer.replacedBy === null ? [] : [['replaced', `by ${peer.replacedBy}`] as const]),
+    ['version', `${peer.version}, feature levels ${peer.levels.min} to ${peer.levels.max}`],
     ['added', peer.addedAt]
   ])
 
@@ -134,7 +135,8 @@ export function clusterText(status: ClusterStatus, output: Output): string {
     ['controller', status.controller?.slice(0, 8) ?? 'none'],
     ['peers', `${up} of ${peers.length} up`],
     ['fullest', fullestOf(peers)],
-    ['lease', `trusted for ${formatDuration(Math.max(0, status.leaseTrustedMs))}`]
+    ['lease', `trusted for ${formatDuration(Math.max(0, status.leaseTrustedMs))}`],
+    ['features', levelText(status.upgrade)]
   ]
   const problems = status.problems.map(({ level, message }) =>
     level === 'error' ? output.colors.red(`! ${message}`) : output.colors.yellow(`! ${message}`)
@@ -154,6 +156,9 @@ export function clusterText(status: ClusterStatus, output: Output): string {
   const parts = [poolTable, ...resyncTables(peers, output), peerTable(peers, output)]
   return [[output.facts(facts), ...problems, ...work].join('\n'), ...parts].join('\n\n')
 }
+
+const levelText = ({ level, target }: ClusterStatus['upgrade']): string =>
+  level === target ? `level ${level}` : `level ${level}, ${target} is not switched on`
 
 /** Of those that are up: what the others use is not known. */
 function fullestOf(peers: readonly ClusterPeer[]): string {

@@ -1,9 +1,11 @@
 import { type Clock, type Random, systemTimers, type Timers } from '../core/clock.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { LEVEL_MAX, LEVEL_MIN } from '../core/levels.ts'
 import { METADATA_RANGE_KEYS_MAX, TRANSACTION_ATTEMPTS_MAX } from '../core/limits.ts'
 import type { Entry, MetadataStore } from '../metadata/store.ts'
+import { Features, levelIn, ownSpoken, requireKnownLevel, spokenOf } from './features.ts'
 import { Keys } from './keys.ts'
-import { decodeRecord, encodeRecord, type PeerRecord } from './records.ts'
+import { decodeRecord, encodeRecord, type PeerRecord, type SettingsRecord } from './records.ts'
 
 /** Who this process is, as its superblock says. Ids are 32 hex digits. */
 export interface SelfIdentity {
@@ -26,6 +28,8 @@ export class Cluster {
   readonly clock: Clock
   readonly random: Random
   readonly timers: Timers
+  /** What all peers understand. */
+  readonly features: Features
   /**
    * Did the boot counter in the metadata precede ours? If not, this disk is a copy or an older
    * state of the one that registered, or the metadata is.
@@ -38,13 +42,14 @@ export class Cluster {
   private constructor(
     store: MetadataStore,
     self: SelfIdentity,
-    bootCounterFollows: boolean,
+    { follows, level }: Registration,
     { modRevision, value }: Entry,
     environment: ClusterEnvironment
   ) {
     this.store = store
     this.self = self
-    this.bootCounterFollows = bootCounterFollows
+    this.bootCounterFollows = follows
+    this.features = new Features(level)
     this.recordRevision = modRevision
     this.#recordValue = value
     this.keys = environment.keys ?? new Keys()
@@ -56,7 +61,8 @@ export class Cluster {
   /**
    * Registers `self`, and makes the cluster's record if the metadata has none and nothing else.
    * @throws StoreError InvalidArgument when the metadata belongs to another cluster, or to
-   * something else; NotFound when it has none and must not be made. Nothing is changed then
+   * something else; NotFound when it has none and must not be made; UnknownVersion when it is at
+   * a level that this program does not know. Nothing is changed then
    */
   static async open(
     store: MetadataStore,
@@ -71,6 +77,7 @@ export class Cluster {
       compare: [{ key: keys.cluster, is: 'absent' }],
       success: [
         { put: keys.cluster, value: encodeRecord('cluster', cluster) },
+        { put: keys.settings, value: newSettings() },
         { get: keys.cluster },
         { get: keys.peer(self.peerId) },
         { get: keys.settings }
@@ -83,9 +90,10 @@ export class Cluster {
       const theirs = `the metadata below ${keys.prefix}/ of ${known.clusterId}`
       throw new StoreError(ErrorCode.InvalidArgument, `${ours}, ${theirs}`)
     }
-    const fresh = { addedAt: now, state: firstStateOf(entries[2] ?? null) }
-    const follows = await registerPeer(store, keys, self, entries[1] ?? null, fresh)
-    return new Cluster(store, self, follows, entries[0]!, { ...environment, keys })
+    const found = { peer: entries[1] ?? null, settings: entries[2] ?? null, now }
+    const alone = environment.alone ?? false
+    const registration = await register({ store, keys, self, alone }, found)
+    return new Cluster(store, self, registration, entries[0]!, { ...environment, keys })
   }
 
   /** Is it the metadata in which this process started, and not lost or restored since? */
@@ -126,6 +134,17 @@ export interface ClusterEnvironment {
   readonly keys?: Keys
   /** May metadata that has no cluster become ours? By default it may. */
   readonly create?: boolean
+  /** Nobody else can ever be in this cluster: it is at the newest level at once. */
+  readonly alone?: boolean
+}
+
+/** Of a cluster that begins: no older version was ever in it. */
+export const newSettings = (): Buffer => encodeRecord('settings', { v: 1, level: LEVEL_MAX })
+
+interface Registration {
+  /** See `Cluster.bootCounterFollows`. */
+  readonly follows: boolean
+  readonly level: number
 }
 
 async function requireCluster(store: MetadataStore, keys: Keys, create: boolean): Promise<void> {
@@ -156,45 +175,93 @@ function foreignText(keys: Keys, found: string): string {
   )
 }
 
-/** Of a peer that registers for the first time, by the cluster's settings. */
-function firstStateOf(settings: Entry | null): 'pending' | 'active' {
-  if (settings === null) return 'active'
-  const { joinPolicy } = decodeRecord('settings', settings.key, settings.value)
-  return joinPolicy === 'approve' ? 'pending' : 'active'
+interface Registering {
+  readonly store: MetadataStore
+  readonly keys: Keys
+  readonly self: SelfIdentity
+  readonly alone: boolean
 }
 
-async function registerPeer(
-  store: MetadataStore,
-  keys: Keys,
+interface Found {
+  readonly peer: Entry | null
+  readonly settings: Entry | null
+  readonly now: string
+}
+
+/**
+ * Together with `finalizeCluster` this keeps peers out that do not know the cluster's level: who
+ * registers compares the settings, and changes `levels` if it may be news to who finalises.
+ * @throws StoreError UnknownVersion, Forbidden, Conflict
+ */
+async function register(context: Registering, first: Found): Promise<Registration> {
+  const { store, keys, self, alone } = context
+  let found = first
+  return untilSettled(`registering peer ${self.peerId}`, async () => {
+    const key = keys.settings
+    const { peer, settings } = found
+    const known = settings === null ? null : decodeRecord('settings', key, settings.value)
+    const level = levelIn(known)
+    requireKnownLevel(level, keys.prefix)
+    const old = peer === null ? null : decodeRecord('peer', keys.peer(self.peerId), peer.value)
+    const raise = alone && level < LEVEL_MAX
+    const raised = encodeRecord('settings', { v: 1, ...known, level: LEVEL_MAX })
+    const { succeeded, entries } = await store.transact({
+      compare: [
+        { key: keys.peer(self.peerId), modRevision: peer?.modRevision ?? 0 },
+        { key, modRevision: settings?.modRevision ?? 0 }
+      ],
+      success: [
+        { put: keys.peer(self.peerId), value: registeredPeer(old, self, known, found.now) },
+        ...(isNews(old) ? [{ put: keys.levels, value: Buffer.from(self.peerId) }] : []),
+        ...(raise ? [{ put: key, value: raised }] : [])
+      ],
+      failure: [{ get: keys.peer(self.peerId) }, { get: key }]
+    })
+    if (succeeded) return { follows: followsOn(old, self), level: raise ? LEVEL_MAX : level }
+    const [now = null, settingsNow = null] = entries
+    if (now?.modRevision !== peer?.modRevision) {
+      const text = `peer ${self.peerId} is being started twice: its metadata changed meanwhile`
+      throw new StoreError(ErrorCode.Conflict, text)
+    }
+    found = { ...found, peer: now, settings: settingsNow }
+    return null
+  })
+}
+
+/** The levels of who registers now are not those of its last start. */
+function isNews(old: PeerRecord | null): boolean {
+  if (old === null) return true
+  const { min, max } = spokenOf(old)
+  return min !== LEVEL_MIN || max !== LEVEL_MAX
+}
+
+/** @throws StoreError Forbidden */
+function registeredPeer(
+  old: PeerRecord | null,
   self: SelfIdentity,
-  entry: Entry | null,
-  fresh: Pick<PeerRecord, 'addedAt' | 'state'>
-): Promise<boolean> {
-  const key = keys.peer(self.peerId)
-  const old = entry === null ? null : decodeRecord('peer', key, entry.value)
+  settings: SettingsRecord | null,
+  now: string
+): Buffer {
   if (old?.state === 'removed') {
     const text = `peer ${self.peerId} was removed from the cluster`
     throw new StoreError(ErrorCode.Forbidden, `${text}: start with a new data directory`)
   }
-  const record: PeerRecord = {
-    ...(old ?? fresh),
+  const state = settings?.joinPolicy === 'approve' ? 'pending' : 'active'
+  return encodeRecord('peer', {
+    ...(old ?? { addedAt: now, state }),
     v: 1,
     peerId: self.peerId,
     bootCounter: Math.max(self.bootCounter, old?.bootCounter ?? 0),
     bootId: self.bootId,
     capacityBytes: self.capacityBytes,
     labels: { ...old?.labels, ...self.labels },
+    speaks: ownSpoken,
     cleanPredecessor: cleanPredecessorOf(old, self),
     cleanBootId: null
-  }
-  const { succeeded } = await store.transact({
-    compare: [{ key, modRevision: entry?.modRevision ?? 0 }],
-    success: [{ put: key, value: encodeRecord('peer', record) }]
   })
-  if (!succeeded) {
-    const text = `peer ${self.peerId} is being started twice: its metadata changed meanwhile`
-    throw new StoreError(ErrorCode.Conflict, text)
-  }
+}
+
+function followsOn(old: PeerRecord | null, self: SelfIdentity): boolean {
   // The same boot again: the answer to its first registration did not arrive.
   if (old?.bootId === self.bootId) return old.bootCounter === self.bootCounter
   return old === null || old.bootCounter < self.bootCounter

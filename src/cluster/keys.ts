@@ -6,7 +6,8 @@
  *   cluster              ClusterRecord: identity, made once          first start, `cluster init`
  *   incoming             IncomingRecord: a restore or migrate runs   that command
  *   restore              RestoreRecord: what a restore leaves open   `metadata restore`, each peer
- *   settings             SettingsRecord                              operators
+ *   settings             SettingsRecord, feature level               operators
+ *   levels               changes when a peer's levels do             who registers (finalize.ts)
  *   peers/<peer id>      PeerRecord: capacity, labels, boot counter  that peer, operators
  *   alive/<peer id>      AliveRecord, bound to the peer's lease      that peer
  *   controller           ControllerRecord, bound to a lease          who is elected
@@ -50,6 +51,9 @@ export class Keys {
   }
   get settings(): string {
     return `${this.root}settings`
+  }
+  get levels(): string {
+    return `${this.root}levels`
   }
   get peers(): string {
     return `${this.root}peers/`

@@ -3,6 +3,7 @@ import { type Follower, type Following, follow } from '../metadata/follow.ts'
 import type { Entry } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
 import { type AliveRecord, decodeRecord, encodeRecord, type PeerRecord } from './records.ts'
+import { levelIn } from './features.ts'
 import type { Session } from './session.ts'
 
 /** A peer as the metadata has it now. */
@@ -208,10 +209,22 @@ export class Membership {
       onTrouble
     }
     const { timers } = this.#cluster
+    const settings: Follower = {
+      onPut: (entry) => this.#noteSettings(entry),
+      onDelete: () => {},
+      onTrouble
+    }
     this.#following = [
       follow(store, keys.peers, peers, timers),
-      follow(store, keys.allAlive, alive, timers)
+      follow(store, keys.allAlive, alive, timers),
+      follow(store, keys.settings, settings, timers)
     ]
+  }
+
+  #noteSettings({ key, value }: Entry): void {
+    this.#reading('reading the settings', () => {
+      this.#cluster.features.note(levelIn(decodeRecord('settings', key, value)))
+    })
   }
 
   #put<K extends 'peer' | 'alive'>(
@@ -221,16 +234,22 @@ export class Membership {
     into: Map<string, K extends 'peer' ? PeerRecord : AliveRecord>
   ): void {
     const peerId = entry.key.slice(prefix.length)
-    try {
+    this.#reading('reading a peer', () => {
       const record = decodeRecord(kind, entry.key, entry.value)
       into.set(peerId, record as K extends 'peer' ? PeerRecord : AliveRecord)
       if (kind === 'alive') this.#changedMs.set(peerId, this.#cluster.clock.monotonicMs())
+      this.#changed(peerId)
+    })
+  }
+
+  /** A record that cannot be read is as if it had not come. */
+  #reading(what: string, work: () => void): void {
+    try {
+      work()
     } catch (thrown) {
       if (!(thrown instanceof StoreError)) throw thrown
-      this.#options.onTrouble?.('reading a peer', thrown)
-      return
+      this.#options.onTrouble?.(what, thrown)
     }
-    this.#changed(peerId)
   }
 
   #delete(key: string, prefix: string, from: Map<string, unknown>): void {

@@ -16,6 +16,7 @@ import type { Membership, PeerView } from './membership.ts'
 import { type NewPool, type PoolChange, type Pools, writeMinimumOf } from './pools.ts'
 import type { GroupRecord, PeerRecord, PoolRecord } from './records.ts'
 import { type RingView, ringViewOf } from './ring-view.ts'
+import { finalizeCluster, type UpgradeState, upgradeStateOf } from './finalize.ts'
 import { changeSettings, readSettings, type Settings, type SettingsChange } from './settings.ts'
 
 /** A peer and what its copies are worth. */
@@ -191,6 +192,18 @@ export class ClusterOperations {
   async changeSettings(change: SettingsChange): Promise<Settings> {
     this.#requireMembership()
     return changeSettings(this.#cluster, change)
+  }
+
+  /** Of what is followed. */
+  get upgrade(): UpgradeState {
+    const records = this.#membership.peers().map(({ record }) => record)
+    return upgradeStateOf(this.#cluster.features.level, records)
+  }
+
+  /** @throws StoreError Busy when peers do not know the level that this program brings */
+  async finalize(dryRun: boolean): Promise<UpgradeState> {
+    this.#requireMembership()
+    return finalizeCluster(this.#cluster, dryRun)
   }
 
   /** @throws StoreError NotFound */

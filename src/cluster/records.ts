@@ -24,7 +24,9 @@ const incomingSchema = z.looseObject({ v: version, clusterId: id128 })
 const settingsSchema = z.looseObject({
   v: version,
   /** `approve`: who registers anew is `pending` until an operator adds it. */
-  joinPolicy: z.enum(['open', 'approve']).optional()
+  joinPolicy: z.enum(['open', 'approve']).optional(),
+  /** What may be used: features.ts. Absent: the first level. */
+  level: z.number().int().min(1).optional()
 })
 export type SettingsRecord = z.infer<typeof settingsSchema>
 
@@ -37,6 +39,14 @@ const peerSchema = z.looseObject({
   capacityBytes: count,
   labels: z.record(z.string(), z.string()),
   addedAt: time,
+  /** Levels at which the program of its last start can run, and which version that was. */
+  speaks: z
+    .object({
+      version: z.string(),
+      min: z.number().int().min(1),
+      max: z.number().int().min(1)
+    })
+    .optional(),
   /** Share of data in proportion to others; null follows the capacity. */
   weight: z.number().min(0).nullable().optional(),
   /**

@@ -74,6 +74,9 @@ export class VolumeDirectory {
     checkVolumeSize(volume.sizeBytes, volume.unitBytes)
     checkLabels(volume.labels ?? {})
     checkDescription(volume.description ?? '')
+    if (volume.keys !== undefined) {
+      this.#cluster.features.require('sealed-blocks', `volume ${volume.name}: encryption`)
+    }
     const record: VolumeRecord = {
       v: 1,
       id: randomId64(random),

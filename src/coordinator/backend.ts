@@ -30,7 +30,6 @@ import { DEFAULT_POOL } from '../cluster/pools.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { LatencyHistogram } from '../core/histogram.ts'
 import { version } from '../core/version.ts'
-import { FORMAT_VERSION } from '../format/superblock.ts'
 import type { ShardPool } from '../handoff/shard-pool.ts'
 import { encodeBackup } from '../metadata/backup-format.ts'
 import type { NbdServer } from '../nbd/server.ts'
@@ -159,7 +158,7 @@ export class PeerBackend implements AdminBackend {
       hostname: hostname(),
       startedAt: new Date(startedMs).toISOString(),
       dataDir: directory.path,
-      formatVersion: FORMAT_VERSION,
+      formatVersion: superblock.formatVersion,
       shards: superblock.shards,
       segmentBytes: superblock.segmentBytes,
       capacityBytes: directory.capacityBytes,

@@ -10,11 +10,14 @@ import type {
   PoolChange,
   PoolCreate,
   Resync,
-  Ring
+  Ring,
+  Upgrade
 } from '../admin/cluster-schemas.ts'
 import type { AcceptLoss, WaitingGroups } from '../admin/recovery-schemas.ts'
 import type { WaitingGroup as Waiting } from '../cluster/losses.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { spokenOf } from '../cluster/features.ts'
+import type { UpgradeState } from '../cluster/finalize.ts'
 import type { ClusterOperations, PeerSummary, PoolSummary } from '../cluster/operations.ts'
 import type { PeerRecord } from '../cluster/records.ts'
 import type { PeerReport } from '../replication/peer-report.ts'
@@ -47,9 +50,10 @@ export class PeerClusterBackend implements ClusterBackend {
       operations.poolSummaries(),
       operations.waitingGroups()
     ])
-    const { controller } = operations
+    const { controller, upgrade } = operations
     const seen = controllerOf(reports)
-    const problems = clusterProblems({ peers, pools, controller: seen, waiting, reports })
+    const facts = { peers, pools, controller: seen, waiting, reports, upgrade }
+    const problems = clusterProblems(facts)
     return {
       clusterId: operations.clusterId,
       health: healthOf(problems),
@@ -57,6 +61,7 @@ export class PeerClusterBackend implements ClusterBackend {
       controller,
       metadata,
       leaseTrustedMs: this.#parts.leaseTrustedMs(),
+      upgrade: upgradeOf(upgrade),
       peers: peers.map((peer) => peerOf(peer, reports)),
       pools: pools.map(poolOf)
     }
@@ -125,6 +130,10 @@ export class PeerClusterBackend implements ClusterBackend {
 
   changeSettings(change: ClusterSettingsChange): Promise<ClusterSettings> {
     return this.#parts.operations.changeSettings(withoutUndefined(change))
+  }
+
+  async finalize(dryRun: boolean): Promise<Upgrade> {
+    return upgradeOf(await this.#parts.operations.finalize(dryRun))
   }
 
   async removePeer(id: string, force: boolean): Promise<void> {
@@ -241,9 +250,21 @@ function peerOf({ view, inSync, syncing }: PeerSummary, reports: Reports): Clust
     reclaim: alive === null ? null : (reports.get(record.peerId)?.reclaim ?? null),
     scrub: alive === null ? null : (reports.get(record.peerId)?.scrub ?? null),
     maintenanceUntil: record.maintenanceUntil ?? null,
-    addedAt: record.addedAt
+    addedAt: record.addedAt,
+    ...programOf(record)
   }
 }
+
+function programOf(record: PeerRecord): Pick<ClusterPeer, 'version' | 'levels'> {
+  const { version, min, max } = spokenOf(record)
+  return { version, levels: { min, max } }
+}
+
+const upgradeOf = ({ features, behind, ...levels }: UpgradeState): Upgrade => ({
+  ...levels,
+  features: [...features],
+  behind: [...behind]
+})
 
 const waitingOf = ({
   pool,

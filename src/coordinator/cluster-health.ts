@@ -2,6 +2,7 @@
 import type { ClusterProblem } from '../admin/cluster-schemas.ts'
 import { formatSize } from '../core/units.ts'
 import type { ControllerReport } from '../cluster/controller.ts'
+import type { UpgradeState } from '../cluster/finalize.ts'
 import type { WaitingGroups } from '../cluster/losses.ts'
 import type { PeerSummary, PoolSummary } from '../cluster/operations.ts'
 import type { PeerReport } from '../replication/peer-report.ts'
@@ -17,6 +18,7 @@ export interface ClusterFacts {
   /** What the controller sees; null when it did not tell. */
   readonly controller: ControllerReport | null
   readonly waiting: WaitingGroups
+  readonly upgrade: UpgradeState
 }
 
 /** Worst first. */
@@ -26,7 +28,8 @@ export function clusterProblems(facts: ClusterFacts): ClusterProblem[] {
     ...waitingProblems(facts.waiting),
     ...facts.pools.flatMap((pool) => poolProblems(pool, facts)),
     ...facts.peers.flatMap(peerProblems),
-    ...facts.peers.flatMap(({ view }) => scrubProblems(view.record.peerId, facts))
+    ...facts.peers.flatMap(({ view }) => scrubProblems(view.record.peerId, facts)),
+    ...upgradeProblems(facts.upgrade)
   ]
   return problems.sort((a, b) => rank(a) - rank(b))
 }
@@ -62,6 +65,20 @@ function waitingProblems({ groups, pendingPeers }: WaitingGroups): ClusterProble
     problems.push(problem('warning', 'restorePending', message))
   }
   return problems
+}
+
+/** Between the start of the first peer with a new version and `cluster finalize`. */
+function upgradeProblems({ level, target, features, behind }: UpgradeState): ClusterProblem[] {
+  if (level === target) return []
+  const text = `the cluster is at feature level ${level}, and ${target} (${features.join(', ')}) is`
+  const [first] = behind
+  if (first === undefined) {
+    const advice = 'switch it on with "torus cluster finalize"; no older version can start then'
+    return [problem('warning', 'notFinalised', `${text} known to every peer: ${advice}`)]
+  }
+  const more = behind.length > 1 ? ` and ${behind.length - 1} more` : ''
+  const advice = 'start them with the new version'
+  return [problem('warning', 'upgrading', `${text} not known to ${first}${more}: ${advice}`)]
 }
 
 const shortOf = (peer: string): string => peer.slice(0, 8)

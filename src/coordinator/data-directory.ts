@@ -49,6 +49,11 @@ export interface DataDirectory {
   readonly capacityBytes: number
   shardPath(shard: number): string
   filesystemFreeBytes(): number
+  /**
+   * From now on there may be what only programs that know this feature level can read; durable on
+   * return. @throws StoreError DiskFailure
+   */
+  raiseFormat(level: number): void
   /** Lets other processes have the directory. */
   release(): void
 }
@@ -77,14 +82,20 @@ export function openDataDirectory(
     requireSegmentBytes(found, options.segmentBytes)
     const shardPath = (shard: number): string => join(path, `shard-${shard}`)
     prepareShards(found, shardPath, clock, random)
-    const superblock = updatePeerSuperblock(path, { ...found, bootCounter: found.bootCounter + 1 })
+    let superblock = updatePeerSuperblock(path, { ...found, bootCounter: found.bootCounter + 1 })
     return {
       path,
-      superblock,
+      get superblock() {
+        return superblock
+      },
       metadataPath: join(path, METADATA_DIRECTORY),
       capacityBytes: options.capacityBytes ?? capacityOf(path, superblock.shards, shardPath),
       shardPath,
       filesystemFreeBytes: () => freeBytesOf(path),
+      raiseFormat: (level) => {
+        if (level <= superblock.formatVersion) return
+        superblock = updatePeerSuperblock(path, { ...superblock, formatVersion: level })
+      },
       release: () => lock.release()
     }
   } catch (thrown) {

@@ -2,6 +2,8 @@
 import { chmodSync, existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { randomBytes } from 'node:crypto'
+import { newSettings } from '../cluster/cluster.ts'
+import { levelIn, requireKnownLevel } from '../cluster/features.ts'
 import { randomId128 } from '../cluster/ids.ts'
 import { Keys } from '../cluster/keys.ts'
 import { defaultPool } from '../cluster/pools.ts'
@@ -18,7 +20,8 @@ type EtcdConfig = Parameters<typeof etcdOptionsOf>[0] & Pick<Config, 'etcdPrefix
 /**
  * Cluster that a new data directory is to be of; null when it makes its own, or is not new. Asked
  * before anything is made, so that a refusal leaves nothing behind.
- * @throws StoreError NotFound (`--join` and no cluster), AlreadyExists (a cluster and no `--join`)
+ * @throws StoreError NotFound (`--join` and no cluster), AlreadyExists (a cluster and no `--join`),
+ * UnknownVersion (a cluster of newer programs)
  */
 export async function clusterToJoin(config: Config): Promise<string | null> {
   if (config.etcd.length === 0 || existsSync(join(config.dataDir, SUPERBLOCK_NAME))) return null
@@ -53,6 +56,7 @@ export function initCluster(config: EtcdConfig): Promise<string> {
       compare: [{ key: keys.cluster, is: 'absent' }],
       success: [
         { put: keys.cluster, value: encodeRecord('cluster', { v: 1, clusterId, createdAt }) },
+        { put: keys.settings, value: newSettings() },
         { put: keys.pool(pool.name), value: encodeRecord('pool', pool) },
         { put: keys.poolNumber(pool.number), value: Buffer.from(pool.name) }
       ]
@@ -82,7 +86,11 @@ export function writeSecret(path: string): void {
 
 async function clusterIdIn(store: MetadataStore, keys: Keys): Promise<string | null> {
   const entry = await store.get(keys.cluster)
-  return entry === null ? null : decodeRecord('cluster', keys.cluster, entry.value).clusterId
+  if (entry === null) return null
+  const settings = await store.get(keys.settings)
+  const known = settings === null ? null : decodeRecord('settings', keys.settings, settings.value)
+  requireKnownLevel(levelIn(known), keys.prefix)
+  return decodeRecord('cluster', keys.cluster, entry.value).clusterId
 }
 
 async function withEtcd<T>(

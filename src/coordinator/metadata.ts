@@ -94,8 +94,10 @@ async function openOn(
     const { capacityBytes } = directory
     const labels = { host: hostname(), ...labelsOf(environment.config.labels) }
     const self: SelfIdentity = { clusterId, peerId, bootId, bootCounter, capacityBytes, labels }
-    const outside = { clock: systemClock, random: systemRandom, keys, create }
+    const alone = environment.config.etcd.length === 0
+    const outside = { clock: systemClock, random: systemRandom, keys, create, alone }
     const cluster = await Cluster.open(store, self, outside)
+    keepLevel(environment, cluster)
     const notes = notesOf(cluster)
     for (const { message } of notes) output.log.warn(message)
     const trouble = new Trouble(output)
@@ -122,6 +124,15 @@ async function openOn(
     await store.close()
     throw thrown
   }
+}
+
+/** A program that does not know the cluster's level must not read this directory any more. */
+function keepLevel({ directory, output }: Environment, { features }: Cluster): void {
+  directory.raiseFormat(features.level)
+  features.onRaise((level) => {
+    output.log.info({ level }, 'the cluster was finalised: older versions cannot start any more')
+    directory.raiseFormat(level)
+  })
 }
 
 /** `KEY=VALUE` each. */

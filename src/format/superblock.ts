@@ -7,7 +7,9 @@
 import { assert } from '../core/assert.ts'
 import { crc32c } from '../core/checksum.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { LEVEL_MAX, LEVEL_MIN } from '../core/levels.ts'
 import { SHARDS_MAX } from '../core/limits.ts'
+import { version } from '../core/version.ts'
 import {
   getId,
   getU64,
@@ -20,7 +22,7 @@ import {
   viewOf
 } from './fields.ts'
 
-/** Raised when any layout under src/format changes so that older programs cannot read it. */
+/** Of the layouts under src/format: raised when one changes so that old readers take it wrongly. */
 export const FORMAT_VERSION = 1
 /** `shard` of the superblock of a whole peer. */
 export const SHARD_OF_PEER = 0xffff_ffff
@@ -30,6 +32,11 @@ export const ReshardPhase = { None: 0, Copying: 1, Renaming: 2 } as const
 export type ReshardPhase = (typeof ReshardPhase)[keyof typeof ReshardPhase]
 
 export interface Superblock {
+  /**
+   * Feature level of what may be in the directory: programs that do not know it refuse it, also
+   * where no metadata tells them. Grows by `cluster finalize`.
+   */
+  formatVersion: number
   /** Grows by one with each write of this superblock. */
   generation: number
   /** Random, 32 hex digits. */
@@ -94,7 +101,7 @@ export function encodeSuperblock(superblock: Superblock): Buffer {
   const bytes = Buffer.alloc(SUPERBLOCK_COPY_BYTES)
   const view = viewOf(bytes)
   view.setUint32(0, SUPERBLOCK_MAGIC)
-  view.setUint32(AT_VERSION, FORMAT_VERSION)
+  view.setUint32(AT_VERSION, superblock.formatVersion)
   view.setUint32(AT_SHARD, superblock.shard)
   setU64(view, AT_GENERATION, superblock.generation)
   setId(bytes, AT_CLUSTER, superblock.clusterId)
@@ -126,9 +133,9 @@ export function decodeSuperblock(file: Buffer, name: string): Superblock {
     const view = viewOf(copy)
     if (view.getUint32(0) !== SUPERBLOCK_MAGIC) continue
     if (view.getUint32(AT_CHECKSUM) !== crc32c(copy.subarray(AT_VERSION))) continue
-    const version = view.getUint32(AT_VERSION)
-    if (version !== FORMAT_VERSION) {
-      newerVersion = Math.max(newerVersion, version)
+    const found = view.getUint32(AT_VERSION)
+    if (found < LEVEL_MIN || found > LEVEL_MAX) {
+      newerVersion = Math.max(newerVersion, found)
       continue
     }
     const decoded = decodeCopy(copy, view)
@@ -137,10 +144,9 @@ export function decodeSuperblock(file: Buffer, name: string): Superblock {
     }
   }
   if (newerVersion > 0) {
-    throw new StoreError(
-      ErrorCode.UnknownVersion,
-      `${name} has format version ${newerVersion}, this program knows ${FORMAT_VERSION}`
-    )
+    const known = `this program (torus ${version}) knows ${LEVEL_MIN} to ${LEVEL_MAX}`
+    const text = `${name} has format version ${newerVersion}, ${known}`
+    throw new StoreError(ErrorCode.UnknownVersion, `${text}: start the version that wrote it`)
   }
   if (newest === null) {
     throw new StoreError(ErrorCode.Corrupt, `${name} holds no valid superblock copy`)
@@ -163,6 +169,7 @@ function decodeCopy(copy: Buffer, view: DataView): Superblock | null {
     isZero(copy, AT_RESERVED, SUPERBLOCK_COPY_BYTES)
   if (!sane) return null
   return {
+    formatVersion: view.getUint32(AT_VERSION),
     generation: getU64(view, AT_GENERATION),
     clusterId: getId(copy, AT_CLUSTER),
     peerId: getId(copy, AT_PEER),

@@ -1,5 +1,6 @@
 /** The superblock in its file: of a shard's directory, and of a peer's whole data directory. */
 import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
+import { LEVEL_MIN } from '../core/levels.ts'
 import {
   decodeSuperblock,
   encodeSuperblock,
@@ -61,6 +62,7 @@ function updateSuperblock(files: Files, superblock: Superblock): Superblock {
 
 export function formatShardSuperblock(config: ShardConfig, host: ShardHost): void {
   createSuperblock(host.files, {
+    formatVersion: LEVEL_MIN,
     generation: 1,
     clusterId: config.clusterId,
     peerId: config.peerId,
@@ -109,6 +111,7 @@ export function createPeerSuperblock(dataDirectory: string, identity: PeerIdenti
   const files = new DiskFiles(dataDirectory)
   createSuperblock(files, {
     ...identity,
+    formatVersion: LEVEL_MIN,
     generation: 1,
     shard: SHARD_OF_PEER,
     bootCounter: 0,

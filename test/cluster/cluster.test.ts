@@ -102,8 +102,10 @@ test('a volume and its name come, change and go together', async () => {
   deepStrictEqual(await keysOf(), [
     cluster,
     `/torus/v1/families/${family}`,
+    '/torus/v1/levels',
     '/torus/v1/names/v',
     self,
+    '/torus/v1/settings',
     `/torus/v1/volumes/${id}`
   ])
   const { revision } = await store.range('')
@@ -118,7 +120,8 @@ test('a volume and its name come, change and go together', async () => {
   await rejects(long, failsWith(ErrorCode.InvalidArgument))
   const deleted = await directory.delete('w', { force: false })
   deepStrictEqual(deleted.layers, [record.headLayer])
-  deepStrictEqual(await keysOf(), [cluster, `/torus/v1/deleted/${family}`, self])
+  const kept = ['/torus/v1/levels', self, '/torus/v1/settings']
+  deepStrictEqual(await keysOf(), [cluster, `/torus/v1/deleted/${family}`, ...kept])
 })
 
 test('of many who make one name, one succeeds; nobody sees a half', async () => {

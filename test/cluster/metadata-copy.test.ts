@@ -135,8 +135,8 @@ test('more than a page is read as of one moment', async () => {
   })
   const backup = await readBackup(moving, keys, clock.wallMs())
   ok(!backup.entries.some(({ key }) => key === 'names/v399'))
-  // Three keys a volume, the cluster and the peer, less the name that went.
-  strictEqual(backup.entries.length, 3 * 400 + 2 - 1)
+  // Three keys a volume, the cluster, the peer, settings and levels, less the name that went.
+  strictEqual(backup.entries.length, 3 * 400 + 4 - 1)
 })
 
 test.run()

@@ -1,6 +1,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { crc32c } from '../../src/core/checksum.ts'
+import { LEVEL_MAX } from '../../src/core/levels.ts'
 import {
   decodeSuperblock,
   encodeSuperblock,
@@ -15,6 +16,7 @@ import { equalGolden } from '../helpers/golden.ts'
 const test = suite('superblock')
 
 const superblock: Superblock = {
+  formatVersion: 1,
   generation: 3,
   clusterId: '000102030405060708090a0b0c0d0e0f',
   peerId: 'f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff',
@@ -68,9 +70,16 @@ test('a file without a valid copy is refused by name', () => {
 
 test('a newer format is refused with both versions', () => {
   const file = fileOf({ ...superblock, generation: 2 })
-  file.writeUInt32BE(2, 8)
+  file.writeUInt32BE(LEVEL_MAX + 1, 8)
   file.writeUInt32BE(crc32c(file.subarray(8, SUPERBLOCK_COPY_BYTES)), 4)
-  assert.throws(() => decodeSuperblock(file, 's'), /format version 2, this program knows 1/)
+  const refused = new RegExp(
+    `s has format version ${LEVEL_MAX + 1}, this .* knows 1 to ${LEVEL_MAX}`
+  )
+  assert.throws(() => decodeSuperblock(file, 's'), refused)
+  // Also where the copy before it is of a format that we know.
+  const older = encodeSuperblock({ ...superblock, generation: 1 })
+  older.copy(file, superblockCopyOffset(1))
+  assert.throws(() => decodeSuperblock(file, 's'), refused)
 })
 
 test.run()

@@ -17,6 +17,8 @@ export interface SiteOptions {
   readonly redundancy?: string
   /** Default: a new one that `dispose` removes. A second site in it goes on with the first. */
   readonly directory?: string
+  /** What makes the cluster, and is its peers; the compiled command line program by default. */
+  readonly program?: string
   /** More arguments of `torus serve`, by peer. */
   readonly argsOf?: (peer: number) => readonly string[]
   readonly nodeArgs?: readonly string[]
@@ -93,11 +95,12 @@ export class ClusterSite {
     }
   }
 
-  async #begin(endpoints: string, { redundancy = 'replicated:2' }: SiteOptions): Promise<void> {
+  async #begin(endpoints: string, options: SiteOptions): Promise<void> {
+    const { redundancy = 'replicated:2', program } = options
     const secret = join(this.directory, 'secret')
     if (!existsSync(secret)) {
       const flags = ['--etcd', endpoints, '--cluster-secret-file', secret]
-      const { code, stderr } = await torus(['cluster', 'init', ...flags])
+      const { code, stderr } = await torus(['cluster', 'init', ...flags], {}, program)
       if (code !== 0) throw new Error(`torus cluster init: ${stderr}`)
     }
     await Promise.all(this.peers.map((peer) => peer.start()))
@@ -205,6 +208,7 @@ function preparePeer(given: {
       ...(options.argsOf?.(at) ?? [])
     ],
     readyMs: 60_000,
+    ...(options.program === undefined ? {} : { program: options.program }),
     detached: options.detached === true,
     ...(options.nodeArgs === undefined ? {} : { nodeArgs: options.nodeArgs }),
     env: { ...options.env, ...options.envOf?.(at) },

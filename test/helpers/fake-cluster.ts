@@ -9,7 +9,8 @@ import type {
   Pool,
   PoolChange,
   PoolCreate,
-  Ring
+  Ring,
+  Upgrade
 } from '../../src/admin/cluster-schemas.ts'
 import type { WaitingGroups } from '../../src/admin/recovery-schemas.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
@@ -37,7 +38,9 @@ const peerOf = (id: string, up: boolean): ClusterPeer => ({
   reclaim: null,
   scrub: null,
   maintenanceUntil: null,
-  addedAt: ADDED
+  addedAt: ADDED,
+  version: '1.0.0',
+  levels: { min: 1, max: 2 }
 })
 
 const poolOf = (name: string, redundancy: string): Pool => ({
@@ -72,6 +75,14 @@ export class FakeCluster implements ClusterBackend {
   }
 
   joinPolicy: ClusterSettings['joinPolicy'] = 'open'
+  upgrade: Upgrade = { level: 1, target: 2, features: ['sealed-blocks'], behind: [] }
+
+  async finalize(dryRun: boolean): Promise<Upgrade> {
+    const before = this.upgrade
+    if (before.behind.length > 0) throw new StoreError(ErrorCode.Busy, before.behind.join())
+    if (!dryRun) this.upgrade = { ...before, level: 2, features: [] }
+    return before
+  }
 
   async clusterStatus(): Promise<ClusterStatus> {
     return {
@@ -81,6 +92,7 @@ export class FakeCluster implements ClusterBackend {
       controller: 'a'.repeat(32),
       metadata: 'embedded',
       leaseTrustedMs: 9000,
+      upgrade: this.upgrade,
       peers: this.peerList,
       pools: this.poolList
     }

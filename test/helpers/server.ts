@@ -25,6 +25,8 @@ export const torusProgram: string = join(repositoryRoot, 'dist', 'src', 'cli', '
 export interface ServerOptions {
   /** Default: a new directory that `dispose` removes. */
   readonly dataDir?: string
+  /** Default: the compiled command line program. */
+  readonly program?: string
   /** More arguments of `torus serve`. */
   readonly args?: readonly string[]
   /** Flags of node itself. */
@@ -56,6 +58,8 @@ export class TorusServer {
   readonly nbdPort: number
   readonly adminPort: number
   readonly socketPath: string
+  /** What the next start runs; another build for a test of upgrades. */
+  program: string
   readonly #settings: Settings
   #child: ChildProcess | null = null
   #output: Gathered | null = null
@@ -67,6 +71,7 @@ export class TorusServer {
     this.nbdPort = settings.nbdPort
     this.adminPort = settings.adminPort
     this.socketPath = join(settings.directory, 'nbd.sock')
+    this.program = settings.options.program ?? torusProgram
   }
 
   /** Starts a server and waits until it is ready. */
@@ -108,7 +113,7 @@ export class TorusServer {
       process.execPath,
       [
         ...(options.nodeArgs ?? []),
-        torusProgram,
+        this.program,
         'serve',
         '--data-dir',
         this.dataDir,
@@ -224,9 +229,10 @@ export class TorusServer {
 /** Runs the command line program; any exit code is an answer. */
 export async function torus(
   args: readonly string[],
-  options: CommandOptions = {}
+  options: CommandOptions = {},
+  program: string = torusProgram
 ): Promise<CommandResult> {
-  return await run(process.execPath, [torusProgram, ...args], options)
+  return await run(process.execPath, [program, ...args], options)
 }
 
 /** Status of `GET path`, 0 when nobody answers. */

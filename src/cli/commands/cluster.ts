@@ -1,6 +1,7 @@
 import { rmSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Command } from 'commander'
+import type { Upgrade } from '../../admin/cluster-schemas.ts'
 import type { ClusterSettings } from '../api-client.ts'
 import { clusterText } from '../cluster-text.ts'
 import { action, type Context, withExamples } from '../context.ts'
@@ -17,6 +18,7 @@ export function addClusterCommands(program: Command): void {
   addStatus(cluster)
   addInit(cluster)
   addSettings(cluster)
+  addFinalize(cluster)
   addRecover(cluster)
   addAcceptLoss(cluster)
 }
@@ -117,6 +119,29 @@ function addSettings(parent: Command): void {
       })
     )
   withExamples(settings, 'torus cluster settings', 'torus cluster settings join-policy=approve')
+}
+
+function addFinalize(parent: Command): void {
+  const finalize = parent
+    .command('finalize')
+    .description(
+      'after an upgrade of all peers: switch on what the new version brings. ' +
+        'Older versions cannot start any more then'
+    )
+    .option('--dry-run', 'only tell what it would switch on, or who is behind')
+    .action(
+      action<[], { dryRun?: boolean }>(async ({ api, output }, _, { dryRun = false }) => {
+        const upgrade = await api.finalize(dryRun)
+        output.result(upgrade, () => upgradeText(upgrade, dryRun))
+      })
+    )
+  withExamples(finalize, 'torus cluster finalize --dry-run', 'torus cluster finalize')
+}
+
+function upgradeText({ level, target, features }: Upgrade, dryRun: boolean): string {
+  if (level === target) return `the cluster is at feature level ${level} already`
+  const would = dryRun ? 'would raise' : 'raised'
+  return `${would} the feature level from ${level} to ${target}: ${features.join(', ')}`
 }
 
 /** Names as on the command line, `join-policy`; the peer that answers knows which there are. */
