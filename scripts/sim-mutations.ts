@@ -57,7 +57,8 @@ function caught(directory: string, mutation: Mutation, seeds: string): string {
       encoding: 'utf8',
       timeout: RUN_MS_MAX
     })
-    if (run.status === 0) return ''
+    // One that was ended because it took too long shows nothing.
+    if (run.status === 0 || run.status === null) return ''
     const lines = `${run.stdout}${run.stderr}`.split('\n')
     return lines.find((line) => line.includes('SEED=')) ?? lines[0] ?? 'it failed'
   } finally {

@@ -20,6 +20,7 @@ async function main(): Promise<void> {
       seed: { type: 'string', default: '1' },
       engine: { type: 'boolean', default: false },
       moves: { type: 'boolean', default: false },
+      scrub: { type: 'boolean', default: false },
       'keep-going': { type: 'boolean', default: false }
     }
   })
@@ -38,7 +39,8 @@ async function main(): Promise<void> {
     try {
       const { acknowledged, reads, opens, faults } = await runSeed({
         seed,
-        engine: values.engine || values.moves,
+        engine: values.engine || values.moves || values.scrub,
+        scrub: values.scrub,
         moves: values.moves
       })
       total.acknowledged += acknowledged

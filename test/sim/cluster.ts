@@ -32,6 +32,8 @@ export interface SimOptions {
   readonly sealed: boolean
   /** Peers are drained again and again, so that groups move. */
   readonly moves: boolean
+  /** Members are compared again and again; with the real engine. */
+  readonly scrub?: boolean
   /** After so long copies of a peer that is away are made elsewhere. */
   readonly downAfterMs: number
   /** Of a message in so many one is late by far. */

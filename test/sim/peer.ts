@@ -236,7 +236,7 @@ export class SimPeer {
       arena: boot.arena,
       members: boot.members,
       resyncBytesPerSecond: 2 ** 40,
-      scrubPeriodMs: 0,
+      scrubPeriodMs: sim.options.scrub === true ? 3000 : 0,
       tombstones: { areHeld: true },
       onGroup: () => {},
       log

@@ -34,6 +34,8 @@ export interface RunOptions {
   readonly engine?: boolean
   /** Groups move between peers all the time. */
   readonly moves?: boolean
+  /** Members are compared again and again. */
+  readonly scrub?: boolean
   /** At the end all peers lose power, and the metadata is restored from a copy of some time ago. */
   readonly restore?: boolean
 }
@@ -66,7 +68,7 @@ function optionsOf({ seed, engine = false, moves = false }: RunOptions): SimOpti
 
 export async function runSeed(options: RunOptions): Promise<RunReport> {
   const { seed, faultyMs = 8000, faults: wantsFaults = true } = options
-  const sim = new SimCluster(optionsOf(options))
+  const sim = new SimCluster({ ...optionsOf(options), scrub: options.scrub === true })
   const { world } = sim
   const faults = new Faults(sim, options.restore !== true)
   const mover = new Mover(sim)
