@@ -1,8 +1,9 @@
 /** One seed: a cluster under load and faults, then quiet, then everything must be right again. */
 import { SimCluster, type SimOptions } from './cluster.ts'
+import type { ShardMemberService } from '../../src/replication/shard-member-service.ts'
 import { Faults } from './faults.ts'
 import { Mover } from './mover.ts'
-import { type Boot, TTL_MS } from './peer.ts'
+import { TTL_MS } from './peer.ts'
 import { loseMetadata } from './restore.ts'
 import { CHUNK_BLOCKS_USED, CHUNKS, type SimVolume } from './volume.ts'
 
@@ -212,14 +213,19 @@ async function quiet(sim: SimCluster, faults: Faults): Promise<void> {
 async function findLeaks(sim: SimCluster): Promise<void> {
   const { world } = sim
   const endMs = world.nowMs + LEAKS_MS
-  for (const { peerId, name, boot } of sim.peers) {
-    while (boot !== null) {
+  for (const peer of sim.peers) {
+    const { peerId, name } = peer
+    for (;;) {
       // A gateway may still find out that a member was away.
       const others = [...sim.groups()].filter(([, { members, inSync, syncing }]) => {
         const isPresent = [...inSync, ...syncing].some(({ peer }) => peer === peerId)
         return !isPresent && !members.includes(peerId)
       })
-      const chunks = chunksOf(boot, sim.pool.groups, new Set(others.map(([group]) => group)))
+      const wanted = new Set(others.map(([group]) => group))
+      // One that starts tells them later.
+      const service = peer.boot?.service ?? null
+      if (peer.boot === null) break
+      const chunks = service === null ? Promise.resolve(1) : chunksOf(service, sim, wanted)
       const count = await world.until(STOPPED_MS, `${name} tells its chunks`, chunks)
       if (count === 0) break
       if (world.nowMs > endMs) throw new Error(`${name} keeps ${count} chunks that nobody wants`)
@@ -229,12 +235,12 @@ async function findLeaks(sim: SimCluster): Promise<void> {
 }
 
 async function chunksOf(
-  { service }: Boot,
-  groups: number,
+  { questions }: ShardMemberService,
+  { pool }: SimCluster,
   wanted: ReadonlySet<number>
 ): Promise<number> {
   let chunks = 0
-  await service!.questions.listChunks(groups, wanted, () => chunks++)
+  await questions.listChunks(pool.groups, wanted, () => chunks++)
   return chunks
 }
 
