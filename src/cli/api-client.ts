@@ -105,6 +105,11 @@ export class ApiClient {
   status = (): Promise<Status> => this.#get('/v1/status')
   peer = (): Promise<Peer> => this.#get('/v1/peer')
 
+  async certificates(): Promise<schemas.CertificateInfo[]> {
+    const path = '/v1/certificates'
+    return (await this.#get<{ certificates: schemas.CertificateInfo[] }>(path)).certificates
+  }
+
   async config(): Promise<ConfigEntry[]> {
     return (await this.#get<{ entries: ConfigEntry[] }>('/v1/config')).entries
   }

@@ -20,6 +20,7 @@ import { addServeCommand } from './commands/serve.ts'
 import { addStatusCommands } from './commands/status.ts'
 import { addTaskCommands } from './commands/task.ts'
 import { addTokenCommands } from './commands/token.ts'
+import { addTlsCommands } from './commands/tls.ts'
 import { addTopCommand } from './commands/top.ts'
 import { addVersionCommand } from './commands/version.ts'
 import { addVolumeCommands } from './commands/volume.ts'
@@ -69,6 +70,7 @@ export function buildProgram(): Command {
   addClusterCommands(program)
   addPeerCommands(program)
   addPoolCommands(program)
+  addTlsCommands(program)
   addTopCommand(program)
   addBenchCommand(program)
   addTaskCommands(program)
