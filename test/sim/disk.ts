@@ -222,8 +222,13 @@ export class SimShards implements ShardedStore {
     return new BlockOp()
   }
   releaseOp(): void {}
-  readNow(): number {
-    return -1
+  /** Into the arena; not while something is to be changed. */
+  readNow(op: BlockOp, _into: Buffer, start: number): number {
+    const isChange = ({ kind }: BlockOp): boolean => kind !== OpKind.Read
+    if (this.#shard === null || op.keySlot !== 0 || this.#queue.some(isChange)) return -1
+    op.payload = start
+    this.#shard.execute([op], 1)
+    return op.error === ErrorCode.Ok ? 0 : -1
   }
 
   submit(op: BlockOp): void {
