@@ -182,7 +182,7 @@ export const DETACHED_WRITES_MAX = 4096
 export const UNAVAILABLE_MS_MAX = 7 * 24 * 3600 * 1000
 /** Between looks for flushes that wait for longer than their volume may. */
 export const LATE_FLUSHES_MS = 250
-/** Flushes of a replicated store under way; later ones share the next. */
+/** Flushes that a member has not answered; later ones share the next. */
 export const FLUSH_ROUNDS_MAX = 4
 /**
  * A gateway without a trusted lease goes on so long after every member in sync confirmed that it

@@ -50,6 +50,11 @@ export interface ShardedStore extends BlockStore {
   submitTo(shard: number, op: BlockOp): void
 }
 
+export interface FamilyKey {
+  readonly familyHigh: number
+  readonly familyLow: number
+}
+
 export interface BlockStore {
   /** A free op, from a pool that grows to what was ever in flight. */
   acquireOp(): BlockOp
@@ -74,14 +79,12 @@ export interface BlockStore {
   ring(isLast?: boolean): void
   /**
    * Calls `done(error)` when every write completed before this call is on stable storage
-   * (error is an ErrorCode, 0 for Ok). Concurrent flushes share syncs.
+   * (error is an ErrorCode, 0 for Ok). Concurrent flushes share syncs. Where families are flushed
+   * apart only those of `whose` are meant, and the answer is Closed once it was given up here.
    */
-  flush(done: (error: number) => void): void
-  /**
-   * Of replicated stores, where flushes are shared: false once the family was given up here, and
-   * a flush that ended may not have covered it any more.
-   */
-  isServed?(familyHigh: number, familyLow: number): boolean
+  flush(done: (error: number) => void, whose?: FamilyKey): void
+  /** Of replicated stores: what the flush of one family waits for may not concern another. */
+  readonly flushesApart?: boolean
   /** Sends a copy of `op` (DeleteLayer, Compact, Scrub, Checkpoint) to every shard. */
   broadcast(op: ShardOp, done: (error: number) => void): void
 }

@@ -14,6 +14,10 @@ export class Boot {
   dirtyRound = 0
   /** Every write of this round and those before is on its disk. */
   cleanRound = 0
+  /** The newest round that it was asked to flush; 0 after a failure. */
+  flushAsked = 0
+  /** Flushes that it has not answered. */
+  flushing = 0
   /** Room for data as far as known: told by pings, less what was written since. */
   freeBytes = Number.POSITIVE_INFINITY
   /** When the last ping was sent that was answered, monotonic; 0 for never. */

@@ -1,5 +1,6 @@
 import type { Claim } from '../cluster/group-table.ts'
 import { parseId64 } from '../cluster/ids.ts'
+import type { Boot } from './boots.ts'
 import type { GroupIo, PoolIo } from './group-io.ts'
 
 export interface FamilyOptions {
@@ -63,6 +64,22 @@ export class FamilyIo {
   raise(writerEpoch: number, claim: Claim): void {
     this.writerEpoch = writerEpoch
     this.claim = claim
+  }
+
+  /** Has `boot` acknowledged writes, in groups that it is still in, that no flush covered? */
+  isOwedBy(boot: Boot): boolean {
+    for (const group of this.dirtyGroups) if (group.targets.includes(boot)) return true
+    return false
+  }
+
+  /**
+   * R11: what another gateway left unflushed in a group is on disk once that is settled. R31: a
+   * group with unflushed writes lost a member, and the others may forget that yet.
+   */
+  get holdsFlushes(): boolean {
+    if (this.isServed && !this.isClosed && this.unsettled.size > 0) return true
+    for (const group of this.dirtyGroups) if (group.unfenced.size > 0) return true
+    return false
   }
 
   noteAcked(group: GroupIo, round: number): void {

@@ -1,32 +1,30 @@
 import { ErrorCode } from '../core/errors.ts'
 import { FLUSH_ROUNDS_MAX } from '../core/limits.ts'
 import type { Boot } from './boots.ts'
+import type { FamilyIo } from './family-io.ts'
 
 type Done = (error: number) => void
+/** Whose writes a flush is for; null: those of all. */
+type Whose = FamilyIo | null
 
 /** What flushes need to know of the store. */
 export interface FlushHost {
   boots(): Iterable<Boot>
-  /** Is `boot` a member of a group with acknowledged writes that no flush covered? */
-  owes(boot: Boot): boolean
-  /** May a flush not end yet, for another reason than a boot that has not flushed? */
-  isHeld(): boolean
+  families(): Iterable<FamilyIo>
   /** `boot` could not make its writes durable. */
   onFlushFailed(boot: Boot, error: number): void
-  /** Every acknowledged write up to `round` is durable. */
-  onFlushed(round: number): void
 }
 
 class Round {
   readonly number: number
-  readonly done: Done[]
+  readonly whose: Whose
+  readonly done: Done
   /** Boots that have not answered, or not well. */
   readonly waiting: Set<Boot> = new Set()
-  /** Those of them that were asked and have not answered. */
-  readonly asked: Set<Boot> = new Set()
 
-  constructor(number: number, done: Done[]) {
+  constructor(number: number, whose: Whose, done: Done) {
     this.number = number
+    this.whose = whose
     this.done = done
   }
 }
@@ -34,14 +32,14 @@ class Round {
 /**
  * Flushes, R11. A write is noted with the round in which it was acknowledged; round n is over when
  * every boot that acknowledged one up to n has flushed since, or is in none of the groups any more
- * that have unflushed writes.
+ * that have unflushed writes of the round's family. What a boot flushes is flushed for all rounds
+ * that began before it was asked; what one family waits for keeps no other waiting for long.
  */
 export class FlushRounds {
   /** The round that the next flush makes durable: what is acknowledged now belongs to it. */
   current = 1
   readonly #host: FlushHost
   readonly #running: Set<Round> = new Set()
-  #next: Done[] = []
 
   constructor(host: FlushHost) {
     this.#host = host
@@ -51,9 +49,16 @@ export class FlushRounds {
     return this.#running.size === 0
   }
 
-  flush(done: Done): void {
-    this.#next.push(done)
-    if (this.#running.size < FLUSH_ROUNDS_MAX) this.#start()
+  flush(whose: Whose, done: Done): void {
+    const round = new Round(this.current++, whose, done)
+    this.#running.add(round)
+    for (const boot of this.#host.boots()) {
+      if (boot.dirtyRound <= boot.cleanRound) continue
+      if (boot.member !== null || this.#owes(boot, whose)) round.waiting.add(boot)
+    }
+    for (const boot of round.waiting) this.#ask(boot)
+    // Never from inside `flush`.
+    if (round.waiting.size === 0) queueMicrotask(() => this.#endIfOver(round))
   }
 
   /** Does a flush wait for `boot`? */
@@ -64,70 +69,81 @@ export class FlushRounds {
 
   /** There is a link to `boot` again: what it has not flushed is asked for again. */
   onUp(boot: Boot): void {
-    for (const round of this.#running) {
-      if (round.waiting.has(boot) && !round.asked.has(boot)) this.#ask(round, boot)
-    }
+    if (this.waitsFor(boot)) this.#ask(boot)
   }
 
-  /** Members left groups, or links came back: looks which rounds are over now. */
+  /** Members left groups, groups were settled, links came back: looks which rounds are over now. */
   check(): void {
     for (const round of [...this.#running]) {
       for (const boot of round.waiting) {
-        if (round.asked.has(boot)) continue
-        if (!this.#host.owes(boot)) round.waiting.delete(boot)
-        else if (boot.member !== null) this.#ask(round, boot)
-      }
-      // One that is asked still may have left all the groups.
-      for (const boot of round.asked) {
-        if (!this.#host.owes(boot)) round.waiting.delete(boot)
+        // One that is asked still may have left all the groups, or serve others only.
+        if (!this.#owes(boot, round.whose)) round.waiting.delete(boot)
+        else if (boot.flushAsked < round.number) this.#ask(boot)
       }
       this.#endIfOver(round)
     }
   }
 
-  /** No member can do it: `error` is the answer. */
-  fail(boot: Boot, error: number): void {
+  /** No member can do it for `family`: `error` is the answer. */
+  fail(boot: Boot, family: FamilyIo, error: number): void {
     for (const round of [...this.#running]) {
-      if (!round.waiting.has(boot)) continue
-      this.#running.delete(round)
-      for (const done of round.done) done(error)
+      const isMeant = round.whose === null || round.whose === family
+      if (isMeant && round.waiting.has(boot)) this.#end(round, error)
     }
-    if (this.#next.length > 0 && this.#running.size < FLUSH_ROUNDS_MAX) this.#start()
   }
 
-  #start(): void {
-    const round = new Round(this.current++, this.#next)
-    this.#next = []
-    this.#running.add(round)
-    for (const boot of this.#host.boots()) {
-      if (boot.dirtyRound > boot.cleanRound) round.waiting.add(boot)
+  /** The family is served no more: nobody knows what becomes of what was not flushed. */
+  close(family: FamilyIo): void {
+    for (const round of [...this.#running]) {
+      if (round.whose === family) this.#end(round, ErrorCode.Closed)
     }
-    for (const boot of [...round.waiting]) {
-      if (boot.member !== null) this.#ask(round, boot)
-      else if (!this.#host.owes(boot)) round.waiting.delete(boot)
-    }
-    // Never from inside `flush`.
-    if (round.waiting.size === 0) queueMicrotask(() => this.#endIfOver(round))
   }
 
-  #ask(round: Round, boot: Boot): void {
-    round.asked.add(boot)
-    boot.member!.flush((error) => {
-      round.asked.delete(boot)
-      if (error === ErrorCode.Ok) {
-        boot.cleanRound = Math.max(boot.cleanRound, round.number)
-        round.waiting.delete(boot)
-      } else if (round.waiting.has(boot)) {
-        this.#host.onFlushFailed(boot, error)
+  /** Asks for all rounds that have begun; those that begin later share the next time. */
+  #ask(boot: Boot): void {
+    if (boot.member === null || boot.flushing >= FLUSH_ROUNDS_MAX) return
+    const asked = this.current - 1
+    boot.flushAsked = asked
+    boot.flushing++
+    boot.member.flush((error) => {
+      boot.flushing--
+      if (error === ErrorCode.Ok) boot.cleanRound = Math.max(boot.cleanRound, asked)
+      else {
+        boot.flushAsked = 0
+        if (this.waitsFor(boot)) this.#host.onFlushFailed(boot, error)
       }
-      this.#endIfOver(round)
+      this.#answered(boot)
     })
   }
 
+  #answered(boot: Boot): void {
+    let isBehind = false
+    for (const round of [...this.#running]) {
+      if (round.number <= boot.cleanRound) round.waiting.delete(boot)
+      else if (round.waiting.has(boot)) isBehind ||= round.number > boot.flushAsked
+      this.#endIfOver(round)
+    }
+    // What failed is asked for again by a tick.
+    if (isBehind && boot.flushAsked > 0) this.#ask(boot)
+  }
+
   #endIfOver(round: Round): void {
-    if (round.waiting.size > 0 || this.#host.isHeld() || !this.#running.delete(round)) return
-    this.#host.onFlushed(round.number)
-    for (const done of round.done) done(ErrorCode.Ok)
-    if (this.#next.length > 0 && this.#running.size < FLUSH_ROUNDS_MAX) this.#start()
+    if (round.waiting.size > 0 || !this.#running.has(round)) return
+    for (const { holdsFlushes } of this.#those(round.whose)) if (holdsFlushes) return
+    for (const family of this.#those(round.whose)) family.noteFlushed(round.number)
+    this.#end(round, ErrorCode.Ok)
+  }
+
+  #those(whose: Whose): Iterable<FamilyIo> {
+    return whose === null ? this.#host.families() : [whose]
+  }
+
+  #owes(boot: Boot, whose: Whose): boolean {
+    for (const family of this.#those(whose)) if (family.isOwedBy(boot)) return true
+    return false
+  }
+
+  #end(round: Round, error: number): void {
+    if (this.#running.delete(round)) round.done(error)
   }
 }

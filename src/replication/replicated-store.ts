@@ -27,7 +27,15 @@ import {
 } from '../core/limits.ts'
 import { groupOfChunk } from '../placement/hash.ts'
 import type { ShardOp } from '../shard/op.ts'
-import { BlockOp, copyRequest, type BlockStore, isDamage, OpFlag, OpKind } from './block-store.ts'
+import {
+  BlockOp,
+  copyRequest,
+  type BlockStore,
+  type FamilyKey,
+  isDamage,
+  OpFlag,
+  OpKind
+} from './block-store.ts'
 import { type Boot, Boots } from './boots.ts'
 import { FamilyIo, type FamilyOptions } from './family-io.ts'
 import { FlushRounds } from './flush-rounds.ts'
@@ -73,9 +81,8 @@ export class ReplicatedStore implements BlockStore {
   readonly deadlineMs: number
   readonly pendings: PendingList = new PendingList()
   readonly flushes: FlushRounds
+  readonly flushesApart = true
   readonly #local: BlockStore | null
-  /** Flushes that wait for a takeover's last groups. */
-  readonly #heldFlushes: ((error: number) => void)[] = []
   readonly #pools = new Map<number, PoolIo>()
   readonly #families = new Map<number, FamilyIo[]>()
   readonly #overlaps = new Overlaps()
@@ -124,12 +131,8 @@ export class ReplicatedStore implements BlockStore {
     })
     this.flushes = new FlushRounds({
       boots: () => this.boots.all(),
-      owes: (boot) => this.owes(boot),
-      isHeld: () => this.#owesFence(),
-      onFlushFailed: (boot, error) => this.#onFlushFailed(boot, error),
-      onFlushed: (round) => {
-        for (const family of this.families()) family.noteFlushed(round)
-      }
+      families: () => this.families(),
+      onFlushFailed: (boot, error) => this.#onFlushFailed(boot, error)
     })
     this.#doctor = new GroupDoctor(this)
     this.#repairs = new ReadRepairs(this)
@@ -181,7 +184,6 @@ export class ReplicatedStore implements BlockStore {
   settled(family: FamilyIo, group: GroupIo): void {
     if (!family.unsettled.delete(group.index)) return
     this.reconcile(group)
-    this.#goOnFlushing()
   }
 
   /** Another gateway has the family. */
@@ -205,8 +207,8 @@ export class ReplicatedStore implements BlockStore {
     }
     family.dirtyGroups.clear()
     for (const group of family.pool.groups) if (group !== null) this.#forgetFailures(group)
+    this.flushes.close(family)
     this.flushes.check()
-    this.#goOnFlushing()
   }
 
   /** Who could not do its part may be well when somebody uses the group again. */
@@ -309,28 +311,12 @@ export class ReplicatedStore implements BlockStore {
     this.boots.ring()
   }
 
-  flush(done: (error: number) => void): void {
+  flush(done: (error: number) => void, whose?: FamilyKey): void {
     if (this.#stopTick === null) this.#startTick()
-    if (this.#mayFlush()) this.flushes.flush(done)
-    else this.#heldFlushes.push(done)
-  }
-
-  isServed(familyHigh: number, familyLow: number): boolean {
-    const family = this.#find(familyHigh, familyLow)
-    return family !== null && !family.isClosed
-  }
-
-  /** R11: what another gateway left unflushed is on disk once its group is settled. */
-  #mayFlush(): boolean {
-    for (const { isServed, isClosed, unsettled } of this.families()) {
-      if (isServed && !isClosed && unsettled.size > 0) return false
-    }
-    return true
-  }
-
-  #goOnFlushing(): void {
-    if (this.#heldFlushes.length === 0 || !this.#mayFlush()) return
-    for (const done of this.#heldFlushes.splice(0)) this.flushes.flush(done)
+    const family = whose === undefined ? null : this.#find(whose.familyHigh, whose.familyLow)
+    if (whose === undefined || (family !== null && !family.isClosed)) {
+      this.flushes.flush(family, done)
+    } else queueMicrotask(() => done(ErrorCode.Closed))
   }
 
   broadcast(op: ShardOp, done: (error: number) => void): void {
@@ -725,22 +711,6 @@ export class ReplicatedStore implements BlockStore {
     this.#doctor.treat(group)
   }
 
-  /** Is `boot` in a group with acknowledged writes that no flush covered? */
-  owes(boot: Boot): boolean {
-    for (const family of this.families()) {
-      for (const group of family.dirtyGroups) if (group.targets.includes(boot)) return true
-    }
-    return false
-  }
-
-  /** R31: a group with unflushed writes lost a member, and the others may forget that yet. */
-  #owesFence(): boolean {
-    for (const family of this.families()) {
-      for (const group of family.dirtyGroups) if (group.unfenced.size > 0) return true
-    }
-    return false
-  }
-
   findSuccessors(group: GroupIo): Promise<void> {
     return this.#doctor.findSuccessors(group)
   }
@@ -831,7 +801,8 @@ export class ReplicatedStore implements BlockStore {
         if (!group.targets.includes(boot)) continue
         this.failBoot(group, boot, error)
         const inSync = group.targets.slice(0, group.inSyncCount)
-        if (inSync.every((each) => group.failed.has(each))) this.flushes.fail(boot, error)
+        if (!inSync.every((each) => group.failed.has(each))) continue
+        this.flushes.fail(boot, family, error)
       }
     }
   }

@@ -108,6 +108,8 @@ export class ReplicatedWriters {
     const { family } = known
     const { store, writers } = this.#options
     family.isRetaken = true
+    // What the takeover before could not reach is not equal for being taken anew.
+    known.isRetaking ||= family.unsettled.size > 0
     for (let group = 0; group < family.pool.groups.length; group++) family.unsettled.add(group)
     try {
       const taken = await writers.take(volume, family.writerEpoch)
@@ -180,10 +182,11 @@ export class ReplicatedWriters {
     const { store } = this.#options
     return new Promise((resolve) => {
       const cancel = store.timers.start(endMs - store.clock.monotonicMs(), () => resolve(false))
-      store.flush((error) => {
+      store.flushes.flush(family, (error) => {
         cancel()
         resolve(error === 0 && family.dirtyGroups.size === 0)
       })
+      store.wake()
     })
   }
 

@@ -2,21 +2,22 @@ import type { Clock, Timers } from '../core/clock.ts'
 import { systemTimers } from '../core/clock.ts'
 import { ErrorCode } from '../core/errors.ts'
 import { LATE_FLUSHES_MS } from '../core/limits.ts'
-import type { BlockStore } from '../replication/block-store.ts'
+import type { BlockStore, FamilyKey } from '../replication/block-store.ts'
 import { complete, type OpenVolume } from './open-volume.ts'
 import type { VolumeRequest } from './request.ts'
 
 /** Requests that wait for one flush of the store. Pooled with its callback. */
 class FlushBatch {
   requests: VolumeRequest[] = []
+  /** The family whose writes are meant; undefined: those of all. */
+  whose: FamilyKey | undefined = undefined
   readonly done: (error: number) => void
 
-  constructor(store: BlockStore, free: FlushBatch[], running: Set<FlushBatch>) {
+  constructor(free: FlushBatch[], running: Set<FlushBatch>) {
     this.done = (error) => {
       running.delete(this)
       for (const request of this.requests) {
         if (request.error === 0) request.error = error
-        if (request.error === 0 && isGivenUp(store, request)) request.error = ErrorCode.Closed
         complete(request)
       }
       this.requests.length = 0
@@ -42,17 +43,14 @@ function isLate(request: VolumeRequest, nowMs: number): boolean {
   return unavailableMs !== null && nowMs - request.startedMs >= unavailableMs
 }
 
-/** Another gateway has the volume: the flush that ended may not have covered it any more. */
-function isGivenUp(store: BlockStore, { device }: VolumeRequest): boolean {
-  const { writable, ops } = (device as OpenVolume).volume
-  if (store.isServed === undefined || !writable) return false
-  return !store.isServed(ops.identity.familyHigh, ops.identity.familyLow)
-}
+const isSame = (a: FamilyKey | undefined, b: FamilyKey | undefined): boolean =>
+  a?.familyLow === b?.familyLow && a?.familyHigh === b?.familyHigh
 
 /**
  * Flush requests, and FUA writes whose bytes are written: everything that arrives in one turn of
  * the event loop shares one flush of the store. The store's flush starts after the writes that it
- * has to cover were completed, never before.
+ * has to cover were completed, never before. Where the store flushes families apart, so is this
+ * done: a volume does not wait for what another one's members are up to.
  *
  * A flush that cannot be done waits, as writes do. In a volume that may not wait without limit it
  * ends with NoQuorum; the store goes on with it, and a later flush covers the same writes.
@@ -63,7 +61,9 @@ export class Flushes {
   readonly #timers: Timers
   readonly #free: FlushBatch[] = []
   readonly #running: Set<FlushBatch> = new Set()
-  #waiting: FlushBatch
+  /** What comes in this turn: a batch for each family, or one for all. */
+  #waiting: FlushBatch[] = []
+  #starting: FlushBatch[] = []
   #scheduled = false
   /** Is the look for late ones under way? */
   #looking = false
@@ -82,11 +82,10 @@ export class Flushes {
     this.#store = store
     this.#clock = clock
     this.#timers = timers
-    this.#waiting = new FlushBatch(store, this.#free, this.#running)
   }
 
   add(request: VolumeRequest): void {
-    this.#waiting.requests.push(request)
+    this.#batchOf(request).requests.push(request)
     if (this.#scheduled) return
     this.#scheduled = true
     queueMicrotask(this.#run)
@@ -94,14 +93,29 @@ export class Flushes {
 
   /** Starts the flush for all that were added: by itself at the end of the turn. */
   start(): void {
-    const batch = this.#waiting
-    if (batch.requests.length === 0) return
-    this.#waiting = this.#free.pop() ?? new FlushBatch(this.#store, this.#free, this.#running)
-    this.#running.add(batch)
+    if (this.#waiting.length === 0) return
     if (!this.#looking) {
       this.#looking = true
       this.#timers.start(LATE_FLUSHES_MS, this.#look)
     }
-    this.#store.flush(batch.done)
+    const batches = this.#waiting
+    this.#waiting = this.#starting
+    this.#starting = batches
+    for (const batch of batches) {
+      this.#running.add(batch)
+      this.#store.flush(batch.done, batch.whose)
+    }
+    batches.length = 0
+  }
+
+  #batchOf({ device }: VolumeRequest): FlushBatch {
+    const { writable, ops } = (device as OpenVolume).volume
+    // What is only read waits for nobody in particular.
+    const whose = this.#store.flushesApart === true && writable ? ops.identity : undefined
+    for (const batch of this.#waiting) if (isSame(batch.whose, whose)) return batch
+    const batch = this.#free.pop() ?? new FlushBatch(this.#free, this.#running)
+    batch.whose = whose
+    this.#waiting.push(batch)
+    return batch
   }
 }

@@ -5,15 +5,19 @@ import type { Session, SimVolume } from './volume.ts'
 /** Writes, and as many reads. */
 export const REQUESTS = 20
 
+/** A lease has to end first, and who might still trust it. */
+const OPEN_MS = 15_000
+
 /** A cluster whose clients do only what a test says, and may get errors. */
 export class QuietCluster extends SimCluster {
   readonly errors: number[] = []
 
-  constructor({ peers, copies }: { readonly peers: number; readonly copies: number }) {
+  constructor(options: { readonly peers: number; readonly copies: number; volumes?: number }) {
+    const { peers, copies, volumes = 1 } = options
     const writeMinimum = Math.ceil(copies / 2)
     const limits = { downAfterMs: 600_000, lateOneIn: 2 ** 32 - 1 }
     // With this seed both groups have chunks, and are on different peers if they have one copy.
-    const size = { seed: 5, peers, copies, writeMinimum, volumes: 1, groups: 2 }
+    const size = { seed: 5, peers, copies, writeMinimum, volumes, groups: 2 }
     super({ ...size, ...limits, engine: false, sealed: false, moves: false })
   }
 
@@ -22,13 +26,20 @@ export class QuietCluster extends SimCluster {
     return true
   }
 
+  /** Opens a volume at a peer, which takes it from another one. */
+  async openAt(peer: number, volume: SimVolume): Promise<Session> {
+    const boot = this.peers[peer]!.boot!
+    const session = (): Session | undefined => volume.live.find((each) => each.boot === boot)
+    volume.isQuiet = true
+    volume.open(boot, true)
+    await this.world.runFor(OPEN_MS, 'the volume is open', () => session() !== undefined)
+    return session()!
+  }
+
   async open(): Promise<{ volume: SimVolume; session: Session }> {
     await this.start()
     const volume = this.volumes[0]!
-    volume.isQuiet = true
-    volume.open(this.peers[0]!.boot!, false)
-    await this.world.runFor(5000, 'the volume is open', () => volume.live.length > 0)
-    const session = volume.live[0]!
+    const session = await this.openAt(0, volume)
     for (let i = 0; i < REQUESTS; i++) volume.write(session, OpKind.Write)
     await this.ended(session, 1000)
     volume.flush(session)

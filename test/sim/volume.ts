@@ -400,7 +400,8 @@ export class SimVolume {
   flush(session: Session): void {
     const floors = this.blocks.map(({ floor }) => floor)
     session.inFlight++
-    session.boot.blocks!.flush((error) => {
+    const { high: familyHigh, low: familyLow } = parseId64(this.record.family)
+    const done = (error: number): void => {
       session.inFlight--
       // As the volume layer does.
       const { high, low } = parseId64(this.record.family)
@@ -417,7 +418,8 @@ export class SimVolume {
       for (const [at, block] of this.blocks.entries()) {
         block.durable = Math.max(block.durable, Math.min(floors[at]!, block.floor))
       }
-    })
+    }
+    session.boot.store!.flush(done, { familyHigh, familyLow })
   }
 
   #op(session: Session, kind: number, chunk: number, first: number, count: number): BlockOp {

@@ -1,0 +1,65 @@
+/** Reads that a gateway answers at once, from its own disk, follow the rules of all others. */
+import { ok, strictEqual } from 'node:assert'
+import { test } from 'uvu'
+import { OpKind } from '../../src/replication/block-store.ts'
+import { QuietCluster, REQUESTS } from './quiet.ts'
+import type { Session, SimVolume } from './volume.ts'
+
+const LIMIT_MS = 5000
+
+function cutOff(sim: QuietCluster, ...places: readonly string[]): void {
+  for (const place of places) {
+    sim.network.cut('p0', place)
+    sim.network.cut(place, 'p0')
+  }
+}
+
+function readMuch(volume: SimVolume, session: Session): void {
+  for (let i = 0; i < 5 * REQUESTS; i++) volume.read(session)
+  session.boot.store!.ring()
+}
+
+test('R10: they do not show a write that is not acknowledged', async () => {
+  const sim = new QuietCluster({ peers: 2, copies: 2 })
+  const { world } = sim
+  const { volume, session } = await sim.open()
+  const before = volume.reads
+  readMuch(volume, session)
+  ok(volume.reads > before, 'some are answered at once')
+  await sim.ended(session, LIMIT_MS)
+  cutOff(sim, 'p1')
+  session.boot.members.breakAll()
+  for (let i = 0; i < 2 * REQUESTS; i++) volume.write(session, OpKind.Write)
+  session.boot.store!.ring()
+  // The gateway's own disk has them, nobody else.
+  await world.runUntil(world.nowMs + 20)
+  readMuch(volume, session)
+  await world.runUntil(world.nowMs + 20)
+  sim.peers[0]!.crash(false)
+  sim.network.healAll()
+  const next = await sim.openAt(1, volume)
+  readMuch(volume, next)
+  await sim.ended(next, LIMIT_MS)
+})
+
+test('R26: they end with the lease, before another gateway writes', async () => {
+  const sim = new QuietCluster({ peers: 2, copies: 2 })
+  const { world } = sim
+  const { volume, session } = await sim.open()
+  cutOff(sim, 'p1', 'metadata')
+  // It does not know that it was replaced, and is asked all the time.
+  const ask = (): void => {
+    readMuch(volume, session)
+    world.after(50, ask)
+  }
+  ask()
+  const next = await sim.openAt(1, volume)
+  for (let i = 0; i < 2 * REQUESTS; i++) volume.write(next, OpKind.Write)
+  await sim.ended(next, LIMIT_MS)
+  await world.runUntil(world.nowMs + 200)
+  const { reads } = volume
+  await world.runUntil(world.nowMs + 1000)
+  strictEqual(volume.reads, reads)
+})
+
+test.run()
