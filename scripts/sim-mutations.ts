@@ -1,6 +1,7 @@
 /**
  * Shows that the simulator sees what it is there to see: breaks one rule after the other in a copy
- * of the sources (test/sim/mutations/mutations.json), builds it, and runs seeds until one fails.
+ * of the sources (test/sim/mutations/mutations.json), builds it, and runs seeds until one fails, or
+ * the scenario that is named.
  *
  * Usage: npm run sim:mutations -- [--seeds N] [--only NAME] [--missed]
  * `--missed` tries those that no seed has seen yet (missed.json): other rules stand before them.
@@ -21,6 +22,8 @@ interface Mutation {
   readonly to: string
   /** Of the simulator: what the mutation needs to show. */
   readonly options?: readonly string[]
+  /** A scenario of test/sim that has to fail, where seeds meet it too rarely. */
+  readonly scenario?: string
 }
 
 const FOLDERS = ['src', 'workers', 'test', 'scripts', 'native-free-bench']
@@ -38,7 +41,9 @@ function copyOfSources(): string {
 
 /** What the simulator said, '' when it saw nothing. @throws Error when it cannot be tried */
 function caught(directory: string, mutation: Mutation, seeds: string): string {
-  const { options = [] } = mutation
+  const { options = [], scenario } = mutation
+  const seeded = ['dist/scripts/sim.js', '--seeds', seeds, ...options]
+  const shows = scenario === undefined ? seeded : [`dist/test/sim/${scenario}.test.js`]
   const path = join(directory, mutation.file)
   const before = readFileSync(path, 'utf8')
   if (before.split(mutation.from).length !== 2) {
@@ -52,7 +57,7 @@ function caught(directory: string, mutation: Mutation, seeds: string): string {
       encoding: 'utf8'
     })
     if (built.status !== 0) throw new Error(`it does not build: ${built.stdout}`)
-    const run = spawnSync(process.execPath, ['dist/scripts/sim.js', '--seeds', seeds, ...options], {
+    const run = spawnSync(process.execPath, shows, {
       cwd: directory,
       encoding: 'utf8',
       timeout: RUN_MS_MAX
@@ -60,7 +65,7 @@ function caught(directory: string, mutation: Mutation, seeds: string): string {
     // One that was ended because it took too long shows nothing.
     if (run.status === 0 || run.status === null) return ''
     const lines = `${run.stdout}${run.stderr}`.split('\n')
-    return lines.find((line) => line.includes('SEED=')) ?? lines[0] ?? 'it failed'
+    return lines.find((line) => /SEED=|FAIL/.test(line)) ?? lines[0] ?? 'it failed'
   } finally {
     writeFileSync(path, before)
   }

@@ -403,12 +403,6 @@ export class SimVolume {
     const { high: familyHigh, low: familyLow } = parseId64(this.record.family)
     const done = (error: number): void => {
       session.inFlight--
-      // As the volume layer does.
-      const { high, low } = parseId64(this.record.family)
-      if (session.boot.store?.isServed(high, low) !== true) {
-        this.#over(session, 'closed')
-        return
-      }
       if (error !== 0) {
         this.#failed(session, error, 'flush', -1)
         return
