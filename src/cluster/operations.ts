@@ -230,14 +230,14 @@ export class ClusterOperations {
         if (!this.#survivesWithout(pool, record, peerId)) only.push(`${pool.name}/${group}`)
       }
     }
-    if (view.alive !== null && holds > 0 && !force) {
-      const text = `peer ${peerId} is up and has ${holds} groups in sync`
-      throw new StoreError(ErrorCode.Busy, `${text}: drain it first`)
-    }
     if (only.length > 0 && !force) {
       const shown = only.slice(0, 3).join(', ')
       const text = `${only.length} groups (${shown}…) have too few other copies in sync`
       throw new StoreError(ErrorCode.Busy, `${text}: removing peer ${peerId} would lose them`)
+    }
+    if (view.alive !== null && holds > 0 && !force) {
+      const text = `peer ${peerId} is up and has ${holds} groups in sync`
+      throw new StoreError(ErrorCode.Busy, `${text}: drain it first`)
     }
     await this.#membership.change(peerId, () => ({ state: 'removed' }))
   }

@@ -47,8 +47,11 @@ test('peers are listed, shown, labelled, drained and removed', async ({ torus, f
   const up = await torus(['peer', 'remove', 'aa', '--yes'])
   deepEqual([up.code, up.stdout], [1, ''])
   match(up.stderr, /is up: drain it first/)
+  const forced = await torus(['peer', 'remove', 'aa', '--force', '--yes'])
+  deepEqual([forced.code, forced.stdout], [0, 'removed peer aaaaaaaa\n'])
+  match(forced.stderr, /is up: drain it first/)
   equal((await torus(['peer', 'remove', 'bb', '--yes'])).stdout, 'removed peer bbbbbbbb\n')
-  equal(fixture.backend.cluster.peerList.length, 1)
+  equal(fixture.backend.cluster.peerList.length, 0)
 })
 
 test('a pending peer is let in, and a peer replaced', async ({ torus, fixture }) => {

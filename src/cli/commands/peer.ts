@@ -4,7 +4,7 @@ import type { ClusterPeer } from '../api-client.ts'
 import { countArgument, durationArgument, sizeArgument } from '../arguments.ts'
 import { clusterPeerText, onlyOne, peerTable } from '../cluster-text.ts'
 import { action, withExamples } from '../context.ts'
-import { UsageError } from '../errors.ts'
+import { CommandError, UsageError } from '../errors.ts'
 import { peerText } from '../status-text.ts'
 
 export function addPeerCommands(program: Command): void {
@@ -185,17 +185,34 @@ function addRemove(parent: Command): void {
     .alias('rm')
     .description('remove a peer for good; its copies are made anew from others at once')
     .argument('<peer>', 'its id, or the beginning of it')
-    .option('--force', 'even if data that only it has is lost')
+    .option('--force', 'even if data that only it has is lost; says which before')
     .action(
       action<[string], { force?: boolean }>(
         async ({ api, output, confirm }, [id], { force = false }) => {
           const peer = onlyOne(await api.peers(), id)
           const what = `${formatSize(peer.usedBytes ?? 0)} in ${peer.groupsInSync} groups`
           await confirm(`${shortId(peer)} (${what}) is removed for good.`)
-          await api.removePeer(peer.peerId, force)
+          const refusal = await refusalOf(() => api.removePeer(peer.peerId, false))
+          if (refusal !== null) {
+            if (!force) throw refusal
+            output.note(refusal.message)
+            await confirm(`${shortId(peer)} is removed all the same.`)
+            await api.removePeer(peer.peerId, true)
+          }
           output.result({ removed: peer.peerId }, () => `removed ${shortId(peer)}`)
         }
       )
     )
   withExamples(command, 'torus peer remove 3f9a', 'torus peer remove 3f9a --force --yes')
+}
+
+/** Why it is refused as it is; null: it was done. */
+async function refusalOf(work: () => Promise<void>): Promise<CommandError | null> {
+  try {
+    await work()
+    return null
+  } catch (thrown) {
+    if (thrown instanceof CommandError && thrown.code === 'Busy') return thrown
+    throw thrown
+  }
 }
