@@ -53,6 +53,7 @@ const decided: Record<string, readonly [Role, VolumeUse]> = {
   importVolumeKeys: ['admin', 'no'],
   changeClusterSettings: ['admin', 'no'],
   acceptLoss: ['admin', 'no'],
+  finalizeCluster: ['admin', 'no'],
   addPeer: ['admin', 'no'],
   replacePeer: ['admin', 'no'],
   removePeer: ['admin', 'no'],
