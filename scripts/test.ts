@@ -49,6 +49,8 @@ const FILE_SECONDS_MAX = 180
 
 /** Folders whose files need the machine for themselves: mounts, kernel devices, full load. */
 const aloneFolders = new Set(['e2e'])
+/** Among them those that wait for leases and restarts most of their time: two go together. */
+const waiting = /^e2e\/(cluster-|dev-cluster|etcd|metadata|recover|upgrade)/
 
 const budgetOf = (folder: string): number => budgetSeconds[folder] ?? BUDGET_SECONDS_ELSEWHERE
 
@@ -143,10 +145,13 @@ async function main(): Promise<void> {
     return options.filters.length === 0 || options.filters.some((filter) => name.includes(filter))
   }
   const files = findTests(options.root).filter(wanted)
-  const isAlone = (file: string): boolean => aloneFolders.has(folderOf(options.nameOf(file)))
+  const isWaiting = (file: string): boolean => waiting.test(options.nameOf(file))
+  const isAlone = (file: string): boolean =>
+    aloneFolders.has(folderOf(options.nameOf(file))) && !isWaiting(file)
   const lintFailed = options.lint && !lint()
-  const shared = files.filter((file) => !isAlone(file))
+  const shared = files.filter((file) => !isAlone(file) && !isWaiting(file))
   const results = await runAll(shared, options)
+  results.push(...(await runAll(files.filter(isWaiting), options)))
   results.push(...(await runAll(files.filter(isAlone), { ...options, jobs: 1 })))
   printSummary(results, options, lintFailed)
 }
