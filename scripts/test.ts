@@ -50,7 +50,8 @@ const FILE_SECONDS_MAX = 180
 /** Folders whose files need the machine for themselves: mounts, kernel devices, full load. */
 const aloneFolders = new Set(['e2e'])
 /** Among them those that wait for leases and restarts most of their time: two go together. */
-const waiting = /^e2e\/(cluster-|dev-cluster|etcd|metadata|recover|upgrade)/
+const waiting =
+  /^e2e\/(cluster-(encryption|full|gateway|init|network)|dev-cluster|etcd|metadata|recover|upgrade)/
 
 const budgetOf = (folder: string): number => budgetSeconds[folder] ?? BUDGET_SECONDS_ELSEWHERE
 
