@@ -9,6 +9,7 @@ import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
 import { BLOCK_BYTES, DROPS_MAX, GROUPS_MAX } from '../core/limits.ts'
 import type { BlockRecord } from '../format/batch.ts'
 import { type DropRun, decodeDrops, encodeDrops } from '../format/drops.ts'
+import { isSameOwner } from '../format/table-file.ts'
 import { groupOfChunk } from '../placement/hash.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import { DROP_BYTES, DROP_CHUNKS_MAX, type ShardOp } from './op.ts'
@@ -44,11 +45,9 @@ export class Drops {
     this.host = host
     if (!host.files.list().includes(DROPS_NAME)) return
     const file = decodeDrops(readWholeFile(host.files, DROPS_NAME), DROPS_NAME)
-    const isOurs =
-      file.clusterId === config.clusterId &&
-      file.peerId === config.peerId &&
-      file.shard === config.shard
-    if (!isOurs) throw new StoreError(ErrorCode.Corrupt, `${DROPS_NAME} is of another shard`)
+    if (!isSameOwner(file, config)) {
+      throw new StoreError(ErrorCode.Corrupt, `${DROPS_NAME} is of another shard`)
+    }
     this.take(file.runs)
   }
 

@@ -7,6 +7,7 @@
 import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
 import { CHUNK_BLOCKS, SEQUENCE_MAX, VOIDS_MAX } from '../core/limits.ts'
 import type { BlockRecord } from '../format/batch.ts'
+import { isSameOwner } from '../format/table-file.ts'
 import { decodeVoids, encodeVoids, type VoidRun } from '../format/voids.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import type { Files } from './files.ts'
@@ -38,11 +39,9 @@ export class Voids {
     this.files = host.files
     if (!this.files.list().includes(VOIDS_NAME)) return
     const file = decodeVoids(readWholeFile(this.files, VOIDS_NAME), VOIDS_NAME)
-    const isOurs =
-      file.clusterId === config.clusterId &&
-      file.peerId === config.peerId &&
-      file.shard === config.shard
-    if (!isOurs) throw new StoreError(ErrorCode.Corrupt, `${VOIDS_NAME} is of another shard`)
+    if (!isSameOwner(file, config)) {
+      throw new StoreError(ErrorCode.Corrupt, `${VOIDS_NAME} is of another shard`)
+    }
     this.take(file.runs)
   }
 

@@ -11,7 +11,7 @@ const needs = { programs: ['etcd'] }
 const VOLUME_BYTES = 32 * MiB
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 /** A request to a member has a deadline of 5 s; then it is removed and the write goes on. */
-const MEMBER_LOST_MS = 12_000
+const MEMBER_LOST_MS = 9000
 /** Of a lease, after which a peer is known to be away. */
 const TTL_MS = 10_000
 
