@@ -12,12 +12,16 @@ const PATTERN = /^durable (\d{1,15})\n/
 const MARKER_BYTES_MAX = 4096
 
 export interface FailureMarker {
-  readonly durableLsn: number
+  /** Null when the marker was not written to its end, or is damaged. */
+  readonly durableLsn: number | null
   readonly why: string
 }
 
 /** Durable on return; an older marker stays, because its lsn is the lower one. */
-export function writeFailureMarker(files: Files, marker: FailureMarker): void {
+export function writeFailureMarker(
+  files: Files,
+  marker: { readonly durableLsn: number; readonly why: string }
+): void {
   if (files.list().includes(FAILED_NAME)) return
   const text = Buffer.from(`durable ${marker.durableLsn}\n${marker.why}\n`)
   const handle = files.open(FAILED_NAME, 'create')
@@ -30,7 +34,10 @@ export function writeFailureMarker(files: Files, marker: FailureMarker): void {
   files.syncDirectory()
 }
 
-/** Null when no sync failed. A marker that makes no sense distrusts everything. */
+/**
+ * Null when no sync failed. A marker that makes no sense leaves the marks of batch headers: each
+ * tells of syncs that had succeeded when it was written.
+ */
 export function readFailureMarker(files: Files): FailureMarker | null {
   const bytes = Buffer.alloc(MARKER_BYTES_MAX)
   let text: string
@@ -47,7 +54,7 @@ export function readFailureMarker(files: Files): FailureMarker | null {
     throw error
   }
   const match = PATTERN.exec(text)
-  if (match === null) return { durableLsn: 0, why: 'unknown' }
+  if (match === null) return { durableLsn: null, why: 'unknown' }
   return { durableLsn: Number(match[1]), why: text.slice(match[0].length).trim() }
 }
 

@@ -45,6 +45,8 @@ import { Voids } from './voids.ts'
 export interface RecoveryResult {
   /** Everything up to this lsn is durable now. The next batch gets a higher one. */
   lastLsn: number
+  /** Up to this lsn syncs had succeeded before; none proves it for what is above. */
+  provenLsn: number
   /** Records replayed. */
   records: number
   /** Batches below the mark that are lost. */
@@ -86,6 +88,7 @@ class Recovery {
   private highestLsn = 0
   private readonly result: RecoveryResult = {
     lastLsn: 0,
+    provenLsn: 0,
     records: 0,
     damagedBatches: 0,
     lostBlocks: 0,
@@ -144,7 +147,8 @@ class Recovery {
     }
     const mark = this.highestMark(candidates)
     this.highestLsn = Math.max(this.highestLsn, mark)
-    this.mark = this.marker === null ? mark : Math.min(mark, this.marker.durableLsn)
+    this.mark = Math.min(mark, this.marker?.durableLsn ?? mark)
+    this.result.provenLsn = this.mark
     for (const candidate of candidates) this.replay(candidate)
     this.index.endReplay()
     this.reportLostBlocks()

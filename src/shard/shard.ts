@@ -17,12 +17,7 @@ import { CheckpointWriter } from './checkpoint-writer.ts'
 import { Compactor } from './compactor.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import { BlockViews } from './memory.ts'
-import {
-  type FailureMarker,
-  readFailureMarker,
-  removeFailureMarker,
-  writeFailureMarker
-} from './failure-marker.ts'
+import { readFailureMarker, removeFailureMarker, writeFailureMarker } from './failure-marker.ts'
 import { Forgetting, isForgetting } from './forgetting.ts'
 import { OpFlag, OpKind, type ShardOp } from './op.ts'
 import type { Problem } from './problem.ts'
@@ -111,7 +106,7 @@ export class Shard {
     try {
       const recovered = recoverShard(config, host, { report, marker })
       const shard = new Shard(config, host, recovered)
-      if (marker !== null) shard.moveUnsynced(marker)
+      if (marker !== null) shard.moveUnsynced(recovered.result.provenLsn, marker.why)
       return shard
     } catch (thrown) {
       const error = storeErrorOf(thrown)
@@ -368,11 +363,11 @@ export class Shard {
    * The process before saw a sync fail. What may be in the page cache only is written again, to
    * segments that begin now, and the files it came from are removed.
    */
-  private moveUnsynced(marker: FailureMarker): void {
+  private moveUnsynced(provenLsn: number, why: string): void {
     if (this.config.readOnly || this.failure !== '') return
-    this.appender.durableFloor = Math.min(this.appender.durableFloor, marker.durableLsn)
+    this.appender.durableFloor = Math.min(this.appender.durableFloor, provenLsn)
     try {
-      this.compactor.evacuate(marker.durableLsn)
+      this.compactor.evacuate(provenLsn)
       removeFailureMarker(this.host.files)
     } catch (thrown) {
       this.noteFailure()
@@ -380,9 +375,7 @@ export class Shard {
       return
     }
     this.appender.durableFloor = this.appender.nextLsn - 1
-    this.host.log('warn', 'a sync had failed: what was not durable was written again', {
-      why: marker.why
-    })
+    this.host.log('warn', 'a sync had failed: what was not durable was written again', { why })
   }
 
   private noteFailure(): void {

@@ -298,6 +298,27 @@ test('a failed sync stops the writes, outlives the process, and loses nothing fl
   assert.equal(problems(rig), [])
 })
 
+test('a failed sync of which only an empty marker tells hides no damage below the mark', () => {
+  const { rig, files } = rigWithBlocks()
+  rig.write(0, 3, 1, 13)
+  files.fault = (call, name) => {
+    const isMarker = call === 'write' && name === 'failed'
+    return isMarker || (call === 'sync' && name.startsWith('seg-')) ? 'EIO' : ''
+  }
+  assert.is(rig.flush(), ErrorCode.ShardFailed)
+  assert.ok(files.list().includes('failed'))
+  assert.is(files.bytesOf('failed').length, 0)
+  files.fault = () => ''
+  files.flipBit('seg-000000', (headerPage(1) + 1) * PAGE_BITS + 77)
+  files.kill()
+  rig.reopen()
+  assert.equal(rig.read(0, 0, 1), [10])
+  assert.throws(() => rig.read(0, 1, 1), /ChecksumMismatch/)
+  assert.equal(rig.read(0, 2, 2), [12, 13])
+  assert.not(files.list().includes('failed'))
+  assert.is(rig.write(0, 1, 1, 41), 0)
+})
+
 test('compaction gets past the damaged blocks of a long write, and moves the others', () => {
   const files = new FaultyFiles(seededRandom(5))
   const rig = new ShardRig({ files, config: { segmentBytes: 2 * 1024 * 1024 } })
