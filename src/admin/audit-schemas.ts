@@ -17,7 +17,7 @@ export const callerSchema = z
     /** Of the token. */
     id: z.string().optional(),
     label: z.string().optional(),
-    /** Of the certificate. */
+    /** Of the certificate, or the identity of an NBD client's shared key. */
     name: z.string().optional()
   })
   .meta({ id: 'Caller' })
@@ -30,7 +30,9 @@ export const auditEntrySchema = z
     time: z.string().meta({ description: 'ISO 8601 time' }),
     who: callerSchema,
     address: z.string(),
-    action: z.string().meta({ description: 'operationId of the request, or nbdOpen, nbdClose' }),
+    action: z
+      .string()
+      .meta({ description: 'operationId of the request, or nbdOpen, nbdClose, nbdTls' }),
     volume: z.string().optional(),
     details: z.record(z.string(), z.unknown()).optional(),
     outcome: z.string().meta({ description: '`ok`, or the code of the error' }),

@@ -35,8 +35,10 @@ export async function startCredentials(
 
 /** null where NBD is served without TLS. */
 export function tlsFilesOf(config: Config): NbdTlsFiles | null {
-  const { nbdTls: mode, nbdTlsCert: certFile, nbdTlsKey: keyFile, nbdTlsCa } = config
-  if (mode === 'off' || certFile === null || keyFile === null) return null
+  const { nbdTls: mode, nbdTlsCert: certFile, nbdTlsKey: keyFile, nbdTlsCa, nbdTlsPskFile } = config
+  if (mode === 'off') return null
+  if (nbdTlsPskFile !== null) return { mode, pskFile: nbdTlsPskFile }
+  if (certFile === null || keyFile === null) return null
   return { mode, certFile, keyFile, ...(nbdTlsCa === null ? {} : { clientCaFile: nbdTlsCa }) }
 }
 
@@ -54,7 +56,7 @@ function credentialUsers(
   const security = replication?.security ?? null
   return [
     userOf('nbd', nbdTls === null ? [] : [config.nbdTlsCert, config.nbdTlsCa], {
-      others: nbdTls === null ? [] : [config.nbdTlsKey],
+      others: nbdTls === null ? [] : [config.nbdTlsKey, config.nbdTlsPskFile],
       reload: () => nbd.reloadTls()
     }),
     userOf('admin', [config.adminTlsCert, config.adminTlsCa], {

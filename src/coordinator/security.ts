@@ -44,15 +44,21 @@ async function openAudit(directory: string, log: Log): Promise<AuditLog> {
   }
 }
 
-/** Tells of volumes that NBD clients open and leave. */
+/** Tells of volumes that NBD clients open and leave, and of clients that were refused. */
 export const nbdWitness =
   (audit: AuditLog) =>
-  ({ kind, volume, address, tlsName, readOnly }: NbdUse): void =>
-    audit.record({
-      who: { kind: 'nbd', ...(tlsName === null ? {} : { name: tlsName }) },
-      address,
-      action: kind === 'open' ? 'nbdOpen' : 'nbdClose',
-      volume,
-      details: { readOnly },
-      outcome: 'ok'
-    })
+  (use: NbdUse): void => {
+    const { tlsName, address } = use
+    const who = { kind: 'nbd', ...(tlsName === null ? {} : { name: tlsName }) } as const
+    if (use.kind === 'refuse') {
+      const { door, reason, untold, outcome } = use
+      const action = door === 'tls' ? 'nbdTls' : 'nbdOpen'
+      const volume = use.volume === null ? {} : { volume: use.volume }
+      const details = untold === 0 ? { reason } : { reason, untold }
+      audit.record({ who, address, action, ...volume, details, outcome })
+      return
+    }
+    const { kind, volume, readOnly } = use
+    const action = kind === 'open' ? 'nbdOpen' : 'nbdClose'
+    audit.record({ who, address, action, volume, details: { readOnly }, outcome: 'ok' })
+  }

@@ -1,5 +1,7 @@
 /** The configuration as it came out, for people: what holds, and where it was said. */
-import { formatAddress, type ResolvedConfig, sourceText } from './config.ts'
+import { formatAddress } from './addresses.ts'
+import type { ResolvedConfig } from './config.ts'
+import { sourceText } from './config-source.ts'
 import { optionInfo, optionKeys } from './option-info.ts'
 import type { Config, OptionKey } from './options.ts'
 import { formatDurationExact, formatSizeExact } from './units.ts'

@@ -3,22 +3,15 @@
  * precedence. The result is complete, checked and frozen, and knows where each value came from.
  */
 import { readFileSync } from 'node:fs'
-import { dirname, join, resolve } from 'node:path'
+import { dirname, resolve } from 'node:path'
 import { isMap, LineCounter, parseDocument } from 'yaml'
-import { isLoopback, isWildcard } from './addresses.ts'
+import { completeConfig } from './config-rules.ts'
+import { type Source, sourceText } from './config-source.ts'
 import { editDistance } from './edit-distance.ts'
 import { ErrorCode, StoreError } from './errors.ts'
 import { ARENA_BYTES_DEFAULT, ETCD_WAIT_MS_DEFAULT } from './limits.ts'
 import { environmentNameOf, optionInfo, optionKeys } from './option-info.ts'
-import {
-  type Address,
-  type Config,
-  type OptionKey,
-  optionsSchema,
-  SEGMENT_BYTES_MIN,
-  type UnlockSource
-} from './options.ts'
-import { formatSizeExact } from './units.ts'
+import { type Config, type OptionKey, optionsSchema, type UnlockSource } from './options.ts'
 
 const DAY_MS = 24 * 3600 * 1000
 
@@ -36,6 +29,7 @@ const defaults: Omit<Config, 'dataDir'> = {
   nbdTlsCert: null,
   nbdTlsKey: null,
   nbdTlsCa: null,
+  nbdTlsPskFile: null,
   nbdDefaultExport: null,
   adminListen: { host: '127.0.0.1', port: 4321 },
   adminTlsCert: null,
@@ -70,18 +64,6 @@ const defaults: Omit<Config, 'dataDir'> = {
   logLevel: 'info',
   logFormat: 'auto',
   logLines: 2000 // about 500 KB, and hours of a quiet peer
-}
-
-/** Bytes of `sockaddr_un.sun_path` on Linux, less the final zero. */
-const SOCKET_PATH_BYTES_MAX = 107
-
-/** Three of them are kept for compaction; with a few more it has a choice of victims. */
-const SEGMENTS_PER_SHARD_MIN = 8
-
-export interface Source {
-  readonly kind: 'flag' | 'environment' | 'file' | 'default'
-  /** The flag, variable or file:line; empty for a default. */
-  readonly name: string
 }
 
 export interface ResolvedConfig {
@@ -236,137 +218,6 @@ function checkValue(key: OptionKey, given: Given): unknown {
   return value
 }
 
-/** Rules between options, and defaults that follow from others. */
-function completeConfig(
-  values: Config,
-  sources: Readonly<Record<OptionKey, Source>>,
-  warnings: string[]
-): Config {
-  for (const key of ['nbdListen', 'adminListen'] as const) {
-    const address = values[key]
-    if (address === null || isLoopback(address.host) || values.insecure) continue
-    if (asksWho(values, key)) continue
-    throw invalid(
-      `${optionInfo[key].name} ${formatAddress(address)} (from ${sourceText(sources[key])}) ` +
-        `can be reached from other machines and nobody has to log in: listen on 127.0.0.1 or a ` +
-        `unix socket, use TLS (${
-          key === 'nbdListen'
-            ? '--nbd-tls require with --nbd-tls-ca'
-            : '--admin-tls-cert, with tokens or --admin-tls-ca and --admin-tls-admins'
-        }), or accept that with --insecure`
-    )
-  }
-  checkCapacity(values, sources)
-  if (values.nbdTls !== 'off' && (values.nbdTlsCert === null || values.nbdTlsKey === null)) {
-    throw invalid(`nbd-tls ${values.nbdTls} needs nbd-tls-cert and nbd-tls-key`)
-  }
-  if (values.nbdTls === 'off' && (values.nbdTlsCert ?? values.nbdTlsKey ?? values.nbdTlsCa)) {
-    throw invalid('nbd-tls is off although certificates are given: set it to allow or require')
-  }
-  requireEtcdRules(values, sources)
-  requirePeerRules(values, warnings)
-  requireAdminRules(values)
-  for (const key of ['nbdSocket', 'adminSocket'] as const) {
-    const path = values[key]
-    if (path === null || Buffer.byteLength(path) <= SOCKET_PATH_BYTES_MAX) continue
-    throw invalid(
-      `${optionInfo[key].name} ${path} has ${Buffer.byteLength(path)} bytes, and the path of a ` +
-        `unix socket at most ${SOCKET_PATH_BYTES_MAX}`
-    )
-  }
-  if (sources.adminSocket.kind !== 'default') return values
-  const adminSocket = join(values.dataDir, 'admin.sock')
-  if (Buffer.byteLength(adminSocket) <= SOCKET_PATH_BYTES_MAX) return { ...values, adminSocket }
-  warnings.push(
-    `no admin socket: ${adminSocket} is longer than ${SOCKET_PATH_BYTES_MAX} bytes; ` +
-      `choose a shorter one with --admin-socket`
-  )
-  return values
-}
-
-/** The size of segments may be unknown as yet: then the smallest there is. */
-function checkCapacity(values: Config, sources: Readonly<Record<OptionKey, Source>>): void {
-  const { capacityBytes, segmentBytes, shards } = values
-  if (capacityBytes === null) return
-  const each = Math.floor(capacityBytes / (shards ?? 1))
-  const segments = Math.floor(each / (segmentBytes ?? SEGMENT_BYTES_MIN))
-  if (segments >= SEGMENTS_PER_SHARD_MIN) return
-  const size = formatSizeExact(segmentBytes ?? SEGMENT_BYTES_MIN)
-  const of = segmentBytes === null ? `the smallest, ${size}` : `segment-size ${size}`
-  throw invalid(
-    `capacity ${formatSizeExact(capacityBytes)} (from ${sourceText(sources.capacityBytes)}) ` +
-      `gives a shard ${segments} segments of ${of}; it needs ${SEGMENTS_PER_SHARD_MIN}` +
-      `${shards === null ? '' : `, and there are ${shards} shards`}`
-  )
-}
-
-function requireEtcdRules(values: Config, sources: Readonly<Record<OptionKey, Source>>): void {
-  const { etcd, etcdCa, etcdCert, etcdKey, etcdUser, etcdPasswordFile } = values
-  const files = ['etcdCa', 'etcdCert', 'etcdKey', 'etcdUser', 'etcdPasswordFile'] as const
-  const given = files.find((key) => values[key] !== null)
-  if (etcd.length === 0 && values.join) throw invalid('join means nothing without etcd')
-  if (etcd.length === 0 && given !== undefined) {
-    const from = sourceText(sources[given])
-    throw invalid(`${optionInfo[given].name} (from ${from}) means nothing without etcd`)
-  }
-  const secure = etcd.some((url) => url.startsWith('https:'))
-  if (!secure && (etcdCa ?? etcdCert ?? etcdKey) !== null) {
-    throw invalid('etcd certificates are given, but etcd is reached by http: write https://')
-  }
-  if ((etcdCert === null) !== (etcdKey === null)) {
-    throw invalid('etcd-cert and etcd-key are only given together')
-  }
-  if ((etcdUser === null) !== (etcdPasswordFile === null)) {
-    throw invalid('etcd-user and etcd-password-file are only given together')
-  }
-}
-
-/** Who connects to `peerListen` proves that it is of the cluster: it needs no `insecure`. */
-function requirePeerRules(values: Config, warnings: string[]): void {
-  const { peerTlsCa, peerTlsCert, peerTlsKey, peerListen, peerAdvertise } = values
-  if (peerListen === null && peerAdvertise !== null) {
-    throw invalid('peer-advertise means nothing without peer-listen')
-  }
-  if (peerListen !== null && peerAdvertise === null && isWildcard(peerListen.host)) {
-    throw invalid(
-      `peer-listen ${formatAddress(peerListen)} is no address that others can connect to: ` +
-        'add --peer-advertise HOST:PORT'
-    )
-  }
-  const given = [peerTlsCa, peerTlsCert, peerTlsKey].filter((file) => file !== null).length
-  if (given === 1 || given === 2) {
-    throw invalid('peer-tls-ca, peer-tls-cert and peer-tls-key are only given together')
-  }
-  if (peerListen === null || isLoopback(peerListen.host) || given > 0) return
-  warnings.push(
-    `peer-listen ${formatAddress(peerListen)} can be reached from other machines, and with a ` +
-      'cluster secret alone what peers send each other is authenticated but not encrypted: use ' +
-      'certificates (--peer-tls-ca, -cert, -key; torus tls init) unless the network is trusted'
-  )
-}
-
-/** Nobody comes in without a certificate of the operator's authority, or a token over TLS. */
-const asksWho = (values: Config, key: 'nbdListen' | 'adminListen'): boolean =>
-  key === 'nbdListen'
-    ? values.nbdTls === 'require' && values.nbdTlsCa !== null
-    : values.adminTlsCert !== null
-
-function requireAdminRules(values: Config): void {
-  const { adminTlsCert, adminTlsKey, adminTlsCa, adminTlsAdmins, adminListen } = values
-  if ((adminTlsCert === null) !== (adminTlsKey === null)) {
-    throw invalid('admin-tls-cert and admin-tls-key are only given together')
-  }
-  if (adminTlsCa !== null && adminTlsCert === null) {
-    throw invalid('admin-tls-ca needs admin-tls-cert and admin-tls-key')
-  }
-  if (adminTlsCa === null && adminTlsAdmins.length > 0) {
-    throw invalid('admin-tls-admins needs admin-tls-ca')
-  }
-  if (adminListen === null && adminTlsCert !== null) {
-    throw invalid('admin-tls-cert means nothing without admin-listen')
-  }
-}
-
 /**
  * A variable that looks like a misspelt option only warns, and others say nothing: Kubernetes makes
  * some up for a service called torus (`TORUS_SERVICE_HOST`), and they must not stop a start.
@@ -381,12 +232,3 @@ function misspeltVariables(env: ConfigInput['env']): string[] {
       return [`environment variable ${name} does nothing; did you mean ${environmentNameOf(near)}?`]
     })
 }
-
-export const formatAddress = (address: Address): string =>
-  address.host.includes(':')
-    ? `[${address.host}]:${address.port}`
-    : `${address.host}:${address.port}`
-
-/** 'flag --capacity', 'environment TORUS_CAPACITY', 'file torus.yaml:3', 'default'. */
-export const sourceText = (source: Source): string =>
-  source.kind === 'default' ? 'default' : `${source.kind} ${source.name}`

@@ -104,6 +104,13 @@ export const optionInfo: Readonly<Record<OptionKey, OptionInfo>> = {
     help: 'clients must show a certificate signed by one of these, PEM',
     usual: ''
   },
+  nbdTlsPskFile: {
+    name: 'nbd-tls-psk-file',
+    argument: 'FILE',
+    path: true,
+    help: 'instead of certificates: lines IDENTITY:HEXKEY, as psktool writes them',
+    usual: ''
+  },
   nbdDefaultExport: {
     name: 'nbd-default-export',
     argument: 'NAME',

@@ -222,6 +222,7 @@ export const optionsSchema = z.strictObject({
   nbdTlsCert: text.nullable(),
   nbdTlsKey: text.nullable(),
   nbdTlsCa: text.nullable(),
+  nbdTlsPskFile: text.nullable(),
   nbdDefaultExport: text.nullable(),
   adminListen: listenAddress.nullable(),
   adminTlsCert: text.nullable(),

@@ -4,11 +4,9 @@
  *   flags -> options <-> (waiting for an answer to one) -> transmission -> lingering -> closed
  */
 import type net from 'node:net'
-import tls from 'node:tls'
 import type { Clock } from '../core/clock.ts'
-import { storeErrorOf } from '../core/errors.ts'
+import { ErrorCode, errorCodeName, storeErrorOf } from '../core/errors.ts'
 import type { BlockDevice, ClientInfo } from '../volume/block-device.ts'
-import { namesOfClient } from '../core/certificate-names.ts'
 import type { ExportClient } from './access.ts'
 import type { Batch } from './batch.ts'
 import type { Budget } from './budget.ts'
@@ -21,12 +19,14 @@ import {
   RECEIVE_BUFFER_BYTES
 } from './limits.ts'
 import type { NbdMetrics } from './metrics.ts'
+import { Progress } from './progress.ts'
 import { IHAVEOPT_HIGH, IHAVEOPT_LOW } from './protocol.ts'
 import { type Consumer, Receiver } from './receiver.ts'
+import type { Refusals } from './refusals.ts'
 import { Sender } from './sender.ts'
-import type { TlsContext } from './tls-context.ts'
+import { type TlsContext, tlsReasonOf } from './tls-context.ts'
 import { Transmission } from './transmission.ts'
-import { type NbdUse, tlsNameOf } from './use.ts'
+import type { NbdOpenOrClose, NbdUse, RefusalFields } from './use.ts'
 
 /** What a connection needs of its server. */
 export interface ConnectionHost {
@@ -35,6 +35,7 @@ export interface ConnectionHost {
   readonly budget: Budget
   readonly batch: Batch
   readonly metrics: NbdMetrics
+  readonly refusals: Refusals
   readonly clock: Clock
   readonly limits: NbdLimits
   readonly closing: boolean
@@ -67,7 +68,7 @@ export class Connection implements Consumer {
   /** The answer to the last option. */
   private answering: Promise<void> = Promise.resolve()
   private closed = false
-  /** In the client's certificate. */
+  /** In the client's certificate, or with its key. */
   private tlsName: string | null = null
   /** As exports know it. */
   client: ExportClient
@@ -76,8 +77,7 @@ export class Connection implements Consumer {
   private options = 0
   private skip = 0
   private skippedOption = 0
-  private progressMark = 0
-  private progressMs = 0
+  private readonly progress: Progress
 
   constructor(host: ConnectionHost, accepted: net.Socket, id: number, address: string) {
     this.host = host
@@ -100,12 +100,14 @@ export class Connection implements Consumer {
       client: () => this.client,
       tls: host.tls.mode,
       closing: () => host.closing,
-      send: (bytes) => this.send(bytes)
+      send: (bytes) => this.send(bytes),
+      onRefused: (refused) => this.tellRefused(refused)
     })
     this.deadlineMs = host.clock.monotonicMs() + host.limits.handshakeMs
     this.receiver = new Receiver(this, host.budget.arena)
     this.rawSocket = this.receiver.attach(accepted)
     this.socket = this.rawSocket
+    this.progress = new Progress(this.rawSocket)
     // Replies are gathered here already; waiting for more of them would only add latency.
     this.rawSocket.setNoDelay(true)
     this.rawSocket.setKeepAlive(true, KEEP_ALIVE_MS)
@@ -239,38 +241,36 @@ export class Connection implements Consumer {
       this.fail('data behind NBD_OPT_STARTTLS')
       return
     }
-    const secure = new tls.TLSSocket(this.rawSocket, this.host.tls.socketOptions())
+    const session = this.host.tls.start(this.rawSocket)
+    const { socket: secure } = session
     this.socket = secure
     secure.on('error', (error) => {
-      this.fail(`TLS: ${error.message}`)
+      const reason = tlsReasonOf(error)
+      if (!this.handshake.isSecure) this.refuseTls(reason)
+      this.fail(`TLS: ${reason}`)
     })
     secure.once('end', () => this.drain())
     secure.once('close', () => this.rawSocket.destroy())
     secure.once('secure', () => {
-      if (!this.verified(secure)) {
+      const names = session.names()
+      if (names === null) {
+        this.refuseTls('no valid certificate')
         this.fail('TLS: the client has no valid certificate')
         return
       }
       this.handshake.secured()
       this.host.metrics.connectionsTls++
-      this.tlsName = tlsNameOf(secure)
-      if (this.asksForCertificate) {
-        this.client = { ...this.client, names: namesOfClient(secure) }
-      }
+      this.tlsName = names[0] ?? null
+      this.client = { ...this.client, names }
       Object.assign(this.info, { tls: true })
       this.phase = 'options'
     })
     this.receiver.attachStream(secure)
   }
 
-  private get asksForCertificate(): boolean {
-    return this.host.tls.files.clientCaFile !== undefined
-  }
-
-  private verified(secure: tls.TLSSocket): boolean {
-    if (!this.asksForCertificate) return true
-    const handle = secure as unknown as { ssl: { verifyError(): Error | null } | null }
-    return handle.ssl !== null && handle.ssl.verifyError() === null
+  private refuseTls(reason: string): void {
+    const outcome = errorCodeName(ErrorCode.Forbidden)
+    this.tellRefused({ kind: 'refuse', door: 'tls', volume: null, outcome, reason })
   }
 
   // Transmission
@@ -391,17 +391,13 @@ export class Connection implements Consumer {
    * not for a while; 0 for any other. Called regularly: the while is measured from call to call.
    */
   stalledPages(nowMs: number): number {
-    const { transmission, host } = this
-    const handle = (this.rawSocket as unknown as { _handle: RawHandle | null })._handle
-    if (transmission === null || handle === null) return 0
-    const waits = transmission.payload.receiving || handle.writeQueueSize > 0
-    const moved = this.receiver.receivedBytes + handle.bytesWritten - handle.writeQueueSize
-    if (!waits || moved - this.progressMark >= host.limits.stallBytes) {
-      this.progressMark = moved
-      this.progressMs = nowMs
-      return 0
-    }
-    return nowMs - this.progressMs > host.limits.stallMs ? transmission.pageShare.held : 0
+    const { transmission, receiver, host } = this
+    if (transmission === null) return 0
+    const { receivedBytes } = receiver
+    const isOwed = transmission.payload.receiving
+    const bytes = host.limits.stallBytes
+    const stalledMs = this.progress.stalledMs(nowMs, { receivedBytes, isOwed, bytes })
+    return stalledMs > host.limits.stallMs ? transmission.pageShare.held : 0
   }
 
   /** Others wait for the memory it holds. */
@@ -410,22 +406,24 @@ export class Connection implements Consumer {
     this.fail('it held memory that others wait for and did not move')
   }
 
-  private tellUse(kind: NbdUse['kind']): void {
+  private tellUse(kind: NbdOpenOrClose['kind']): void {
     const { tlsName, device } = this
     const { volume, address } = this.info
     this.host.onUse({ kind, volume, address, tlsName, readOnly: device?.readOnly ?? false })
+  }
+
+  private tellRefused(refused: RefusalFields): void {
+    const { tlsName, host } = this
+    const { address } = this.info
+    const from = this.client.address ?? address
+    const untold = host.refusals.take(`${from} ${refused.door} ${refused.outcome}`)
+    if (untold !== null) host.onUse({ ...refused, address, tlsName, untold })
   }
 
   private fields(): object {
     const { id, address, volume } = this.info
     return { client: id, address, volume }
   }
-}
-
-/** What Node keeps about the bytes of a socket. */
-interface RawHandle {
-  readonly bytesWritten: number
-  readonly writeQueueSize: number
 }
 
 /** A client whose machine is gone is noticed after this and a few probes. */

@@ -45,14 +45,16 @@ export class Exports {
     })
   }
 
-  /** @throws StoreError NotFound, also for what the client may not open */
+  /** @throws StoreError NotFound; for what the client may not open too, with that as its cause */
   async find(name: string, client: ExportClient): Promise<ExportEntry> {
     const entries = await this.list(client)
     const wanted = name === '' ? this.nameOfDefault(entries) : name
     const entry = entries.find((each) => each.name === wanted)
     if (entry !== undefined) return entry
     const shown = name === '' ? 'there is no default export' : `there is no export '${wanted}'`
-    throw new StoreError(ErrorCode.NotFound, shown)
+    const isHidden = (await this.source.list()).some((each) => each.name === wanted)
+    const cause = isHidden ? new StoreError(ErrorCode.Forbidden, 'its rule of access') : undefined
+    throw new StoreError(ErrorCode.NotFound, shown, { cause })
   }
 
   /** @throws StoreError NotFound, Busy, … */

@@ -2,7 +2,7 @@
  * Fixed newstyle negotiation: one call of `option` for each option of the client, one answer of
  * what to do next. Not on the hot path, so it may wait for the volume layer.
  */
-import { storeErrorOf } from '../core/errors.ts'
+import { ErrorCode, errorCodeName, StoreError, storeErrorOf } from '../core/errors.ts'
 import type { ExportClient } from './access.ts'
 import type { BlockDevice } from '../volume/block-device.ts'
 import { optionErrorOf } from './errors.ts'
@@ -12,6 +12,7 @@ import { contextIdOf, type MetaContext, matchContexts, metaContexts } from './me
 import { parseInfoOption, parseMetaOption, parseString } from './option-data.ts'
 import * as p from './protocol.ts'
 import { ReplyMode } from './replies.ts'
+import type { RefusalFields } from './use.ts'
 
 export type TlsMode = 'off' | 'allow' | 'require'
 
@@ -26,6 +27,9 @@ export type Outcome =
 const NEXT: Outcome = { kind: 'next' }
 const CLOSE: Outcome = { kind: 'close' }
 
+/** Of a name that a client made up. */
+const TOLD_NAME_CHARS_MAX = 255
+
 export interface HandshakeParts {
   readonly exports: Exports
   /** What is known of the client now: TLS adds names. */
@@ -35,6 +39,7 @@ export interface HandshakeParts {
   readonly closing: () => boolean
   /** Sends; resolves when the client may be sent more, or is gone. */
   readonly send: (bytes: Buffer) => Promise<void>
+  readonly onRefused: (refused: RefusalFields) => void
 }
 
 export function greeting(): Buffer {
@@ -55,7 +60,7 @@ export class Handshake {
   private contextsOf = ''
   private fixedNewstyle = false
   private noZeroes = false
-  private secure = false
+  isSecure = false
 
   constructor(parts: HandshakeParts) {
     this.parts = parts
@@ -70,7 +75,7 @@ export class Handshake {
 
   /** TLS is on: "the server MUST NOT preserve any negotiation state". */
   secured(): void {
-    this.secure = true
+    this.isSecure = true
     this.mode = ReplyMode.Simple
     this.contexts = []
     this.contextsOf = ''
@@ -87,6 +92,7 @@ export class Handshake {
     }
     if (this.parts.closing()) return this.error(option, p.NBD_REP_ERR_SHUTDOWN)
     if (this.needsTls && option !== p.NBD_OPT_STARTTLS) {
+      this.refusedPlain()
       return this.error(option, p.NBD_REP_ERR_TLS_REQD, 'this server talks TLS only')
     }
     if (data === null) return this.error(option, p.NBD_REP_ERR_TOO_BIG)
@@ -113,11 +119,12 @@ export class Handshake {
   }
 
   private get needsTls(): boolean {
-    return this.parts.tls === 'require' && !this.secure
+    return this.parts.tls === 'require' && !this.isSecure
   }
 
   /** It cannot be answered with an error: the session ends instead. */
   private async exportName(data: Buffer | null): Promise<Outcome> {
+    if (this.needsTls) this.refusedPlain()
     if (data === null || this.needsTls || this.parts.closing()) return CLOSE
     // "Once extended headers are requested, a client MUST NOT use NBD_OPT_EXPORT_NAME".
     if (this.mode === ReplyMode.Extended) return CLOSE
@@ -132,7 +139,7 @@ export class Handshake {
       await this.parts.send(bytes)
       return { kind: 'transmit', device, entry }
     } catch (thrown) {
-      storeErrorOf(thrown)
+      this.refused(name, thrown)
       return CLOSE
     }
   }
@@ -155,7 +162,7 @@ export class Handshake {
     if (this.parts.tls === 'off') {
       return this.error(option, p.NBD_REP_ERR_POLICY, 'TLS is off on this server')
     }
-    if (this.secure) return this.error(option, p.NBD_REP_ERR_INVALID, 'TLS is on already')
+    if (this.isSecure) return this.error(option, p.NBD_REP_ERR_INVALID, 'TLS is on already')
     await this.ack(option)
     return { kind: 'startTls' }
   }
@@ -183,6 +190,7 @@ export class Handshake {
         this.keepContextsFor(entry)
       } else entry = await exports.find(request.name, client())
     } catch (thrown) {
+      this.refused(request.name, thrown)
       return this.failure(option, thrown)
     }
     const hasContexts = this.contexts.length > 0 && this.contextsOf === entry.name
@@ -240,6 +248,20 @@ export class Handshake {
 
   private unwantedData(option: number): Promise<Outcome> {
     return this.error(option, p.NBD_REP_ERR_INVALID, 'this option has no data')
+  }
+
+  private refusedPlain(): void {
+    const outcome = errorCodeName(ErrorCode.Forbidden)
+    this.parts.onRefused({ kind: 'refuse', door: 'tls', volume: null, outcome, reason: 'no TLS' })
+  }
+
+  private refused(name: string, thrown: unknown): void {
+    const error = storeErrorOf(thrown)
+    // The client is not told that there is what it may not open; the operator is.
+    const { code, message } = error.cause instanceof StoreError ? error.cause : error
+    const outcome = errorCodeName(code)
+    const volume = name.slice(0, TOLD_NAME_CHARS_MAX)
+    this.parts.onRefused({ kind: 'refuse', door: 'export', volume, outcome, reason: message })
   }
 
   private failure(option: number, thrown: unknown): Promise<Outcome> {

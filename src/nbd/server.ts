@@ -12,6 +12,7 @@ import { Connection, type ConnectionHost } from './connection.ts'
 import { Exports } from './exports.ts'
 import { defaultLimits, EVICTIONS_MIN, type NbdLimits } from './limits.ts'
 import { NbdMetrics, type NbdSnapshot } from './metrics.ts'
+import { Refusals } from './refusals.ts'
 import { TlsContext, type NbdTlsFiles } from './tls-context.ts'
 import type { NbdUse } from './use.ts'
 
@@ -23,7 +24,7 @@ export interface NbdOptions {
   readonly limits?: Partial<NbdLimits>
   readonly clock?: Clock
   readonly log?: (level: 'debug' | 'info' | 'warn', message: string, fields: object) => void
-  /** A client got a volume, or has left it. */
+  /** A client got a volume, has left it, or was refused. */
   readonly onUse?: (use: NbdUse) => void
 }
 
@@ -44,6 +45,7 @@ export class NbdServer implements ConnectionHost {
   readonly batch: Batch
   readonly metrics: NbdMetrics = new NbdMetrics()
   readonly clock: Clock
+  readonly refusals: Refusals
   readonly limits: NbdLimits
   readonly log: NonNullable<NbdOptions['log']>
   readonly onUse: NonNullable<NbdOptions['onUse']>
@@ -60,6 +62,7 @@ export class NbdServer implements ConnectionHost {
     this.exports = new Exports(source, options.defaultExport ?? '')
     this.tls = new TlsContext(options.tls ?? { mode: 'off' })
     this.clock = options.clock ?? systemClock
+    this.refusals = new Refusals(this.clock)
     this.limits = Object.freeze({ ...defaultLimits, ...options.limits })
     this.log = options.log ?? (() => {})
     this.onUse = options.onUse ?? (() => {})

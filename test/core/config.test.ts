@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { isLoopback } from '../../src/core/addresses.ts'
 import { suite } from 'uvu'
-import { type ConfigInput, resolveConfig, sourceText } from '../../src/core/config.ts'
+import { type ConfigInput, resolveConfig } from '../../src/core/config.ts'
+import { sourceText } from '../../src/core/config-source.ts'
 import { configEntries } from '../../src/core/config-entries.ts'
 import { StoreError } from '../../src/core/errors.ts'
 import { environmentNameOf, optionInfo, optionKeys } from '../../src/core/option-info.ts'
@@ -177,6 +178,13 @@ test('TLS needs its files, and files need TLS', () => {
   refused({ flags: { dataDir: '/d', nbdTlsCert: 'c.pem' } }, /nbd-tls is off although/)
   const flags = { dataDir: '/d', nbdTls: 'allow', nbdTlsCert: '/c', nbdTlsKey: '/k' }
   equal(resolve({ flags }).config.nbdTls, 'allow')
+  const keys = { dataDir: '/d', nbdTls: 'require', nbdTlsPskFile: '/keys.psk' }
+  equal(resolve({ flags: keys }).config.nbdTlsPskFile, '/keys.psk')
+  refused({ flags: { ...keys, nbdTls: 'off' } }, /nbd-tls is off although/)
+  refused({ flags: { ...keys, nbdTlsCert: '/c', nbdTlsKey: '/k' } }, /instead of nbd-tls-cert/)
+  const open = { nbdListen: '0.0.0.0:10809' }
+  equal(resolve({ flags: { ...keys, ...open } }).config.nbdTls, 'require')
+  refused({ flags: { ...keys, ...open, nbdTls: 'allow' } }, /nobody has to log in/)
 })
 
 test('others are told of an address that they can connect to', () => {

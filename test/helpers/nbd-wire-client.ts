@@ -118,7 +118,7 @@ export class NbdWireClient {
     })
     this.socket = secure
     this.follow(secure)
-    return String(secure.getPeerCertificate().subject.CN)
+    return String(secure.getPeerCertificate().subject?.CN)
   }
 
   write(bytes: Buffer): void {

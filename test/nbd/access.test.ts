@@ -4,14 +4,14 @@ import { readFile } from 'node:fs/promises'
 import { test } from 'uvu'
 import { type ExportClient, mayOpen } from '../../src/nbd/access.ts'
 import * as p from '../../src/nbd/protocol.ts'
-import { checkAccess, type ExportAccess, OPEN_ACCESS } from '../../src/volume/export-access.ts'
+import { checkAccess, OPEN_ACCESS } from '../../src/volume/export-access.ts'
 import { addCertificate, makeCertificates } from '../helpers/certificates.ts'
 import { testNeeding } from '../helpers/environment.ts'
 import { Scratch } from '../helpers/images.ts'
-import { type Serving, serving, until } from '../helpers/nbd-serving.ts'
+import { listedNames, rules, withRules } from '../helpers/nbd-rules.ts'
+import { serving, until } from '../helpers/nbd-serving.ts'
 import { infoData, metaData, type NbdWireClient } from '../helpers/nbd-wire-client.ts'
 
-const rules = (more: Partial<ExportAccess>): ExportAccess => ({ ...OPEN_ACCESS, ...more })
 const from = (address: string | null, names: string[] = []): ExportClient => ({ address, names })
 
 test('addresses are compared as networks, of both families, and unix is a word of its own', () => {
@@ -47,30 +47,9 @@ test('what is no rule is refused by name', () => {
   throws(() => checkAccess(rules({ tlsNames: Array<string>(257).fill('a') })), /more than 256/)
 })
 
-const namesOf = async (client: NbdWireClient): Promise<string[]> => {
-  const replies = await client.option(p.NBD_OPT_LIST)
-  return replies
-    .filter(({ type }) => type === p.NBD_REP_SERVER)
-    .map(({ data }) => data.subarray(4, 4 + data.readUInt32BE(0)).toString())
-}
-
 const lastOf = async (client: NbdWireClient, option: number, data: Buffer) => {
   const { type, data: text } = (await client.option(option, data)).at(-1)!
   return { type, text: text.toString() }
-}
-
-/** Rules for the volume `demo` of the source, which tests may change. */
-function withRules(all: Serving, access: ExportAccess): { access: ExportAccess } {
-  const holder = { access }
-  const { source } = all
-  const list = source.list.bind(source)
-  Object.assign(source, {
-    list: async () =>
-      (await list()).map((each) =>
-        each.name === 'demo' ? { ...each, access: holder.access } : each
-      )
-  })
-  return holder
 }
 
 test('what a client may not open is neither listed nor told from what is not there', () =>
@@ -78,7 +57,7 @@ test('what a client may not open is neither listed nor told from what is not the
     const holder = withRules(all, rules({ addresses: ['10.0.0.0/8'] }))
     const client = await all.connect()
     await client.greet()
-    ok(!(await namesOf(client)).includes('demo'))
+    ok(!(await listedNames(client)).includes('demo'))
     await client.mustAck(p.NBD_OPT_STRUCTURED_REPLY)
     for (const option of [p.NBD_OPT_INFO, p.NBD_OPT_GO]) {
       const there = await lastOf(client, option, infoData('demo'))
@@ -90,7 +69,7 @@ test('what a client may not open is neither listed nor told from what is not the
     const { type } = await lastOf(client, p.NBD_OPT_SET_META_CONTEXT, contexts)
     strictEqual(type, p.NBD_REP_ERR_UNKNOWN)
     holder.access = OPEN_ACCESS
-    ok((await namesOf(client)).includes('demo'))
+    ok((await listedNames(client)).includes('demo'))
     await client.mustAck(p.NBD_OPT_GO, infoData('demo'))
   }))
 
@@ -133,7 +112,7 @@ testNeeding(
           const connect = async (name: string): Promise<NbdWireClient> => {
             const client = await all.connect()
             await client.greet()
-            ok(!(await namesOf(client)).includes('demo'))
+            ok(!(await listedNames(client)).includes('demo'))
             await client.mustAck(p.NBD_OPT_STARTTLS)
             const cert = await readFile(scratch.path(`${name}-cert.pem`))
             const key = await readFile(scratch.path(`${name}-key.pem`))
@@ -146,11 +125,11 @@ testNeeding(
             return client
           }
           const guest = await connect('guest')
-          ok(!(await namesOf(guest)).includes('demo'))
+          ok(!(await listedNames(guest)).includes('demo'))
           const { type } = await lastOf(guest, p.NBD_OPT_GO, infoData('demo'))
           strictEqual(type, p.NBD_REP_ERR_UNKNOWN)
           const backup = await connect('backup')
-          ok((await namesOf(backup)).includes('demo'))
+          ok((await listedNames(backup)).includes('demo'))
           await backup.mustAck(p.NBD_OPT_GO, infoData('demo'))
         },
         { options: { tls } }

@@ -1,11 +1,13 @@
 /** NBD_OPT_STARTTLS with certificates from files; openssl makes them. */
 import { ok, rejects, strictEqual } from 'node:assert'
 import { copyFile, readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { test } from 'uvu'
 import type { TlsMode } from '../../src/nbd/handshake.ts'
 import * as p from '../../src/nbd/protocol.ts'
 import type { NbdTlsFiles } from '../../src/nbd/tls-context.ts'
-import { type Certificates, makeCertificates } from '../helpers/certificates.ts'
+import type { NbdUse } from '../../src/nbd/use.ts'
+import { addCertificate, type Certificates, makeCertificates } from '../helpers/certificates.ts'
 import { testNeeding } from '../helpers/environment.ts'
 import { Scratch } from '../helpers/images.ts'
 import { MIB, pattern, type Serving, serving, until } from '../helpers/nbd-serving.ts'
@@ -18,7 +20,8 @@ let ca: Buffer
 async function withTls(
   mode: TlsMode,
   body: (serving: Serving) => Promise<void>,
-  more: Partial<NbdTlsFiles> = {}
+  more: Partial<NbdTlsFiles> = {},
+  onUse: (use: NbdUse) => void = () => {}
 ): Promise<void> {
   scratch = await Scratch.create()
   try {
@@ -27,7 +30,7 @@ async function withTls(
     const { serverCert: certFile, serverKey: keyFile } = certificates
     const tls = { mode, certFile, keyFile, ...more }
     if (tls.clientCaFile === '') tls.clientCaFile = certificates.ca
-    await serving(body, { options: { tls }, arenaPages: 1024, limits: { stallMs: 300 } })
+    await serving(body, { options: { tls, onUse }, arenaPages: 1024, limits: { stallMs: 300 } })
   } finally {
     await scratch.remove()
   }
@@ -155,6 +158,49 @@ testNeeding(needs, 'a client without a certificate is refused where one is asked
     },
     { clientCaFile: '' }
   )
+)
+
+testNeeding(
+  needs,
+  'expired and foreign certificates of clients are refused, and told of',
+  async () => {
+    const used: NbdUse[] = []
+    const foreign = await Scratch.create()
+    try {
+      const { directory } = await makeCertificates(foreign)
+      await withTls(
+        'require',
+        async ({ connect }) => {
+          const old = await addCertificate(certificates, { name: 'old', expired: true })
+          const other = {
+            cert: join(directory, 'client-cert.pem'),
+            key: join(directory, 'client-key.pem')
+          }
+          const own = { cert: scratch.path('client-cert.pem'), key: scratch.path('client-key.pem') }
+          for (const { cert, key } of [old, other]) {
+            const client = await connect()
+            await client.greet()
+            const pair = { cert: await readFile(cert), key: await readFile(key) }
+            await secure(client, pair).catch(() => {})
+            await client.readToEnd()
+          }
+          const client = await connect()
+          await client.greet()
+          await secure(client, { cert: await readFile(own.cert), key: await readFile(own.key) })
+          await client.mustAck(p.NBD_OPT_GO, infoData('demo'))
+          const [first, ...more] = used
+          // The second came from the same address, at once.
+          strictEqual(more.map(({ kind }) => kind).join(), 'open')
+          ok(first?.kind === 'refuse' && first.door === 'tls' && first.outcome === 'Forbidden')
+          strictEqual(first.untold, 0)
+        },
+        { clientCaFile: '' },
+        (use) => used.push(use)
+      )
+    } finally {
+      await foreign.remove()
+    }
+  }
 )
 
 testNeeding(needs, 'certificates are read again on request, and bad ones change nothing', () =>

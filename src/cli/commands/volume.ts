@@ -135,7 +135,7 @@ const unavailableText = ({ unavailableMs }: Volume): string =>
 
 /** Who may open it, as `volume set` takes it. */
 function accessText({ access: { addresses, tlsNames, readOnly } }: Volume): string {
-  const names = tlsNames.length > 0 ? `, with certificates of ${tlsNames.join(',')}` : ''
+  const names = tlsNames.length > 0 ? `, with a certificate or key of ${tlsNames.join(',')}` : ''
   return `${addresses.join(',') || 'any address'}${names}${readOnly ? ', read-only' : ''}`
 }
 
@@ -222,7 +222,7 @@ function addSet(parent: Command): void {
     )
     .option(
       '--allow-tls-name <NAME,…>',
-      'and with which names in client certificates; or any',
+      'and with which names in client certificates, or shared keys; or any',
       listArgument('any')
     )
     .option('--nbd-read-only <on|off>', 'NBD clients get it read-only', onOffArgument)
