@@ -10,9 +10,9 @@ interface Rest {
 }
 
 /**
- * Peers that were listed as syncing and taken out again before they were in sync: a gateway cannot
- * reach them, or they have no room. They get nothing new for a while, and for longer each time:
- * every listing makes writes of the group wait for them.
+ * Peers that were taken out of a group which is to have them: a gateway cannot reach them, or they
+ * have no room. They get nothing new for a while, and for longer each time that they were not in
+ * sync in between: every listing makes writes of the group wait for them.
  */
 export class Rests {
   readonly #rests = new Map<string, Rest>()
@@ -20,11 +20,16 @@ export class Rests {
   /** A group's record changed. */
   note(old: KnownGroup | null, now: KnownGroup, nowMs: number): void {
     if (old === null) return
-    const { inSync, syncing } = now.record
+    const { members, inSync, syncing } = now.record
+    const names = (entries: readonly { readonly peer: string }[], wanted: string): boolean =>
+      entries.some(({ peer }) => peer === wanted)
     for (const { peer } of old.record.syncing) {
-      const is = (entry: { readonly peer: string }): boolean => entry.peer === peer
-      if (inSync.some(is)) this.#rests.delete(peer)
-      else if (!syncing.some(is)) this.#begin(peer, nowMs)
+      if (names(inSync, peer)) this.#rests.delete(peer)
+      else if (!names(syncing, peer)) this.#begin(peer, nowMs)
+    }
+    for (const { peer } of old.record.inSync) {
+      const isOut = !names(inSync, peer) && !names(syncing, peer)
+      if (isOut && members.includes(peer)) this.#begin(peer, nowMs)
     }
   }
 

@@ -40,8 +40,8 @@ export const defaultPeerLimits: PeerLimits = Object.freeze({
   windowBytes: 8 * 1024 * 1024, // a gigabit for 64 ms, and an eighth of the default arena
   queuedRequests: 65_536, // more than clients may have in flight
   requestMs: 10_000,
-  pingMs: 2_000,
-  pingAnswerMs: 6_000,
+  pingMs: 1_000,
+  pingAnswerMs: 3_000, // with the other one less than MEMBER_DEADLINE_MS
   idleMs: 30_000,
   stallMs: 5_000,
   backoffMsMin: 50,
