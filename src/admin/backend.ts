@@ -9,6 +9,7 @@
 import type { MemberScrub } from './scrub-schemas.ts'
 import type { ClusterBackend } from './cluster-routes.ts'
 import type { KeyBackend } from './key-routes.ts'
+import type { LifeBackend } from './life-routes.ts'
 import type {
   CertificateInfo,
   Client,
@@ -28,6 +29,7 @@ import type {
 export interface AdminBackend {
   readonly cluster: ClusterBackend
   readonly keys: KeyBackend
+  readonly life: LifeBackend
   /** May this peer serve clients now; `reasons` tells in words what is missing. Never throws. */
   ready(): Ready
   status(): Promise<Status>
@@ -49,9 +51,9 @@ export interface AdminBackend {
   createVolume(request: VolumeCreate): Promise<Volume>
   /** @throws StoreError NotFound, AlreadyExists, InvalidArgument, Busy */
   renameVolume(name: string, newName: string): Promise<Volume>
-  /** @throws StoreError NotFound, InvalidArgument (smaller and not `shrink`), Busy */
+  /** @throws StoreError NotFound, InvalidArgument (smaller and not `shrink`), Busy (open) */
   resizeVolume(name: string, request: VolumeResize): Promise<Volume>
-  /** What `request` does not name stays. @throws StoreError NotFound */
+  /** What `request` does not name stays. @throws StoreError NotFound, InvalidArgument */
   changeVolume(name: string, request: VolumeChange): Promise<Volume>
   /** @throws StoreError NotFound, Busy (another peer serves it and not `takeover`) */
   takeVolume(name: string, takeover: boolean): Promise<Volume>

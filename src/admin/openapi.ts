@@ -3,6 +3,7 @@ import * as auditSchemas from './audit-schemas.ts'
 import type { Route } from './route.ts'
 import * as clusterSchemas from './cluster-schemas.ts'
 import * as keySchemas from './key-schemas.ts'
+import * as lifeSchemas from './life-schemas.ts'
 import * as recoverySchemas from './recovery-schemas.ts'
 import * as schemas from './schemas.ts'
 
@@ -100,7 +101,7 @@ function convert(schema: z.ZodType): Json {
 /** Every schema that has a name. */
 function components(): Json {
   const named = z.registry<{ id?: string | undefined }>()
-  const modules = [schemas, clusterSchemas, recoverySchemas, keySchemas, auditSchemas]
+  const modules = [schemas, clusterSchemas, recoverySchemas, keySchemas, auditSchemas, lifeSchemas]
   for (const schema of modules.flatMap((module) => Object.values(module) as unknown[])) {
     if (!(schema instanceof z.ZodType)) continue
     const id = schema.meta()?.id

@@ -8,6 +8,7 @@ import type { AuditLog } from './audit-log.ts'
 import type { AdminBackend } from './backend.ts'
 import { clusterRoutesOf } from './cluster-routes.ts'
 import { keyRoutesOf } from './key-routes.ts'
+import { lifeRoutesOf } from './life-routes.ts'
 import { RawAnswer, type Route, route, WithStatus } from './route.ts'
 import * as schemas from './schemas.ts'
 import { securityRoutesOf } from './security-routes.ts'
@@ -34,6 +35,7 @@ export const routesOf = (context: RouteContext): readonly Route[] => [
   ...volumeRoutesOf(context.backend),
   ...volumeChangesOf(context.backend),
   ...keyRoutesOf(context.backend.keys),
+  ...lifeRoutesOf(context.backend.life),
   ...clientRoutes(context),
   ...taskRoutes(context),
   ...securityRoutesOf(context),

@@ -80,6 +80,7 @@ export const volumeSchema = z
       .nullable()
       .meta({ description: 'How its blocks are sealed; null: they are not' }),
     description: z.string(),
+    labels: z.record(z.string(), z.string()),
     createdAt: time,
     /** Connections that have it open now. */
     clients: count,
@@ -123,13 +124,29 @@ export const volumeResizeSchema = z
     shrink: z
       .boolean()
       .default(false)
-      .meta({ description: 'Allows a smaller size; what lies behind the new end is lost' })
+      .meta({ description: 'Allows a smaller size; what lies behind the new end is lost' }),
+    force: z
+      .boolean()
+      .default(false)
+      .meta({ description: 'Disconnects its clients before it shrinks; without, they forbid it' })
   })
   .meta({ id: 'VolumeResize' })
 export type VolumeResize = z.infer<typeof volumeResizeSchema>
 
 export const volumeChangeSchema = z
-  .strictObject({ unavailableMs: unavailable.optional(), access: access.partial().optional() })
+  .strictObject({
+    unavailableMs: unavailable.optional(),
+    access: access.partial().optional(),
+    readOnly: z
+      .boolean()
+      .optional()
+      .meta({ description: 'Nobody may change its bytes; who has it open for writing is cut off' }),
+    description: z.string().max(1024).optional(),
+    labels: z
+      .record(z.string(), z.string().nullable())
+      .optional()
+      .meta({ description: 'Labels to add or replace; null takes one away' })
+  })
   .meta({ id: 'VolumeChange' })
 export type VolumeChange = z.infer<typeof volumeChangeSchema>
 

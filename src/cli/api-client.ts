@@ -8,6 +8,7 @@ import type * as keys from '../admin/key-schemas.ts'
 import type * as audit from '../admin/audit-schemas.ts'
 import type * as schemas from '../admin/schemas.ts'
 import { CommandError, UsageError } from './errors.ts'
+import { LifeApi } from './life-api.ts'
 import { programName } from './programs.ts'
 import type { GivenToken } from './token.ts'
 
@@ -90,6 +91,7 @@ export class ApiClient {
   readonly #tls: AdminTlsOptions
   /** As the user wrote it. */
   readonly address: string
+  readonly life: LifeApi = new LifeApi((method, path, body) => this.#send(method, path, body))
 
   constructor(
     address: string,
@@ -135,8 +137,8 @@ export class ApiClient {
   renameVolume = (name: string, newName: string): Promise<Volume> =>
     this.#send('POST', `${volumePath(name)}/rename`, { newName })
 
-  resizeVolume = (name: string, sizeBytes: number, shrink: boolean): Promise<Volume> =>
-    this.#send('POST', `${volumePath(name)}/resize`, { sizeBytes, shrink })
+  resizeVolume = (name: string, request: schemas.VolumeResize): Promise<Volume> =>
+    this.#send('POST', `${volumePath(name)}/resize`, request)
 
   takeVolume = (name: string, takeover: boolean): Promise<Volume> =>
     this.#send('POST', `${volumePath(name)}/take`, { takeover })

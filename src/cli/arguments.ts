@@ -37,6 +37,16 @@ export const onOffArgument = (text: string): boolean => {
   throw new InvalidArgumentError(`"${text}" is neither "on" nor "off"`)
 }
 
+/** 'KEY=VALUE', gathered; without a value it is null. */
+export const labelArgument = (
+  text: string,
+  before: Readonly<Record<string, string | null>> = {}
+): Record<string, string | null> => {
+  const [, key, value = ''] = /^([^=]+)=(.*)$/s.exec(text) ?? []
+  if (key === undefined) throw new InvalidArgumentError(`"${text}" is not KEY=VALUE`)
+  return { ...before, [key]: value === '' ? null : value }
+}
+
 export const countArgument = (text: string): number => {
   const value = Number(text)
   if (/^\d+$/.test(text) && Number.isSafeInteger(value)) return value

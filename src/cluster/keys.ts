@@ -20,6 +20,7 @@
  *   handovers/<family>   HandoverRecord, bound to a lease            who wants to write instead
  *   groups/<pool>/<nr>   GroupRecord: who holds a group's data      who needs it (PROTOCOL.md)
  *   volumekeys/<family>  VolumeKeysRecord: slots, data keys     operators of an encrypted volume
+ *   events/<volume id>   what happened to it, the last of it        who did it
  *   deleted/<family>     DeletedRecord, positive record of the end   `volume delete`, each peer
  *   tokens/<id>          TokenRecord: hash and role of a token       operators
  *   tokens/required      a token was made once: no door is open      with the first token
@@ -129,6 +130,9 @@ export class Keys {
   }
   volumeKeys(family: string): string {
     return `${this.root}volumekeys/${family}`
+  }
+  volumeEvents(id: string): string {
+    return `${this.root}events/${id}`
   }
   deleted(family: string): string {
     return this.deletions + family

@@ -146,6 +146,21 @@ const volumeSchema = z.looseObject({
 })
 export type VolumeRecord = z.infer<typeof volumeSchema>
 
+const volumeEventSchema = z.object({
+  at: time,
+  kind: z.string(),
+  /** Who did it, or where it was done. */
+  peer: id128,
+  details: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.null()])),
+  /** So often, the last time at `lastAt`. */
+  count: z.number().int().min(1),
+  lastAt: time
+})
+export type VolumeEventRecord = z.infer<typeof volumeEventSchema>
+
+/** What happened to a volume, oldest first. */
+const volumeEventsSchema = z.looseObject({ v: version, events: z.array(volumeEventSchema) })
+
 const familySchema = z.looseObject({
   v: version,
   /** Highest that was given out: the next writer gets one more. */
@@ -295,6 +310,7 @@ const kinds = {
   family: familySchema,
   writer: writerSchema,
   volumeKeys: volumeKeysSchema,
+  volumeEvents: volumeEventsSchema,
   deleted: deletedSchema,
   group: groupSchema,
   alive: aliveSchema,

@@ -242,6 +242,7 @@ export class VolumeDirectory {
           { delete: keys.family(record.family) },
           { delete: writerKey },
           { delete: keys.volumeKeys(record.family) },
+          { delete: keys.volumeEvents(record.id) },
           { put: keys.deleted(record.family), value: encodeRecord('deleted', deleted) }
         ]
       })

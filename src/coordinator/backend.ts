@@ -3,6 +3,7 @@ import { hostname } from 'node:os'
 import type { AdminBackend, PeerGauges } from '../admin/backend.ts'
 import type { ClusterBackend } from '../admin/cluster-routes.ts'
 import type { KeyBackend } from '../admin/key-routes.ts'
+import type { LifeBackend } from '../admin/life-routes.ts'
 import type {
   CertificateInfo,
   Client,
@@ -30,6 +31,7 @@ import { DEFAULT_POOL } from '../cluster/pools.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { LatencyHistogram } from '../core/histogram.ts'
 import { version } from '../core/version.ts'
+import { withoutUndefined } from '../core/without-undefined.ts'
 import type { ShardPool } from '../handoff/shard-pool.ts'
 import { encodeBackup } from '../metadata/backup-format.ts'
 import type { NbdServer } from '../nbd/server.ts'
@@ -42,6 +44,7 @@ import type { Volumes } from '../volume/volumes.ts'
 import type { Credentials } from './credentials.ts'
 import type { DataDirectory } from './data-directory.ts'
 import { healthOf, healthProblems } from './health.ts'
+import { PeerLifeBackend } from './life-backend.ts'
 import { newSlotOf, withSecrets } from './keys.ts'
 import type { Replication } from './replication.ts'
 import { bytesOfFamilies } from './volume-usage.ts'
@@ -86,16 +89,22 @@ const opOfTask: Readonly<Record<TaskName, OpKind>> = {
 
 export class PeerBackend implements AdminBackend {
   readonly #parts: BackendParts
+  readonly #life: LifeBackend
   /** Kept from the last look, so that `gauges` stays synchronous. */
   #volumeCount = 0
   #promisedBytes = 0
 
   constructor(parts: BackendParts) {
     this.#parts = parts
+    this.#life = new PeerLifeBackend(parts.volumes)
   }
 
   get cluster(): ClusterBackend {
     return this.#parts.peers
+  }
+
+  get life(): LifeBackend {
+    return this.#life
   }
 
   get keys(): KeyBackend {
@@ -251,19 +260,20 @@ export class PeerBackend implements AdminBackend {
   }
 
   async resizeVolume(name: string, request: VolumeResize): Promise<Volume> {
-    const { sizeBytes, shrink } = request
+    const { sizeBytes, shrink, force } = request
+    const clients = force ? 'disconnect' : 'refuse'
     const volume = await this.#volumeOf(
-      await this.#parts.volumes.resize(name, sizeBytes, { shrink })
+      await this.#parts.volumes.resize(name, sizeBytes, { shrink, clients })
     )
     await this.refreshVolumes()
     return volume
   }
 
   async changeVolume(name: string, change: VolumeChange): Promise<Volume> {
-    const { unavailableMs, access } = change
-    if (unavailableMs !== undefined) await this.#parts.volumes.limitWait(name, unavailableMs)
-    if (access !== undefined) await this.#parts.volumes.limitAccess(name, definedOf(access))
-    return this.volume(name)
+    const { access, ...rest } = change
+    const given = withoutUndefined(rest)
+    const all = access === undefined ? given : { ...given, access: withoutUndefined(access) }
+    return this.#volumeOf(await this.#parts.volumes.change(name, all))
   }
 
   async takeVolume(name: string, takeover: boolean): Promise<Volume> {
@@ -342,20 +352,13 @@ function stateOf(state: string, stats: ShardStats): Shard['state'] {
 }
 
 function volumeOf(info: VolumeInfo, usedBytes: number | null): Volume {
-  const { labels: _, access, ...shown } = info
+  const { labels, access, ...shown } = info
   const { addresses, tlsNames, readOnly } = access
   const rules = { addresses: [...addresses], tlsNames: [...tlsNames], readOnly }
-  return { ...shown, access: rules, usedBytes }
+  return { ...shown, labels: { ...labels }, access: rules, usedBytes }
 }
 
 const copyOf = <T extends { readonly counts: readonly number[] }>(histogram: T) => ({
   ...histogram,
   counts: [...histogram.counts]
-})
-
-/** Without fields that were not given. */
-const definedOf = ({ addresses, tlsNames, readOnly }: NonNullable<VolumeChange['access']>) => ({
-  ...(addresses === undefined ? {} : { addresses }),
-  ...(tlsNames === undefined ? {} : { tlsNames }),
-  ...(readOnly === undefined ? {} : { readOnly })
 })

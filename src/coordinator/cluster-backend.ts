@@ -16,6 +16,7 @@ import type {
 import type { AcceptLoss, WaitingGroups } from '../admin/recovery-schemas.ts'
 import type { WaitingGroup as Waiting } from '../cluster/losses.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { withoutUndefined } from '../core/without-undefined.ts'
 import { spokenOf } from '../cluster/features.ts'
 import type { UpgradeState } from '../cluster/finalize.ts'
 import type { ClusterOperations, PeerSummary, PoolSummary } from '../cluster/operations.ts'
@@ -189,14 +190,6 @@ export class PeerClusterBackend implements ClusterBackend {
     throw new StoreError(ErrorCode.InvalidArgument, `${text}; ${advice}`)
   }
 }
-
-/** With exactOptionalPropertyTypes, absent and undefined differ. */
-const withoutUndefined = <T extends object>(
-  given: T
-): { [K in keyof T]: Exclude<T[K], undefined> } =>
-  Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as {
-    [K in keyof T]: Exclude<T[K], undefined>
-  }
 
 type Reports = ReadonlyMap<string, PeerReport>
 

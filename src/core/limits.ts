@@ -111,6 +111,11 @@ export const GROUP_MEMBERS_MAX = 32
 /** Peers of one ring: placement is measured up to 10,000, and indices fit 16 bits. */
 export const RING_PEERS_MAX = 16_384
 
+/** Events that are kept of each volume: some 8 KiB of metadata. */
+export const VOLUME_EVENTS_MAX = 64
+/** A volume that clients open and leave all the time tells of it so often at most. */
+export const SERVED_EVENT_MS = 60_000
+
 /** A metadata request with its keys and values; etcd's default `--max-request-bytes`. */
 export const METADATA_REQUEST_BYTES_MAX = 1.5 * 1024 * 1024
 /** Comparisons, and operations of each branch, of one transaction; etcd's `--max-txn-ops`. */

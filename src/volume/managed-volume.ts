@@ -1,4 +1,3 @@
-import { checkAccess, type ExportAccess, OPEN_ACCESS } from './export-access.ts'
 import { parseId64 } from '../cluster/ids.ts'
 import { checkVolumeSize } from '../cluster/names.ts'
 import type { VolumeRecord } from '../cluster/records.ts'
@@ -9,9 +8,12 @@ import { APPEND_RESERVE_BYTES, BLOCK_BYTES, VOLUME_BYTES_MAX } from '../core/lim
 import { BlockVolume } from './block-volume.ts'
 import type { Locks } from './locks.ts'
 import { OpenVolume } from './open-volume.ts'
+import type { VolumeHistory } from './volume-history.ts'
+import type { OpenOptions } from './volume-options.ts'
 import { RequestFlag, RequestKind, VolumeRequest } from './request.ts'
 import type { VolumeIo } from './volume-io.ts'
 import type { VolumeKeyring } from './volume-keyring.ts'
+import { type SettingsChange, settingsOf } from './volume-settings.ts'
 import type { LossReason, WriterGate } from './writer-gate.ts'
 
 /** Between attempts to take a writer lease anew. */
@@ -29,6 +31,7 @@ export interface ManagedContext {
   readonly keyring: VolumeKeyring | null
   readonly directory: VolumeDirectory
   readonly gate: WriterGate
+  readonly history: VolumeHistory
   /** By volume id: whatever changes a volume, or opens it, does so alone. */
   readonly locks: Locks
   readonly trouble: (what: string, thrown: unknown) => void
@@ -82,12 +85,14 @@ export class ManagedVolume {
   }
 
   /** Opens it for one client, alone; for writing unless it or the client says otherwise. */
-  async openAlone(readOnly: boolean, takeover: boolean = false): Promise<OpenVolume> {
+  async openAlone({ readOnly, takeover, own }: OpenOptions): Promise<OpenVolume> {
     await this.#requireKey()
-    const reads = readOnly || this.record.readOnly
-    if (!reads || this.#context.gate.isShared) await this.ensureWriter(takeover)
+    const reads = readOnly === true || (this.record.readOnly && own !== true)
+    if (!reads || this.#context.gate.isShared) await this.ensureWriter(takeover ?? false)
+    if (this.opens.size === 0 && own !== true) this.#context.history.served(this.record)
     const device: OpenVolume = new OpenVolume(this.volume, {
       readOnly: reads,
+      isOwn: own === true,
       onClosed: () => {
         this.opens.delete(device)
         if (this.opens.size === 0) this.#letGo()
@@ -126,6 +131,18 @@ export class ManagedVolume {
       await this.closeOpens()
     }
     await this.release()
+  }
+
+  /** Alone: nobody has it open then, here or on another gateway. @throws StoreError Busy */
+  async leaveAlone(force: boolean): Promise<void> {
+    const clients = this.opens.size
+    if (clients > 0 && !force) {
+      const users = `${clients} client${clients > 1 ? 's' : ''}`
+      const text = `volume ${this.volume.name} is in use by ${users}; --force disconnects them`
+      throw new StoreError(ErrorCode.Busy, text)
+    }
+    await this.evictAlone()
+    if (this.#context.gate.isShared) await this.ensureWriter(force)
   }
 
   // ---- the right to write
@@ -231,25 +248,14 @@ export class ManagedVolume {
     volume.unavailableMs = record.unavailableMs ?? null
     // Who writes may be ahead of the record; the end of what is served goes back by `resize` alone.
     if (!volume.writable || record.sizeBytes > volume.sizeBytes) volume.sizeBytes = record.sizeBytes
+    if (record.readOnly) for (const open of this.opens) open.freeze()
     this.#context.gate.noteChange(record)
   }
 
-  /** Sets how long a request waits that cannot be done; null is without limit. Alone. */
-  async limitWaitAlone(unavailableMs: number | null): Promise<void> {
+  /** Alone. @throws StoreError InvalidArgument */
+  async changeAlone(change: SettingsChange): Promise<void> {
     this.#checkThere()
-    await this.#update(() => ({ unavailableMs }))
-    await this.refreshAlone()
-  }
-
-  /** Alone. */
-  async limitAccessAlone(change: Partial<ExportAccess>): Promise<void> {
-    this.#checkThere()
-    await this.#update((record) => {
-      const { addresses, tlsNames, readOnly } = { ...OPEN_ACCESS, ...record.access, ...change }
-      const access = { addresses: [...addresses], tlsNames: [...tlsNames], readOnly }
-      checkAccess(access)
-      return { access }
-    })
+    await this.#update((record) => settingsOf(record, change))
     await this.refreshAlone()
   }
 

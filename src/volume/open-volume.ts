@@ -23,16 +23,24 @@ export function requestOpEnded(request: VolumeRequest, flushes: Flushes): void {
 /** One open of a volume. */
 export class OpenVolume implements BlockDevice {
   readonly readOnly: boolean
+  /** The store's own work: it goes on when the volume becomes read-only. */
+  readonly isOwn: boolean
   readonly volume: BlockVolume
   readonly #onClosed: () => void
   #inFlight = 0
   #closed = false
+  /** The volume became read-only while this was open for writing. */
+  #frozen = false
   #drained: (() => void) | null = null
   #closing: Promise<void> | null = null
 
-  constructor(volume: BlockVolume, options: { readonly readOnly: boolean; onClosed: () => void }) {
+  constructor(
+    volume: BlockVolume,
+    options: { readonly readOnly: boolean; readonly isOwn?: boolean; onClosed: () => void }
+  ) {
     this.volume = volume
     this.readOnly = options.readOnly
+    this.isOwn = options.isOwn ?? false
     this.#onClosed = options.onClosed
   }
 
@@ -70,6 +78,11 @@ export class OpenVolume implements BlockDevice {
     if (this.#drained !== null && this.#inFlight === 0) this.#drained()
   }
 
+  /** Refuses changes from now on; those in flight go on. */
+  freeze(): void {
+    this.#frozen = !this.isOwn
+  }
+
   /** Refuses all that comes from now on; requests in flight go on. */
   shut(): void {
     this.#closed = true
@@ -95,6 +108,6 @@ export class OpenVolume implements BlockDevice {
     const { kind } = request
     const changes =
       kind === RequestKind.Write || kind === RequestKind.Trim || kind === RequestKind.WriteZeroes
-    return changes && this.readOnly ? ErrorCode.ReadOnly : 0
+    return changes && (this.readOnly || this.#frozen) ? ErrorCode.ReadOnly : 0
   }
 }

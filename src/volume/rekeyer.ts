@@ -85,7 +85,7 @@ export class Rekeyer {
     const stopped = (): boolean => this.#closed
     while (!stopped()) {
       try {
-        const file = await this.#volumes.openFile(volume.name)
+        const file = await this.#volumes.openFile(volume.name, { own: true })
         try {
           return await this.#rewrite(volume, file, stopped)
         } finally {

@@ -49,4 +49,13 @@ export interface OpenOptions {
   readonly readOnly?: boolean
   /** Also if another peer serves it: that is asked to let go, and loses it if it does not. */
   readonly takeover?: boolean
+  /** The store's own work, which read-only volumes take too. */
+  readonly own?: boolean
+}
+
+export interface ResizeOptions {
+  /** A smaller size is meant. */
+  readonly shrink?: boolean
+  /** What a shrink does about those who have the volume open. */
+  readonly clients?: 'keep' | 'refuse' | 'disconnect'
 }

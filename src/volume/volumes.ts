@@ -1,6 +1,8 @@
 import type { Cluster } from '../cluster/cluster.ts'
+import { DEFAULT_POOL } from '../cluster/pools.ts'
 import type { DeletedRecord, VolumeKeysRecord, VolumeRecord } from '../cluster/records.ts'
 import { type NewVolume, VolumeDirectory } from '../cluster/volume-directory.ts'
+import type { VolumeEvent } from '../cluster/volume-events.ts'
 import { Writers } from '../cluster/writers.ts'
 import type { Arena } from '../core/arena.ts'
 import { assert } from '../core/assert.ts'
@@ -8,7 +10,6 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import { BLOCK_BYTES } from '../core/limits.ts'
 import type { BlockStore } from '../replication/block-store.ts'
 import type { BlockDevice, DeviceSource } from './block-device.ts'
-import type { ExportAccess } from './export-access.ts'
 import { Locks } from './locks.ts'
 import { type ManagedContext, ManagedVolume } from './managed-volume.ts'
 import type { OpenVolume } from './open-volume.ts'
@@ -21,9 +22,11 @@ import {
   type VolumeCounters,
   type VolumeInfo
 } from './volume-info.ts'
+import { VolumeHistory } from './volume-history.ts'
 import { VolumeIo } from './volume-io.ts'
 import type { NewSlot } from './volume-keyring.ts'
-import type { CreateOptions, OpenOptions, VolumesOptions } from './volume-options.ts'
+import type { CreateOptions, OpenOptions, ResizeOptions, VolumesOptions } from './volume-options.ts'
+import { eventDetails, type SettingsChange } from './volume-settings.ts'
 import { LocalWriters } from './writer-gate.ts'
 import { ofType, unitOf, type VolumeType, VolumeTypes } from './volume-types.ts'
 
@@ -65,6 +68,7 @@ export class Volumes implements DeviceSource {
       sealedIo: sealed === undefined ? null : new VolumeIo({ ...base, store: sealed, beside: io }),
       keyring,
       directory: this.#directory,
+      history: new VolumeHistory(cluster, (what, thrown) => this.#trouble(what, thrown)),
       gate: options.gate ?? new LocalWriters(new Writers(cluster, session)),
       locks: new Locks(),
       trouble: (what, thrown) => this.#trouble(what, thrown),
@@ -194,48 +198,43 @@ export class Volumes implements DeviceSource {
         managed.record = record
         managed.volume.name = newName
       }
+      await this.#context.history.tell(record, 'renamed', { from: name, to: newName })
       return this.#info(record)
     })
   }
 
   /**
    * Sets the size, also while clients have the volume open. A shrink takes effect at once for
-   * them; it resolves when what was behind the new end is gone durably.
-   * @throws StoreError NotFound, InvalidArgument (a bad size, or smaller and not `shrink`)
+   * them, unless `clients` says that they forbid it or are disconnected first; it resolves when
+   * what was behind the new end is gone durably.
+   * @throws StoreError NotFound, Busy, InvalidArgument (a bad size, or smaller and not `shrink`)
    */
   resize(
     name: string,
     sizeBytes: number,
-    options: { readonly shrink?: boolean } = {}
+    { shrink = false, clients = 'keep' }: ResizeOptions = {}
   ): Promise<VolumeInfo> {
     return this.#exclusively(name, async (found) => {
       const managed = this.#manage(found)
-      await managed.resizeAlone(sizeBytes, options.shrink ?? false)
+      const from = managed.volume.sizeBytes
+      if (shrink && sizeBytes < from && clients !== 'keep') {
+        await managed.leaveAlone(clients === 'disconnect')
+      }
+      await managed.resizeAlone(sizeBytes, shrink).finally(() => managed.release())
+      await this.#context.history.tell(found, 'resized', { from, to: sizeBytes })
       return this.#info(managed.record)
     })
   }
 
   /**
-   * Sets how many milliseconds a request waits that cannot be done because members are away; then
-   * it ends with NoQuorum. Null is without limit. Holds at once, on whatever peer serves it.
-   * @throws StoreError NotFound
+   * Changes what operators set; what `change` does not name stays. Holds at once, on whatever peer
+   * serves the volume. @throws StoreError NotFound, InvalidArgument
    */
-  limitWait(name: string, unavailableMs: number | null): Promise<VolumeInfo> {
-    return this.#exclusively(name, async (found) => {
-      const managed = this.#manage(found)
-      await managed.limitWaitAlone(unavailableMs)
-      return this.#info(managed.record)
-    })
-  }
-
-  /**
-   * Sets who may open the volume over protocols for clients; what `change` does not name stays.
-   * @throws StoreError NotFound, InvalidArgument
-   */
-  async limitAccess(name: string, change: Partial<ExportAccess>): Promise<VolumeInfo> {
+  async change(name: string, change: SettingsChange): Promise<VolumeInfo> {
     const info = await this.#exclusively(name, async (found) => {
       const managed = this.#manage(found)
-      await managed.limitAccessAlone(change)
+      await managed.changeAlone(change)
+      await this.#context.history.tell(found, 'changed', eventDetails(change))
       return this.#info(managed.record)
     })
     this.#options.onChange?.()
@@ -260,9 +259,10 @@ export class Volumes implements DeviceSource {
    * while until somebody opens it.
    * @throws StoreError NotFound, Busy when another gateway has it and not `takeover`
    */
-  async take(name: string, options: { readonly takeover?: boolean } = {}): Promise<void> {
-    const { device } = await this.#open(name, options)
+  async take(name: string, { takeover = false }: { takeover?: boolean } = {}): Promise<void> {
+    const { device, managed } = await this.#open(name, { takeover, own: true })
     setTimeout(() => void device.close(), TAKEN_MS).unref()
+    await this.#context.history.tell(managed.record, 'moved', { takeover })
   }
 
   /**
@@ -287,6 +287,11 @@ export class Volumes implements DeviceSource {
       await this.#managed.get(record.id)?.evictAlone()
       this.#context.keyring?.lockByHand(record.family)
     })
+  }
+
+  /** What happened to it, oldest first. @throws StoreError NotFound */
+  async events(name: string): Promise<readonly VolumeEvent[]> {
+    return this.#context.history.list((await this.#directory.get(name)).id)
   }
 
   /** Counters of the volumes that were opened since start. Cheap. */
@@ -325,6 +330,7 @@ export class Volumes implements DeviceSource {
   async close(): Promise<void> {
     this.#closed = true
     this.#stopFollowing?.()
+    await this.#context.history.settled()
     const all = [...this.#managed.values()]
     await Promise.all(
       all.map(async (managed) => {
@@ -341,7 +347,7 @@ export class Volumes implements DeviceSource {
 
   async #open(
     name: string,
-    { readOnly = false, takeover = false }: OpenOptions
+    options: OpenOptions
   ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
     this.#checkOpen()
     return this.#exclusively(name, async (found) => {
@@ -349,19 +355,19 @@ export class Volumes implements DeviceSource {
         throw new StoreError(ErrorCode.Busy, `volume ${name} is still being made`)
       }
       const managed = this.#manage(found)
-      return this.#openAlone(managed, readOnly, takeover)
-    }).catch((thrown: unknown) => this.#openKnown(name, readOnly, thrown))
+      return this.#openAlone(managed, options)
+    }).catch((thrown: unknown) => this.#openKnown(name, options, thrown))
   }
 
   /** While the metadata is away, clients of a volume that this process writes may come back. */
   async #openKnown(
     name: string,
-    readOnly: boolean,
+    { readOnly = false }: OpenOptions,
     thrown: unknown
   ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
     const managed = this.#written().find(({ volume }) => volume.name === name)
     if (!isAway(thrown) || managed === undefined) throw thrown
-    return managed.exclusively(() => this.#openAlone(managed, readOnly))
+    return managed.exclusively(() => this.#openAlone(managed, { readOnly }))
   }
 
   #written(): ManagedVolume[] {
@@ -370,17 +376,26 @@ export class Volumes implements DeviceSource {
 
   async #openAlone(
     managed: ManagedVolume,
-    readOnly: boolean,
-    takeover: boolean = false
+    options: OpenOptions
   ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
-    const device = await managed.openAlone(readOnly, takeover)
+    const device = await managed.openAlone(options)
     if (this.#closed) await device.close()
     this.#checkOpen()
     return { managed, device }
   }
 
+  async #record(spec: NewVolume & { encrypt?: NewSlot }): Promise<VolumeRecord> {
+    const record = await this.#sealedRecord(spec)
+    const { sizeBytes, pool = DEFAULT_POOL, encryption = null } = record
+    await this.#context.history.tell(record, 'created', { sizeBytes, pool, encryption })
+    return record
+  }
+
   /** Makes the record of a volume, and keys for one that is to be encrypted. */
-  async #record({ encrypt, ...spec }: NewVolume & { encrypt?: NewSlot }): Promise<VolumeRecord> {
+  async #sealedRecord({
+    encrypt,
+    ...spec
+  }: NewVolume & { encrypt?: NewSlot }): Promise<VolumeRecord> {
     if (encrypt === undefined) return this.#directory.create(spec)
     const { keyring } = this.#context
     if (keyring === null) {
@@ -404,7 +419,7 @@ export class Volumes implements DeviceSource {
     try {
       const file = await this.#exclusively(record.name, async (found) => {
         const managed = this.#manage(found)
-        return new VolumeFile(managed, await managed.openAlone(false))
+        return new VolumeFile(managed, await managed.openAlone({ own: true }))
       })
       await ofType(type, () => type.format?.(file, detailsOf(record)))
       await file.flush()
@@ -439,6 +454,7 @@ export class Volumes implements DeviceSource {
     }
     const record = await this.#directory.delete(name, { force })
     managed?.abandon()
+    this.#context.history.forget(found.id)
     this.#context.keyring?.lock(found.family)
     this.#managed.delete(found.id)
     return record

@@ -31,6 +31,7 @@ const decided: Record<string, readonly [Role, VolumeUse]> = {
   listVolumes: ['viewer', 'any'],
   getVolume: ['viewer', 'see'],
   listKeySlots: ['viewer', 'see'],
+  listVolumeEvents: ['viewer', 'see'],
   listClients: ['viewer', 'any'],
   getConfig: ['operator', 'no'],
   disconnectClient: ['operator', 'no'],

@@ -51,6 +51,21 @@ test('what a volume does while members are away is set, and shown', async (here)
   match(short.stderr, /must be a second at least/)
 })
 
+test('what is set about a volume, and what happened to it', async (here) => {
+  const { torus, fixture } = here
+  await addVolume(here, 'demo', 1)
+  const flags = ['--read-only', 'on', '--description', 'x', '--label', 'a=b=c', '--label', 'old=']
+  match((await torus(['volume', 'set', 'demo', ...flags])).stdout, /read-only +yes\n/)
+  deepEqual(fixture.backend.calls, ['change demo {"a":"b=c","old":null}'])
+  const { stdout } = await torus(['volume', 'events', 'demo'])
+  match(stdout, /resized +aaaaaaaa +from=4KiB to=8KiB force=true \(2 times, last 2026-01-31/)
+  fixture.backend.clients.push(fakeClient(7, 'demo'))
+  const grown = await torus(['volume', 'resize', 'demo', '2GiB'])
+  match(grown.stdout, /client 7 \(127.0.0.1:50000\) sees the old size until it connects again/)
+  await torus(['volume', 'resize', 'demo', '1MiB', '--shrink', '--force'])
+  equal(fixture.backend.calls.at(-1), 'resize demo by force')
+})
+
 test('the same over the unix socket, as JSON', async ({ fixture }) => {
   const torus = cliFor('')
   const admin = ['--json', '--admin', `unix:${fixture.socket}`]
@@ -82,6 +97,8 @@ test('wrong usage ends with 2', async ({ torus }) => {
     [['volume', 'create', 'demo', '1XB'], /^torus: size: "1XB" is not a size/],
     [['volume', 'create', 'demo', '1000'], /^torus: sizeBytes 1000: must be a multiple of 4096/],
     [['volume', 'set', 'demo'], /nothing to set was given/],
+    [['volume', 'set', 'demo', '--label', 'x'], /"x" is not KEY=VALUE/],
+    [['volume', 'set', 'demo', '--read-only', 'yes'], /"yes" is neither "on" nor "off"/],
     [
       ['volume', 'set', 'demo', '--unavailable', 'no'],
       /"no" is neither "wait" nor like "error:60s/

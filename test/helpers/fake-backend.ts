@@ -21,6 +21,7 @@ import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { LatencyHistogram } from '../../src/core/histogram.ts'
 import { FakeCluster } from './fake-cluster.ts'
 import { FakeKeys } from './fake-keys.ts'
+import { FakeLife } from './fake-life.ts'
 
 const GIB = 1024 ** 3
 
@@ -40,6 +41,7 @@ export function fakeShard(shard: number, stats: Partial<ShardStats> = {}): Shard
 export class FakeBackend implements AdminBackend {
   readonly cluster: FakeCluster = new FakeCluster()
   readonly keys: FakeKeys = new FakeKeys()
+  readonly life: FakeLife = new FakeLife()
   readonly volumesByName = new Map<string, Volume>()
   readonly clients: Client[] = []
   /** Calls worth checking, in order: 'start scrub', 'disconnect 3', … */
@@ -153,6 +155,7 @@ export class FakeBackend implements AdminBackend {
       pool: request.pool ?? 'default',
       family: '0123456789abcdef',
       readOnly: false,
+      labels: {},
       unavailableMs: null,
       access: { addresses: [], tlsNames: [], readOnly: false },
       createdAt: '2026-01-31T12:00:00.000Z',
@@ -172,19 +175,22 @@ export class FakeBackend implements AdminBackend {
     return renamed
   }
 
-  async resizeVolume(name: string, { sizeBytes, shrink }: VolumeResize): Promise<Volume> {
+  async resizeVolume(name: string, { sizeBytes, shrink, force }: VolumeResize): Promise<Volume> {
     const volume = await this.volume(name)
     if (sizeBytes < volume.sizeBytes && !shrink) {
       throw new StoreError(ErrorCode.InvalidArgument, `volume "${name}" would shrink`)
     }
+    this.calls.push(`resize ${name}${force ? ' by force' : ''}`)
     const resized = { ...volume, sizeBytes }
     this.volumesByName.set(name, resized)
     return resized
   }
 
-  async changeVolume(name: string, { unavailableMs }: VolumeChange): Promise<Volume> {
+  async changeVolume(name: string, change: VolumeChange): Promise<Volume> {
     const volume = await this.volume(name)
-    const changed = { ...volume, unavailableMs: unavailableMs ?? null }
+    const { unavailableMs = null, readOnly = false, description = '', labels = {} } = change
+    this.calls.push(`change ${name} ${JSON.stringify(labels)}`)
+    const changed = { ...volume, unavailableMs, readOnly, description }
     this.volumesByName.set(name, changed)
     return changed
   }

@@ -285,6 +285,64 @@ test('a write in flight at a shrink does not come back when the volume grows', a
   }
 })
 
+test('clients forbid a shrink, or are disconnected for it', async () => {
+  const disconnected: string[] = []
+  const disconnect = (name: string): void => void disconnected.push(name)
+  const bench = await openBench({ volumes: { disconnect } })
+  const { volumes } = bench
+  await volumes.create({ name: 'v', sizeBytes: 2 * MIB })
+  const device = await volumes.open('v', {})
+  const shrink = { shrink: true, clients: 'refuse' } as const
+  await rejects(volumes.resize('v', MIB, shrink), failsWith(ErrorCode.Busy))
+  strictEqual((await volumes.show('v')).sizeBytes, 2 * MIB)
+  // Growing never disturbs them.
+  await volumes.resize('v', 3 * MIB, shrink)
+  deepStrictEqual(disconnected, [])
+  await volumes.resize('v', MIB, { shrink: true, clients: 'disconnect' })
+  deepStrictEqual(disconnected, ['v'])
+  strictEqual((await write(bench, device, 0, Buffer.alloc(10))).error, ErrorCode.Closed)
+  strictEqual((await volumes.show('v')).sizeBytes, MIB)
+  await bench.close()
+})
+
+test('a volume that becomes read-only takes no more changes, but for the own work', async () => {
+  const bench = await openBench()
+  const { volumes } = bench
+  await volumes.create({ name: 'v', sizeBytes: MIB, labels: { a: '1', b: '2' } })
+  const device = await volumes.open('v', {})
+  const own = await volumes.openFile('v', { own: true })
+  await volumes.change('v', { readOnly: true, labels: { a: null, c: '3' }, description: 'kept' })
+  strictEqual((await write(bench, device, 0, Buffer.alloc(10))).error, ErrorCode.ReadOnly)
+  strictEqual((await read(bench, device, 0, 4096)).length, 4096)
+  ok((await volumes.open('v', {})).readOnly)
+  await own.writeAt(0, Buffer.alloc(4096, 1))
+  const { readOnly, labels, description } = await volumes.show('v')
+  deepStrictEqual([readOnly, labels, description], [true, { b: '2', c: '3' }, 'kept'])
+  await volumes.change('v', { readOnly: false })
+  ok(!(await volumes.open('v', {})).readOnly)
+  await rejects(volumes.change('v', { labels: { '': 'x' } }), failsWith(ErrorCode.InvalidArgument))
+  await bench.close()
+})
+
+test('what happened to a volume is told, its newest events only, and goes with it', async () => {
+  const bench = await openBench()
+  const { volumes } = bench
+  await volumes.create({ name: 'v', sizeBytes: MIB })
+  for (let round = 0; round < 3; round++) await (await volumes.open('v', {})).close()
+  await volumes.resize('v', 2 * MIB)
+  for (let round = 0; round < 2; round++) await volumes.change('v', { description: 'again' })
+  const kinds = (await volumes.events('v')).map(({ kind, count }) => `${kind} ${count}`)
+  // It was noted on the side: not before or after what came next.
+  deepStrictEqual(kinds.sort(), ['changed 2', 'created 1', 'resized 1', 'served 1'])
+  for (let round = 0; round < 70; round++) await volumes.change('v', { description: `${round}` })
+  const events = await volumes.events('v')
+  strictEqual(events.length, 64)
+  strictEqual(events.at(-1)!.details['description'], '69')
+  await volumes.delete('v')
+  strictEqual((await bench.metadata.range('/torus/v1/events/')).entries.length, 0)
+  await bench.close()
+})
+
 test('a shrink that was cut off is finished by the next start', async () => {
   let bench = await openBench()
   await bench.volumes.create({ name: 'v', sizeBytes: 2 * MIB })
@@ -396,7 +454,7 @@ test('a flush waits without limit, or as long as its volume says', async () => {
   await clock.advance(3600_000)
   await new Promise((resolve) => setTimeout(resolve, 300))
   strictEqual(answers, 0)
-  strictEqual((await volumes.limitWait('v', 60_000)).unavailableMs, 60_000)
+  strictEqual((await volumes.change('v', { unavailableMs: 60_000 })).unavailableMs, 60_000)
   await until(() => answers === 1, 'the first one ends')
   strictEqual((await first).error, ErrorCode.NoQuorum)
   const second = ask(bench, device, { kind: Flush }).then(count)
@@ -405,7 +463,7 @@ test('a flush waits without limit, or as long as its volume says', async () => {
   strictEqual(answers, 1)
   bench.store.release()
   strictEqual((await second).error, 0)
-  strictEqual((await volumes.limitWait('v', null)).unavailableMs, null)
+  strictEqual((await volumes.change('v', { unavailableMs: null })).unavailableMs, null)
   await bench.close()
 })
 
@@ -423,7 +481,7 @@ test('what another process changes about a volume holds here at once', async () 
   const other = new Volumes({ cluster, session, arena, store, gate: { ...gate, noteChange() {} } })
   await other.create({ name: 'v', sizeBytes: MIB })
   const device = await bench.volumes.open('v', {})
-  await other.limitWait('v', 5000)
+  await other.change('v', { unavailableMs: 5000 })
   await other.resize('v', 2 * MIB)
   await until(async () => noted.at(-1) === 5000 && device.sizeBytes === 2 * MIB, 'it is told')
   await device.close()

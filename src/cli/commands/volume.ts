@@ -1,10 +1,9 @@
 import type { Command } from 'commander'
-import { formatDurationExact, formatSize } from '../../core/units.ts'
+import { formatSize } from '../../core/units.ts'
 import type { Volume } from '../api-client.ts'
-import { listArgument, onOffArgument, sizeArgument, unavailableArgument } from '../arguments.ts'
+import { sizeArgument } from '../arguments.ts'
 import { action, withExamples } from '../context.ts'
 import { CommandError, UsageError } from '../errors.ts'
-import type { Output } from '../output.ts'
 import { programName } from '../programs.ts'
 import {
   addSecretOptions,
@@ -13,6 +12,9 @@ import {
   type SecretOptions,
   secretOf
 } from '../secrets.ts'
+import { volumeFacts } from '../volume-text.ts'
+import { addEvents } from './volume-events.ts'
+import { addResize, addSet } from './volume-set.ts'
 import { addVolumeKeyCommands } from './volume-key.ts'
 
 export function addVolumeCommands(program: Command): void {
@@ -25,6 +27,7 @@ export function addVolumeCommands(program: Command): void {
   addResize(volume)
   addSet(volume)
   addTake(volume)
+  addEvents(volume)
   addVolumeKeyCommands(volume)
   addDelete(volume)
 }
@@ -119,42 +122,11 @@ function addShow(parent: Command): void {
     .action(
       action<[string], object>(async ({ api, output }, [name]) => {
         const volume = await api.volume(name)
-        output.result(volume, () => factsOf(volume, output))
+        output.result(volume, () => volumeFacts(volume, output))
       })
     )
   withExamples(command, 'torus volume show demo')
 }
-
-/** Not known while a shard is not serving. */
-const usedFact = ({ usedBytes }: Volume): [string, string][] =>
-  usedBytes === null ? [] : [['used', formatSize(usedBytes)]]
-
-/** As `volume set --unavailable` takes it. */
-const unavailableText = ({ unavailableMs }: Volume): string =>
-  unavailableMs === null ? 'wait' : `error:${formatDurationExact(unavailableMs)}`
-
-/** Who may open it, as `volume set` takes it. */
-function accessText({ access: { addresses, tlsNames, readOnly } }: Volume): string {
-  const names = tlsNames.length > 0 ? `, with a certificate or key of ${tlsNames.join(',')}` : ''
-  return `${addresses.join(',') || 'any address'}${names}${readOnly ? ', read-only' : ''}`
-}
-
-const factsOf = (volume: Volume, output: Output): string =>
-  output.facts([
-    ['name', volume.name],
-    ['type', volume.type],
-    ['pool', volume.pool],
-    ['size', `${formatSize(volume.sizeBytes)} (${volume.sizeBytes} bytes)`],
-    ...usedFact(volume),
-    ['read-only', volume.readOnly ? 'yes' : 'no'],
-    ['unavailable', unavailableText(volume)],
-    ['NBD', accessText(volume)],
-    ['encryption', volume.encryption ?? 'none'],
-    ['clients', String(volume.clients)],
-    ['created', volume.createdAt],
-    ['family', volume.family],
-    ...(volume.description === '' ? [] : [['description', volume.description] as const])
-  ])
 
 function addRename(parent: Command): void {
   const command = parent
@@ -169,84 +141,6 @@ function addRename(parent: Command): void {
       })
     )
   withExamples(command, 'torus volume rename demo photos')
-}
-
-function addResize(parent: Command): void {
-  const command = parent
-    .command('resize')
-    .description('give a volume another size; a smaller one loses what lies behind its new end')
-    .argument('<volume>', 'its name')
-    .argument('<size>', 'the new size', sizeArgument)
-    .option('--shrink', 'a smaller size is meant: do not ask')
-    .action(
-      action<[string, number], { shrink?: boolean }>(
-        async ({ api, output, confirm }, [name, sizeBytes], options) => {
-          const before = await api.volume(name)
-          const smaller = sizeBytes < before.sizeBytes
-          if (smaller && options.shrink !== true) {
-            const lost = formatSize(before.sizeBytes - sizeBytes)
-            await confirm(`Volume ${name} loses its last ${lost} and all data there.`)
-          }
-          const volume = await api.resizeVolume(name, sizeBytes, smaller)
-          output.result(
-            volume,
-            () => `resized ${name} from ${formatSize(before.sizeBytes)} to ${formatSize(sizeBytes)}`
-          )
-        }
-      )
-    )
-  withExamples(command, 'torus volume resize demo 20GiB', 'torus volume resize demo 1GiB --shrink')
-}
-
-interface SetOptions {
-  readonly unavailable?: ReturnType<typeof unavailableArgument>
-  readonly allow?: string[]
-  readonly allowTlsName?: string[]
-  readonly nbdReadOnly?: boolean
-}
-
-function addSet(parent: Command): void {
-  const command = parent
-    .command('set')
-    .description('change a volume while it is in use; its clients see it at once')
-    .argument('<volume>', 'its name')
-    .option(
-      '--unavailable <wait|error:TIME>',
-      'what requests do while too few members are up: wait for them, or fail after a time',
-      unavailableArgument
-    )
-    .option(
-      '--allow <ADDRESS[/BITS],…>',
-      'who may open it over NBD: addresses, networks, "unix" for unix sockets; or any',
-      listArgument('any')
-    )
-    .option(
-      '--allow-tls-name <NAME,…>',
-      'and with which names in client certificates, or shared keys; or any',
-      listArgument('any')
-    )
-    .option('--nbd-read-only <on|off>', 'NBD clients get it read-only', onOffArgument)
-    .action(
-      action<[string], SetOptions>(async ({ api, output }, [name], options) => {
-        const { unavailable, allow, allowTlsName, nbdReadOnly } = options
-        const access = {
-          ...(allow === undefined ? {} : { addresses: allow }),
-          ...(allowTlsName === undefined ? {} : { tlsNames: allowTlsName }),
-          ...(nbdReadOnly === undefined ? {} : { readOnly: nbdReadOnly })
-        }
-        const rules = Object.keys(access).length > 0 ? { access } : {}
-        const change = { ...unavailable, ...rules }
-        if (Object.keys(change).length === 0) throw new UsageError('nothing to set was given')
-        const volume = await api.changeVolume(name, change)
-        output.result(volume, () => factsOf(volume, output))
-      })
-    )
-  withExamples(
-    command,
-    'torus volume set demo --unavailable error:60s',
-    'torus volume set demo --unavailable wait',
-    'torus volume set demo --allow 10.0.0.0/8,unix --allow-tls-name backup --nbd-read-only on'
-  )
 }
 
 function addTake(parent: Command): void {

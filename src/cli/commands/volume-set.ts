@@ -1,0 +1,129 @@
+/** What is changed about a volume that is there. */
+import type { Command } from 'commander'
+import { formatSize } from '../../core/units.ts'
+import type { ApiClient, Client } from '../api-client.ts'
+import {
+  labelArgument,
+  listArgument,
+  onOffArgument,
+  sizeArgument,
+  unavailableArgument
+} from '../arguments.ts'
+import { action, type Context, withExamples } from '../context.ts'
+import { UsageError } from '../errors.ts'
+import { programName } from '../programs.ts'
+import { volumeFacts } from '../volume-text.ts'
+
+interface ResizeOptions {
+  readonly shrink?: boolean
+  readonly force?: boolean
+}
+
+export function addResize(parent: Command): void {
+  const command = parent
+    .command('resize')
+    .description('give a volume another size; a smaller one loses what lies behind its new end')
+    .argument('<volume>', 'its name')
+    .argument('<size>', 'the new size', sizeArgument)
+    .option('--shrink', 'a smaller size is meant: do not ask')
+    .option('--force', 'shrink it although clients have it open: they are disconnected')
+    .action(
+      action<[string, number], ResizeOptions>((context, [name, sizeBytes], options) =>
+        resize(context, name, sizeBytes, options)
+      )
+    )
+  withExamples(command, 'torus volume resize demo 20GiB', 'torus volume resize demo 1GiB --shrink')
+}
+
+async function resize(
+  { api, output, confirm }: Context,
+  name: string,
+  sizeBytes: number,
+  { shrink = false, force = false }: ResizeOptions
+): Promise<void> {
+  const before = await api.volume(name)
+  const smaller = sizeBytes < before.sizeBytes
+  if (smaller && !shrink) {
+    const lost = formatSize(before.sizeBytes - sizeBytes)
+    await confirm(`Volume ${name} loses its last ${lost} and all data there.`)
+  }
+  const volume = await api.resizeVolume(name, { sizeBytes, shrink: smaller, force })
+  const sizes = `from ${formatSize(before.sizeBytes)} to ${formatSize(sizeBytes)}`
+  const waiting = sizeBytes === before.sizeBytes ? [] : await clientsOf(api, name, volume.clients)
+  output.result(volume, () => [`resized ${name} ${sizes}`, ...waiting.map(waitingText)].join('\n'))
+}
+
+/** NBD has no message for it: a client asks for the size when it connects. */
+const waitingText = ({ id, address }: Client): string =>
+  `client ${id} (${address}) sees the old size until it connects again: ` +
+  `${programName()} client disconnect ${id}`
+
+const clientsOf = async (api: ApiClient, name: string, count: number): Promise<Client[]> =>
+  count === 0 ? [] : (await api.clients()).filter(({ volume }) => volume === name)
+
+interface SetOptions {
+  readonly unavailable?: ReturnType<typeof unavailableArgument>
+  readonly allow?: string[]
+  readonly allowTlsName?: string[]
+  readonly nbdReadOnly?: boolean
+  readonly readOnly?: boolean
+  readonly description?: string
+  readonly label?: Record<string, string | null>
+}
+
+export function addSet(parent: Command): void {
+  const command = parent
+    .command('set')
+    .description('change a volume while it is in use; its clients see it at once')
+    .argument('<volume>', 'its name')
+    .option(
+      '--unavailable <wait|error:TIME>',
+      'what requests do while too few members are up: wait for them, or fail after a time',
+      unavailableArgument
+    )
+    .option(
+      '--allow <ADDRESS[/BITS],…>',
+      'who may open it over NBD: addresses, networks, "unix" for unix sockets; or any',
+      listArgument('any')
+    )
+    .option(
+      '--allow-tls-name <NAME,…>',
+      'and with which names in client certificates, or shared keys; or any',
+      listArgument('any')
+    )
+    .option('--nbd-read-only <on|off>', 'NBD clients get it read-only', onOffArgument)
+    .option('--read-only <on|off>', 'nobody may change its bytes', onOffArgument)
+    .option('--description <text>', 'a note for people')
+    .option('--label <KEY=VALUE>', 'a label; without a value it goes. Repeatable', labelArgument)
+    .action(
+      action<[string], SetOptions>(async ({ api, output }, [name], options) => {
+        const volume = await api.changeVolume(name, changeOf(options))
+        output.result(volume, () => volumeFacts(volume, output))
+      })
+    )
+  withExamples(
+    command,
+    'torus volume set demo --unavailable error:60s',
+    'torus volume set demo --allow 10.0.0.0/8,unix --allow-tls-name backup --nbd-read-only on',
+    'torus volume set demo --read-only on --label owner=ann --label old='
+  )
+}
+
+/** @throws UsageError when there is nothing to change */
+function changeOf(options: SetOptions): Parameters<ApiClient['changeVolume']>[1] {
+  const { unavailable, allow, allowTlsName, nbdReadOnly, readOnly, description, label } = options
+  const access = {
+    ...(allow === undefined ? {} : { addresses: allow }),
+    ...(allowTlsName === undefined ? {} : { tlsNames: allowTlsName }),
+    ...(nbdReadOnly === undefined ? {} : { readOnly: nbdReadOnly })
+  }
+  const change = {
+    ...unavailable,
+    ...(Object.keys(access).length > 0 ? { access } : {}),
+    ...(readOnly === undefined ? {} : { readOnly }),
+    ...(description === undefined ? {} : { description }),
+    ...(label === undefined ? {} : { labels: label })
+  }
+  if (Object.keys(change).length === 0) throw new UsageError('nothing to set was given')
+  return change
+}

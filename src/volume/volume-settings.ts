@@ -1,0 +1,53 @@
+/** What operators set about a volume while it is in use. Pure. */
+import type { VolumeRecord } from '../cluster/records.ts'
+import type { VolumeChange } from '../cluster/volume-directory.ts'
+import type { VolumeEventDetails } from '../cluster/volume-events.ts'
+import { checkAccess, type ExportAccess, OPEN_ACCESS } from './export-access.ts'
+
+/** What is not named stays. */
+export interface SettingsChange {
+  /** How long a request waits that cannot be done because members are away; null: for ever. */
+  readonly unavailableMs?: number | null
+  /** Who may open the volume over protocols for clients. */
+  readonly access?: Partial<ExportAccess>
+  /** Nobody may change its bytes. Who has it open for writing is cut off. */
+  readonly readOnly?: boolean
+  readonly description?: string
+  /** Labels to add or replace; null takes one away. */
+  readonly labels?: Readonly<Record<string, string | null>>
+}
+
+/** @throws StoreError InvalidArgument */
+export function settingsOf(record: VolumeRecord, change: SettingsChange): VolumeChange {
+  const { unavailableMs, access, readOnly, description, labels } = change
+  return {
+    ...(unavailableMs === undefined ? {} : { unavailableMs }),
+    ...(access === undefined ? {} : { access: accessOf(record, access) }),
+    ...(readOnly === undefined ? {} : { readOnly }),
+    ...(description === undefined ? {} : { description }),
+    ...(labels === undefined ? {} : { labels: labelsOf(record, labels) })
+  }
+}
+
+function accessOf(record: VolumeRecord, change: Partial<ExportAccess>) {
+  const { addresses, tlsNames, readOnly } = { ...OPEN_ACCESS, ...record.access, ...change }
+  const access = { addresses: [...addresses], tlsNames: [...tlsNames], readOnly }
+  checkAccess(access)
+  return access
+}
+
+function labelsOf(
+  record: VolumeRecord,
+  change: NonNullable<SettingsChange['labels']>
+): Record<string, string> {
+  const all = Object.entries({ ...record.labels, ...change })
+  return Object.fromEntries(all.filter((entry): entry is [string, string] => entry[1] !== null))
+}
+
+/** As the history of the volume tells it. */
+export function eventDetails({ access, labels, ...plain }: SettingsChange): VolumeEventDetails {
+  const told: Record<string, string> = {}
+  if (access !== undefined) told['access'] = JSON.stringify(access)
+  if (labels !== undefined) told['labels'] = JSON.stringify(labels)
+  return { ...plain, ...told }
+}
