@@ -1,4 +1,5 @@
 import type { Random } from '../core/clock.ts'
+import { isRootLayer } from '../core/layer-ids.ts'
 
 /** A 64-bit id as two u32, the form in which ops carry it. */
 export interface Id64 {
@@ -13,6 +14,14 @@ export function randomId64(random: Random): string {
   for (;;) {
     const id = hex32(random.u32()) + hex32(random.u32())
     if (id !== '0'.repeat(16)) return id
+  }
+}
+
+/** Id of a layer that stands on no other. */
+export function randomRootLayer(random: Random): string {
+  for (;;) {
+    const id = randomId64(random)
+    if (isRootLayer(parseId64(id).low)) return id
   }
 }
 

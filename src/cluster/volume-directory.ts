@@ -2,7 +2,7 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import { follow } from '../metadata/follow.ts'
 import type { Entry, Operation } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
-import { randomId64 } from './ids.ts'
+import { randomId64, randomRootLayer } from './ids.ts'
 import type { Keys } from './keys.ts'
 import { checkDescription, checkLabels, checkVolumeName, checkVolumeSize } from './names.ts'
 import {
@@ -84,7 +84,7 @@ export class VolumeDirectory {
       type: volume.type,
       ...(volume.pool === undefined ? {} : { pool: volume.pool }),
       family: randomId64(random),
-      headLayer: randomId64(random),
+      headLayer: randomRootLayer(random),
       sizeBytes: volume.sizeBytes,
       touchedBytes: volume.sizeBytes,
       state: volume.state ?? 'ready',

@@ -11,6 +11,7 @@
  * without a word: the old place stays good for as long as `SegmentPlaces` says that the segment's
  * life goes on.
  */
+import { layerNumber } from '../core/layer-ids.ts'
 import {
   LOCATION_UNKNOWN,
   MAP_BIRTHS,
@@ -99,6 +100,7 @@ export class ChunkMaps {
 
   /** The op changes its blocks, which are unknown until it is done, and perhaps after. */
   forget(op: BlockOp, hash: number): void {
+    this.forgetAbove(op, hash)
     const frame = this.frameOf(op, hash)
     if (frame < 0) return
     if (this.states[frame] !== Frame.Ready) {
@@ -112,6 +114,18 @@ export class ChunkMaps {
       words[word] = LOCATION_UNKNOWN
       words[word + MAP_BIRTHS] = op.writerEpoch
       words[word + MAP_CRCS] = op.sequence
+    }
+  }
+
+  /** Maps of layers that may stand on the op's: nobody changes that one but to bring a copy. */
+  private forgetAbove(op: BlockOp, hash: number): void {
+    const first = (hash >>> (32 - SETS_LOG2)) * WAYS
+    for (let frame = first; frame < first + WAYS; frame++) {
+      if (this.chunks[frame] !== op.chunk || this.states[frame] === Frame.Free) continue
+      if (this.familiesLow[frame] !== op.familyLow) continue
+      if (this.familiesHigh[frame] !== op.familyHigh) continue
+      if (layerNumber(this.layersLow[frame]!) <= layerNumber(op.layerLow)) continue
+      this.states[frame] = this.states[frame] === Frame.Ready ? Frame.Free : Frame.Stale
     }
   }
 

@@ -19,18 +19,20 @@ export type Signatures = readonly string[]
 
 /**
  * Blocks that members have in different versions, where `before` (an earlier look) has the same
- * difference: what is on its way from a client does not stand still.
+ * difference: what is on its way from a client does not stand still. In a layer that stands on
+ * others (`isStacked`) a hole is not the same as nothing.
  */
 export function planDifferences(
   held: readonly (readonly HeldRun[])[],
-  before: Signatures | null
+  before: Signatures | null,
+  isStacked = false
 ): { differences: Difference[]; signatures: Signatures } {
   const byBlock = held.map(spread)
   const signatures: string[] = []
   const differences: Difference[] = []
   for (let block = 0; block < CHUNK_BLOCKS; block++) {
     const found = byBlock.map((blocks) => blocks[block]!)
-    const difference = differenceOf(found)
+    const difference = differenceOf(found, isStacked)
     signatures.push(difference === null ? '' : found.map(textOf).join(' '))
     if (difference === null || before === null || before[block] !== signatures[block]) continue
     addDifference(differences, block, difference)
@@ -87,15 +89,20 @@ function spread(runs: readonly HeldRun[]): Held[] {
 }
 
 /** Null where members agree: one has a hole where another has nothing, too. */
-function differenceOf(found: readonly Held[]): Pick<Difference, 'sources' | 'targets'> | null {
+function differenceOf(
+  found: readonly Held[],
+  isStacked: boolean
+): Pick<Difference, 'sources' | 'targets'> | null {
   let best: Held = null
   for (const run of found) if (isBetter(run, best)) best = run
   if (best === null) return null
   const newest = best
   const isRight = (run: Held): boolean =>
-    run === null || run.kind === VersionKind.Hole
-      ? newest.kind === VersionKind.Hole
-      : run.kind === newest.kind && compare(run, newest) === 0
+    run === null
+      ? !isStacked && newest.kind === VersionKind.Hole
+      : run.kind === VersionKind.Hole
+        ? newest.kind === VersionKind.Hole
+        : run.kind === newest.kind && compare(run, newest) === 0
   if (found.every(isRight)) return null
   const places = [...found.keys()]
   return {

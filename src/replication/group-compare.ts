@@ -13,6 +13,7 @@ import type { GroupRecord } from '../cluster/records.ts'
 import type { Arena } from '../core/arena.ts'
 import type { Timers } from '../core/clock.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { layerNumber } from '../core/layer-ids.ts'
 import {
   BLOCK_BYTES,
   CHUNK_BLOCKS,
@@ -141,7 +142,8 @@ export class GroupComparer {
     if (suspects.length === 0) return
     for (const suspect of suspects) {
       const held = await this.#held(suspect, state)
-      suspect.signatures = planDifferences(held, null).signatures
+      const isStacked = layerNumber(suspect.layerLow) > 0
+      suspect.signatures = planDifferences(held, null, isStacked).signatures
     }
     await this.#pause()
     if (this.#closed) return
@@ -239,7 +241,8 @@ export class GroupComparer {
     touched: Set<Member>
   ): Promise<void> {
     const held = await this.#held(suspect, state)
-    let { differences } = planDifferences(held, suspect.signatures)
+    const isStacked = layerNumber(suspect.layerLow) > 0
+    let { differences } = planDifferences(held, suspect.signatures, isStacked)
     let why = 'versions'
     const isQuiet = suspect.sums.every((sum, at) => sum === now.sums[at])
     if (differences.length === 0 && isQuiet && suspect.signatures!.every((each) => each === '')) {

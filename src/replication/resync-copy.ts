@@ -1,6 +1,7 @@
 import type { Arena } from '../core/arena.ts'
 import { crc32c } from '../core/checksum.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { layerNumber } from '../core/layer-ids.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
 import {
   READ_VERSIONS_BLOCKS_MAX,
@@ -88,7 +89,8 @@ export class ChunkCopier {
       chunk
     })
     const held = await this.#questions.versions(layer, chunk)
-    const plan = planChunk(heldOf(data), heldOf(held), settledEpoch)
+    const isStacked = layerNumber(layer.layerLow) > 0
+    const plan = planChunk(heldOf(data), heldOf(held), settledEpoch, isStacked)
     // It may have nothing because the volume was deleted since: that is no reason to void.
     const isNothing = data.length === 0 && plan.voids.length > 0
     if (isNothing && (await source.isDeleted(family))) {

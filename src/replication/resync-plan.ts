@@ -41,12 +41,14 @@ export function decodeHeld(data: Buffer, start: number, count: number): HeldRun[
 
 /**
  * The source is the authority for versions of writers before `settledEpoch`: what it lacks of
- * them nobody was ever told of.
+ * them nobody was ever told of. A hole in a layer that stands on others (`isStacked`) hides what
+ * these have: it is as good as data.
  */
 export function planChunk(
   source: readonly HeldRun[],
   target: readonly HeldRun[],
-  settledEpoch: number
+  settledEpoch: number,
+  isStacked = false
 ): ChunkPlan {
   const plan: ChunkPlan = { voids: [], marks: [], copies: [], leftBlocks: 0, leftEpoch: 0 }
   const theirs = byBlock(source)
@@ -55,7 +57,7 @@ export function planChunk(
     const their = theirs[block]!
     const our = ours[block]!
     const order = compare(their, our)
-    if (order === 0 || isEmpty(their, our)) continue
+    if (order === 0 || isEmpty(their, our, isStacked)) continue
     if (order < 0) {
       if (our!.writerEpoch >= settledEpoch) {
         plan.leftBlocks++
@@ -84,9 +86,9 @@ function compare(their: HeldRun | null, our: HeldRun | null): number {
 }
 
 /** We have a hole that they have, or need, no more. */
-const isEmpty = (their: HeldRun | null, our: HeldRun | null): boolean =>
+const isEmpty = (their: HeldRun | null, our: HeldRun | null, isStacked: boolean): boolean =>
   our?.kind === VersionKind.Hole &&
-  (their === null || (their.kind === VersionKind.Hole && compare(their, our) < 0))
+  ((their === null && !isStacked) || (their?.kind === VersionKind.Hole && compare(their, our) < 0))
 
 /** A void goes down to what the source has: what ours replaced here may be as unknown there. */
 function addVoid(voids: VoidEntry[], block: number, our: HeldRun, their: HeldRun | null): void {

@@ -52,11 +52,14 @@ export class BlockReader {
     this.sealed = new SealedReads(host, { ...parts, queries: index.queries() })
   }
 
-  /** Fills the payload and sets error and resultA (first bad block). */
-  read(op: ShardOp): void {
+  /**
+   * Fills the payload and sets error and resultA (first bad block): what the layer reads as, or
+   * what it alone has.
+   */
+  read(op: ShardOp, isAlone = false): void {
     this.stats[shardStatIndex.reads]!++
     this.stats[shardStatIndex.readBytes]! += op.blockCount * BLOCK_BYTES
-    const layer = this.layerOf(op)
+    const layer = isAlone ? this.layerOf(op) : this.readLayerOf(op)
     const { runs } = this
     if (layer < 0) {
       this.runs.length = 0
@@ -64,7 +67,9 @@ export class BlockReader {
       if ((op.flags & OpFlag.Sealed) !== 0) this.finishSealed(op, layer)
       return
     }
-    this.index.lookup(layer, op.chunk, op.firstBlock, op.blockCount, runs)
+    const { chunk, firstBlock, blockCount } = op
+    if (isAlone) this.index.lookupAlone(layer, chunk, firstBlock, blockCount, runs)
+    else this.index.lookup(layer, chunk, firstBlock, blockCount, runs)
     for (let run = 0; run < runs.length; run++) {
       const first = runs.firsts[run]! - op.firstBlock
       const count = runs.counts[run]!
@@ -92,7 +97,7 @@ export class BlockReader {
    */
   status(op: ShardOp): void {
     const at = op.payload / 4
-    const layer = this.layerOf(op)
+    const layer = this.readLayerOf(op)
     if (layer < 0) {
       this.words[at] = op.blockCount
       this.words[at + 1] = StatusExtent.Hole
@@ -134,7 +139,7 @@ export class BlockReader {
     const maps = this.host.maps!
     const at = op.payload / 4
     const { runs } = this
-    const layer = this.layerOf(op)
+    const layer = this.readLayerOf(op)
     this.index.lookup(layer, op.chunk, 0, CHUNK_BLOCKS, runs)
     if ((op.flags & OpFlag.Sealed) !== 0) this.locateSeals(op, layer)
     for (let run = 0; run < runs.length; run++) {
@@ -183,6 +188,10 @@ export class BlockReader {
 
   layerOf(op: ShardOp): number {
     return this.index.layerIndex(op.familyHigh, op.familyLow, op.layerHigh, op.layerLow, false)
+  }
+
+  private readLayerOf(op: ShardOp): number {
+    return this.index.readIndex(op.familyHigh, op.familyLow, op.layerHigh, op.layerLow)
   }
 
   /** `first` counts from the op's first block. False when the op failed. */

@@ -4,6 +4,7 @@
  */
 import { crc32c } from '../core/checksum.ts'
 import { ErrorCode, type StoreError, storeErrorOf } from '../core/errors.ts'
+import { layerNumber } from '../core/layer-ids.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS, PIECE_BLOCKS_MAX } from '../core/limits.ts'
 import {
   BATCH_PAYLOAD_PAGES_MAX,
@@ -225,7 +226,7 @@ export class BlockWriter {
     }
     this.stats[shardStatIndex.trims]!++
     const mark = isHole(op) ? LOCATION_HOLE : LOCATION_ZERO
-    const keep = (op.flags & OpFlag.KeepHole) !== 0
+    const keep = keepsHole(op)
     index.putMark(layer, chunk, firstBlock, blockCount, writerEpoch, sequence, mark, keep)
   }
 
@@ -255,7 +256,7 @@ export class BlockWriter {
    */
   private isNoop(op: ShardOp): boolean {
     if (op.kind === OpKind.Write || (op.kind === OpKind.WriteZeroes && !isHole(op))) return false
-    if (op.kind !== OpKind.DeleteLayer && (op.flags & OpFlag.KeepHole) !== 0) return false
+    if (op.kind !== OpKind.DeleteLayer && keepsHole(op)) return false
     const layer = this.index.layerIndex(
       op.familyHigh,
       op.familyLow,
@@ -308,6 +309,10 @@ const tagBytesOf = (op: ShardOp): number => {
   if (op.kind !== OpKind.Write) return 0
   return op.keySlot !== 0 || (op.flags & OpFlag.Sealed) !== 0 ? SEAL_TAG_BYTES : 0
 }
+
+/** Something below it may show through, or come yet; on all members alike, whose sums count it. */
+const keepsHole = (op: ShardOp): boolean =>
+  (op.flags & OpFlag.KeepHole) !== 0 || layerNumber(op.layerLow) > 0
 
 const isHole = (op: ShardOp): boolean => op.kind === OpKind.Trim || (op.flags & OpFlag.NoHole) === 0
 

@@ -13,6 +13,7 @@ import { PAGE_BYTES } from '../format/fields.ts'
 import { SegmentUse } from '../format/segment.ts'
 import type { Appender } from './appender.ts'
 import type { CheckpointWriter } from './checkpoint-writer.ts'
+import type { ExtentIndex } from './extent-index.ts'
 import { SegmentCopy, type SegmentCopyParts } from './segment-copy.ts'
 import { type Segment, SegmentState, type Segments } from './segments.ts'
 import type { ShardConfig, ShardHost } from './shard-config.ts'
@@ -50,6 +51,7 @@ export class Compactor {
   private readonly host: ShardHost
   private readonly config: ShardConfig
   private readonly segments: Segments
+  private readonly index: ExtentIndex
   private readonly appender: Appender
   private readonly checkpoint: CheckpointWriter
   private readonly copy: SegmentCopy
@@ -68,6 +70,7 @@ export class Compactor {
     this.config = config
     this.host = host
     this.segments = parts.segments
+    this.index = parts.index
     this.appender = parts.appender
     this.checkpoint = parts.checkpoint
     this.hasRoom = parts.hasRoom
@@ -222,8 +225,8 @@ export class Compactor {
 
   /** Pages that copies of what is live in the segment take, about. */
   private keptPages(segment: Segment, isOldest: boolean): number {
-    const { holdHoles } = this.copy
-    const marksCanGo = !holdHoles && isOldest && segment.lastLsn < this.checkpoint.coveredLsn
+    const keepsHoles = this.copy.holdHoles || this.index.isLayered
+    const marksCanGo = !keepsHoles && isOldest && segment.lastLsn < this.checkpoint.coveredLsn
     const markPages = marksCanGo ? 0 : (segment.markRecords * RECORD_PREFIX_BYTES) / PAGE_BYTES
     const livePages = this.segments.live[segment.slot]! * (1 + OVERHEAD_SHARE)
     return livePages + markPages

@@ -32,7 +32,7 @@ import { IndexLayers, type LayerKey } from './index-layers.ts'
 import { slabOf, wordOf } from './index-pages.ts'
 import { IndexQueries } from './index-queries.ts'
 import { IndexReplay, REPLAY_BLOCKS_MAX } from './index-replay.ts'
-import { StatusExtent } from './op.ts'
+import { LayerReads } from './layer-reads.ts'
 import { LayerUsage } from './layer-usage.ts'
 import { Change, type LiveCounter } from './packed-chunks.ts'
 import {
@@ -76,10 +76,12 @@ export class ExtentIndex {
   private replay: IndexReplay | null = null
   /** Chunks that go as a whole. */
   readonly drops: IndexDrops
+  private readonly reads: LayerReads
 
   constructor(counter: LiveCounter) {
     this.counter = new LayerUsage(counter)
     this.store = new ChunkStore(this.counter)
+    this.reads = new LayerReads(this.store, this.layers)
     this.drops = new IndexDrops(this.store, this.layers, this.counter)
   }
 
@@ -121,6 +123,11 @@ export class ExtentIndex {
     const known = this.layers.find(familyHigh, familyLow, layerHigh, layerLow)
     if (known >= 0 || !create) return known
     return this.layers.add(familyHigh, familyLow, layerHigh, layerLow)
+  }
+
+  /** Some layers may stand on others. */
+  get isLayered(): boolean {
+    return this.layers.hasNumbered
   }
 
   layerKey(layer: number): LayerKey {
@@ -258,8 +265,31 @@ export class ExtentIndex {
     return moved
   }
 
-  /** Fills `out` with runs that cover the whole range, and with the checksums of its data. */
+  /**
+   * Number of a layer to read: it may have no entry of its own and stand on one that has. -1 when
+   * nothing is here that it could show.
+   */
+  readIndex(familyHigh: number, familyLow: number, layerHigh: number, layerLow: number): number {
+    return this.layers.findStacked(familyHigh, familyLow, layerHigh, layerLow)
+  }
+
+  /**
+   * Fills `out` with runs that cover the whole range, and with the checksums of its data: what the
+   * layer reads as. `layer` may be -1.
+   */
   lookup(layer: number, chunk: number, first: number, count: number, out: RunList): void {
+    if (layer >= 0 && this.layers.chains.isStacked(layer)) {
+      this.reads.lookup(layer, chunk, first, count, out)
+    } else this.lookupAlone(layer, chunk, first, count, out)
+  }
+
+  /** Runs of equal `StatusExtent` that cover the whole range; `out.locations` holds these. */
+  status(layer: number, chunk: number, first: number, count: number, out: RunList): void {
+    this.reads.status(layer, chunk, first, count, out)
+  }
+
+  /** As `lookup`, of what this layer alone has. */
+  lookupAlone(layer: number, chunk: number, first: number, count: number, out: RunList): void {
     out.length = 0
     const address = layer < 0 ? 0 : this.store.find(layer, chunk)
     if (address === 0) {
@@ -272,23 +302,6 @@ export class ExtentIndex {
     const bodyAt = at + HEADER_WORDS + paletteOf(shape) * PALETTE_WORDS
     if (formOf(shape) === FORM_PACKED) lookupPacked(words, at, bodyAt, first, first + count, out)
     else lookupRuns(words, bodyAt, countOf(shape), first, first + count, out)
-  }
-
-  /** Runs of equal `StatusExtent` that cover the whole range; `out.locations` holds these. */
-  status(layer: number, chunk: number, first: number, count: number, out: RunList): void {
-    out.length = 0
-    const address = layer < 0 ? 0 : this.store.find(layer, chunk)
-    let block = first
-    if (address !== 0) {
-      const found = this.store.look(address, first, first + count)
-      for (let run = 0; run < found.length; run++) {
-        const runFirst = found.firsts[run]!
-        if (block < runFirst) addStatus(out, block, runFirst, StatusExtent.Hole)
-        block = runFirst + found.counts[run]!
-        addStatus(out, runFirst, block, statusOf(found.locations[run]!))
-      }
-    }
-    if (block < first + count) addStatus(out, block, first + count, StatusExtent.Hole)
   }
 
   /** How many blocks of the range are no holes: none means that a trim has nothing to do. */
@@ -429,7 +442,7 @@ export class ExtentIndex {
 
   /** Answers what replication asks. */
   queries(): IndexQueries {
-    return new IndexQueries(this.store, this.layers)
+    return new IndexQueries(this.store, this.layers, this.reads)
   }
 
   /**
@@ -487,17 +500,4 @@ export class ExtentIndex {
     this.loading ??= new IndexLoad(this.store, this.layers, this.counter)
     this.loading.take(piece, bytes)
   }
-}
-
-const statusOf = (location: number): number =>
-  location < LOCATION_END
-    ? StatusExtent.Data
-    : location === LOCATION_ZERO
-      ? StatusExtent.Zero
-      : StatusExtent.Hole
-
-function addStatus(out: RunList, from: number, to: number, kind: number): void {
-  const last = out.length - 1
-  if (last >= 0 && out.locations[last] === kind) out.counts[last] = to - out.firsts[last]!
-  else out.add(from, to - from, kind)
 }

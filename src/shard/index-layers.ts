@@ -1,4 +1,6 @@
 import { assert } from '../core/assert.ts'
+import { layerNumber } from '../core/layer-ids.ts'
+import { LayerChains } from './layer-chains.ts'
 
 export interface LayerKey {
   readonly familyHigh: number
@@ -16,6 +18,10 @@ const LAYERS_MIN = 16
 export class IndexLayers {
   /** Numbers given out. */
   length = 0
+  /** Which of them stand on which. */
+  readonly chains: LayerChains = new LayerChains()
+  /** Some layer may stand on others. */
+  hasNumbered = false
   /** Family and layer id, four words for each number. */
   private keys = new Uint32Array(LAYERS_MIN * 4)
   private dropped = new Uint8Array(LAYERS_MIN)
@@ -50,13 +56,24 @@ export class IndexLayers {
     const number = this.length++
     this.keys.set([familyHigh, familyLow, layerHigh, layerLow], number * 4)
     this.insert(number)
+    this.chains.add(number, { familyHigh, familyLow, layerHigh, layerLow })
+    if (layerNumber(layerLow) > 0) this.hasNumbered = true
     return number
+  }
+
+  /** As `find`; of a layer without entries, too, if it stands on one that is known. */
+  findStacked(familyHigh: number, familyLow: number, layerHigh: number, layerLow: number): number {
+    const known = this.find(familyHigh, familyLow, layerHigh, layerLow)
+    if (known >= 0 || layerNumber(layerLow) === 0) return known
+    const isOn = this.chains.hasBelow({ familyHigh, familyLow, layerHigh, layerLow })
+    return isOn ? this.add(familyHigh, familyLow, layerHigh, layerLow) : -1
   }
 
   drop(number: number): void {
     assert(number < this.length, 'only a known layer is dropped')
     this.dropped[number] = 1
     this.recent = -1
+    this.chains.drop(number)
   }
 
   /** Whether it is a layer of the family, and not dropped. */

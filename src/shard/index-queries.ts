@@ -5,6 +5,7 @@
  * first stretch to the last is counted exactly once.
  */
 import { assert } from '../core/assert.ts'
+import { layerNumber } from '../core/layer-ids.ts'
 import { CHUNK_BLOCKS } from '../core/limits.ts'
 import { groupOfChunk } from '../placement/hash.ts'
 import type { ChunkImage } from './chunk-image.ts'
@@ -13,6 +14,7 @@ import type { ChunkStore } from './chunk-store.ts'
 import { Sums } from './chunk-sums.ts'
 import type { IndexLayers, LayerKey } from './index-layers.ts'
 import { slabOf, wordOf } from './index-pages.ts'
+import type { LayerReads } from './layer-reads.ts'
 import {
   CHUNK_SUM_BYTES,
   DROP_BYTES,
@@ -77,14 +79,16 @@ export interface SumsQuestion {
 export class IndexQueries {
   private readonly store: ChunkStore
   private readonly layers: IndexLayers
+  private readonly reads: LayerReads
   private readonly sums = new Sums()
   private readonly addresses: number[] = []
   /** Word of a group's entry in the present answer, by group; 0 for none. */
   private entryOf = new Uint32Array(0)
 
-  constructor(store: ChunkStore, layers: IndexLayers) {
+  constructor(store: ChunkStore, layers: IndexLayers, reads: LayerReads) {
     this.store = store
     this.layers = layers
+    this.reads = reads
   }
 
   /**
@@ -130,10 +134,12 @@ export class IndexQueries {
     const group = groupOfChunk(familyHigh, familyLow, chunk, question.groups)
     if (question.group >= 0 && group !== question.group) return false
     const { sums } = this
-    let isMade = sums.read(this.store, address, question.withHoles)
-    if (question.withChecksums) isMade = sums.addChecksums(this.store, address)
-    if (sums.blocks === 0 && !(question.withHoles && sums.holes > 0)) return isMade
     const key = this.layers.keyOf(layer)
+    // What stands on other layers has its holes for ever: nobody drops them.
+    const withHoles = question.withHoles || layerNumber(key.layerLow) > 0
+    let isMade = sums.read(this.store, address, withHoles)
+    if (question.withChecksums) isMade = sums.addChecksums(this.store, address)
+    if (sums.blocks === 0 && !(withHoles && sums.holes > 0)) return isMade
     if (question.group < 0) this.addToGroup(group, key, chunk, out)
     else this.addChunk(key, chunk, out)
     return isMade
@@ -179,7 +185,10 @@ export class IndexQueries {
     for (let run = 0; run < found.length; run++) this.addVersion(found, run, out)
   }
 
-  /** The versions of all that is data in the range; what is not keeps what was there. */
+  /**
+   * The versions of all that the layer reads as data in the range; what is not keeps what was
+   * there. `layer` may be -1.
+   */
   blockVersions(
     layer: number,
     chunk: number,
@@ -187,17 +196,7 @@ export class IndexQueries {
     count: number,
     out: BlockVersions
   ): void {
-    const address = layer < 0 ? 0 : this.store.find(layer, chunk)
-    if (address === 0) return
-    const found = this.store.look(address, first, first + count)
-    for (let run = 0; run < found.length; run++) {
-      if (found.locations[run]! >= LOCATION_END) continue
-      const palette = found.palettes[run]!
-      const from = found.firsts[run]! - first
-      const to = from + found.counts[run]!
-      out.epochs.fill(found.epochs[palette]!, from, to)
-      out.sequences.fill(found.highs[palette]! * TWO_32 + found.lows[run]!, from, to)
-    }
+    if (layer >= 0) this.reads.versions(layer, chunk, first, count, out)
   }
 
   /** How many blocks of the range are data of exactly this version. `layer` may be -1. */

@@ -134,7 +134,7 @@ export class ReplicaOps {
     const { payload } = op
     this.memory.fill(0, payload, payload + BLOCK_BYTES)
     op.payload = payload + BLOCK_BYTES
-    this.reader.read(op)
+    this.reader.read(op, true)
     op.payload = payload
     if (op.error === ErrorCode.Ok && (op.flags & OpFlag.Sealed) === 0 && this.reader.hasTags()) {
       op.error = ErrorCode.TagsWanted

@@ -8,6 +8,7 @@
 import { assert } from '../core/assert.ts'
 import { crc32c } from '../core/checksum.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { layerNumber } from '../core/layer-ids.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
 import { BlockRecord, RecordType, SEAL_TAG_BYTES } from '../format/batch.ts'
 import type { Appender } from './appender.ts'
@@ -170,7 +171,9 @@ export class SegmentCopy {
     const { chunk, firstBlock: first, blockCount: count, writerEpoch, sequence } = record
     const { runs } = this
     if (this.index.markRuns(layer, chunk, first, count, writerEpoch, sequence, runs) === 0) return
-    const hidesNothing = record.originLsn < this.tombstoneFloor
+    // In a layer that stands on others it hides what these have, wherever that is.
+    const hidesNothing =
+      record.originLsn < this.tombstoneFloor && layerNumber(record.layerLow) === 0
     if (record.type === RecordType.Trim && hidesNothing && !this.holdHoles) {
       this.index.dropHoles(layer, chunk, first, count, writerEpoch, sequence)
       return

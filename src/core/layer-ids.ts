@@ -1,0 +1,34 @@
+/**
+ * Layer ids tell their order, so that nobody has to be told which layer stands on which:
+ *
+ *   upper 32 bits   branch: random, the same in all layers that follow each other
+ *   lower 32 bits   root: random below NUMBERED_START, has nothing below it
+ *                   or NUMBERED_START + n: stands on everything of its branch with a lower number
+ *
+ * A volume begins with a root; a snapshot freezes the head, and the next number becomes the head.
+ * Reads of a layer see, block by block, the entry of the highest number up to it that has one.
+ */
+import { assert } from './assert.ts'
+import { ErrorCode, StoreError } from './errors.ts'
+
+const NUMBERED_START = 0xff000000
+/** From here on numbers are kept for branches that begin on a layer of another one. */
+const NUMBERED_END = 0xfffc0000
+
+/** 0 of a root; above it of layers that stand on others. */
+export const layerNumber = (layerLow: number): number =>
+  layerLow >= NUMBERED_START ? layerLow - NUMBERED_START + 1 : 0
+
+/** For the first layer of a volume. */
+export const isRootLayer = (layerLow: number): boolean => layerLow < NUMBERED_START
+
+/**
+ * Lower half of the layer that comes after this one in its branch.
+ * @throws StoreError LimitReached
+ */
+export function nextLayerLow(layerLow: number): number {
+  const next = isRootLayer(layerLow) ? NUMBERED_START : layerLow + 1
+  assert(layerNumber(next) > layerNumber(layerLow), 'layers are in the order of their numbers')
+  if (next < NUMBERED_END) return next
+  throw new StoreError(ErrorCode.LimitReached, 'the volume has had all layers that it can have')
+}

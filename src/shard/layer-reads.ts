@@ -1,0 +1,126 @@
+/**
+ * What a layer reads as, through those that it stands on: of each block the entry of the highest
+ * layer that has one. A hole is an entry too: it hides what is below.
+ */
+import { CHUNK_BLOCKS } from '../core/limits.ts'
+import {
+  AT_SHAPE,
+  countOf,
+  FORM_PACKED,
+  formOf,
+  HEADER_WORDS,
+  PALETTE_WORDS,
+  paletteOf
+} from './chunk-layout.ts'
+import { BlockFill } from './chunk-lookup.ts'
+import type { ChunkStore } from './chunk-store.ts'
+import type { IndexLayers } from './index-layers.ts'
+import { slabOf, wordOf } from './index-pages.ts'
+import type { BlockVersions } from './index-queries.ts'
+import { StatusExtent } from './op.ts'
+import { LOCATION_END, LOCATION_ZERO, type RunList } from './run-list.ts'
+
+const TWO_32 = 2 ** 32
+
+export class LayerReads {
+  private readonly store: ChunkStore
+  private readonly layers: IndexLayers
+  private readonly fill = new BlockFill()
+  private readonly seen = new Uint8Array(CHUNK_BLOCKS)
+
+  constructor(store: ChunkStore, layers: IndexLayers) {
+    this.store = store
+    this.layers = layers
+  }
+
+  /** As `ExtentIndex.lookup`, through the layers. */
+  lookup(layer: number, chunk: number, first: number, count: number, out: RunList): void {
+    const { locations } = this.fill
+    this.find(layer, chunk, first, count, out.crcs)
+    out.length = 0
+    let run = 0
+    for (let i = 1; i <= count; i++) {
+      const location = locations[run]!
+      const next = location < LOCATION_END ? location + i - run : location
+      if (i < count && locations[i] === next) continue
+      out.add(first + run, i - run, location)
+      run = i
+    }
+  }
+
+  /** As `ExtentIndex.status`, through the layers. */
+  status(layer: number, chunk: number, first: number, count: number, out: RunList): void {
+    const { locations } = this.fill
+    this.find(layer, chunk, first, count, out.crcs)
+    out.length = 0
+    let run = 0
+    for (let i = 1; i <= count; i++) {
+      const kind = statusOf(locations[run]!)
+      if (i < count && statusOf(locations[i]!) === kind) continue
+      out.add(first + run, i - run, kind)
+      run = i
+    }
+  }
+
+  /** The versions of all that reads as data in the range; what does not keeps what was there. */
+  versions(layer: number, chunk: number, first: number, count: number, out: BlockVersions): void {
+    const { seen } = this
+    const { chains } = this.layers
+    const layers = chains.layersOf(layer)
+    const bottom = chains.bottomOf(layer)
+    seen.fill(0, 0, count)
+    let missing = count
+    for (let place = chains.placeOf(layer); place >= bottom && missing > 0; place--) {
+      const address = this.store.find(layers[place]!, chunk)
+      if (address === 0) continue
+      const found = this.store.look(address, first, first + count)
+      for (let run = 0; run < found.length; run++) {
+        const isData = found.locations[run]! < LOCATION_END
+        const epoch = found.epochs[found.palettes[run]!]!
+        const sequence = found.highs[found.palettes[run]!]! * TWO_32 + found.lows[run]!
+        const from = found.firsts[run]! - first
+        for (let i = from; i < from + found.counts[run]!; i++) {
+          if (seen[i] === 1) continue
+          seen[i] = 1
+          missing--
+          if (!isData) continue
+          out.epochs[i] = epoch
+          out.sequences[i] = sequence
+        }
+      }
+    }
+  }
+
+  /** Fills `fill.locations` and `crcs` for the blocks of the range. */
+  private find(
+    layer: number,
+    chunk: number,
+    first: number,
+    count: number,
+    crcs: Uint32Array
+  ): void {
+    const { fill, store } = this
+    const { chains } = this.layers
+    const layers = chains.layersOf(layer)
+    const bottom = chains.bottomOf(layer)
+    fill.begin(first, first + count, crcs)
+    for (let place = chains.placeOf(layer); place >= bottom && fill.missing > 0; place--) {
+      const address = store.find(layers[place]!, chunk)
+      if (address === 0) continue
+      const words = store.pages.slabs[slabOf(address)]!
+      const at = wordOf(address)
+      const shape = words[at + AT_SHAPE]!
+      const bodyAt = at + HEADER_WORDS + paletteOf(shape) * PALETTE_WORDS
+      if (formOf(shape) === FORM_PACKED) fill.fromPacked(words, at, bodyAt)
+      else fill.fromRuns(words, bodyAt, countOf(shape))
+    }
+  }
+}
+
+/** Kind of `StatusExtent` of what stands at `location`. */
+const statusOf = (location: number): number =>
+  location < LOCATION_END
+    ? StatusExtent.Data
+    : location === LOCATION_ZERO
+      ? StatusExtent.Zero
+      : StatusExtent.Hole

@@ -1,0 +1,225 @@
+/**
+ * A shard whose head layer is frozen by snapshots again and again, against a model that keeps every
+ * version in memory: each snapshot, and the head, is an array of blocks. `SEED=n` replays a run.
+ */
+import * as fc from 'fast-check'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { nextLayerLow } from '../../src/core/layer-ids.ts'
+import { BLOCK_BYTES } from '../../src/core/limits.ts'
+import { OpFlag, OpKind, StatusExtent } from '../../src/shard/op.ts'
+import { FaultyFiles } from '../helpers/faulty-files.ts'
+import { blockValue, fillBlock, seededRandom, ShardRig } from '../helpers/shard-rig.ts'
+
+const test = suite('layers of a shard')
+
+const BLOCKS = 40
+const CHUNKS = 2
+const ZERO = -1
+const ROOT = 77
+
+/** Value of each block of each chunk: 0 a hole, ZERO allocated zeroes. */
+type Blocks = number[][]
+
+interface World {
+  readonly rig: ShardRig
+  readonly files: FaultyFiles
+  readonly keySlot: number
+  readonly snapshots: { layerLow: number; blocks: Blocks }[]
+  head: number
+  blocks: Blocks
+  nextValue: number
+}
+
+const changes = ['write', 'trim', 'zeroes', 'noHole'] as const
+const others = [
+  ...(['snapshot', 'background', 'compact', 'checkpoint', 'flush', 'restart', 'kill'] as const)
+]
+type Step =
+  | { kind: (typeof changes)[number]; chunk: number; at: number; n: number }
+  | { kind: (typeof others)[number] }
+
+const change = (kind: (typeof changes)[number]): fc.Arbitrary<Step> =>
+  fc.record({
+    kind: fc.constant(kind),
+    chunk: fc.nat(CHUNKS - 1),
+    at: fc.nat(BLOCKS - 1),
+    n: fc.integer({ min: 1, max: 12 })
+  })
+const plain = (kind: (typeof others)[number]): fc.Arbitrary<Step> => fc.constant({ kind })
+
+const step: fc.Arbitrary<Step> = fc.oneof(
+  { weight: 12, arbitrary: change('write') },
+  { weight: 5, arbitrary: change('trim') },
+  { weight: 2, arbitrary: change('zeroes') },
+  { weight: 2, arbitrary: change('noHole') },
+  { weight: 4, arbitrary: plain('snapshot') },
+  { weight: 3, arbitrary: plain('background') },
+  { weight: 2, arbitrary: plain('compact') },
+  { weight: 1, arbitrary: plain('checkpoint') },
+  { weight: 1, arbitrary: plain('flush') },
+  { weight: 1, arbitrary: plain('restart') },
+  { weight: 1, arbitrary: plain('kill') }
+)
+
+function makeWorld(isSealed: boolean): World {
+  const random = seededRandom(3)
+  const files = new FaultyFiles(random)
+  const rig = new ShardRig({
+    files,
+    random,
+    memoryBytes: BLOCKS * BLOCK_BYTES,
+    sealed: isSealed,
+    config: {
+      segmentBytes: 64 * 1024,
+      capacityBytes: 8 * 1024 * 1024,
+      openFilesMax: 3,
+      tagBytesMax: 2048
+    }
+  })
+  const blocks = Array.from({ length: CHUNKS }, () => new Array<number>(BLOCKS).fill(0))
+  const { keySlot } = rig
+  return { rig, files, keySlot, snapshots: [], head: ROOT, blocks, nextValue: 1 }
+}
+
+function runStep(world: World, one: Step): void {
+  const { rig } = world
+  switch (one.kind) {
+    case 'write':
+    case 'trim':
+    case 'zeroes':
+    case 'noHole':
+      applyChange(world, one)
+      return
+    case 'snapshot':
+      world.snapshots.push({ layerLow: world.head, blocks: structuredClone(world.blocks) })
+      world.head = nextLayerLow(world.head)
+      return
+    case 'compact':
+      rig.run(rig.op(OpKind.Compact, 0, 0, 0))
+      return
+    case 'checkpoint':
+      rig.run(rig.op(OpKind.Checkpoint, 0, 0, 0))
+      return
+    case 'flush':
+      assert.is(rig.flush(), 0)
+      return
+    case 'background':
+      for (let i = 0; i < 40 && rig.shard.background(0); i++);
+      return
+    case 'restart':
+      rig.restart()
+      return
+    case 'kill':
+      world.files.kill()
+      rig.reopen()
+  }
+}
+
+function applyChange(world: World, one: Extract<Step, { at: number }>): void {
+  const { rig } = world
+  const count = Math.min(one.n, BLOCKS - one.at)
+  const kind =
+    one.kind === 'write' ? OpKind.Write : one.kind === 'trim' ? OpKind.Trim : OpKind.WriteZeroes
+  const op = rig.op(kind, one.chunk, one.at, count)
+  op.layerLow = world.head
+  op.flags = one.kind === 'noHole' ? OpFlag.NoHole : 0
+  const value = one.kind === 'write' ? world.nextValue++ : one.kind === 'noHole' ? ZERO : 0
+  for (let i = 0; i < count; i++) fillBlock(rig.memory, i * BLOCK_BYTES, Math.max(0, value))
+  assert.is(rig.run(op), 0)
+  world.blocks[one.chunk]!.fill(value, one.at, one.at + count)
+}
+
+const statusOf = (value: number): number =>
+  value === ZERO ? StatusExtent.Zero : value === 0 ? StatusExtent.Hole : StatusExtent.Data
+
+function compareLayer({ rig }: World, layerLow: number, blocks: Blocks): void {
+  for (let chunk = 0; chunk < CHUNKS; chunk++) {
+    const expected = blocks[chunk]!
+    const read = rig.op(OpKind.Read, chunk, 0, BLOCKS)
+    read.layerLow = layerLow
+    assert.is(rig.run(read), 0)
+    const values = expected.map((_, i) => blockValue(rig.memory, i * BLOCK_BYTES))
+    const wanted = expected.map((value) => Math.max(0, value))
+    assert.equal(values, wanted, `chunk ${chunk} of layer ${layerLow}`)
+    const one = (layerLow + chunk) % BLOCKS
+    const single = rig.op(OpKind.Read, chunk, one, 1)
+    single.layerLow = layerLow
+    assert.is(rig.run(single), 0)
+    assert.is(blockValue(rig.memory, 0), wanted[one])
+    const status = rig.op(OpKind.BlockStatus, chunk, 0, BLOCKS)
+    status.layerLow = layerLow
+    rig.run(status)
+    const words = new Uint32Array(rig.memory.buffer, rig.memory.byteOffset, 2 * status.resultA)
+    const kinds: number[] = []
+    for (let i = 0; i < words.length; i += 2) {
+      for (let n = 0; n < words[i]!; n++) kinds.push(words[i + 1]!)
+    }
+    assert.equal(kinds, expected.map(statusOf))
+  }
+}
+
+function compare(world: World): void {
+  for (const { layerLow, blocks } of world.snapshots) compareLayer(world, layerLow, blocks)
+  compareLayer(world, world.head, world.blocks)
+}
+
+const seed = Number(process.env['SEED'] ?? 42)
+const runs = Number(process.env['RUNS'] ?? 30)
+
+for (const isSealed of [false, true]) {
+  const kind = isSealed ? 'sealed' : 'plain'
+  test(`every snapshot of ${kind} blocks reads the same for ever (SEED=${seed})`, async () => {
+    await fc.assert(
+      fc.property(fc.array(step, { minLength: 20, maxLength: 120 }), (steps) => {
+        const world = makeWorld(isSealed)
+        steps.forEach((one, i) => {
+          runStep(world, one)
+          if (i % 8 === 0) compare(world)
+        })
+        runStep(world, { kind: 'kill' })
+        compare(world)
+        runStep(world, { kind: 'restart' })
+        compare(world)
+        const errors = world.rig.log.filter(({ level }) => level === 'error')
+        assert.is(errors.length, 0, JSON.stringify(errors[0]))
+      }),
+      { seed, numRuns: runs, includeErrorInReport: true }
+    )
+  })
+}
+
+test('a trim hides what is below for good, whatever compaction and restarts make of it', () => {
+  const world = makeWorld(false)
+  runStep(world, { kind: 'write', chunk: 0, at: 0, n: 12 })
+  runStep(world, { kind: 'snapshot' })
+  runStep(world, { kind: 'trim', chunk: 0, at: 0, n: 12 })
+  for (let round = 0; round < 3; round++) {
+    for (const kind of ['compact', 'background', 'checkpoint', 'background', 'restart'] as const) {
+      runStep(world, { kind })
+      compare(world)
+    }
+  }
+  assert.equal(world.blocks[0]!.slice(0, 12), new Array(12).fill(0))
+})
+
+test('a thousand snapshots of one volume read as they were', () => {
+  const world = makeWorld(false)
+  const random = seededRandom(9)
+  for (let i = 0; i < 1000; i++) {
+    runStep(world, { kind: 'write', chunk: i % 2, at: random.below(BLOCKS), n: 1 })
+    runStep(world, { kind: 'snapshot' })
+  }
+  const sample = (): void => {
+    for (let at = 0; at < 1000; at += 97) {
+      const { layerLow, blocks } = world.snapshots[at]!
+      compareLayer(world, layerLow, blocks)
+    }
+    compareLayer(world, world.head, world.blocks)
+  }
+  sample()
+  runStep(world, { kind: 'restart' })
+  sample()
+})
+
+test.run()
