@@ -4,11 +4,17 @@
  * With --engine shards are the real engine on a faulty disk (ENGINE=1 there), not models; with
  * --moves (MOVES=1) groups also move between peers all the time.
  *
+ * With --no-data nothing fails and nobody writes: it tells what the metadata and the controller of
+ * a cluster of --peers peers cost (by default of 10, 100, 1,000 and 10,000), see test/sim/scale.ts.
+ *
  * Usage: npm run sim -- [--seeds N] [--minutes M] [--seed S] [--engine] [--moves] [--keep-going]
+ *        npm run sim -- --no-data [--peers N[,N]]
  * Exit codes: 0 nothing was broken; 1 a seed failed; 2 wrong usage
  */
 import { parseArgs } from 'node:util'
+import { formatSize } from '../src/core/units.ts'
 import { runSeed } from '../test/sim/run.ts'
+import { runScale, type ScaleStage } from '../test/sim/scale.ts'
 
 const LINE_MS = 30_000
 
@@ -21,9 +27,12 @@ async function main(): Promise<void> {
       engine: { type: 'boolean', default: false },
       moves: { type: 'boolean', default: false },
       scrub: { type: 'boolean', default: false },
-      'keep-going': { type: 'boolean', default: false }
+      'keep-going': { type: 'boolean', default: false },
+      'no-data': { type: 'boolean', default: false },
+      peers: { type: 'string', default: '10,100,1000,10000' }
     }
   })
+  if (values['no-data']) return runScales(values.peers.split(',').map(Number))
   const first = Number(values.seed)
   const count = Number(values.seeds)
   const minutes = Number(values.minutes)
@@ -62,6 +71,41 @@ async function main(): Promise<void> {
     console.log(JSON.stringify(total))
   }
   console.log(JSON.stringify(total))
+}
+
+async function runScales(scales: readonly number[]): Promise<void> {
+  if (!scales.every((peers) => Number.isInteger(peers) && peers >= 4 && peers <= 16_000)) {
+    console.error('--peers: numbers from 4 to 16000')
+    process.exitCode = 2
+    return
+  }
+  for (const peers of scales) {
+    const { start, idle, loss, joining, ...sizes } = await runScale(peers)
+    const { groups, keys, bytes, largestValue, keepalivesPerSecond, memoryBytes } = sizes
+    const metadata = `${keys} keys, ${formatSize(bytes)}, the largest ${largestValue.key}`
+    console.log(
+      [
+        `${peers} peers, ${groups} groups in use`,
+        `  metadata: ${metadata} with ${largestValue.bytes} B`,
+        `  leases: ${keepalivesPerSecond} keepalives a second, by all`,
+        `  first look: ${turnsOf(start)}`,
+        `  nothing changes: ${turnsOf(idle)} in ${idle.seconds.toFixed(0)} s`,
+        `  a peer is lost: ${workOf(loss)}`,
+        `  ${Math.ceil(peers / 100)} join: ${workOf(joining)}`,
+        `  memory of the process: ${formatSize(memoryBytes)}`
+      ].join('\n')
+    )
+  }
+}
+
+const turnsOf = ({ busyMs, longestMs }: ScaleStage): string =>
+  `${busyMs.toFixed(0)} ms of the main thread, at most ${longestMs.toFixed(1)} ms at a time`
+
+function workOf(stage: ScaleStage): string {
+  const { seconds, writes, writesInBusiestSecond, bytesWritten } = stage
+  const written = `${writes} writes, ${formatSize(bytesWritten)}`
+  const time = `over after ${seconds.toFixed(0)} s`
+  return `${written}, ${writesInBusiestSecond} in the busiest second, ${time}; ${turnsOf(stage)}`
 }
 
 await main()

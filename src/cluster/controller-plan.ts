@@ -3,11 +3,12 @@
  * controller carries the changes out, each as a transaction that the group must still match.
  */
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import type { GroupState } from '../placement/group-state.ts'
-import { isSettled, type MovePlan, planMoves } from '../placement/rebalance.ts'
+import { type GroupState, settledGroup } from '../placement/group-state.ts'
+import type { Steps } from '../core/steps.ts'
+import { isSettled, type MovePlan, planningMoves } from '../placement/rebalance.ts'
 import { parseRedundancy } from '../placement/redundancy.ts'
 import type { LeafRing } from '../placement/ring-description.ts'
-import { planTargets, type Targets } from '../placement/targets.ts'
+import { planningTargets, type Targets } from '../placement/targets.ts'
 import type { KnownGroup } from './groups.ts'
 import type { PeerView } from './membership.ts'
 import { writeMinimumOf } from './pools.ts'
@@ -30,6 +31,26 @@ export interface PlannedPeer {
   /** Peer that takes its place in its groups, or null. */
   readonly replacedBy: string | null
 }
+
+/** Labels of a record that was not written again are the same object. */
+export const areSame = (some: readonly PlannedPeer[], others: readonly PlannedPeer[]): boolean =>
+  some.length === others.length &&
+  some.every((one, at) => {
+    const other = others[at]!
+    return (
+      one.peerId === other.peerId &&
+      one.boot === other.boot &&
+      one.weight === other.weight &&
+      one.labels === other.labels &&
+      one.isLost === other.isLost &&
+      one.isFull === other.isFull &&
+      one.isResting === other.isResting &&
+      one.replacedBy === other.replacedBy
+    )
+  })
+
+/** Groups between two yields. */
+const GROUPS_PER_STEP = 2048
 
 /** Of the capacity; the rest is for what is written while others are told. */
 const FULL = 0.9
@@ -98,32 +119,37 @@ export function ringOf(pool: PoolRecord, peers: readonly PlannedPeer[]): LeafRin
   }
 }
 
-/** @throws StoreError InvalidArgument when the pool's ring cannot be made */
-export function planPool(
+/**
+ * `groups` and `peers` must stay as they are until it is done.
+ * @throws StoreError InvalidArgument when the pool's ring cannot be made
+ */
+export function* planPool(
   pool: PoolRecord,
   groups: ReadonlyMap<number, KnownGroup>,
   peers: readonly PlannedPeer[],
   limits: PlanLimits
-): PoolPlan {
+): Steps<PoolPlan> {
   const byId = new Map(peers.map((peer) => [peer.peerId, peer]))
-  const known = [...groups.entries()].filter(([group]) => group < pool.groups)
   const changes: GroupChange[] = []
   const changed = new Set<number>()
-  for (const [group, from] of known) {
+  let looks = 0
+  for (const [group, from] of groups) {
+    if (++looks % GROUPS_PER_STEP === 0) yield
     if (changes.length >= limits.changesMax) break
+    if (group >= pool.groups) continue
     if (from.record.restored !== undefined) continue
     const record = withoutLost(pool, from.record, byId)
     if (record === null) continue
     changes.push({ group, from, record, why: 'a member is lost' })
     changed.add(group)
   }
-  const targets = targetsOf(pool, groups, peers)
+  const targets = yield* targetsOf(pool, groups, peers)
   if (targets === null) {
     const none = { addsLeft: 0, dropsLeft: 0, addsTo: new Map() }
     return { changes, ...none, shortage: 'no peer that can hold data' }
   }
-  const states = statesOf(pool, groups, targets)
-  const plan = planMoves(targets, states, {
+  const states = yield* statesOf(pool, groups, targets)
+  const plan = yield* planningMoves(targets, states, {
     isUsable: (peer) => (byId.get(peer)?.boot ?? null) !== null,
     hasRoom: (peer) => byId.get(peer)?.isFull !== true && byId.get(peer)?.isResting !== true,
     syncsMax: limits.syncsMax,
@@ -131,27 +157,31 @@ export function planPool(
     dropsMax: limits.changesMax
   })
   const parts = { groups, byId, targets, changed, limits }
-  const more = [...changesOf(plan, parts), ...restated(known, states, targets)]
+  const again = yield* restated(pool, groups, states, targets)
+  const more = [...changesOf(plan, parts), ...again]
   changes.push(...more.slice(0, limits.changesMax - changes.length))
   const { addsLeft, dropsLeft, addsTo } = plan
   return { changes, addsLeft, dropsLeft, addsTo, shortage: targets.shortage }
 }
 
 /** Null when no peer of the pool has any weight. */
-export function targetsOf(
+export function* targetsOf(
   pool: PoolRecord,
   groups: ReadonlyMap<number, KnownGroup>,
   peers: readonly PlannedPeer[]
-): Targets | null {
+): Steps<Targets | null> {
   const ring = ringOf(pool, peers)
   if (ring.peers.every(({ weight }) => weight === 0)) return null
   const replacements = replacementsIn(peers)
-  const current = Array.from({ length: pool.groups }, (_, group) => {
+  const current: GroupState[] = []
+  for (let group = 0; group < pool.groups; group++) {
+    if (group % GROUPS_PER_STEP === GROUPS_PER_STEP - 1) yield
     const known = groups.get(group)
-    return withReplacements(stateOf(known), known?.record.members ?? [], replacements)
-  })
+    current.push(withReplacements(stateOf(known), known?.record.members ?? [], replacements))
+  }
   try {
-    return planTargets({ redundancy: parseRedundancy(pool.redundancy), ring }, current)
+    const redundancy = parseRedundancy(pool.redundancy)
+    return yield* planningTargets({ redundancy, ring }, current)
   } catch (thrown) {
     if (thrown instanceof StoreError && thrown.code === ErrorCode.InvalidArgument) return null
     throw thrown
@@ -159,22 +189,34 @@ export function targetsOf(
 }
 
 /** Groups without a record need no moves: who needs one first makes it as it should be. */
-const statesOf = (
+function* statesOf(
   pool: PoolRecord,
   groups: ReadonlyMap<number, KnownGroup>,
   targets: Targets
-): GroupState[] =>
-  Array.from({ length: pool.groups }, (_, group) => {
+): Steps<GroupState[]> {
+  const states: GroupState[] = []
+  for (let group = 0; group < pool.groups; group++) {
+    if (group % GROUPS_PER_STEP === GROUPS_PER_STEP - 1) yield
     const known = groups.get(group)
-    if (known !== undefined) return stateOf(known)
-    return targets
-      .membersOf(group)
-      .flatMap((peer, slot) => (peer === null ? [] : [{ peer, slot, inSync: true }]))
-  })
+    states.push(known === undefined ? settledGroup(targets.membersOf(group)) : stateOf(known))
+  }
+  return states
+}
 
-/** Slots by the order of `members`; who is on the way out takes a slot that is free. */
+/** Most groups are the same at the next look. */
+const knownStates = new WeakMap<KnownGroup, GroupState>()
+
 function stateOf(known: KnownGroup | undefined): GroupState {
   if (known === undefined) return []
+  const old = knownStates.get(known)
+  if (old !== undefined) return old
+  const state = newStateOf(known)
+  knownStates.set(known, state)
+  return state
+}
+
+/** Slots by the order of `members`; who is on the way out takes a slot that is free. */
+function newStateOf(known: KnownGroup): GroupState {
   const { members, inSync, syncing } = known.record
   const present = [
     ...inSync.map(({ peer }) => ({ peer, inSync: true })),
@@ -284,17 +326,26 @@ function changesOf(
  * was begun, and then the place of the old member was the right one again. Without: nobody who
  * looks at `members` ever finds the group whole.
  */
-function restated(
-  known: readonly (readonly [number, KnownGroup])[],
+function* restated(
+  pool: PoolRecord,
+  groups: ReadonlyMap<number, KnownGroup>,
   states: readonly GroupState[],
   targets: Targets
-): GroupChange[] {
-  return known.flatMap(([group, from]): GroupChange[] => {
+): Steps<GroupChange[]> {
+  const changes: GroupChange[] = []
+  let looks = 0
+  for (const [group, from] of groups) {
+    if (++looks % GROUPS_PER_STEP === 0) yield
+    if (group >= pool.groups) continue
     const { members: named, inSync, syncing, restored } = from.record
     const members = targets.membersOf(group).filter((peer) => peer !== null)
     const isNamed = named.length === members.length && members.every((id) => named.includes(id))
-    if (isNamed || members.length < targets.size || restored !== undefined) return []
-    if (!isSettled(targets, group, states[group]!)) return []
-    return [{ group, from, record: { members, inSync, syncing }, why: 'it has whom it should' }]
-  })
+    if (isNamed || members.length < targets.size || restored !== undefined) continue
+    if (!isSettled(targets, group, states[group]!)) continue
+    changes.push({
+      ...{ group, from, record: { members, inSync, syncing } },
+      why: 'it has whom it should'
+    })
+  }
+  return changes
 }

@@ -13,11 +13,11 @@ import {
   type PlannedPeer,
   isFull,
   type PoolPlan,
-  plannedPeerOf,
-  planPool
+  plannedPeerOf
 } from './controller-plan.ts'
-import { GroupRecords, type KnownGroup } from './groups.ts'
+import { GroupRecords } from './groups.ts'
 import type { Membership, PeerView } from './membership.ts'
+import { FollowedGroups, PoolPlanner } from './pool-planner.ts'
 import { decodeRecord, encodeRecord, type PoolRecord } from './records.ts'
 import { Rests } from './rests.ts'
 import type { Session } from './session.ts'
@@ -62,7 +62,8 @@ interface Holder {
 }
 
 interface FollowedPool {
-  readonly groups: Map<number, KnownGroup>
+  readonly groups: FollowedGroups
+  readonly planner: PoolPlanner
   readonly following: Following
   ready: boolean
 }
@@ -207,7 +208,8 @@ export class Controller {
     for (const pool of pools) {
       const followed = this.#followed.get(pool.number)
       if (followed?.ready !== true) continue
-      const plan = planPool(pool, followed.groups, peers, LIMITS)
+      const plan = await followed.planner.plan(pool, followed.groups, peers)
+      if (this.#closed || this.#electedRevision === 0) return
       this.#plans.set(pool.name, plan)
       if (plan.changes.length > 0) this.#isBusy = true
       await this.#carryOut(pool, followed, plan)
@@ -256,10 +258,10 @@ export class Controller {
   #followPools(pools: readonly PoolRecord[]): void {
     for (const { number, name } of pools) {
       if (this.#followed.has(number)) continue
-      const groups = new Map<number, KnownGroup>()
+      const groups = new FollowedGroups()
       const following = this.#records.follow(number, {
         onGroup: (group, known) => {
-          this.#rests.note(groups.get(group) ?? null, known, this.#nowMs)
+          this.#rests.note(groups.known.get(group) ?? null, known, this.#nowMs)
           groups.set(group, known)
         },
         onGone: (group) => groups.delete(group),
@@ -267,7 +269,8 @@ export class Controller {
           this.#options.log('warn', 'following groups failed', { pool: name, why: error.message })
         }
       })
-      const followed: FollowedPool = { groups, following, ready: false }
+      const planner = new PoolPlanner(LIMITS, this.#options.timers)
+      const followed: FollowedPool = { groups, planner, following, ready: false }
       this.#followed.set(number, followed)
       void following.ready.then(() => {
         followed.ready = true

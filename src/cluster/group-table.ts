@@ -14,7 +14,7 @@ export interface PoolView {
   /** Members in sync below which writes wait. */
   readonly writeMinimum: number
   /** Peers on which the ring puts a group, best first: where a group that is new begins. */
-  place(group: number): readonly string[]
+  place(group: number): Promise<readonly string[]>
 }
 
 /** What must still be so for a change of a group: the writer record of the gateway, R8. */
@@ -97,7 +97,7 @@ export class GroupTable {
     for (let attempt = 0; attempt < TRANSACTION_ATTEMPTS_MAX; attempt++) {
       const known = await this.refresh(pool.number, group)
       if (known !== null) return known
-      const members = [...pool.place(group)]
+      const members = [...(await pool.place(group))]
       const { inSync, guards } = await this.#running(members)
       const { epochFloor, guard } = await this.#restoreOf(pool.number, group)
       if (inSync.length < Math.max(1, pool.writeMinimum)) {

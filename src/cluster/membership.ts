@@ -42,6 +42,8 @@ export class Membership {
   /** Of those that this process itself saw go. */
   readonly #lostAt = new Map<string, string>()
   readonly #listeners: ((peerId: string) => void)[] = []
+  /** Those that are not removed, by id; made when it is asked for. */
+  #sorted: PeerRecord[] | null = null
   /** Counts what changed. */
   version = 0
   #own: AliveInfo
@@ -72,23 +74,23 @@ export class Membership {
 
   /** Sorted by id; removed peers are not among them. */
   peers(): PeerView[] {
-    const views: PeerView[] = []
-    for (const record of this.#records.values()) {
-      if (record.state !== 'removed') views.push(this.#viewOf(record))
-    }
-    return views.sort((left, right) => (left.record.peerId < right.record.peerId ? -1 : 1))
+    this.#sorted ??= [...this.#records.values()]
+      .filter(({ state }) => state !== 'removed')
+      .sort((left, right) => (left.peerId < right.peerId ? -1 : 1))
+    const now = this.#cluster.nowText()
+    return this.#sorted.map((record) => this.#viewOf(record, now))
   }
 
   peer(peerId: string): PeerView | null {
     const record = this.#records.get(peerId)
-    return record === undefined ? null : this.#viewOf(record)
+    return record === undefined ? null : this.#viewOf(record, this.#cluster.nowText())
   }
 
-  #viewOf(record: PeerRecord): PeerView {
+  #viewOf(record: PeerRecord, now: string): PeerView {
     const { peerId } = record
     const alive = this.#alive.get(peerId) ?? null
     const lost = this.#lostAt.get(peerId) ?? record.lastSeenAt ?? null
-    const lastSeenAt = alive === null ? lost : this.#cluster.nowText()
+    const lastSeenAt = alive === null ? lost : now
     return { record, alive, changedMs: this.#changedMs.get(peerId) ?? 0, lastSeenAt }
   }
 
@@ -264,6 +266,7 @@ export class Membership {
 
   #changed(peerId: string): void {
     this.version++
+    this.#sorted = null
     for (const listener of this.#listeners) listener(peerId)
   }
 }

@@ -1,4 +1,5 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { sliced } from '../core/steps.ts'
 import { membersOf, parseRedundancy } from '../placement/redundancy.ts'
 import { assertPlaceable } from '../placement/targets.ts'
 import type { Cluster } from './cluster.ts'
@@ -209,7 +210,8 @@ export class ClusterOperations {
   /** @throws StoreError NotFound */
   async ring(name: string): Promise<RingView> {
     const pool = await this.pools.get(name)
-    return ringViewOf(pool, await this.#records.readAll(pool.number), this.#plannedPeers())
+    const groups = await this.#records.readAll(pool.number)
+    return sliced(ringViewOf(pool, groups, this.#plannedPeers()), this.#cluster.timers)
   }
 
   /**

@@ -1,9 +1,11 @@
+import type { Timers } from '../core/clock.ts'
 import { type Follower, type Following, follow } from '../metadata/follow.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { parseRedundancy } from '../placement/redundancy.ts'
-import { planTargets, type Targets } from '../placement/targets.ts'
+import { sliced } from '../core/steps.ts'
+import { planningTargets, type Targets } from '../placement/targets.ts'
 import type { Cluster } from './cluster.ts'
-import { plannedPeerOf, ringOf } from './controller-plan.ts'
+import { areSame, type PlannedPeer, plannedPeerOf, ringOf } from './controller-plan.ts'
 import type { PoolView } from './group-table.ts'
 import type { Membership } from './membership.ts'
 import { writeMinimumOf } from './pools.ts'
@@ -13,12 +15,16 @@ import { decodeRecord, type PoolRecord } from './records.ts'
 class FollowedPool implements PoolView {
   record: PoolRecord
   readonly #membership: Membership
-  #targets: Targets | null = null
+  readonly #timers: Timers
+  #targets: Promise<Targets | null> = Promise.resolve(null)
+  /** Of the targets. */
+  #peers: readonly PlannedPeer[] = []
   #membershipVersion = -1
 
-  constructor(record: PoolRecord, membership: Membership) {
+  constructor(record: PoolRecord, membership: Membership, timers: Timers) {
     this.record = record
     this.#membership = membership
+    this.#timers = timers
   }
 
   get number(): number {
@@ -34,29 +40,36 @@ class FollowedPool implements PoolView {
   }
 
   /** Peers that are up come before none at all: a new group begins on those. */
-  place(group: number): readonly string[] {
-    if (this.#membershipVersion !== this.#membership.version) {
-      this.#membershipVersion = this.#membership.version
-      this.#targets = this.#plan()
-    }
-    const members = this.#targets?.membersOf(group) ?? []
+  async place(group: number): Promise<readonly string[]> {
+    if (this.#membershipVersion !== this.#membership.version) this.#look()
+    const members = (await this.#targets)?.membersOf(group) ?? []
     return members.filter((peer) => peer !== null)
   }
 
   renew(record: PoolRecord): void {
     this.record = record
+    this.#peers = []
     this.#membershipVersion = -1
   }
 
-  #plan(): Targets | null {
+  /** Most of what changes about peers changes no ring. */
+  #look(): void {
+    this.#membershipVersion = this.#membership.version
     const peers = this.#membership.peers().map((view) => ({
       ...plannedPeerOf(view),
       isLost: view.alive === null,
       replacedBy: null
     }))
+    if (areSame(this.#peers, peers)) return
+    this.#peers = peers
+    this.#targets = this.#plan(peers)
+  }
+
+  async #plan(peers: readonly PlannedPeer[]): Promise<Targets | null> {
     try {
       const redundancy = parseRedundancy(this.record.redundancy)
-      return planTargets({ redundancy, ring: ringOf(this.record, peers) }, null)
+      const ring = ringOf(this.record, peers)
+      return await sliced(planningTargets({ redundancy, ring }, null), this.#timers)
     } catch (thrown) {
       if (thrown instanceof StoreError && thrown.code === ErrorCode.InvalidArgument) return null
       throw thrown
@@ -67,12 +80,14 @@ class FollowedPool implements PoolView {
 /** The pools of the cluster, followed. */
 export class PoolViews {
   readonly #membership: Membership
+  readonly #timers: Timers
   readonly #pools = new Map<string, FollowedPool>()
   readonly #listeners: ((pool: PoolRecord) => void)[] = []
   readonly #following: Following
 
   constructor(cluster: Cluster, membership: Membership, onTrouble: (error: StoreError) => void) {
     this.#membership = membership
+    this.#timers = cluster.timers
     const { keys, store, timers } = cluster
     const follower: Follower = {
       onPut: ({ key, value }) => this.#learn(decodeRecord('pool', key, value)),
@@ -110,7 +125,7 @@ export class PoolViews {
   #learn(record: PoolRecord): void {
     const known = this.#pools.get(record.name)
     if (known === undefined) {
-      this.#pools.set(record.name, new FollowedPool(record, this.#membership))
+      this.#pools.set(record.name, new FollowedPool(record, this.#membership, this.#timers))
     } else known.renew(record)
     for (const listener of this.#listeners) listener(record)
   }

@@ -1,3 +1,4 @@
+import type { Steps } from '../core/steps.ts'
 import { type PlannedPeer, ringOf, targetsOf } from './controller-plan.ts'
 import type { KnownGroup } from './groups.ts'
 import type { PoolRecord } from './records.ts'
@@ -22,12 +23,12 @@ export interface RingViewPeer {
 }
 
 /** Pure. Sorted by peer id; who is no longer in the ring but still has copies is in it too. */
-export function ringViewOf(
+export function* ringViewOf(
   pool: PoolRecord,
   groups: ReadonlyMap<number, KnownGroup>,
   planned: readonly PlannedPeer[]
-): RingView {
-  const targets = targetsOf(pool, groups, planned)
+): Steps<RingView> {
+  const targets = yield* targetsOf(pool, groups, planned)
   const members = countsOf(groups)
   const weights = new Map(ringOf(pool, planned).peers.map(({ id, weight }) => [id, weight]))
   const all = [...weights.values()].reduce((sum, weight) => sum + weight, 0)

@@ -3,6 +3,7 @@
  * A slot goes to the first peer of the group's list that is not full and whose failure domain has
  * nothing of the group yet.
  */
+import type { Steps } from '../core/steps.ts'
 import { type Assignment, NOBODY } from './assignment.ts'
 import type { FairShares } from './fair-shares.ts'
 import { mixOther } from './hash.ts'
@@ -10,6 +11,10 @@ import type { Ring } from './ring.ts'
 
 /** Peers looked at; after these one with a little room, or the emptiest of all, takes the slot. */
 const STEPS_MAX = 64
+
+/** Hashes between two yields, and of the search that each choice is. */
+const HASHES_PER_STEP = 262_144
+const HASHES_PER_CHOICE = 256
 
 /** Less is a sum of fractions that is off by a little. */
 const ROOM_MIN = 1e-6
@@ -22,6 +27,7 @@ export class Filling {
   #group = 0
   #only = NOBODY
   #steps = 0
+  #hashes = 0
   #found = NOBODY
   /** First with room for a part of a member only: that would be above its share by the rest. */
   #nearlyFull = NOBODY
@@ -33,9 +39,14 @@ export class Filling {
   }
 
   /** Afterwards no slot is free, unless all domains have something of the group. */
-  fill(): void {
-    this.#fillFullDomains()
-    const { members, groups, size } = this.#assignment
+  *fill(): Steps<void> {
+    const { members, groups, size, domains } = this.#assignment
+    const wanted = groups * Math.min(size, domains.usable)
+    let standing = 0
+    for (const peer of members) if (peer !== NOBODY) standing++
+    if (standing === wanted) return
+    if (this.#ring.order.prepare !== undefined) yield* this.#ring.order.prepare()
+    yield* this.#fillFullDomains()
     // First everybody's first choice.
     for (let slot = 0; slot < size; slot++) {
       for (let group = 0; group < groups; group++) {
@@ -43,12 +54,21 @@ export class Filling {
         if (members[place] !== NOBODY) continue
         const peer = this.#choose(group, NOBODY)
         if (peer !== NOBODY) this.#assignment.put(place, peer)
+        if (this.#isLong()) yield
       }
     }
   }
 
+  /** Has it been a while? */
+  #isLong(): boolean {
+    this.#hashes += HASHES_PER_CHOICE + (this.#ring.order.walkHashes ?? 0)
+    if (this.#hashes < HASHES_PER_STEP) return false
+    this.#hashes = 0
+    return true
+  }
+
   /** Domains that must be in every group come first: later there may be no slot left. */
-  #fillFullDomains(): void {
+  *#fillFullDomains(): Steps<void> {
     const { members, groups, size, domainLoad } = this.#assignment
     const { domain: shares } = this.#shares
     for (let domain = 0; domain < shares.length; domain++) {
@@ -61,6 +81,7 @@ export class Filling {
           const place = group * size + ((first + domain + step) % size)
           if (members[place] !== NOBODY) continue
           this.#assignment.put(place, this.#choose(group, domain))
+          if (this.#isLong()) yield
           break
         }
       }

@@ -3,14 +3,16 @@
  * average and more for a heavier one, four from each MD5 of `ID-NUMBER`. A group's list is the
  * peers in the order that the circle meets them, from the MD5 of the group's name on.
  */
+import { allSteps, type Steps } from '../core/steps.ts'
 import { md5 } from './md5.ts'
 import type { LeafRing, RingPeer } from './ring-description.ts'
 import type { RingKind, RingOrder } from './ring-kind.ts'
 
 const DIGESTS_PER_PEER = 40
 const POINTS_PER_DIGEST = 4
-/** A point and its peer in one double, which sorts by point and then by peer. */
-const PEERS_BASE = 2 ** 20
+/** Between two yields: a millisecond of digests, or of moving numbers about. */
+const DIGESTS_PER_STEP = 2048
+const POINTS_PER_STEP = 65_536
 
 export const ketama: RingKind = {
   name: 'ketama',
@@ -35,8 +37,12 @@ class KetamaOrder implements RingOrder {
     this.#metIn = new Uint32Array(peers.length)
   }
 
+  *prepare(): Steps<void> {
+    this.#circle ??= yield* circleOf(this.#description, this.#peers)
+  }
+
   walk(group: number, visit: (peer: number) => boolean): void {
-    this.#circle ??= circleOf(this.#description, this.#peers)
+    this.#circle ??= allSteps(circleOf(this.#description, this.#peers))
     const { points, peers, groupPoints } = this.#circle
     let at = firstAtOrAbove(points, groupPoints[group]!)
     this.#walks++
@@ -51,47 +57,73 @@ class KetamaOrder implements RingOrder {
   }
 }
 
-interface Circle {
-  readonly points: Uint32Array
-  /** Peer of each point. */
-  readonly peers: Uint16Array
+interface Circle extends Points {
   readonly groupPoints: Uint32Array
 }
 
-function circleOf({ seed, groups }: LeafRing, peers: readonly RingPeer[]): Circle {
-  const sorted = pointsOf(peers)
+function* circleOf({ seed, groups }: LeafRing, peers: readonly RingPeer[]): Steps<Circle> {
   const digest = new Uint32Array(4)
   const groupPoints = new Uint32Array(groups)
   for (let group = 0; group < groups; group++) {
     md5(`${seed}-${group}`, digest)
     groupPoints[group] = digest[0]!
+    if (group % DIGESTS_PER_STEP === DIGESTS_PER_STEP - 1) yield
   }
-  const points = new Uint32Array(sorted.length)
-  const peerOfPoint = new Uint16Array(sorted.length)
-  for (let at = 0; at < sorted.length; at++) {
-    points[at] = Math.floor(sorted[at]! / PEERS_BASE)
-    peerOfPoint[at] = sorted[at]! % PEERS_BASE
-  }
-  return { points, peers: peerOfPoint, groupPoints }
+  let made = yield* pointsOf(peers)
+  // From the lower to the upper half of the point: who is equal stays in the order of the peers.
+  made = yield* sortedBy(made, 0)
+  made = yield* sortedBy(made, 16)
+  return { ...made, groupPoints }
 }
 
-function pointsOf(peers: readonly RingPeer[]): Float64Array {
+interface Points {
+  readonly points: Uint32Array
+  /** Peer of each point. */
+  readonly peers: Uint16Array
+}
+
+function* pointsOf(peers: readonly RingPeer[]): Steps<Points> {
   const heavy = peers.filter(({ weight }) => weight > 0)
   const average = heavy.reduce((sum, { weight }) => sum + weight, 0) / heavy.length
   const digests = peers.map(({ weight }) =>
     weight === 0 ? 0 : Math.max(1, Math.floor((weight / average) * DIGESTS_PER_PEER))
   )
   const total = digests.reduce((sum, count) => sum + count, 0)
-  const points = new Float64Array(total * POINTS_PER_DIGEST)
+  const points = new Uint32Array(total * POINTS_PER_DIGEST)
+  const peerOfPoint = new Uint16Array(total * POINTS_PER_DIGEST)
   const digest = new Uint32Array(4)
   let at = 0
+  let made = 0
   for (let peer = 0; peer < peers.length; peer++) {
     for (let number = 0; number < digests[peer]!; number++) {
       md5(`${peers[peer]!.id}-${number}`, digest)
-      for (const point of digest) points[at++] = point * PEERS_BASE + peer
+      points.set(digest, at)
+      peerOfPoint.fill(peer, at, at + POINTS_PER_DIGEST)
+      at += POINTS_PER_DIGEST
+      if (++made % DIGESTS_PER_STEP === 0) yield
     }
   }
-  return points.sort()
+  return { points, peers: peerOfPoint }
+}
+
+/** By 16 bits of the points, from bit `shift` on; equal ones stay in their order. */
+function* sortedBy(from: Points, shift: number): Steps<Points> {
+  const count = from.points.length
+  const starts = new Uint32Array(65_537)
+  for (let at = 0; at < count; at++) {
+    starts[((from.points[at]! >>> shift) & 0xffff) + 1]!++
+    if (at % POINTS_PER_STEP === POINTS_PER_STEP - 1) yield
+  }
+  for (let digit = 1; digit < starts.length; digit++) starts[digit]! += starts[digit - 1]!
+  const points = new Uint32Array(count)
+  const peers = new Uint16Array(count)
+  for (let at = 0; at < count; at++) {
+    const to = starts[(from.points[at]! >>> shift) & 0xffff]!++
+    points[to] = from.points[at]!
+    peers[to] = from.peers[at]!
+    if (at % POINTS_PER_STEP === POINTS_PER_STEP - 1) yield
+  }
+  return { points, peers }
 }
 
 function firstAtOrAbove(points: Uint32Array, point: number): number {

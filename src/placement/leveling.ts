@@ -3,6 +3,7 @@
  * others: first between failure domains,
  * where a group's other members may forbid it, then inside each, where nothing can.
  */
+import type { Steps } from '../core/steps.ts'
 import { type Assignment, NOBODY } from './assignment.ts'
 import type { FairShares } from './fair-shares.ts'
 import { roomiestPeer } from './filling.ts'
@@ -10,6 +11,8 @@ import { mixOther } from './hash.ts'
 
 /** Domains that are tried as the middle of a chain. */
 const MIDDLES_MAX = 256
+/** Loads looked at between two yields. */
+const LOOKS_PER_STEP = 50_000
 
 export class Leveling {
   readonly #assignment: Assignment
@@ -18,6 +21,7 @@ export class Leveling {
   readonly #peers: Loads
   /** Raised with every move: begins the search for the next one elsewhere. */
   #moves = 0
+  #looks = 0
 
   constructor(assignment: Assignment, shares: FairShares) {
     this.#assignment = assignment
@@ -27,17 +31,26 @@ export class Leveling {
     this.#peers = new Loads(peerLoad, shares.peer, shares.peerLow, shares.peerHigh)
   }
 
-  level(): void {
-    this.#levelDomains()
-    for (const inside of this.#assignment.domains.peers) this.#levelPeers(inside)
+  *level(): Steps<void> {
+    yield* this.#levelDomains()
+    for (const inside of this.#assignment.domains.peers) yield* this.#levelPeers(inside)
   }
 
-  #levelDomains(): void {
+  /** Has it been a while? */
+  #isLong(looks: number): boolean {
+    this.#looks += looks
+    if (this.#looks < LOOKS_PER_STEP) return false
+    this.#looks = 0
+    return true
+  }
+
+  *#levelDomains(): Steps<void> {
     const { peers } = this.#assignment.domains
     let usable = [...peers.keys()].filter((domain) => peers[domain]!.length > 0)
     const loads = this.#domains
     while (loads.choose(usable)) {
       const { giver, taker, isFeeding } = loads
+      if (this.#isLong(usable.length)) yield
       if (giver !== NOBODY && taker !== NOBODY && this.#transfer(giver, taker)) continue
       const stuck = isFeeding ? taker : giver
       if (isFeeding ? this.#feed(stuck, usable) : this.#relieve(stuck, usable)) continue
@@ -112,9 +125,11 @@ export class Leveling {
     return NOBODY
   }
 
-  #levelPeers(inside: readonly number[]): void {
+  *#levelPeers(inside: readonly number[]): Steps<void> {
     const loads = this.#peers
+    if (this.#isLong(inside.length)) yield
     while (loads.choose(inside)) {
+      if (this.#isLong(inside.length)) yield
       const { giver, taker } = loads
       if (giver === NOBODY || taker === NOBODY) return
       const free = this.#assignment.placesOf(giver, 'free')

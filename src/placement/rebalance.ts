@@ -5,6 +5,7 @@
  * out in any order, in part, or not at all; the next one starts from what is then so.
  */
 import { assert } from '../core/assert.ts'
+import { allSteps, type Steps } from '../core/steps.ts'
 import type { GroupMember, GroupState } from './group-state.ts'
 import type { Targets } from './targets.ts'
 
@@ -49,16 +50,27 @@ export interface MovePlan {
   readonly addsTo: ReadonlyMap<string, number>
 }
 
-export function planMoves(
+/** Groups between two yields. */
+const GROUPS_PER_STEP = 2048
+
+export const planMoves = (
   targets: Targets,
   states: readonly GroupState[],
   options: MoveOptions
-): MovePlan {
+): MovePlan => allSteps(planningMoves(targets, states, options))
+
+/** The same, a little at a time. */
+export function* planningMoves(
+  targets: Targets,
+  states: readonly GroupState[],
+  options: MoveOptions
+): Steps<MovePlan> {
   assert(states.length === targets.ring.groups, 'every group has a state')
   const gaps: Gap[] = []
   const drops: Drop[] = []
   const busy = new Busy(options)
   for (const [group, state] of states.entries()) {
+    if (group % GROUPS_PER_STEP === GROUPS_PER_STEP - 1) yield
     busy.countSyncs(state)
     if (isSettled(targets, group, state)) continue
     const changing = new Changing(targets, group, state)

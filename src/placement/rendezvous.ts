@@ -30,6 +30,10 @@ class RendezvousOrder implements RingOrder {
   readonly #keptCount: Uint8Array
   readonly #leastHashes = new Map<number, Uint32Array>()
 
+  get walkHashes(): number {
+    return this.#peers.length
+  }
+
   constructor(description: LeafRing, peers: readonly RingPeer[]) {
     for (let peer = 0; peer < peers.length; peer++) {
       if (peers[peer]!.weight > 0) this.#peers.push(peer)

@@ -1,3 +1,4 @@
+import type { Steps } from '../core/steps.ts'
 import type { LeafRing, RingPeer } from './ring-description.ts'
 
 /** A ring at work: for each group, peers in order of preference. */
@@ -7,6 +8,10 @@ export interface RingOrder {
    * none twice, until it returns true or all were visited. Peers of weight 0 do not appear.
    */
   walk(group: number, visit: (peer: number) => boolean): void
+  /** What the first walk would do for itself, if that takes long. */
+  prepare?(): Steps<void>
+  /** Hashes that the walk of one group takes; absent: a few. */
+  readonly walkHashes?: number
 }
 
 /** New kinds plug in with `registerRingKind`. */

@@ -9,6 +9,7 @@
  */
 import { assert } from '../core/assert.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { allSteps, type Steps } from '../core/steps.ts'
 import { Assignment, NOBODY } from './assignment.ts'
 import { type FairShares, fairShares } from './fair-shares.ts'
 import { Filling } from './filling.ts'
@@ -17,6 +18,10 @@ import { Leveling } from './leveling.ts'
 import { membersOf, type Redundancy } from './redundancy.ts'
 import { Ring } from './ring.ts'
 import type { LeafRing } from './ring-description.ts'
+
+/** Between two yields. */
+const GROUPS_PER_STEP = 1024
+const PEERS_PER_STEP = 1024
 
 export interface PoolPlacement {
   readonly redundancy: Redundancy
@@ -66,21 +71,29 @@ export class Targets {
  * get fewer members and `shortage` tells why.
  * @throws StoreError InvalidArgument when the ring cannot be made
  */
-export function planTargets(
+export const planTargets = (
+  placement: PoolPlacement,
+  current: readonly GroupState[] | null
+): Targets => allSteps(planningTargets(placement, current))
+
+/** The same, a little at a time. */
+export function* planningTargets(
   { redundancy, ring: description }: PoolPlacement,
   current: readonly GroupState[] | null
-): Targets {
+): Steps<Targets> {
   const ring = new Ring(description)
+  if (ring.peers.length > PEERS_PER_STEP) yield
   assert(current === null || current.length === ring.groups, 'every group has a state')
   const size = membersOf(redundancy)
   const { domains, groups, peers } = ring
   const shares = fairShares(peers, domains, groups, Math.min(size, domains.usable))
+  if (ring.peers.length > PEERS_PER_STEP) yield
   const assignment = new Assignment(groups, size, domains)
   if (!ring.balanced) followOrder(ring, assignment)
   else {
-    if (current !== null) keep(ring, assignment, current, redundancy)
-    new Filling(ring, assignment, shares).fill()
-    new Leveling(assignment, shares).level()
+    if (current !== null) yield* keep(ring, assignment, current, redundancy)
+    yield* new Filling(ring, assignment, shares).fill()
+    yield* new Leveling(assignment, shares).level()
   }
   return new Targets(ring, redundancy, assignment, shares)
 }
@@ -108,18 +121,19 @@ function followOrder({ order, groups }: Ring, assignment: Assignment): void {
 }
 
 /** Puts members back to where they are, as far as the ring still allows it. */
-function keep(
+function* keep(
   ring: Ring,
   assignment: Assignment,
   current: readonly GroupState[],
   redundancy: Redundancy
-): void {
+): Steps<void> {
   const numbers = new Map<string, number>()
   for (const [number, { id, weight }] of ring.peers.entries()) {
     if (weight > 0) numbers.set(id, number)
   }
   const { size, members, domains } = assignment
   for (let group = 0; group < ring.groups; group++) {
+    if (group % GROUPS_PER_STEP === GROUPS_PER_STEP - 1) yield
     // Of two in a slot the one that is coming, not the one that goes: a plan begun is kept to.
     const state = [...(current[group] ?? [])].sort(
       (a, b) => a.slot - b.slot || Number(a.inSync) - Number(b.inSync)

@@ -2,13 +2,14 @@ import { deepStrictEqual, ok, strictEqual } from 'node:assert'
 import { test } from 'uvu'
 import { Cluster } from '../../src/cluster/cluster.ts'
 import { Controller } from '../../src/cluster/controller.ts'
-import { type PlannedPeer, planPool } from '../../src/cluster/controller-plan.ts'
+import { type PlannedPeer, planPool, type PoolPlan } from '../../src/cluster/controller-plan.ts'
 import { GroupRecords, type KnownGroup } from '../../src/cluster/groups.ts'
 import { Membership } from '../../src/cluster/membership.ts'
 import { Pools } from '../../src/cluster/pools.ts'
 import type { PoolRecord } from '../../src/cluster/records.ts'
 import { Session } from '../../src/cluster/session.ts'
 import { systemTimers } from '../../src/core/clock.ts'
+import { allSteps } from '../../src/core/steps.ts'
 import { EmbeddedStore } from '../../src/metadata/embedded-store.ts'
 import { MemoryTables } from '../../src/metadata/memory-tables.ts'
 import { ManualClock, SeededRandom } from '../helpers/manual-clock.ts'
@@ -16,6 +17,12 @@ import { until } from '../helpers/process.ts'
 
 const id = (name: string): string => name.repeat(32)
 const LIMITS = { syncsMax: 64, syncsPerPeerMax: 64, changesMax: 1000 }
+
+const plan = (
+  pool: PoolRecord,
+  groups: ReadonlyMap<number, KnownGroup>,
+  peers: readonly PlannedPeer[]
+): PoolPlan => allSteps(planPool(pool, groups, peers, LIMITS))
 
 const POOL: PoolRecord = {
   v: 1,
@@ -58,7 +65,7 @@ function settle(
   peers: readonly PlannedPeer[]
 ): number {
   for (let round = 0; round < 100; round++) {
-    const { changes, addsLeft, dropsLeft } = planPool(pool, groups, peers, LIMITS)
+    const { changes, addsLeft, dropsLeft } = plan(pool, groups, peers)
     if (changes.length === 0) {
       deepStrictEqual([addsLeft, dropsLeft], [0, 0])
       return round
@@ -98,7 +105,7 @@ test('a move that was begun is finished although groups without data are planned
     groups.set(group, { record: structuredClone(record), modRevision: 1 } as unknown as KnownGroup)
   }
   const targetOf = (): string[] => {
-    const { changes } = planPool(pool, groups, peers, LIMITS)
+    const { changes } = plan(pool, groups, peers)
     strictEqual(changes.length, 1)
     strictEqual(changes[0]!.group, 27)
     const { from, record } = changes[0]!
@@ -108,7 +115,7 @@ test('a move that was begun is finished although groups without data are planned
   }
   const [joining] = targetOf()
   ok(joining === a || joining === b)
-  deepStrictEqual(planPool(pool, groups, peers, LIMITS).changes, [], 'it is waited for')
+  deepStrictEqual(plan(pool, groups, peers).changes, [], 'it is waited for')
   const known = groups.get(27)!
   const inSync = [...known.record.inSync, ...known.record.syncing]
   groups.set(27, { ...known, record: { ...known.record, inSync, syncing: [] } })
@@ -147,13 +154,13 @@ test('a group that has whom it should have wants nobody else', () => {
 test('a peer that is only down stays a member, and nothing is copied', () => {
   const groups = groupsOf(['a', 'b'])
   const peers = [peer('a'), peer('b', { boot: null }), peer('c', { weight: 0 })]
-  deepStrictEqual(planPool(POOL, groups, peers, LIMITS).changes, [])
+  deepStrictEqual(plan(POOL, groups, peers).changes, [])
 })
 
 test('the last member in sync is never removed, lost or not', () => {
   const groups = groupsOf(['a'])
   const peers = [peer('a', { boot: null, isLost: true }), peer('b')]
-  const { changes } = planPool(POOL, groups, peers, LIMITS)
+  const { changes } = plan(POOL, groups, peers)
   deepStrictEqual(changes, [])
 })
 
@@ -186,7 +193,7 @@ test('more copies, fewer copies, and a drained peer', () => {
 test('a peer that is full gets nothing new, and gives what it has when it is drained', () => {
   const groups = groupsOf(['a'])
   const peers = [peer('a'), peer('b', { isFull: true })]
-  deepStrictEqual(planPool(POOL, groups, peers, LIMITS).changes, [])
+  deepStrictEqual(plan(POOL, groups, peers).changes, [])
   const single: PoolRecord = { ...POOL, redundancy: 'replicated:1' }
   settle(single, groups, [peer('a', { isFull: true, weight: 0 }), peer('c')])
   for (const holders of holdersOf(groups)) deepStrictEqual(holders, ['c'])

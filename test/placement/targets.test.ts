@@ -2,10 +2,16 @@ import { deepStrictEqual, ok, strictEqual, throws } from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import fc from 'fast-check'
 import { suite } from 'uvu'
+import type { Steps } from '../../src/core/steps.ts'
 import { splitGroups } from '../../src/placement/groups.ts'
 import { parseRedundancy } from '../../src/placement/redundancy.ts'
 import type { LeafRing } from '../../src/placement/ring-description.ts'
-import { assertPlaceable, planTargets } from '../../src/placement/targets.ts'
+import {
+  assertPlaceable,
+  planningTargets,
+  planTargets,
+  type Targets
+} from '../../src/placement/targets.ts'
 import {
   anyPeers,
   isApart,
@@ -289,6 +295,30 @@ test('kinds without balance give their lists as they are', () => {
   }
   deepStrictEqual(place(ringFor([], { kind: 'empty' })).membersOf(0), [null, null, null])
 })
+
+test('planning many groups stops for others again and again, and comes to the same', () => {
+  for (const kind of ['ketama', 'rendezvous']) {
+    const ring = ringFor(somePeers(0, 300), { kind, groups: 8192 })
+    const fresh = stepsOf(planningTargets({ redundancy: three, ring }, null))
+    deepStrictEqual(fresh.targets.members, place(ring).members)
+    ok(fresh.steps >= 24, `${fresh.steps} steps of ${kind}`)
+    const current = statesOf(fresh.targets)
+    const later = { ...ring, peers: somePeers(10, 300) }
+    const change = stepsOf(planningTargets({ redundancy: three, ring: later }, current))
+    const atOnce = planTargets({ redundancy: three, ring: later }, current)
+    deepStrictEqual(change.targets.members, atOnce.members)
+    ok(change.steps >= 8, `${change.steps} steps of a change of ${kind}`)
+  }
+  const few = planningTargets({ redundancy: three, ring: ringFor(somePeers(0, 3)) }, null)
+  strictEqual(stepsOf(few).steps, 0, 'a few groups take no time')
+})
+
+function stepsOf(planning: Steps<Targets>): { targets: Targets; steps: number } {
+  for (let steps = 0; ; steps++) {
+    const { done, value } = planning.next()
+    if (done === true) return { targets: value, steps }
+  }
+}
 
 test('1,000 peers in 32,768 groups take less than 5 s, busy machine or not', () => {
   const started = performance.now()

@@ -63,11 +63,11 @@ export class World implements Clock {
     this.failure ??= new Error(`at ${this.nowMs.toFixed(2)} ms: ${text}`)
   }
 
-  async runUntil(endMs: number): Promise<void> {
-    await settled()
-    while (this.failure === null) {
+  /** The next event up to then, and all that it sets off; false when there is none. */
+  async runNext(endMs: number = Number.POSITIVE_INFINITY): Promise<boolean> {
+    for (;;) {
       const next = this.#heap[0]
-      if (next === undefined || next.atMs > endMs) break
+      if (next === undefined || next.atMs > endMs) return false
       pop(this.#heap)
       const { run } = next
       if (run === null) continue
@@ -75,6 +75,14 @@ export class World implements Clock {
       this.events++
       run()
       await settled()
+      return true
+    }
+  }
+
+  async runUntil(endMs: number): Promise<void> {
+    await settled()
+    while (this.failure === null && (await this.runNext(endMs))) {
+      // Until then, or until something is wrong.
     }
     if (this.failure !== null) throw this.failure
     this.nowMs = Math.max(this.nowMs, endMs)
