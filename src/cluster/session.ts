@@ -88,6 +88,11 @@ export class Session {
     return Math.max(0, this.trustedUntilMs - this.#clock.monotonicMs())
   }
 
+  /** The last keepalive was answered: who asks the metadata store need not wait in vain. */
+  get isAnswered(): boolean {
+    return !this.#failing
+  }
+
   /** Asks for the lease now; takes a new one when it has ended. Also runs by itself in time. */
   renew(): Promise<void> {
     this.#renewing ??= this.#renew().finally(() => {

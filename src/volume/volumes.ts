@@ -83,10 +83,14 @@ export class Volumes implements DeviceSource {
 
   async list(): Promise<readonly VolumeInfo[]> {
     // While the metadata is away, those that this process writes can be opened again, see `#open`.
-    const all = await this.listAll().catch((thrown: unknown) => {
-      if (!isAway(thrown)) throw thrown
-      return this.#written().map(({ record }) => this.#info(record))
-    })
+    const known = (): VolumeInfo[] => this.#written().map(({ record }) => this.#info(record))
+    const { isAnswered } = this.#options.session
+    const all = !isAnswered
+      ? known()
+      : await this.listAll().catch((thrown: unknown) => {
+          if (!isAway(thrown)) throw thrown
+          return known()
+        })
     return all.filter(({ type }) => this.types.find(type)?.attach !== undefined)
   }
 
@@ -350,6 +354,10 @@ export class Volumes implements DeviceSource {
     options: OpenOptions
   ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
     this.#checkOpen()
+    const written = this.#writtenAs(name)
+    if (written !== undefined && !this.#options.session.isAnswered) {
+      return written.exclusively(() => this.#openAlone(written, readOnly))
+    }
     return this.#exclusively(name, async (found) => {
       if (found.state !== 'ready') {
         throw new StoreError(ErrorCode.Busy, `volume ${name} is still being made`)
@@ -365,13 +373,17 @@ export class Volumes implements DeviceSource {
     { readOnly = false }: OpenOptions,
     thrown: unknown
   ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
-    const managed = this.#written().find(({ volume }) => volume.name === name)
+    const managed = this.#writtenAs(name)
     if (!isAway(thrown) || managed === undefined) throw thrown
     return managed.exclusively(() => this.#openAlone(managed, { readOnly }))
   }
 
   #written(): ManagedVolume[] {
     return [...this.#managed.values()].filter(({ volume }) => volume.writable)
+  }
+
+  #writtenAs(name: string): ManagedVolume | undefined {
+    return this.#written().find(({ volume }) => volume.name === name)
   }
 
   async #openAlone(
