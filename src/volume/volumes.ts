@@ -356,7 +356,9 @@ export class Volumes implements DeviceSource {
     this.#checkOpen()
     const written = this.#writtenAs(name)
     if (written !== undefined && !this.#options.session.isAnswered) {
-      return written.exclusively(() => this.#openAlone(written, readOnly))
+      return written.exclusively(() =>
+        this.#openAlone(written, { readOnly: options.readOnly ?? false })
+      )
     }
     return this.#exclusively(name, async (found) => {
       if (found.state !== 'ready') {
