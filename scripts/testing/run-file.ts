@@ -1,8 +1,16 @@
 /** Runs one compiled test file in a process of its own, and tells what became of it. */
 import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
-import { NOT_RUN_PREFIX, TEST_FILE_VARIABLE, TEST_REPORT_DESCRIPTOR } from './protocol.ts'
+import {
+  NOT_RUN_PREFIX,
+  OUTSIDE_FILE_VARIABLE,
+  TEST_FILE_VARIABLE,
+  TEST_REPORT_DESCRIPTOR
+} from './protocol.ts'
 import { parseUvuOutput } from './uvu-output.ts'
 
 export interface FileResult {
@@ -27,8 +35,12 @@ interface Run {
 }
 
 const HOOK = fileURLToPath(new URL('./hook.js', import.meta.url))
+const LOOPBACK = new URL('./loopback.js', import.meta.url).href
 /** Between asking a file that hangs what keeps it, and killing it. */
 const ANSWER_MS = 500
+
+/** Of what was done beyond this machine: more of it is not shown. */
+const OUTSIDE_LINES_MAX = 5
 
 /** Who left the process group may hold the pipes open for ever; no more waiting after this. */
 const PIPE_CLOSE_MS = 3000
@@ -109,15 +121,51 @@ function enforceLimit(child: ChildProcess, run: Run, limitMs: number): () => voi
   }
 }
 
+/** Where processes of one test file write what they do beyond this machine. */
+class OutsideFile {
+  readonly env: Readonly<Record<string, string>>
+  readonly #directory = mkdtempSync(join(tmpdir(), 'torus-outside-'))
+  readonly #path = join(this.#directory, 'lines')
+
+  constructor() {
+    const options = `${process.env['NODE_OPTIONS'] ?? ''} --import ${LOOPBACK}`.trim()
+    this.env = { NODE_OPTIONS: options, [OUTSIDE_FILE_VARIABLE]: this.#path }
+  }
+
+  /** Why the file fails for it; '' where nothing was written. */
+  take(): string {
+    const text = readOrNothing(this.#path)
+    rmSync(this.#directory, { recursive: true, force: true })
+    if (text === '') return ''
+    const lines = [...new Set(text.trimEnd().split('\n'))]
+    return `it is not alone on this machine: ${lines.slice(0, OUTSIDE_LINES_MAX).join('; ')}`
+  }
+}
+
+function readOrNothing(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return '' // Nobody wrote.
+  }
+}
+
 /** Resolves when the file's process and all that it started are gone. */
 export function runFile(file: string, limitMs: number): Promise<FileResult> {
   const started = performance.now()
   const run: Run = { output: '', test: '', resources: '', timedOut: false }
+  const outside = new OutsideFile()
   // Detached: a group of its own, so that servers which a test started go down with it.
   const child = spawn(process.execPath, ['--import', HOOK, file], {
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
-    env: { ...process.env, [TEST_FILE_VARIABLE]: file, FORCE_COLOR: '0', NO_COLOR: '1' }
+    env: {
+      ...process.env,
+      ...outside.env,
+      [TEST_FILE_VARIABLE]: file,
+      FORCE_COLOR: '0',
+      NO_COLOR: '1'
+    }
   })
   const group = child.pid ?? 0
   groups.add(group)
@@ -134,7 +182,8 @@ export function runFile(file: string, limitMs: number): Promise<FileResult> {
       clearTimeout(late)
       groups.delete(group)
       const milliseconds = performance.now() - started
-      resolve(resultOf(file, run, reasonOf(run, code, signal, limitMs), milliseconds))
+      const reason = reasonOf(run, code, signal, limitMs) || outside.take()
+      resolve(resultOf(file, run, reason, milliseconds))
     }
     child.once('error', reject)
     child.once('exit', (code, signal) => {

@@ -50,6 +50,34 @@ test('a failed test fails the run and shows what the file printed', () => {
   match(run.output, /three is not four/)
 })
 
+test('a test whose processes or threads go beyond this machine fails, and says where', () => {
+  const thread = `import net from 'node:net'
+    net.connect(9, '192.0.2.7').on('error', () => {}).destroy()
+    net.connect(9, '127.0.0.1').on('error', () => {})
+    const server = net.createServer().listen(0, () => server.close())`
+  const run = runTests({
+    'a/thread.mjs': thread,
+    'a/inside.test.js': `${HEAD}import net from 'node:net'
+      test('x', () => new Promise((resolve) => {
+        const server = net.createServer().listen(0, '127.0.0.1', () => {
+          const socket = net.connect(server.address().port, 'localhost', () => {
+            socket.destroy()
+            server.close(resolve)
+          })
+        })
+      }))
+      test.run()`,
+    'a/outside.test.js': `${HEAD}import { spawnSync } from 'node:child_process'
+      import { fileURLToPath } from 'node:url'
+      const program = fileURLToPath(new URL('./thread.mjs', import.meta.url))
+      const code = "new (require('worker_threads').Worker)(process.argv[1])"
+      test('x', () => { spawnSync(process.execPath, ['-e', code, program]) })
+      test.run()`
+  })
+  strictEqual(run.lastLine, '2 passed, 1 failed')
+  match(run.output, /outside: it is not alone .*connects to 192\.0\.2\.7 .*listens on ::/)
+})
+
 test('a test that never returns is named, with its file, whether it waits or spins', () => {
   const hang = (body: string): string =>
     `${HEAD}test('fine', () => {})\ntest('hanging', async () => { ${body} })\ntest.run()`
