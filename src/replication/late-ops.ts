@@ -4,28 +4,23 @@ import { OpKind } from './block-store.ts'
 import type { Boot } from './boots.ts'
 import { payloadBytesOf } from './peer-request.ts'
 import { type Pending, Sent } from './pending.ts'
+import type { ReplicaRequests } from './replica-requests.ts'
 import type { ReplicatedStore } from './replicated-store.ts'
-
-/** What the store lets be done about ops that take long. */
-export interface LateHost {
-  readonly store: ReplicatedStore
-  sendCopy(pending: Pending, boot: Boot): void
-  /** Ends it for its client; a write goes on without. */
-  giveUp(pending: Pending, error: number): void
-}
 
 /**
  * Looks after ops that take long: members that leave writes unanswered which others have answered
  * have to leave, reads go to another member, and clients that wait no more are told.
  */
 export class LateOps {
-  readonly #host: LateHost
+  readonly #store: ReplicatedStore
+  readonly #requests: ReplicaRequests
   #lookedMs = 0
   /** Since when this process runs: what came while it stood still is not read yet. */
   #awakeMs = 0
 
-  constructor(host: LateHost) {
-    this.#host = host
+  constructor(store: ReplicatedStore, requests: ReplicaRequests) {
+    this.#store = store
+    this.#requests = requests
   }
 
   /** Looks come regularly from now on. */
@@ -34,7 +29,7 @@ export class LateOps {
   }
 
   look(nowMs: number): void {
-    const { store } = this.#host
+    const store = this.#store
     if (nowMs - this.#lookedMs > store.patienceMs) this.#awakeMs = nowMs
     this.#lookedMs = nowMs
     const old = store.pendings.select(({ submittedMs }) => submittedMs < nowMs)
@@ -51,7 +46,8 @@ export class LateOps {
       }
       if (!pending.isWrite && waitedMs > store.patienceMs) this.#readElsewhere(pending)
       if (unavailableMs === null || ageMs < unavailableMs || pending.client === null) continue
-      if (pending.isWrite || pending.inFlight === 0) this.#host.giveUp(pending, ErrorCode.NoQuorum)
+      if (pending.isWrite || pending.inFlight === 0)
+        this.#requests.giveUp(pending, ErrorCode.NoQuorum)
     }
   }
 
@@ -60,7 +56,7 @@ export class LateOps {
    * put aside: by then it may be out of the group, and its bytes old.
    */
   #readElsewhere(read: Pending): void {
-    const { store } = this.#host
+    const store = this.#store
     if (read.inFlight !== 1 || read.aside !== null || read.request.kind !== OpKind.Read) return
     const at = read.sent.indexOf(Sent.Yes)
     const slow = read.boots[at]
@@ -76,7 +72,7 @@ export class LateOps {
     }
     read.aside = copy
     slow.isSlow = true
-    this.#host.sendCopy(read, other)
+    this.#requests.sendCopy(read, other)
     store.ringSoon()
   }
 

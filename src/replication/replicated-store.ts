@@ -16,37 +16,26 @@ import type { Clock, Timers } from '../core/clock.ts'
 import { ErrorCode, type StoreError } from '../core/errors.ts'
 import {
   BLOCK_BYTES,
-  DETACHED_WRITES_MAX,
   MEMBER_DEADLINE_MS,
   MEMBER_PATIENCE_MS,
-  MEMBER_RESERVE_BYTES,
-  CLOCK_JUMP_MS_MAX,
-  MEMBER_TRUST_MS,
-  REPLICATION_RETRY_MS,
   REPLICATION_TICK_MS
 } from '../core/limits.ts'
 import { groupOfChunk } from '../placement/hash.ts'
 import type { ShardOp } from '../shard/op.ts'
-import {
-  BlockOp,
-  copyRequest,
-  type BlockStore,
-  type FamilyKey,
-  isDamage,
-  OpFlag,
-  OpKind
-} from './block-store.ts'
+import { BlockOp, type BlockStore, type FamilyKey, OpKind } from './block-store.ts'
 import { type Boot, Boots } from './boots.ts'
 import { FamilyIo, type FamilyOptions } from './family-io.ts'
+import { FamilyTable } from './family-table.ts'
 import { FlushRounds } from './flush-rounds.ts'
+import { GatewayTrust } from './gateway-trust.ts'
 import { GroupDoctor } from './group-doctor.ts'
 import { type GroupIo, PoolIo } from './group-io.ts'
-import type { Members } from './member.ts'
 import { LateOps } from './late-ops.ts'
-import { Overlaps } from './overlaps.ts'
-import { Pending, PendingList, Sent } from './pending.ts'
+import { findFull } from './member-room.ts'
+import type { Members } from './member.ts'
+import type { PendingList } from './pending.ts'
 import { Pings } from './pings.ts'
-import { ReadRepairs } from './read-repair.ts'
+import { ReplicaRequests } from './replica-requests.ts'
 
 export interface ReplicatedStoreOptions {
   readonly members: Members
@@ -64,8 +53,6 @@ export interface ReplicatedStoreOptions {
   readonly deadlineMs?: number
 }
 
-/** Of MEMBER_TRUST_MS: clocks run differently. */
-const CONFIRMED_PART = 0.9
 /** Ticks without anything to do after which they end. */
 const IDLE_TICKS = 20
 
@@ -79,39 +66,23 @@ export class ReplicatedStore implements BlockStore {
   readonly options: ReplicatedStoreOptions
   readonly patienceMs: number
   readonly deadlineMs: number
-  readonly pendings: PendingList = new PendingList()
   readonly flushes: FlushRounds
   readonly flushesApart = true
   readonly #local: BlockStore | null
   readonly #pools = new Map<number, PoolIo>()
-  readonly #families = new Map<number, FamilyIo[]>()
-  readonly #overlaps = new Overlaps()
+  readonly #families = new FamilyTable()
+  readonly #trust: GatewayTrust
+  readonly #requests: ReplicaRequests
   readonly #doctor: GroupDoctor
-  readonly #repairs: ReadRepairs
   readonly #pings: Pings
   readonly #late: LateOps
   readonly #freeOps: BlockOp[] = []
-  readonly #freeCopies: BlockOp[] = []
-  readonly #freePendings: Pending[] = []
   readonly #refused: BlockOp[] = []
-  #lastFamily: FamilyIo | null = null
-  #ticket = 0
-  #detached = 0
-  #nowMs: number
   #stopTick: (() => void) | null = null
   #idleTicks = 0
   #ringing = false
-  /** May ops be sent by the lease alone? Looked at once per batch. */
-  #isTrusted = true
-  /** Wall less monotonic time at the last look. */
-  #offsetMs = 0
-  #isChecked = false
   #closed = false
-  readonly #onCopyDone = (copy: BlockOp): void => this.#copyDone(copy)
   readonly #tick = (): void => this.#onTick()
-  readonly #uncheck = (): void => {
-    this.#isChecked = false
-  }
 
   constructor(options: ReplicatedStoreOptions) {
     this.options = options
@@ -119,12 +90,10 @@ export class ReplicatedStore implements BlockStore {
     this.members = options.members
     this.arena = options.arena
     this.clock = options.clock
-    this.#offsetMs = this.clock.wallMs() - this.clock.monotonicMs()
     this.timers = options.timers
     this.patienceMs = options.patienceMs ?? MEMBER_PATIENCE_MS
     this.deadlineMs = options.deadlineMs ?? MEMBER_DEADLINE_MS
     this.#local = options.local
-    this.#nowMs = options.clock.monotonicMs()
     this.boots = new Boots(options.members, options.clock, {
       onUp: (boot) => this.#onUp(boot),
       onDown: (boot) => this.#onDown(boot)
@@ -135,13 +104,10 @@ export class ReplicatedStore implements BlockStore {
       onFlushFailed: (boot, error) => this.#onFlushFailed(boot, error)
     })
     this.#doctor = new GroupDoctor(this)
-    this.#repairs = new ReadRepairs(this)
+    this.#trust = new GatewayTrust(this.clock, this.boots, options.trustedForMs ?? null)
+    this.#requests = new ReplicaRequests(this, this.#trust)
     this.#pings = new Pings(this)
-    this.#late = new LateOps({
-      store: this,
-      sendCopy: (pending, boot) => this.#sendCopy(pending, boot),
-      giveUp: (pending, error) => this.#detach(pending, error)
-    })
+    this.#late = new LateOps(this, this.#requests)
     options.groups.onChange((pool, group, known) => this.#onGroup(pool, group, known))
   }
 
@@ -159,25 +125,20 @@ export class ReplicatedStore implements BlockStore {
   /** Serves a family from now on. An earlier one of the same id is closed. */
   openFamily(pool: PoolIo, options: FamilyOptions): FamilyIo {
     const family = new FamilyIo(pool, options)
-    const old = this.#find(family.high, family.low)
+    const old = this.#families.find(family.high, family.low)
     if (old !== null) this.closeFamily(old)
-    const list = this.#families.get(family.high) ?? []
-    list.push(family)
-    this.#families.set(family.high, list)
+    this.#families.add(family)
     return family
   }
 
   /** What is pending ends with Closed; so does what comes later. */
   closeFamily(family: FamilyIo): void {
     this.#shut(family)
-    const list = this.#families.get(family.high) ?? []
-    const at = list.indexOf(family)
-    if (at >= 0) list.splice(at, 1)
-    if (this.#lastFamily === family) this.#lastFamily = null
+    this.#families.remove(family)
   }
 
-  *families(): Iterable<FamilyIo> {
-    for (const list of this.#families.values()) yield* list
+  families(): Iterable<FamilyIo> {
+    return this.#families.all()
   }
 
   /** The group's members are equal for this family now. */
@@ -202,9 +163,7 @@ export class ReplicatedStore implements BlockStore {
   #shut(family: FamilyIo): void {
     if (family.isClosed) return
     family.isClosed = true
-    for (const pending of this.pendings.select((each) => each.family === family)) {
-      if (pending.family === family && !pending.isOver) this.#finish(pending, ErrorCode.Closed)
-    }
+    this.#requests.close(family)
     family.dirtyGroups.clear()
     for (const group of family.pool.groups) if (group !== null) this.#forgetFailures(group)
     this.flushes.close(family)
@@ -214,17 +173,6 @@ export class ReplicatedStore implements BlockStore {
   /** Who could not do its part may be well when somebody uses the group again. */
   #forgetFailures(group: GroupIo): void {
     if (group.failed.size > 0 && this.familiesOf(group).length === 0) group.failed.clear()
-  }
-
-  #find(high: number, low: number): FamilyIo | null {
-    const last = this.#lastFamily
-    if (last !== null && last.low === low && last.high === high) return last
-    for (const family of this.#families.get(high) ?? []) {
-      if (family.low !== low) continue
-      this.#lastFamily = family
-      return family
-    }
-    return null
   }
 
   // ---- BlockStore
@@ -242,7 +190,7 @@ export class ReplicatedStore implements BlockStore {
 
   submit(op: BlockOp): void {
     assert(op.keySlot === 0, 'what members get is sealed before')
-    const family = this.#find(op.familyHigh, op.familyLow)
+    const family = this.#families.find(op.familyHigh, op.familyLow)
     if (family === null || family.isClosed) {
       this.#refuse(op, ErrorCode.Closed)
       return
@@ -250,35 +198,13 @@ export class ReplicatedStore implements BlockStore {
     const { pool } = family
     const index = groupOfChunk(op.familyHigh, op.familyLow, op.chunk, pool.groups.length)
     const group = pool.group(index)
-    const isWrite = op.kind !== OpKind.Read && op.kind !== OpKind.BlockStatus
     if (this.#stopTick === null) this.#startTick()
     if (op.kind === OpKind.Write && !this.#makeRoom(group, op)) {
       this.#refuse(op, ErrorCode.OutOfSpace)
       return
     }
-    if (!this.#isChecked) this.#checkTrust()
-    const pending = this.#freePendings.pop() ?? new Pending()
-    pending.client = op
-    pending.family = family
-    pending.group = group
-    pending.isWrite = isWrite
-    pending.ticket = ++this.#ticket
-    pending.submittedMs = this.#nowMs
-    const { request } = pending
-    copyRequest(op, request)
-    request.pool = pool.view.number
-    request.group = index
-    this.pendings.add(pending)
-    family.pending++
-    if (isWrite) {
-      if (op.kind !== OpKind.Write && this.#overlaps.find(request, pending.ticket) !== null) {
-        request.flags |= OpFlag.KeepHole
-      }
-      this.#overlaps.enter(pending)
-      if (this.#mayStart(pending)) this.#sendWrite(pending)
-      else this.#park(pending)
-    } else if (this.#mayStart(pending)) this.#sendRead(pending)
-    else this.#park(pending)
+    this.#trust.lookOnce()
+    this.#requests.begin(op, family, group)
   }
 
   /**
@@ -286,19 +212,16 @@ export class ReplicatedStore implements BlockStore {
    * write of the same blocks is pending, whose bytes they may have already (R10).
    */
   readNow(op: BlockOp, into: Buffer, start: number): number {
-    const family = this.#find(op.familyHigh, op.familyLow)
+    const family = this.#families.find(op.familyHigh, op.familyLow)
     if (family === null || family.isClosed) return -1
     const { pool } = family
     const index = groupOfChunk(op.familyHigh, op.familyLow, op.chunk, pool.groups.length)
     const group = pool.group(index)
     const member = group.localMember()
     if (member?.readNow === undefined) return -1
-    if (!this.#isChecked) {
-      this.#checkTrust()
-      // Nobody rings for what is answered at once.
-      queueMicrotask(this.#uncheck)
-    }
-    if (!this.#maySend(family, group) || this.#overlaps.find(op, this.#ticket) !== null) return -1
+    // Nobody rings for what is answered at once.
+    if (this.#trust.lookOnce()) queueMicrotask(this.#trust.expire)
+    if (!this.#requests.maySend(family, group) || this.#requests.isInTheWayOf(op)) return -1
     op.pool = pool.view.number
     op.group = index
     op.groupEpoch = group.epoch
@@ -307,13 +230,14 @@ export class ReplicatedStore implements BlockStore {
   }
 
   ring(): void {
-    this.#isChecked = false
+    this.#trust.expire()
     this.boots.ring()
   }
 
   flush(done: (error: number) => void, whose?: FamilyKey): void {
     if (this.#stopTick === null) this.#startTick()
-    const family = whose === undefined ? null : this.#find(whose.familyHigh, whose.familyLow)
+    const family =
+      whose === undefined ? null : this.#families.find(whose.familyHigh, whose.familyLow)
     if (whose === undefined || (family !== null && !family.isClosed)) {
       this.flushes.flush(family, done)
     } else queueMicrotask(() => done(ErrorCode.Closed))
@@ -332,337 +256,12 @@ export class ReplicatedStore implements BlockStore {
     this.#stopTick = null
   }
 
-  /** What was told long ago counts no more: the member itself knows, and is asked by the write. */
-  #lacksRoom(boot: Boot, bytes: number): boolean {
-    return boot.freeBytes < bytes && this.#nowMs - boot.confirmedMs < ROOM_KNOWN_MS
-  }
-
-  /**
-   * R9: members without room for a write leave before it is sent to anybody, as long as enough of
-   * them have it; else nobody gets it, false.
-   */
+  /** R9: has the group room for a write, once members that have none are gone? */
   #makeRoom(group: GroupIo, op: BlockOp): boolean {
-    const bytes = op.blockCount * BLOCK_BYTES + MEMBER_RESERVE_BYTES
-    const { targets, inSyncCount } = group
-    let full = 0
-    for (let i = 0; i < targets.length; i++) if (this.#lacksRoom(targets[i]!, bytes)) full++
-    if (full === 0) return true
-    let able = 0
-    for (let i = 0; i < inSyncCount; i++) {
-      const boot = targets[i]!
-      if (boot.member !== null && !this.#lacksRoom(boot, bytes)) able++
-    }
-    if (able < Math.max(1, Math.min(inSyncCount, group.pool.view.writeMinimum))) return false
-    for (const boot of [...targets]) {
-      if (this.#lacksRoom(boot, bytes)) this.failBoot(group, boot, ErrorCode.OutOfSpace)
-    }
+    const full = findFull(group, op.blockCount * BLOCK_BYTES, this.#trust.nowMs)
+    if (full === null) return false
+    for (const boot of full) this.failBoot(group, boot, ErrorCode.OutOfSpace)
     return true
-  }
-
-  // ---- one op
-
-  #isOpen(pending: Pending): boolean {
-    return isOpen(pending.family!, pending.group!)
-  }
-
-  /** R26: past its lease a gateway goes on while the members themselves confirm that it may. */
-  #maySend(family: FamilyIo, group: GroupIo): boolean {
-    return isOpen(family, group) && (this.#isTrusted || this.#isConfirmed(group))
-  }
-
-  #mayStart(pending: Pending): boolean {
-    return this.#maySend(pending.family!, pending.group!)
-  }
-
-  #isConfirmed(group: GroupIo): boolean {
-    for (let i = 0; i < group.inSyncCount; i++) {
-      if (this.#nowMs - group.targets[i]!.confirmedMs > MEMBER_TRUST_MS * CONFIRMED_PART)
-        return false
-    }
-    return true
-  }
-
-  #checkTrust(): void {
-    const { trustedForMs } = this.options
-    this.#isChecked = true
-    if (trustedForMs === undefined) return
-    this.#nowMs = this.clock.monotonicMs()
-    this.#lookForJump()
-    this.#isTrusted = trustedForMs() > 0
-  }
-
-  /** What members confirmed before the machine slept, or its clock was set, was long ago. */
-  #lookForJump(): void {
-    const offsetMs = this.clock.wallMs() - this.#nowMs
-    const isJump = Math.abs(offsetMs - this.#offsetMs) > CLOCK_JUMP_MS_MAX
-    this.#offsetMs = offsetMs
-    if (isJump) for (const boot of this.boots.all()) boot.forgetConfirmed()
-  }
-
-  #park(pending: Pending): void {
-    pending.isParked = true
-    const group = pending.group!
-    if (!group.isReady) this.#doctor.wantRecord(group)
-    group.isTroubled = true
-  }
-
-  /** Sends what the members of the present record lack of a write. */
-  #sendWrite(pending: Pending): void {
-    const group = pending.group!
-    const { targets } = group
-    pending.isParked = false
-    pending.needed = targets.length
-    pending.acked = 0
-    if (group.keepHoles && pending.request.kind !== OpKind.Write) {
-      pending.request.flags |= OpFlag.KeepHole
-    }
-    for (let i = 0; i < targets.length; i++) {
-      const boot = targets[i]!
-      const at = pending.indexOf(boot)
-      const sent = at < 0 ? Sent.No : pending.sent[at]!
-      if (sent === Sent.Acked) pending.acked++
-      else if (sent !== Sent.Yes) {
-        if (boot.member === null || group.isAvoided(boot)) group.isTroubled = true
-        else this.#sendCopy(pending, boot)
-      }
-    }
-  }
-
-  #sendCopy(pending: Pending, boot: Boot): void {
-    const copy = this.#freeCopies.pop() ?? this.#newCopy()
-    copyRequest(pending.request, copy)
-    copy.pool = pending.request.pool
-    copy.group = pending.request.group
-    copy.groupEpoch = pending.group!.epoch
-    copy.fenceEpoch = pending.family!.writerEpoch
-    copy.owner = pending
-    if (copy.kind === OpKind.Write) boot.freeBytes -= copy.blockCount * BLOCK_BYTES
-    pending.sentTo(boot, copy)
-    boot.member!.submit(copy)
-    this.boots.wantsRing(boot)
-  }
-
-  #newCopy(): BlockOp {
-    const copy = new BlockOp()
-    copy.onDone = this.#onCopyDone
-    return copy
-  }
-
-  #sendRead(pending: Pending): void {
-    const group = pending.group!
-    let best: Boot | null = null
-    for (let i = 0; i < group.inSyncCount; i++) {
-      const boot = group.targets[i]!
-      if (boot.member === null) continue
-      const at = pending.boots.length === 0 ? -1 : pending.indexOf(boot)
-      if (at >= 0 && (pending.sent[at] === Sent.Failed || pending.copies[at] !== null)) continue
-      if (best === null || isNearer(boot, best)) best = boot
-    }
-    pending.isParked = best === null
-    if (best === null) group.isTroubled = true
-    else this.#sendCopy(pending, best)
-  }
-
-  #copyDone(copy: BlockOp): void {
-    const pending = copy.owner as Pending
-    const { copies } = pending
-    let at = 0
-    while (copies[at] !== copy) at++
-    copies[at] = null
-    pending.inFlight--
-    const counts = !pending.isOver && pending.aside !== copy
-    if (copy.error === ErrorCode.Ok && counts) verifyRead(pending, copy)
-    const { error } = copy
-    const boot = pending.boots[at]!
-    boot.isSlow = false
-    if (pending.aside === copy) {
-      this.arena.release(copy.payload)
-      pending.aside = null
-      pending.sent[at] = Sent.No
-      if (pending.isParked) pending.group!.isTroubled = true
-    } else if (error === ErrorCode.Ok) {
-      pending.sent[at] = Sent.Acked
-      if (pending.isOver) {
-        // Late: nobody needs it, but its bytes are in that member and not on its disk yet.
-        if (pending.isWrite) boot.dirtyRound = this.flushes.current
-      } else if (pending.isWrite) this.#writeAcked(pending, boot)
-      else this.#readDone(pending, copy)
-    } else {
-      pending.sent[at] = error === ErrorCode.PeerLost ? Sent.No : Sent.Failed
-      pending.errors[at] = error
-      if (!pending.isOver) this.#copyFailed(pending, boot, error, copy)
-    }
-    copy.owner = null
-    this.#freeCopies.push(copy)
-    if (pending.isOver && pending.inFlight === 0) this.#recycle(pending)
-  }
-
-  #writeAcked(pending: Pending, boot: Boot): void {
-    boot.dirtyRound = this.flushes.current
-    const { targets } = pending.group!
-    if (pending.needed !== targets.length || !targets.includes(boot)) return
-    if (++pending.acked === pending.needed && this.#isOpen(pending)) this.#finish(pending, 0)
-  }
-
-  #readDone(pending: Pending, copy: BlockOp): void {
-    pending.request.resultA = copy.resultA
-    pending.request.resultB = copy.resultB
-    pending.horizon = this.#ticket
-    this.#answerRead(pending)
-  }
-
-  /** The bytes are there; writes whose bytes they may hold must be acknowledged first, R10. */
-  #answerRead(read: Pending): void {
-    if (read.family!.isClosed) {
-      // The write that it waited for was given up: its bytes may never be seen again.
-      this.#finish(read, ErrorCode.Closed)
-      return
-    }
-    const write = this.#overlaps.find(read.request, read.horizon)
-    if (write !== null) {
-      read.waitsFor = write
-      read.nextReader = write.firstReader
-      write.firstReader = read
-      return
-    }
-    if (read.boots.length > 1) this.#repairs.afterRead(read)
-    this.#finish(read, 0)
-  }
-
-  #copyFailed(pending: Pending, boot: Boot, error: number, copy: BlockOp): void {
-    const group = pending.group!
-    const family = pending.family!
-    group.isTroubled = true
-    if (error === ErrorCode.StaleEpoch && copy.fenceEpoch === family.writerEpoch) {
-      this.fence(family)
-      return
-    }
-    if (error === ErrorCode.StaleEpoch) {
-      // It was sent under an epoch that this gateway has raised meanwhile.
-      pending.sent[pending.indexOf(boot)] = Sent.No
-      pending.isParked = !pending.isWrite
-      this.#doctor.treat(group)
-      return
-    }
-    if (error === ErrorCode.StaleGroup) {
-      pending.sent[pending.indexOf(boot)] = Sent.No
-      group.isStale = true
-      group.isReady = false
-      pending.isParked = !pending.isWrite
-      this.#doctor.treat(group)
-      return
-    }
-    if (!pending.isWrite) {
-      pending.request.resultA = copy.resultA
-      this.#readFailed(pending)
-      return
-    }
-    if (error !== ErrorCode.PeerLost) this.failBoot(group, boot, error)
-    this.#failIfAll(pending)
-  }
-
-  #readFailed(pending: Pending): void {
-    const group = pending.group!
-    pending.isParked = true
-    if (!this.#isOpen(pending)) return
-    this.#sendRead(pending)
-    if (pending.inFlight > 0) {
-      this.ringSoon()
-      return
-    }
-    const error = worstError(pending, group)
-    if (error !== 0) this.#finish(pending, error)
-  }
-
-  /** A write that no member in sync can do ends with its error: nobody has it then. */
-  #failIfAll(pending: Pending): void {
-    const group = pending.group!
-    if (pending.inFlight > 0) return
-    const error = worstError(pending, group)
-    if (error === 0) return
-    // Members that are not in sync yet and have it would be the only ones: they have to leave.
-    let syncing = false
-    for (let i = group.inSyncCount; i < group.targets.length; i++) {
-      this.failBoot(group, group.targets[i]!, error)
-      syncing = true
-    }
-    if (!syncing) this.#finish(pending, error)
-  }
-
-  /** Ends an op for its client, and for good unless copies are out. */
-  #finish(pending: Pending, error: number): void {
-    const { client, family, group } = pending
-    this.#unlink(pending)
-    if (pending.isWrite && error === 0) family!.noteAcked(group!, this.flushes.current)
-    if (pending.isWrite && error !== 0) family!.isTainted = true
-    if (client === null) this.#detached--
-    if (pending.inFlight > 0) this.#hold(pending)
-    pending.isOver = true
-    family!.pending--
-    const { resultA, resultB } = pending.request
-    let reader = pending.firstReader
-    pending.firstReader = null
-    pending.client = null
-    if (pending.inFlight === 0) this.#recycle(pending)
-    if (client !== null) {
-      client.error = error
-      client.resultA = resultA
-      client.resultB = resultB
-      client.onDone(client)
-    }
-    while (reader !== null) {
-      const next: Pending | null = reader.nextReader
-      reader.nextReader = null
-      reader.waitsFor = null
-      this.#answerRead(reader)
-      reader = next
-    }
-  }
-
-  #unlink(pending: Pending): void {
-    this.pendings.remove(pending)
-    if (pending.isWrite) this.#overlaps.leave(pending)
-    const write = pending.waitsFor
-    if (write === null) return
-    // A read that ends while it waits.
-    pending.waitsFor = null
-    if (write.firstReader === pending) write.firstReader = pending.nextReader
-    else {
-      let before = write.firstReader
-      while (before !== null && before.nextReader !== pending) before = before.nextReader
-      if (before !== null) before.nextReader = pending.nextReader
-    }
-    pending.nextReader = null
-  }
-
-  /** Late copies read their bytes, or write them, after the client gave the pages back. */
-  #hold(pending: Pending): void {
-    const { kind } = pending.request
-    const isPaged = kind === OpKind.Write || kind === OpKind.Read || kind === OpKind.BlockStatus
-    if (pending.heldRun >= 0 || !isPaged) return
-    pending.heldRun = pending.request.payload
-    this.arena.retain(pending.heldRun)
-  }
-
-  #recycle(pending: Pending): void {
-    if (pending.heldRun >= 0) this.arena.release(pending.heldRun)
-    pending.reset()
-    this.#freePendings.push(pending)
-  }
-
-  /** The client gets `error` now; the write goes on until all members have it. */
-  #detach(pending: Pending, error: number): void {
-    const client = pending.client!
-    if (!pending.isWrite || this.#detached >= DETACHED_WRITES_MAX) {
-      this.#finish(pending, error)
-      return
-    }
-    this.#hold(pending)
-    this.#detached++
-    pending.family!.isTainted = true
-    pending.client = null
-    client.error = error
-    client.onDone(client)
   }
 
   #refuse(op: BlockOp, error: number): void {
@@ -679,26 +278,10 @@ export class ReplicatedStore implements BlockStore {
 
   // ---- what changes around ops
 
-  /** Members of `group` changed, or came back: sends what is to be sent, ends what is done. */
+  /** Members of `group` changed, or came back: what can go on does. */
   reconcile(group: GroupIo): void {
-    this.#checkTrust()
-    const mine = this.pendings.select((pending) => pending.group === group)
-    for (const pending of mine) {
-      // Ends of others may have ended it.
-      if (pending.group !== group || pending.isOver) continue
-      if (pending.waitsFor !== null) continue
-      if (pending.isParked ? !this.#mayStart(pending) : !this.#isOpen(pending)) continue
-      if (pending.isWrite) {
-        this.#sendWrite(pending)
-        if (pending.acked === pending.needed && group.inSyncCount > 0) this.#finish(pending, 0)
-        else this.#failIfAll(pending)
-      } else if (pending.isParked && pending.inFlight === (pending.aside === null ? 0 : 1)) {
-        for (let at = 0; at < pending.sent.length; at++) {
-          if (!isDamage(pending.errors[at]!)) pending.sent[at] = Sent.No
-        }
-        this.#sendRead(pending)
-      }
-    }
+    this.#trust.look()
+    this.#requests.reconcile(group)
     this.flushes.check()
     this.ringSoon()
   }
@@ -727,15 +310,26 @@ export class ReplicatedStore implements BlockStore {
 
   /** Does the lease hold as far as is known? */
   get isTrusted(): boolean {
-    this.#checkTrust()
-    return this.#isTrusted
+    this.#trust.look()
+    return this.#trust.isTrusted
+  }
+
+  /** Ops of clients that are not done, in the order of submission. */
+  get pendings(): PendingList {
+    return this.#requests.list
   }
 
   hasPending(group: GroupIo): boolean {
-    for (let at = this.pendings.oldest; at !== null; at = at.newer) {
-      if (at.group === group) return true
-    }
-    return false
+    return this.#requests.has(group)
+  }
+
+  /** Has the record of the group looked up, or looks at its members. */
+  treat(group: GroupIo): void {
+    this.#doctor.treat(group)
+  }
+
+  wantRecord(group: GroupIo): void {
+    this.#doctor.wantRecord(group)
   }
 
   /** Families with ops in the group, whose writer records stand up for its change. */
@@ -816,14 +410,14 @@ export class ReplicatedStore implements BlockStore {
 
   #startTick(): void {
     if (this.#closed) return
-    this.#nowMs = this.clock.monotonicMs()
+    this.#trust.nowMs = this.clock.monotonicMs()
     this.#idleTicks = 0
-    this.#late.begin(this.#nowMs)
+    this.#late.begin(this.#trust.nowMs)
     this.#stopTick = this.timers.start(REPLICATION_TICK_MS, this.#tick)
   }
 
   #onTick(): void {
-    this.#nowMs = this.clock.monotonicMs()
+    this.#trust.nowMs = this.clock.monotonicMs()
     this.#stopTick = this.timers.start(REPLICATION_TICK_MS, this.#tick)
     const isIdle = this.pendings.count === 0 && this.flushes.isIdle && !this.#doctor.isWaiting
     this.#idleTicks = isIdle ? this.#idleTicks + 1 : 0
@@ -832,47 +426,12 @@ export class ReplicatedStore implements BlockStore {
       this.#stopTick = null
       return
     }
-    this.#checkTrust()
-    this.#pings.tick(
-      this.#nowMs,
-      (this.options.trustedForMs?.() ?? MEMBER_TRUST_MS) < MEMBER_TRUST_MS
-    )
-    this.#late.look(this.#nowMs)
+    this.#trust.look()
+    this.#pings.tick(this.#trust.nowMs, this.#trust.isRunningOut)
+    this.#late.look(this.#trust.nowMs)
     for (const group of this.allGroups()) if (group.isTroubled) this.#doctor.treat(group)
     this.flushes.check()
   }
-}
-
-/** Is the group's record in use, and are its members equal for the family? */
-const isOpen = (family: FamilyIo, group: GroupIo): boolean =>
-  group.isReady && !(family.unsettled.size > 0 && family.unsettled.has(group.index))
-
-/** What a member told about its room is known for so long: several pings. */
-const ROOM_KNOWN_MS = 4 * REPLICATION_RETRY_MS
-
-/** Sealed bytes count once they were opened. */
-function verifyRead({ client }: Pending, copy: BlockOp): void {
-  if (client === null || client.verify === null) return
-  copy.error = client.verify(client)
-  if (copy.error !== ErrorCode.Ok) copy.resultA = client.resultA
-}
-
-function isNearer(boot: Boot, than: Boot): boolean {
-  if (boot.isSlow !== than.isSlow) return than.isSlow
-  if (boot.isLocal !== than.isLocal) return boot.isLocal
-  return boot.member!.inFlight < than.member!.inFlight
-}
-
-/** The error when every member in sync failed, 0 while one has not. */
-function worstError(pending: Pending, group: GroupIo): number {
-  let error = 0
-  for (let i = 0; i < group.inSyncCount; i++) {
-    const at = pending.indexOf(group.targets[i]!)
-    if (at < 0 || pending.sent[at] !== Sent.Failed) return 0
-    if (!isDamage(error)) error = pending.errors[at]!
-  }
-  assert(error !== 0 || group.inSyncCount === 0, 'what failed has an error')
-  return error
 }
 
 const nobodyWaits = (): void => {}
