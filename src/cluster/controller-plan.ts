@@ -9,7 +9,7 @@ import { isSettled, type MovePlan, planningMoves } from '../placement/rebalance.
 import { parseRedundancy } from '../placement/redundancy.ts'
 import type { LeafRing } from '../placement/ring-description.ts'
 import { planningTargets, type Targets } from '../placement/targets.ts'
-import type { KnownGroup } from './groups.ts'
+import { isFresh, type KnownGroup, peersOf } from './groups.ts'
 import type { PeerView } from './membership.ts'
 import { writeMinimumOf } from './pools.ts'
 import type { GroupMember, GroupRecord, PeerRecord, PoolRecord } from './records.ts'
@@ -100,6 +100,8 @@ export interface PlanLimits {
   readonly syncsMax: number
   readonly syncsPerPeerMax: number
   readonly changesMax: number
+  /** R34: who is taken in anew gives up what it has before it is listed as syncing. */
+  readonly isStaged: boolean
 }
 
 /** The ring of a pool over the peers there are. */
@@ -152,6 +154,10 @@ export function* planPool(
   const plan = yield* planningMoves(targets, states, {
     isUsable: (peer) => (byId.get(peer)?.boot ?? null) !== null,
     hasRoom: (peer) => byId.get(peer)?.isFull !== true && byId.get(peer)?.isResting !== true,
+    isReady: (peer, group) => {
+      const record = groups.get(group)?.record
+      return record === undefined || !isFresh(record, peer)
+    },
     syncsMax: limits.syncsMax,
     syncsPerPeerMax: limits.syncsPerPeerMax,
     dropsMax: limits.changesMax
@@ -314,8 +320,11 @@ function changesOf(
     } else {
       const boot = byId.get(move.peer)?.boot ?? null
       if (boot === null) continue
-      const record = { members, inSync, syncing: [...syncing, { peer: move.peer, boot }] }
-      changes.push({ group: move.group, from, record, why: `${move.reason}: ${move.peer} joins` })
+      const isAnew = parts.limits.isStaged && !peersOf(from.record).includes(move.peer)
+      const listed = isAnew ? [] : [{ peer: move.peer, boot }]
+      const record = { members, inSync, syncing: [...syncing, ...listed] }
+      const why = `${move.reason}: ${move.peer} ${isAnew ? 'is wanted' : 'joins'}`
+      changes.push({ group: move.group, from, record, why })
     }
   }
   return changes

@@ -8,13 +8,7 @@ import { StoreError } from '../core/errors.ts'
 import { type Follower, type Following, follow } from '../metadata/follow.ts'
 import type { Compare } from '../metadata/store.ts'
 import type { Cluster } from './cluster.ts'
-import {
-  type PlanLimits,
-  type PlannedPeer,
-  isFull,
-  type PoolPlan,
-  plannedPeerOf
-} from './controller-plan.ts'
+import { type PlannedPeer, isFull, type PoolPlan, plannedPeerOf } from './controller-plan.ts'
 import { GroupRecords } from './groups.ts'
 import type { Membership, PeerView } from './membership.ts'
 import { FollowedGroups, PoolPlanner } from './pool-planner.ts'
@@ -28,7 +22,7 @@ const ROUND_MS = 1000
 const BUSY_ROUND_MS = 100
 /** In a report: whose progress somebody may look at. */
 const REPORTED_PEERS_MAX = 1024
-const LIMITS: PlanLimits = { syncsMax: 256, syncsPerPeerMax: 16, changesMax: 64 }
+const LIMITS = { syncsMax: 256, syncsPerPeerMax: 16, changesMax: 64 }
 
 export interface ControllerOptions {
   readonly cluster: Cluster
@@ -87,6 +81,8 @@ export class Controller {
   #cancel: () => void = () => {}
   #closed = false
   #isBusy = false
+  /** The next round is soon, or under way. */
+  #isHurried = false
   readonly #seenUp = new Set<string>()
   #round: Promise<void> = Promise.resolve()
 
@@ -160,7 +156,9 @@ export class Controller {
 
   #schedule(delayMs: number): void {
     if (this.#closed) return
+    this.#isHurried = delayMs < ROUND_MS
     this.#cancel = this.#options.timers.start(delayMs, () => {
+      this.#isHurried = true
       this.#round = this.#runRound()
         .catch((thrown: unknown) => {
           if (!(thrown instanceof StoreError)) throw thrown
@@ -168,6 +166,13 @@ export class Controller {
         })
         .finally(() => this.#schedule(this.#isBusy ? BUSY_ROUND_MS : ROUND_MS))
     })
+  }
+
+  /** Somebody waits for what comes next. */
+  #hurry(): void {
+    if (this.#isHurried) return
+    this.#cancel()
+    this.#schedule(BUSY_ROUND_MS)
   }
 
   /** What happens meanwhile is not seen: patience begins anew. */
@@ -205,10 +210,11 @@ export class Controller {
     await this.#noteLastSeen()
     const peers = this.#plannedPeers()
     if (peers === null) return
+    const isStaged = cluster.features.has('fresh-members')
     for (const pool of pools) {
       const followed = this.#followed.get(pool.number)
       if (followed?.ready !== true) continue
-      const plan = await followed.planner.plan(pool, followed.groups, peers)
+      const plan = await followed.planner.plan(pool, followed.groups, peers, isStaged)
       if (this.#closed || this.#electedRevision === 0) return
       this.#plans.set(pool.name, plan)
       if (plan.changes.length > 0) this.#isBusy = true
@@ -261,8 +267,10 @@ export class Controller {
       const groups = new FollowedGroups()
       const following = this.#records.follow(number, {
         onGroup: (group, known) => {
-          this.#rests.note(groups.known.get(group) ?? null, known, this.#nowMs)
+          const old = groups.known.get(group) ?? null
+          this.#rests.note(old, known, this.#nowMs)
           groups.set(group, known)
+          if ((old?.record.fresh?.length ?? 0) > (known.record.fresh?.length ?? 0)) this.#hurry()
         },
         onGone: (group) => groups.delete(group),
         onTrouble: (error) => {

@@ -20,6 +20,37 @@ export const NO_BOOT = '0'.repeat(32)
 export type GroupChange = Pick<GroupRecord, 'members' | 'inSync' | 'syncing'> & {
   /** null: it is settled. */
   readonly restored?: RestoredGroup | null | undefined
+  /** A peer that has nothing of the group which is older than this record. */
+  readonly emptied?: string
+}
+
+/** All that it wants are in sync, and nobody else is on the way: nobody comes back to it. */
+export const isWhole = ({ members, inSync, syncing }: GroupRecord): boolean =>
+  syncing.length === 0 && members.every((peer) => inSync.some((entry) => entry.peer === peer))
+
+export const isFresh = ({ fresh = [] }: GroupRecord, peer: string): boolean => fresh.includes(peer)
+
+/** Peers that a record speaks of: what they have was kept in mind by all that was done under it. */
+export function peersOf({ members, inSync, syncing, restored }: GroupRecord): string[] {
+  const { unproven = [], proven = [], behind = [] } = restored ?? {}
+  const entries = [...inSync, ...syncing, ...proven, ...behind]
+  return [...members, ...unproven, ...entries.map(({ peer }) => peer)]
+}
+
+/**
+ * R34: who comes back to a group that did without it. Of one that is new nobody has anything.
+ * Without `isMarked` nobody is added: programs that are older would never say what they gave up.
+ */
+function freshIn(from: GroupRecord | null, next: GroupChange, isMarked: boolean): string[] {
+  if (from === null) return []
+  const known = peersOf(from)
+  const listed = [...next.inSync, ...next.syncing].map(({ peer }) => peer)
+  return next.members.filter(
+    (peer) =>
+      !listed.includes(peer) &&
+      peer !== next.emptied &&
+      (isFresh(from, peer) || (isMarked && !known.includes(peer)))
+  )
 }
 
 export interface GroupListener {
@@ -62,7 +93,9 @@ export class GroupRecords {
     epochFloor: number = 0
   ): Promise<KnownGroup | null> {
     const key = this.#cluster.keys.group(pool, group)
-    const { restored: open, ...kept } = from?.record ?? { epoch: 0 }
+    const { restored: open, fresh: _, ...kept } = from?.record ?? { epoch: 0 }
+    const isMarked = this.#cluster.features.has('fresh-members')
+    const fresh = freshIn(from?.record ?? null, record, isMarked)
     // What a member refuses everything below of.
     const remembered = (open?.behind ?? []).map(({ epoch }) => epoch)
     const restored = record.restored === undefined ? open : record.restored
@@ -71,6 +104,7 @@ export class GroupRecords {
       members: [...record.members],
       inSync: [...record.inSync],
       syncing: [...record.syncing],
+      ...(fresh.length === 0 ? {} : { fresh }),
       ...(restored === undefined || restored === null ? {} : { restored }),
       epoch: Math.max(kept.epoch, epochFloor, ...remembered) + 1,
       v: 1

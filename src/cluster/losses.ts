@@ -5,7 +5,7 @@
  */
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
-import { GroupRecords, type GroupChange } from './groups.ts'
+import { GroupRecords, type GroupChange, isFresh } from './groups.ts'
 import type { Membership } from './membership.ts'
 import { decodeRecord, encodeRecord, type GroupRecord, type PoolRecord } from './records.ts'
 
@@ -52,7 +52,10 @@ function waitingOf(
     const { epoch, behind, proven, unproven } = restored
     const told = [...behind].sort((a, b) => b.epoch - a.epoch)
     const order = [...told, ...proven].map(({ peer }) => peer)
-    const candidates = [...new Set([...order, ...listed])].filter(isUp)
+    // R34: what they have was not wanted any more.
+    const isOld = (peer: string): boolean =>
+      isFresh(record, peer) && !told.some((entry) => entry.peer === peer)
+    const candidates = [...new Set([...order, ...listed])].filter((id) => isUp(id) && !isOld(id))
     const awaited = unproven.filter((peer) => !isUp(peer))
     const newest = told[0]
     const why =

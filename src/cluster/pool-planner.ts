@@ -16,7 +16,9 @@ export class FollowedGroups {
   /** Counts changes. */
   version = 0
 
+  /** Whom a change names may have answered before that change is known to have succeeded. */
   set(group: number, known: KnownGroup): void {
+    if ((this.known.get(group)?.modRevision ?? 0) > known.modRevision) return
     this.known.set(group, known)
     this.version++
   }
@@ -31,6 +33,7 @@ interface Inputs {
   readonly pool: PoolRecord
   readonly version: number
   readonly peers: readonly PlannedPeer[]
+  readonly isStaged: boolean
 }
 
 /**
@@ -38,12 +41,12 @@ interface Inputs {
  * it is made only when something changed: most of the time nothing does.
  */
 export class PoolPlanner {
-  readonly #limits: PlanLimits
+  readonly #limits: Omit<PlanLimits, 'isStaged'>
   readonly #timers: Timers
   #inputs: Inputs | null = null
   #plan: PoolPlan | null = null
 
-  constructor(limits: PlanLimits, timers: Timers) {
+  constructor(limits: Omit<PlanLimits, 'isStaged'>, timers: Timers) {
     this.#limits = limits
     this.#timers = timers
   }
@@ -52,13 +55,15 @@ export class PoolPlanner {
   async plan(
     pool: PoolRecord,
     groups: FollowedGroups,
-    peers: readonly PlannedPeer[]
+    peers: readonly PlannedPeer[],
+    isStaged: boolean
   ): Promise<PoolPlan> {
-    const inputs = { pool, version: groups.version, peers }
+    const inputs = { pool, version: groups.version, peers, isStaged }
     if (this.#plan !== null && isSame(this.#inputs!, inputs)) return this.#plan
     this.#plan = null
     const known = new Map(groups.known)
-    const plan = await sliced(planPool(pool, known, peers, this.#limits), this.#timers)
+    const limits = { ...this.#limits, isStaged }
+    const plan = await sliced(planPool(pool, known, peers, limits), this.#timers)
     this.#inputs = inputs
     this.#plan = plan
     return plan
@@ -66,4 +71,7 @@ export class PoolPlanner {
 }
 
 const isSame = (one: Inputs, other: Inputs): boolean =>
-  one.pool === other.pool && one.version === other.version && areSame(one.peers, other.peers)
+  one.pool === other.pool &&
+  one.version === other.version &&
+  one.isStaged === other.isStaged &&
+  areSame(one.peers, other.peers)

@@ -275,6 +275,11 @@ const groupSchema = z.looseObject({
   members: z.array(id128),
   inSync: z.array(memberSchema),
   syncing: z.array(memberSchema),
+  /**
+   * Of `members`: those taken in anew that may have an old copy. They are not listed as syncing
+   * before they have given it up.
+   */
+  fresh: z.array(id128).optional(),
   restored: restoredSchema.optional()
 })
 export type GroupRecord = z.infer<typeof groupSchema>

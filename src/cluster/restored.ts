@@ -6,7 +6,7 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { RESTORE_EPOCH_STEP } from '../core/limits.ts'
 import type { MetadataBackup } from '../metadata/backup-format.ts'
-import { NO_BOOT } from './groups.ts'
+import { NO_BOOT, peersOf } from './groups.ts'
 import type { Keys } from './keys.ts'
 import {
   decodeRecord,
@@ -80,10 +80,7 @@ function restoredFamily(record: FamilyRecord, key: string): FamilyRecord {
 }
 
 function restoredGroup(record: GroupRecord, key: string, peers: ReadonlySet<string>): GroupRecord {
-  const { members, inSync, syncing, restored } = record
-  const { proven = [], behind = [] } = restored ?? {}
-  const entries = [...inSync, ...syncing, ...proven, ...behind]
-  const listed = [...members, ...entries.map(({ peer }) => peer)]
+  const { inSync, syncing, restored } = record
   return {
     ...record,
     epoch: raised(record.epoch, key),
@@ -91,7 +88,7 @@ function restoredGroup(record: GroupRecord, key: string, peers: ReadonlySet<stri
     syncing: syncing.map(({ peer }) => ({ peer, boot: NO_BOOT })),
     restored: {
       epoch: restored?.epoch ?? record.epoch,
-      unproven: [...new Set(listed)].filter((peer) => peers.has(peer)),
+      unproven: [...new Set(peersOf(record))].filter((peer) => peers.has(peer)),
       proven: [],
       behind: []
     }

@@ -4,7 +4,7 @@
  */
 import type { Cluster } from '../cluster/cluster.ts'
 import { parseId64 } from '../cluster/ids.ts'
-import type { GroupRecords, KnownGroup } from '../cluster/groups.ts'
+import { type GroupRecords, isWhole, type KnownGroup } from '../cluster/groups.ts'
 import type { Membership } from '../cluster/membership.ts'
 import { DEFAULT_POOL } from '../cluster/pools.ts'
 import type { PoolViews } from '../cluster/pool-views.ts'
@@ -16,6 +16,7 @@ import { OpFlag, OpKind, type ShardedStore } from '../replication/block-store.ts
 import { ClusterFamilies } from '../replication/cluster-families.ts'
 import type { Members } from '../replication/member.ts'
 import { GroupScrub } from '../replication/group-scrub.ts'
+import { giveBackRule, giveUpRule } from '../replication/reclaim-rules.ts'
 import { Reclaimer, type ReclaimProgress } from '../replication/reclaimer.ts'
 import { Resyncer } from '../replication/resync.ts'
 import type { ResyncProgress } from '../replication/resync-progress.ts'
@@ -56,6 +57,8 @@ export class GroupsHere {
   readonly #parts: GroupsHereParts
   readonly #resyncer: Resyncer
   readonly #reclaimer: Reclaimer
+  /** Gives up old copies of groups that take this peer in anew. */
+  readonly #joiner: Reclaimer
   /** What compares this peer with others, and repairs it from them. */
   readonly scrub: GroupScrub
   readonly #families: ClusterFamilies
@@ -85,10 +88,10 @@ export class GroupsHere {
       ...{ clock: cluster.clock, timers: cluster.timers, log: parts.log }
     }
     this.#resyncer = new Resyncer({ ...shared, bytesPerSecond: parts.resyncBytesPerSecond })
-    this.#reclaimer = new Reclaimer({
-      ...shared,
-      copiesOf: (number) => copiesOf(pools.all().find((pool) => pool.number === number))
-    })
+    const copies = (number: number): number =>
+      copiesOf(pools.all().find((pool) => pool.number === number))
+    this.#reclaimer = new Reclaimer({ ...shared, rule: giveBackRule(shared, copies) })
+    this.#joiner = new Reclaimer({ ...shared, rule: giveUpRule(shared, records) })
     const { random } = cluster
     this.scrub = new GroupScrub({ ...shared, random, periodMs: parts.scrubPeriodMs })
   }
@@ -158,6 +161,7 @@ export class GroupsHere {
   close(): void {
     this.#resyncer.close()
     this.#reclaimer.close()
+    this.#joiner.close()
     this.scrub.close()
     this.#deletions?.stop()
     for (const following of this.#following.values()) following.stop()
@@ -184,8 +188,7 @@ export class GroupsHere {
     const isOurs = ({ peer }: { peer: string }): boolean => peer === self.peerId
     const key = `${pool.number}/${group}`
     const isMember = record.inSync.some(isOurs) || record.syncing.some(isOurs)
-    const isWhole = record.syncing.length === 0 && record.inSync.length >= record.members.length
-    if (isMember && !isWhole) this.#degraded.add(key)
+    if (isMember && !isWhole(record)) this.#degraded.add(key)
     else this.#degraded.delete(key)
     this.#holdHoles(this.#degraded.size > 0)
     const isSyncing = record.syncing.some(
@@ -193,6 +196,7 @@ export class GroupsHere {
     )
     const shape = { pool: pool.number, groups: pool.groups }
     this.#reclaimer.learn(shape, group, record)
+    this.#joiner.learn(shape, group, record)
     this.scrub.learn(shape, group, record)
     if (isSyncing) this.#resyncer.want(shape, group)
   }

@@ -32,6 +32,8 @@ export interface MoveOptions {
   readonly isUsable: (peer: string) => boolean
   /** Whether it has room: others get nothing new. By default it has. */
   readonly hasRoom?: (peer: string) => boolean
+  /** Whether it can begin: else it has its turn, and keeps it. By default it can. */
+  readonly isReady?: (peer: string, group: number) => boolean
   /** Members syncing at a time, those that are already included. */
   readonly syncsMax: number
   /** The same of one peer, as the one that syncs or as a source. */
@@ -96,6 +98,7 @@ export function* planningMoves(
     if (source === null) continue
     if (!gap.isRepair) rebalancing.add(gap.group)
     const { group, slot, peer } = gap
+    if (options.isReady?.(peer, group) === false) continue
     const reason = gap.isRepair ? 'repair' : 'rebalance'
     moves.push({ kind: 'add', group, slot, peer, source, reason })
   }

@@ -1,5 +1,5 @@
 import type { PoolView } from '../cluster/group-table.ts'
-import type { KnownGroup } from '../cluster/groups.ts'
+import { isWhole, type KnownGroup } from '../cluster/groups.ts'
 import type { GroupMember } from '../cluster/records.ts'
 import type { Boot, Boots } from './boots.ts'
 import type { Member, PoolShape } from './member.ts'
@@ -99,7 +99,7 @@ export class GroupIo {
 
   /** Takes `known` into use. */
   adopt(known: KnownGroup, boots: Boots, nowMs: number): void {
-    const { epoch, members, inSync, syncing } = known.record
+    const { epoch, inSync, syncing } = known.record
     const before = this.known === null ? null : this.targets
     const wereInSync = this.known?.record.inSync ?? []
     const stays = ({ peer }: GroupMember): boolean => inSync.some((entry) => entry.peer === peer)
@@ -116,7 +116,7 @@ export class GroupIo {
     this.inSyncCount = inSync.length
     const now = this.targets.slice(0, inSync.length)
     this.unfenced = new Set(shrinks ? now : now.filter((boot) => this.unfenced.has(boot)))
-    this.keepHoles = syncing.length > 0 || inSync.length < members.length
+    this.keepHoles = !isWhole(known.record)
     for (const boot of this.failed.keys()) {
       if (!this.targets.includes(boot)) this.failed.delete(boot)
     }

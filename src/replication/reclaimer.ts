@@ -1,9 +1,10 @@
 /**
- * Gives back what this peer has of groups that want it no more (PROTOCOL.md, R27 to R30):
+ * Drops what this peer has of groups that want it no more (PROTOCOL.md, R27 to R30), or that take
+ * it in anew (R34): reclaim-rules.ts tells which those are, and who has to flush before.
  *
- *   a record without us, of a group that is whole
+ *   a record that the rule concerns
  *     -> is there anything here? -> the record, read anew -> fenced at its epoch, durably
- *     -> every member in sync is there and flushes -> list the chunks -> drop them, slice by slice
+ *     -> those who have it are there and flush -> list the chunks -> drop them, slice by slice
  *
  * A slice enters a shard's queue only while the fence is where we put it. Who lists us again raises
  * it first: with the first write that comes, or before the resync compares.
@@ -26,20 +27,18 @@ import type { ShardedStore } from './block-store.ts'
 import { forEachOf } from './for-each-of.ts'
 import type { Member, Members, PoolShape } from './member.ts'
 import { Pace } from './pace.ts'
+import type { ReclaimRule } from './reclaim-rules.ts'
 import type { ResyncFamilies } from './resync.ts'
 import type { ShardMemberService } from './shard-member-service.ts'
 import { type ChunkId, errorOf } from './shard-questions.ts'
 
 export interface ReclaimParts {
-  readonly self: { readonly peerId: string }
+  readonly rule: ReclaimRule
   readonly service: ShardMemberService
   readonly store: ShardedStore
   readonly members: Members
   readonly groups: Pick<GroupRecords, 'read'>
   readonly families: Pick<ResyncFamilies, 'list'>
-  /** Copies that a group of the pool has when it is whole. */
-  readonly copiesOf: (pool: number) => number
-  readonly isPresentBoot: (peerId: string, bootId: string) => boolean
   readonly clock: Clock
   readonly timers: Timers
   readonly log: (level: 'info' | 'warn', message: string, fields: Record<string, unknown>) => void
@@ -62,17 +61,15 @@ interface Waiting {
 
 interface Job {
   readonly waiting: Waiting
-  readonly epoch: number
-  /** All of the group that are in sync, as they were when asked. */
-  readonly members: readonly Member[]
+  readonly known: KnownGroup
+  /** They flush, and are there until the end. */
+  readonly witnesses: readonly Member[]
 }
 
 interface Held extends ChunkId {
   readonly group: number
 }
 
-/** Groups that go within this time share the walks of the index. */
-const GATHER_MS = 500
 const RETRY_MS = 2000
 const RETRY_MS_MAX = 60_000
 const NEW = { afterMs: Number.POSITIVE_INFINITY, failures: 0 }
@@ -83,7 +80,7 @@ export class Reclaimer {
   readonly #line = new Map<string, Waiting>()
   /** Being worked on. Who is taken out here is dropped no further. */
   readonly #active = new Map<string, Waiting>()
-  /** Nothing is here of them, and they do not list us. */
+  /** Nothing is here of them, and nothing comes before they list us. */
   readonly #done = new Set<string>()
   #running = false
   #closed = false
@@ -113,7 +110,8 @@ export class Reclaimer {
   /** A record of a group, whether it lists us or not. */
   learn(shape: PoolShape, group: number, record: GroupRecord): void {
     const key = keyOf(shape, group)
-    if (this.#lists(record)) {
+    const { rule } = this.#parts
+    if (!rule.concerns(record)) {
       this.#line.delete(key)
       this.#active.delete(key)
       this.#done.delete(key)
@@ -122,7 +120,7 @@ export class Reclaimer {
     this.#fence(shape, group, record)
     if (this.#done.has(key) || this.#active.has(key)) return
     // When it becomes whole its record changes; when fewer copies are wanted, that of the pool.
-    const delayMs = this.#mayDrop(shape.pool, record) ? GATHER_MS : RETRY_MS_MAX
+    const delayMs = rule.allows(shape.pool, record) ? rule.gatherMs : RETRY_MS_MAX
     const { afterMs, failures } = this.#line.get(key) ?? NEW
     const soonest = Math.min(afterMs, this.#parts.clock.monotonicMs() + delayMs)
     this.#line.set(key, { shape, group, afterMs: soonest, failures })
@@ -142,20 +140,6 @@ export class Reclaimer {
     this.#line.clear()
     this.#active.clear()
     this.#stopTimer()
-  }
-
-  #lists({ members, inSync, syncing }: GroupRecord): boolean {
-    const { peerId } = this.#parts.self
-    const present = [...inSync, ...syncing]
-    return members.includes(peerId) || present.some(({ peer }) => peer === peerId)
-  }
-
-  /** R27: the record does without us, and everybody it wants is in sync. */
-  #mayDrop(pool: number, record: GroupRecord): boolean {
-    const { members, inSync, syncing } = record
-    if (this.#lists(record) || syncing.length > 0) return false
-    const isIn = (member: string): boolean => inSync.some(({ peer }) => peer === member)
-    return members.length >= Math.max(1, this.#parts.copiesOf(pool)) && members.every(isIn)
   }
 
   #start(): void {
@@ -207,7 +191,10 @@ export class Reclaimer {
     const error = storeErrorOf(thrown)
     const { shape, group } = waiting
     const failures = waiting.failures + 1
-    const delayMs = Math.min(RETRY_MS_MAX, RETRY_MS * 2 ** Math.min(10, failures - 1))
+    const backoffMs = Math.min(RETRY_MS_MAX, RETRY_MS * 2 ** Math.min(10, failures - 1))
+    // Another record: nothing to wait for.
+    const isQuick = error.code === ErrorCode.Conflict && failures < 5
+    const delayMs = isQuick ? this.#parts.rule.gatherMs : backoffMs
     const afterMs = this.#parts.clock.monotonicMs() + delayMs
     this.#putBack({ shape, group, afterMs, failures })
     // Members that restart are no news; a disk that cannot is.
@@ -236,6 +223,7 @@ export class Reclaimer {
     // What was admitted under an older record is done, and nothing of one comes any more.
     await Promise.all([questions.barrier(), fences.hold()])
     const ready = await this.#confirm(jobs)
+    if (ready.length === 0) return
     const byShard = new Map<number, Held[]>()
     await this.#list(shape, ready.map(groupOf), (held, shard) => {
       const list = byShard.get(shard)
@@ -243,11 +231,10 @@ export class Reclaimer {
       else list.push(held)
     })
     const dropped = await this.#dropAll(shape, ready, byShard)
-    for (const { waiting } of dropped) this.#finish(waiting)
-    if (dropped.length === 0) return
-    this.#parts.log('info', 'copies that are wanted elsewhere were given back', {
-      ...{ pool: shape.pool, groups: dropped.length }
-    })
+    await forEachOf(dropped, RESYNC_CALLS_MAX, (job) => this.#finish(job))
+    if (byShard.size === 0) return
+    const { log, rule } = this.#parts
+    log('info', rule.done, { pool: shape.pool, groups: dropped.length })
     await questions.endDrops()
   }
 
@@ -261,7 +248,7 @@ export class Reclaimer {
     let sum = 0
     for (const waiting of batch) {
       const count = counts.get(waiting.group) ?? 0
-      if (count === 0) this.#noteEmpty(waiting)
+      if (count === 0 && this.#parts.rule.finish === null) this.#noteEmpty(waiting)
       else if (chosen.length > 0 && sum + count > RECLAIM_LIST_MAX) this.#putBack(waiting)
       else {
         chosen.push(waiting)
@@ -276,10 +263,22 @@ export class Reclaimer {
     if (this.#active.delete(key)) this.#done.add(key)
   }
 
-  #finish(waiting: Waiting): void {
+  async #finish({ waiting, known }: Job): Promise<void> {
     this.#jobsLeft--
-    this.#groupsDone++
-    this.#noteEmpty(waiting)
+    const { finish } = this.#parts.rule
+    if (finish === null) {
+      this.#groupsDone++
+      this.#noteEmpty(waiting)
+      return
+    }
+    const { shape, group } = waiting
+    try {
+      await finish(shape, group, known)
+      // Should the group take us in once more, then anew.
+      this.#active.delete(keyOf(shape, group))
+    } catch (thrown) {
+      this.#failed(waiting, thrown)
+    }
   }
 
   /** Shows the chunks here of these groups and the pool's families. */
@@ -302,27 +301,26 @@ export class Reclaimer {
     })
   }
 
-  /** R27, R28: the record as it is now, and the fence at its epoch. Null when it is not for us. */
+  /** R28: the record as it is now, and the fence at its epoch. Null when it is not for us. */
   async #prepare(waiting: Waiting): Promise<Job | null> {
-    const { groups, service } = this.#parts
+    const { groups, service, rule } = this.#parts
     const { pool } = waiting.shape
     try {
       const known = await groups.read(pool, waiting.group)
-      if (known === null || this.#lists(known.record)) {
+      if (known === null || !rule.concerns(known.record)) {
         // Its next record tells more.
         this.#active.delete(keyOf(waiting.shape, waiting.group))
         this.#jobsLeft--
         return null
       }
-      if (!this.#mayDrop(pool, known.record)) {
+      if (!rule.allows(pool, known.record)) {
         this.#jobsLeft--
         const afterMs = this.#parts.clock.monotonicMs() + RETRY_MS_MAX
         this.#putBack({ ...waiting, afterMs })
         return null
       }
-      const { epoch } = known.record
-      service.fences.raiseGroup(pool, waiting.group, epoch)
-      return { waiting, epoch, members: this.#membersOf(known) }
+      service.fences.raiseGroup(pool, waiting.group, known.record.epoch)
+      return { waiting, known, witnesses: rule.witnesses(known, waiting.failures) }
     } catch (thrown) {
       this.#jobsLeft--
       this.#failed(waiting, thrown)
@@ -330,26 +328,15 @@ export class Reclaimer {
     }
   }
 
-  /** @throws StoreError Unavailable when not all can be reached */
-  #membersOf({ record }: KnownGroup): Member[] {
-    const { members, isPresentBoot } = this.#parts
-    return record.members.map((peer) => {
-      const boot = record.inSync.find((entry) => entry.peer === peer)!.boot
-      const member = members.find(peer)
-      if (member !== null && (member.bootId === boot || isPresentBoot(peer, boot))) return member
-      throw new StoreError(ErrorCode.Unavailable, `member ${peer} cannot be reached`)
-    })
-  }
-
-  /** R27: jobs whose members are all there, and have everything on disk. */
+  /** Jobs whose witnesses have everything on disk. */
   async #confirm(jobs: readonly Job[]): Promise<Job[]> {
     const errors = new Map<Member, number>()
-    const members = [...new Set(jobs.flatMap((job) => job.members))]
+    const members = [...new Set(jobs.flatMap((job) => job.witnesses))]
     await forEachOf(members, RESYNC_CALLS_MAX, async (member) => {
       errors.set(member, await new Promise<number>((resolve) => member.flush(resolve)))
     })
     return jobs.filter((job) => {
-      const error = job.members.map((member) => errors.get(member)!).find((each) => each !== 0)
+      const error = job.witnesses.map((member) => errors.get(member)!).find((each) => each !== 0)
       if (error === undefined) return true
       this.#jobsLeft--
       this.#failed(job.waiting, errorOf(error, 'a member does not flush'))
@@ -390,12 +377,13 @@ export class Reclaimer {
   }
 
   /** R28: asked in the moment in which a drop enters a shard's queue. */
-  #mayGoOn({ waiting, epoch, members }: Job): boolean {
+  #mayGoOn({ waiting, known, witnesses }: Job): boolean {
     const { shape, group } = waiting
     const { fences } = this.#parts.service
+    const { epoch } = known.record
     if (fences.groupEpoch(shape.pool, group) !== epoch) return false
     if (!this.#active.has(keyOf(shape, group))) return false
-    return members.every((member) => this.#parts.members.find(member.peerId) === member)
+    return witnesses.every((member) => this.#parts.members.find(member.peerId) === member)
   }
 }
 

@@ -3,7 +3,7 @@ import { test } from 'uvu'
 import { Cluster } from '../../src/cluster/cluster.ts'
 import { Controller } from '../../src/cluster/controller.ts'
 import { type PlannedPeer, planPool, type PoolPlan } from '../../src/cluster/controller-plan.ts'
-import { GroupRecords, type KnownGroup } from '../../src/cluster/groups.ts'
+import { GroupRecords, isFresh, type KnownGroup } from '../../src/cluster/groups.ts'
 import { Membership } from '../../src/cluster/membership.ts'
 import { Pools } from '../../src/cluster/pools.ts'
 import type { PoolRecord } from '../../src/cluster/records.ts'
@@ -16,13 +16,14 @@ import { ManualClock, SeededRandom } from '../helpers/manual-clock.ts'
 import { until } from '../helpers/process.ts'
 
 const id = (name: string): string => name.repeat(32)
-const LIMITS = { syncsMax: 64, syncsPerPeerMax: 64, changesMax: 1000 }
+const LIMITS = { syncsMax: 64, syncsPerPeerMax: 64, changesMax: 1000, isStaged: false }
 
 const plan = (
   pool: PoolRecord,
   groups: ReadonlyMap<number, KnownGroup>,
-  peers: readonly PlannedPeer[]
-): PoolPlan => allSteps(planPool(pool, groups, peers, LIMITS))
+  peers: readonly PlannedPeer[],
+  limits = LIMITS
+): PoolPlan => allSteps(planPool(pool, groups, peers, limits))
 
 const POOL: PoolRecord = {
   v: 1,
@@ -215,6 +216,48 @@ test('who replaces another gets its place in every group, up or down', () => {
   }
 })
 
+test('R34: who comes anew is named, and listed once it has nothing from before', () => {
+  const peers = ['a', 'b', 'c'].map((name) => peer(name))
+  const limits = { ...LIMITS, isStaged: true }
+  const [group, from] = [0, groupsOf(['a'], 1).get(0)!]
+  const next = (known: KnownGroup) => {
+    const { changes } = plan({ ...POOL, groups: 1 }, new Map([[group, known]]), peers, limits)
+    return changes.map(({ record }) => record)
+  }
+  const [named] = next(from)
+  strictEqual(named!.members.length, 2)
+  deepStrictEqual(named!.syncing, [])
+  const fresh = named!.members.filter((each) => each !== id('a'))
+  const record = { ...from.record, ...named!, fresh }
+  deepStrictEqual(next({ ...from, record }), [], 'it waits')
+  const [listed] = next({ ...from, record: { ...record, fresh: [] } })
+  deepStrictEqual(listed!.syncing, [{ peer: fresh[0], boot: id('1') }])
+})
+
+test('R34: a record keeps in mind whom it took in anew, until it says it has nothing', async () => {
+  const { start, store } = await site()
+  const { records, pools, end } = await start('a')
+  await pools.ensureDefault(1)
+  let known = (await records.read(0, 0))!
+  const change = async (more: object): Promise<string[] | undefined> => {
+    known = (await records.change(0, 0, known, { ...known.record, ...more }))!
+    return known.record.fresh
+  }
+  const [a, b] = [id('a'), id('b')]
+  const boot = id('1')
+  deepStrictEqual(await change({ members: [a, b] }), [b])
+  deepStrictEqual(await change({}), [b], 'others change it')
+  deepStrictEqual(await change({ emptied: b }), undefined)
+  deepStrictEqual(await change({ syncing: [{ peer: b, boot }] }), undefined)
+  deepStrictEqual(await change({ syncing: [] }), undefined, 'it is only away')
+  deepStrictEqual(await change({ members: [a] }), undefined)
+  deepStrictEqual(await change({ members: [a, b] }), [b], 'it was out')
+  // What an older program does.
+  deepStrictEqual(await change({ syncing: [{ peer: b, boot }] }), undefined)
+  await end()
+  await store.close()
+})
+
 interface Life {
   readonly session: Session
   readonly membership: Membership
@@ -248,12 +291,24 @@ async function site() {
     const log = (): void => {}
     const parts = { cluster, session, membership, pools, timers, downAfterMs, log }
     const controller = new Controller(parts)
+    const records = new GroupRecords(cluster)
+    // It has nothing that it could give up.
+    const joining = records.follow(0, {
+      onGroup: (group, known) => {
+        const change = { ...known.record, emptied: self.peerId }
+        if (isFresh(known.record, self.peerId)) void records.change(0, group, known, change)
+      },
+      onTrouble: (error) => {
+        throw error
+      }
+    })
     const end = async (): Promise<void> => {
+      joining.stop()
       await controller.close()
       membership.close()
       await session.close()
     }
-    return { session, membership, controller, pools, records: new GroupRecords(cluster), end }
+    return { session, membership, controller, pools, records, end }
   }
   return { clock, store, start }
 }

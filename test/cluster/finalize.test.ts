@@ -16,6 +16,7 @@ import { until } from '../helpers/process.ts'
 import { delegateTo } from '../helpers/store-delegate.ts'
 
 const keys = new Keys()
+const BROUGHT = ['sealed-blocks', 'fresh-members']
 const OLD = { version: '0.0.1', min: 1, max: 1 }
 
 const failsWith =
@@ -108,7 +109,7 @@ test('what a level brings is refused until the cluster is finalised, which all l
   const told: number[] = []
   second.features.onRaise((level) => told.push(level))
   const dry = await finalizeCluster(first, true)
-  deepStrictEqual([dry.level, dry.target, dry.features], [1, LEVEL_MAX, ['sealed-blocks']])
+  deepStrictEqual([dry.level, dry.target, dry.features], [1, LEVEL_MAX, BROUGHT])
   ok(!first.features.has('sealed-blocks'))
   await finalizeCluster(first, false)
   ok(first.features.has('sealed-blocks'))

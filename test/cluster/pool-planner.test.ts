@@ -45,22 +45,22 @@ test('a plan is made again only when something changed', async () => {
   const planner = new PoolPlanner(LIMITS, timers)
   const groups = wholeGroups()
   const peers = [peer('a'), peer('b')]
-  const plan = await planner.plan(POOL, groups, peers)
+  const plan = await planner.plan(POOL, groups, peers, true)
   deepStrictEqual(plan.changes, [])
   const { pauses } = state
-  strictEqual(await planner.plan(POOL, groups, [peer('a'), peer('b')]), plan)
+  strictEqual(await planner.plan(POOL, groups, [peer('a'), peer('b')], true), plan)
   strictEqual(state.pauses, pauses, 'nothing was computed')
-  const after = await planner.plan(POOL, groups, [peer('a'), { ...peer('b'), isLost: true }])
+  const after = await planner.plan(POOL, groups, [peer('a'), { ...peer('b'), isLost: true }], true)
   notStrictEqual(after.changes.length, 0)
-  strictEqual((await planner.plan(POOL, groups, peers)).changes.length, 0)
+  strictEqual((await planner.plan(POOL, groups, peers, true)).changes.length, 0)
   const { record } = groups.known.get(3)!
   groups.set(3, { record: { ...record, inSync: record.inSync.slice(1) }, modRevision: 2 })
   deepStrictEqual(
-    (await planner.plan(POOL, groups, peers)).changes.map(({ group }) => group),
+    (await planner.plan(POOL, groups, peers, true)).changes.map(({ group }) => group),
     [3]
   )
   const pool = { ...POOL, redundancy: 'replicated:1' }
-  strictEqual((await planner.plan(pool, groups, peers)).changes.length, LIMITS.changesMax)
+  strictEqual((await planner.plan(pool, groups, peers, true)).changes.length, LIMITS.changesMax)
 })
 
 test('what changes while a plan is made is in the next one', async () => {
@@ -71,9 +71,9 @@ test('what changes while a plan is made is in the next one', async () => {
   })
   const planner = new PoolPlanner(LIMITS, timers)
   const peers = [peer('a'), peer('b')]
-  deepStrictEqual((await planner.plan(POOL, groups, peers)).changes, [])
+  deepStrictEqual((await planner.plan(POOL, groups, peers, true)).changes, [])
   strictEqual(state.pauses > 4, true, `${state.pauses} pauses`)
-  const { changes } = await planner.plan(POOL, groups, peers)
+  const { changes } = await planner.plan(POOL, groups, peers, true)
   deepStrictEqual(
     changes.map(({ group }) => group),
     [8000]

@@ -6,6 +6,7 @@ import { type Clock, systemClock, type Timers } from '../../src/core/clock.ts'
 import { ErrorCode } from '../../src/core/errors.ts'
 import { OpKind } from '../../src/replication/block-store.ts'
 import type { Member } from '../../src/replication/member.ts'
+import { giveBackRule } from '../../src/replication/reclaim-rules.ts'
 import { Reclaimer } from '../../src/replication/reclaimer.ts'
 import { FAMILY, MemberCluster, SHAPE } from '../helpers/member-cluster.ts'
 import type { MemberPeer } from '../helpers/member-peer.ts'
@@ -39,15 +40,14 @@ class Site {
     this.peers = cluster.peers as unknown as [MemberPeer, MemberPeer, MemberPeer]
     const [, , leaving] = this.peers
     this.#members = cluster.membersFor(leaving)
+    const parts = { self: leaving, members: this.#members, isPresentBoot: () => false }
     this.reclaimer = new Reclaimer({
-      self: leaving,
+      rule: giveBackRule(parts, () => 2),
       service: leaving.service,
       store: leaving.store,
       members: this.#members,
       groups: cluster.groups,
       families: { list: () => Promise.resolve(cluster.families) },
-      copiesOf: () => 2,
-      isPresentBoot: () => false,
       clock,
       timers,
       log: () => {}

@@ -1,4 +1,5 @@
 /** A whole cluster in one thread: peers, metadata, network, volumes with clients. */
+import { newSettings } from '../../src/cluster/cluster.ts'
 import { Keys } from '../../src/cluster/keys.ts'
 import { defaultPool } from '../../src/cluster/pools.ts'
 import {
@@ -142,6 +143,7 @@ export class SimCluster implements Directory {
     await this.metadata.transact({
       success: [
         { put: this.keys.cluster, value: encodeRecord('cluster', cluster) },
+        { put: this.keys.settings, value: newSettings() },
         { put: this.keys.pool(pool.name), value: encodeRecord('pool', pool) }
       ]
     })

@@ -20,7 +20,7 @@ export class Mover {
   /** All may have data again. */
   end(): void {
     this.#isMoving = false
-    for (const peer of this.#drained) this.#set(peer, 'active')
+    for (const peer of this.#drained) setState(this.#sim, peer, 'active')
   }
 
   #next(): void {
@@ -29,31 +29,36 @@ export class Mover {
       if (!this.#isMoving) return
       const peer = peers[world.random.below(peers.length)]!
       const there = peers.filter((each) => !each.isGone && !this.#drained.has(each))
-      if (this.#drained.delete(peer)) this.#set(peer, 'active')
+      if (this.#drained.delete(peer)) setState(this.#sim, peer, 'active')
       else if (there.length > options.copies && there.includes(peer)) {
         this.#drained.add(peer)
-        this.#set(peer, 'drained')
+        setState(this.#sim, peer, 'drained')
       }
       this.#next()
     })
   }
+}
 
-  #set({ name, peerId }: SimPeer, state: PeerRecord['state']): void {
-    const { world, metadata, keys } = this.#sim
-    world.log(`${name} is ${state}`)
-    const key = keys.peer(peerId)
-    const change = async (): Promise<void> => {
-      for (;;) {
-        const entry = await metadata.get(key)
-        if (entry === null) return
-        const record = { ...decodeRecord('peer', key, entry.value), state }
-        const { succeeded } = await metadata.transact({
-          compare: [{ key, modRevision: entry.modRevision }],
-          success: [{ put: key, value: encodeRecord('peer', record) }]
-        })
-        if (succeeded) return
-      }
+/** What an operator says of a peer. */
+export function setState(
+  sim: SimCluster,
+  { name, peerId }: SimPeer,
+  state: PeerRecord['state']
+): void {
+  const { world, metadata, keys } = sim
+  world.log(`${name} is ${state}`)
+  const key = keys.peer(peerId)
+  const change = async (): Promise<void> => {
+    for (;;) {
+      const entry = await metadata.get(key)
+      if (entry === null) return
+      const record = { ...decodeRecord('peer', key, entry.value), state }
+      const { succeeded } = await metadata.transact({
+        compare: [{ key, modRevision: entry.modRevision }],
+        success: [{ put: key, value: encodeRecord('peer', record) }]
+      })
+      if (succeeded) return
     }
-    change().catch((thrown: Error) => world.fail(`${name} is not ${state}: ${thrown.message}`))
   }
+  change().catch((thrown: Error) => world.fail(`${name} is not ${state}: ${thrown.message}`))
 }

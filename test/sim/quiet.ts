@@ -12,13 +12,18 @@ const OPEN_MS = 15_000
 export class QuietCluster extends SimCluster {
   readonly errors: number[] = []
 
-  constructor(options: { readonly peers: number; readonly copies: number; volumes?: number }) {
-    const { peers, copies, volumes = 1 } = options
+  constructor(options: {
+    readonly peers: number
+    readonly copies: number
+    volumes?: number
+    engine?: boolean
+  }) {
+    const { peers, copies, volumes = 1, engine = false } = options
     const writeMinimum = Math.ceil(copies / 2)
     const limits = { downAfterMs: 600_000, lateOneIn: 2 ** 32 - 1 }
     // With this seed both groups have chunks, and are on different peers if they have one copy.
     const size = { seed: 5, peers, copies, writeMinimum, volumes, groups: 2 }
-    super({ ...size, ...limits, engine: false, sealed: false, moves: false })
+    super({ ...size, ...limits, engine, sealed: false, moves: false })
   }
 
   override mayFail(error: number): boolean {
