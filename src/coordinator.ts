@@ -19,6 +19,7 @@ import { type DataDirectory, openDataDirectory } from './coordinator/data-direct
 import { openMetadata } from './coordinator/metadata.ts'
 import { PeerReports } from './coordinator/peer-reports.ts'
 import { nbdWitness, openSecurity, type Security } from './coordinator/security.ts'
+import { keepTrash } from './coordinator/trash-keeper.ts'
 import { systemClock, systemRandom } from './core/clock.ts'
 import { formatAddress } from './core/addresses.ts'
 import type { ResolvedConfig } from './core/config.ts'
@@ -136,8 +137,8 @@ async function start(
   const storage = await openStorage({ ...peer, membership: parts.membership })
   const { pool, store, replication, syncLatency } = storage
   connect(parts, storage)
-  const hash = new PasswordHasher(hashWorker)
-  const unlocking = prepareUnlocking({ ...peer, ring: storage.keys, hash, log, ...security })
+  const given = { ...peer, ring: storage.keys, hash: new PasswordHasher(hashWorker), log }
+  const unlocking = prepareUnlocking({ ...given, ...security })
   undo.add(() => unlocking.close())
   const opened = { cluster, session, storage, types, keyring: unlocking.keyring, log }
   const volumes: Volumes = openVolumes(opened, () => nbd)
@@ -146,7 +147,7 @@ async function start(
   const nbd = createNbd(config, volumes, output, security)
   const credentials = await startCredentials({ config, nbd, metadata, replication, log, undo })
   let stopping = false
-  const addresses = { nbd: [] as string[], admin: [] as string[] }
+  const addresses: Record<'nbd' | 'admin', string[]> = { nbd: [], admin: [] }
   const backend = new PeerBackend({
     directory,
     pool,
@@ -173,7 +174,7 @@ async function start(
   await shardsServe(pool)
   await replication?.serve()
   void unlocking.start()
-  await volumes.resume()
+  undo.add(await resumeVolumes(volumes, log, parts))
   await createInitialVolumes(config, volumes, backend, output)
   undo.add(() => nbd.close(config.shutdownMs))
   addresses.nbd.push(...(await listenNbd(config, nbd)))
@@ -191,6 +192,16 @@ async function start(
       return undo.run()
     })
   }
+}
+
+/** What earlier runs left undone, and what is to be done now and then. */
+async function resumeVolumes(
+  volumes: Volumes,
+  log: Log,
+  { isInCharge }: ClusterParts
+): Promise<() => Promise<void>> {
+  await volumes.resume()
+  return keepTrash(volumes.trash, log, isInCharge)
 }
 
 /** However often it is asked for, it happens once. */

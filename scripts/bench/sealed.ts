@@ -105,7 +105,7 @@ export async function sealedRow(
   } finally {
     server.resume()
     await luks?.stop()
-    await server.process.json('volume', 'delete', 'sealed', '--force', '--yes')
+    await server.process.json('volume', 'delete', 'sealed', '--now', '--force', '--yes')
   }
   return reportOf(id, row, figures)
 }

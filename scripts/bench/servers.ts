@@ -235,7 +235,7 @@ export class TorusBenchServer implements BenchServer {
   }
 
   async dropFresh(): Promise<void> {
-    await this.process.json('volume', 'delete', 'fresh', '--force', '--yes')
+    await this.process.json('volume', 'delete', 'fresh', '--now', '--force', '--yes')
   }
 
   pause(): void {

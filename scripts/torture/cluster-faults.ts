@@ -124,7 +124,10 @@ const memberFaults: Fault[] = [
       torture.note(`  kill -9 of peer ${at + 1}, then volume delete ${name}`)
       await site.peers[at]!.kill()
       await until(
-        async () => (await gatewayServer.torus(['volume', 'delete', name, '--yes'])).code === 0,
+        async () => {
+          const args = ['volume', 'delete', name, '--now', '--yes']
+          return (await gatewayServer.torus(args)).code === 0
+        },
         'the volume is deleted',
         20_000
       )

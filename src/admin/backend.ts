@@ -10,6 +10,7 @@ import type { MemberScrub } from './scrub-schemas.ts'
 import type { ClusterBackend } from './cluster-routes.ts'
 import type { KeyBackend } from './key-routes.ts'
 import type { LifeBackend } from './life-routes.ts'
+import type { Deleted } from './life-schemas.ts'
 import type {
   CertificateInfo,
   Client,
@@ -58,7 +59,7 @@ export interface AdminBackend {
   /** @throws StoreError NotFound, Busy (another peer serves it and not `takeover`) */
   takeVolume(name: string, takeover: boolean): Promise<Volume>
   /** @throws StoreError NotFound, Busy (clients and not `force`) */
-  deleteVolume(name: string, request: VolumeDelete): Promise<void>
+  deleteVolume(name: string, request: VolumeDelete): Promise<Deleted>
 
   /** All metadata as of one moment, as a file that `torus metadata restore` takes. */
   metadataBackup(): Promise<Iterable<Buffer>>

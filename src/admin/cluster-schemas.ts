@@ -155,13 +155,20 @@ export const settingsSchema = z
   .object({
     joinPolicy: z.enum(['open', 'approve']).meta({
       description: '`approve`: new peers wait until an operator adds them'
+    }),
+    trash: z.string().meta({
+      description: 'How long deleted volumes can be restored, as 24h or off',
+      examples: ['1d']
     })
   })
   .meta({ id: 'ClusterSettings' })
 export type ClusterSettings = z.infer<typeof settingsSchema>
 
 export const settingsChangeSchema = z
-  .strictObject({ joinPolicy: z.enum(['open', 'approve']).optional() })
+  .strictObject({
+    joinPolicy: z.enum(['open', 'approve']).optional(),
+    trash: z.string().max(32).optional()
+  })
   .meta({ id: 'ClusterSettingsChange' })
 export type ClusterSettingsChange = z.infer<typeof settingsChangeSchema>
 

@@ -2,17 +2,28 @@
 import { z } from 'zod'
 import * as life from './life-schemas.ts'
 import { type Route, route } from './route.ts'
-import { volumeNameSchema } from './schemas.ts'
+import { type Volume, volumeNameSchema, volumeSchema } from './schemas.ts'
 
 /** What the admin API asks of the program about it. Failures are StoreErrors. */
 export interface LifeBackend {
   /** Oldest first. @throws StoreError NotFound */
   events(name: string): Promise<readonly life.VolumeEvent[]>
+  /** Deleted first come first. */
+  trash(): Promise<readonly life.Trashed[]>
+  /** `entry` is an id or a name. @throws StoreError NotFound, Conflict, AlreadyExists */
+  restoreVolume(entry: string, name?: string): Promise<Volume>
+  /** Deletes for good: one, or all. Returns how many. @throws StoreError NotFound, Conflict */
+  emptyTrash(entry?: string): Promise<number>
 }
 
 const byName = z.strictObject({ name: volumeNameSchema })
 
+const byEntry = z.strictObject({
+  entry: volumeNameSchema.meta({ description: 'Id, or name, of a volume in the trash' })
+})
+
 export const lifeRoutesOf = (backend: LifeBackend): readonly Route[] => [
+  ...trashRoutesOf(backend),
   route({
     method: 'GET',
     path: '/v1/volumes/{name}/events',
@@ -23,5 +34,48 @@ export const lifeRoutesOf = (backend: LifeBackend): readonly Route[] => [
     params: byName,
     answer: life.volumeEventListSchema,
     handle: async ({ params }) => ({ events: [...(await backend.events(params.name))] })
+  })
+]
+
+const trashRoutesOf = (backend: LifeBackend): readonly Route[] => [
+  route({
+    method: 'GET',
+    path: '/v1/trash',
+    operationId: 'listTrash',
+    summary: 'Deleted volumes that can be restored',
+    role: 'viewer',
+    answer: life.trashSchema,
+    handle: async () => ({ volumes: [...(await backend.trash())] })
+  }),
+  route({
+    method: 'DELETE',
+    path: '/v1/trash',
+    operationId: 'emptyTrash',
+    summary: 'Delete all volumes in the trash for good; their space comes back',
+    role: 'operator',
+    answer: life.emptiedSchema,
+    handle: async () => ({ volumes: await backend.emptyTrash() })
+  }),
+  route({
+    method: 'DELETE',
+    path: '/v1/trash/{entry}',
+    operationId: 'deleteTrashed',
+    summary: 'Delete one volume in the trash for good',
+    role: 'operator',
+    params: byEntry,
+    answer: life.emptiedSchema,
+    handle: async ({ params }) => ({ volumes: await backend.emptyTrash(params.entry) })
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/trash/{entry}/restore',
+    operationId: 'restoreVolume',
+    summary: 'Bring a deleted volume back, under its name or another',
+    role: 'operator',
+    tell: (body) => body,
+    params: byEntry,
+    body: life.restoreSchema,
+    answer: volumeSchema,
+    handle: ({ params, body }) => backend.restoreVolume(params.entry, body.name)
   })
 ]

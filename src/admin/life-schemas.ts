@@ -1,5 +1,6 @@
 /** What the admin API says about the life of volumes. */
 import { z } from 'zod'
+import { volumeNameSchema } from './schemas.ts'
 
 const time = z.string().meta({ description: 'ISO 8601 time' })
 
@@ -20,3 +21,43 @@ export type VolumeEvent = z.infer<typeof volumeEventSchema>
 export const volumeEventListSchema = z
   .object({ events: z.array(volumeEventSchema) })
   .meta({ id: 'VolumeEventList' })
+
+export const deletedSchema = z
+  .object({
+    id: z.string(),
+    name: z.string(),
+    until: time.nullable().meta({
+      description: 'When it is deleted for good; until then it can be restored. null: it is gone'
+    })
+  })
+  .meta({ id: 'DeletedVolume' })
+export type Deleted = z.infer<typeof deletedSchema>
+
+export const trashedSchema = z
+  .object({
+    id: z.string().meta({ description: 'Names it where several had the same name' }),
+    name: z.string(),
+    sizeBytes: z.number(),
+    pool: z.string(),
+    encryption: z.string().nullable(),
+    deletedAt: time,
+    until: time.meta({ description: 'When it is deleted for good' }),
+    usedBytes: z
+      .number()
+      .nullable()
+      .meta({ description: 'Bytes that its blocks hold on this peer; null: not known now' })
+  })
+  .meta({ id: 'TrashedVolume' })
+export type Trashed = z.infer<typeof trashedSchema>
+
+export const trashSchema = z.object({ volumes: z.array(trashedSchema) }).meta({ id: 'Trash' })
+
+export const restoreSchema = z
+  .strictObject({
+    name: volumeNameSchema.optional().meta({ description: 'Another name than it had' })
+  })
+  .meta({ id: 'VolumeRestore' })
+
+export const emptiedSchema = z
+  .object({ volumes: z.number().int().meta({ description: 'Deleted for good' }) })
+  .meta({ id: 'TrashEmptied' })

@@ -157,6 +157,8 @@ export const volumeTakeSchema = z
 export interface VolumeDelete {
   /** Disconnects its clients first instead of refusing with Busy. */
   readonly force: boolean
+  /** For good, and not into the trash. */
+  readonly now: boolean
 }
 
 // ---------------------------------------------------------------- clients

@@ -2,9 +2,11 @@
 import { z } from 'zod'
 import { maySee } from './access.ts'
 import type { AdminBackend } from './backend.ts'
+import { deletedSchema } from './life-schemas.ts'
 import { type Route, route } from './route.ts'
 import * as schemas from './schemas.ts'
 
+const trueOrFalse = z.enum(['true', 'false']).default('false')
 const byName = z.strictObject({ name: schemas.volumeNameSchema })
 
 export const volumeRoutesOf = (backend: AdminBackend): readonly Route[] => [
@@ -48,14 +50,16 @@ export const volumeRoutesOf = (backend: AdminBackend): readonly Route[] => [
     method: 'DELETE',
     path: '/v1/volumes/{name}',
     operationId: 'deleteVolume',
-    summary: 'Delete a volume and all its data; `force` disconnects its clients first',
+    summary:
+      'Put a volume into the trash, or delete it for good with `now`; ' +
+      '`force` disconnects its clients',
     role: 'operator',
     params: byName,
-    query: z.strictObject({ force: z.enum(['true', 'false']).default('false') }),
-    status: 204,
-    handle: async ({ params, query }) => {
-      await backend.deleteVolume(params.name, { force: query.force === 'true' })
-      return null
+    query: z.strictObject({ force: trueOrFalse, now: trueOrFalse }),
+    answer: deletedSchema,
+    handle: ({ params, query }) => {
+      const [force, now] = [query.force === 'true', query.now === 'true']
+      return backend.deleteVolume(params.name, { force, now })
     }
   })
 ]

@@ -8,7 +8,7 @@ import type * as keys from '../admin/key-schemas.ts'
 import type * as audit from '../admin/audit-schemas.ts'
 import type * as schemas from '../admin/schemas.ts'
 import { CommandError, UsageError } from './errors.ts'
-import { LifeApi } from './life-api.ts'
+import { type Deleted, LifeApi } from './life-api.ts'
 import { programName } from './programs.ts'
 import type { GivenToken } from './token.ts'
 
@@ -143,8 +143,8 @@ export class ApiClient {
   takeVolume = (name: string, takeover: boolean): Promise<Volume> =>
     this.#send('POST', `${volumePath(name)}/take`, { takeover })
 
-  deleteVolume = (name: string, force: boolean): Promise<void> =>
-    this.#send('DELETE', `${volumePath(name)}?force=${force}`)
+  deleteVolume = (name: string, { force, now }: schemas.VolumeDelete): Promise<Deleted> =>
+    this.#send('DELETE', `${volumePath(name)}?force=${force}&now=${now}`)
 
   unlockVolume = (name: string, body: keys.UnlockBody): Promise<keys.KeySlotAnswer> =>
     this.#send('POST', `${volumePath(name)}/unlock`, body)

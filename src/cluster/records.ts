@@ -25,6 +25,8 @@ const settingsSchema = z.looseObject({
   v: version,
   /** `approve`: who registers anew is `pending` until an operator adds it. */
   joinPolicy: z.enum(['open', 'approve']).optional(),
+  /** How long deleted volumes can be restored; 0: not at all. */
+  trashMs: count.optional(),
   /** What may be used: features.ts. Absent: the first level. */
   level: z.number().int().min(1).optional()
 })
@@ -140,6 +142,15 @@ const volumeSchema = z.looseObject({
     .optional(),
   labels: z.record(z.string(), z.string()),
   description: z.string(),
+  /** No name leads to it: it was deleted and can be restored, or is being imported. */
+  hidden: z
+    .looseObject({
+      why: z.enum(['deleted', 'import']),
+      since: time,
+      /** Then it is deleted for good. */
+      until: time
+    })
+    .optional(),
   /** What the volume's type keeps about it. */
   settings: z.record(z.string(), z.json()),
   createdAt: time

@@ -24,6 +24,8 @@ export interface NewVolume {
   readonly settings?: VolumeRecord['settings']
   readonly state?: VolumeRecord['state']
   readonly pool?: string
+  /** No name leads to it yet: see HiddenVolumes. */
+  readonly hidden?: VolumeRecord['hidden']
   /** Of an encrypted volume: its keys, made for the family that it is told. */
   readonly keys?: (family: string) => Promise<VolumeKeysRecord>
 }
@@ -83,6 +85,7 @@ export class VolumeDirectory {
       name: volume.name,
       type: volume.type,
       ...(volume.pool === undefined ? {} : { pool: volume.pool }),
+      ...(volume.hidden === undefined ? {} : { hidden: volume.hidden }),
       family: randomId64(random),
       headLayer: randomRootLayer(random),
       sizeBytes: volume.sizeBytes,
@@ -104,7 +107,9 @@ export class VolumeDirectory {
         { key: keys.deleted(record.family), is: 'absent' }
       ],
       success: [
-        { put: keys.name(record.name), value: Buffer.from(record.id) },
+        ...(volume.hidden === undefined
+          ? [{ put: keys.name(record.name), value: Buffer.from(record.id) }]
+          : []),
         { put: keys.volume(record.id), value: encodeRecord('volume', record) },
         {
           put: keys.family(record.family),
@@ -210,14 +215,34 @@ export class VolumeDirectory {
    * transaction: from then on its blocks are garbage on every peer, whatever happens.
    * @throws StoreError NotFound, Busy when another peer writes it and not `force`
    */
-  async delete(name: string, options: { readonly force: boolean }): Promise<DeletedRecord> {
+  delete(name: string, options: { readonly force: boolean }): Promise<DeletedRecord> {
+    return this.#delete(name, options.force, () => this.#find(name))
+  }
+
+  /** The same of a volume that is hidden. @throws StoreError NotFound */
+  deleteHidden(id: string): Promise<DeletedRecord> {
+    const { keys, store } = this.#cluster
+    return this.#delete(id, true, async () => {
+      const entry = await store.get(keys.volume(id))
+      const record = entry === null ? null : decodeRecord('volume', entry.key, entry.value)
+      if (entry !== null && record?.hidden !== undefined) return { record, entry }
+      throw new StoreError(ErrorCode.NotFound, `volume ${id} is gone, or was restored`)
+    })
+  }
+
+  #delete(
+    what: string,
+    force: boolean,
+    find: () => Promise<{ record: VolumeRecord; entry: Entry }>
+  ): Promise<DeletedRecord> {
     const { keys, store, self } = this.#cluster
-    return untilSettled(`deleting ${name}`, async () => {
-      const { record, entry } = await this.#find(name)
+    return untilSettled(`deleting ${what}`, async () => {
+      const { record, entry } = await find()
+      const { name } = record
       const peers = await this.#cluster.peers()
       const writerKey = keys.writer(record.family)
       const writer = await store.get(writerKey)
-      if (writer !== null && !options.force) {
+      if (writer !== null && !force) {
         const { gateway } = decodeRecord('writer', writerKey, writer.value)
         if (gateway !== self.peerId) {
           throw new StoreError(ErrorCode.Busy, `volume ${name} is open on peer ${gateway}`)
@@ -238,7 +263,8 @@ export class VolumeDirectory {
         ],
         success: [
           { delete: entry.key },
-          { delete: keys.name(name) },
+          // Another volume may have the name of one that is hidden.
+          ...(record.hidden === undefined ? [{ delete: keys.name(name) }] : []),
           { delete: keys.family(record.family) },
           { delete: writerKey },
           { delete: keys.volumeKeys(record.family) },

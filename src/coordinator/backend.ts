@@ -4,6 +4,7 @@ import type { AdminBackend, PeerGauges } from '../admin/backend.ts'
 import type { ClusterBackend } from '../admin/cluster-routes.ts'
 import type { KeyBackend } from '../admin/key-routes.ts'
 import type { LifeBackend } from '../admin/life-routes.ts'
+import type { Deleted } from '../admin/life-schemas.ts'
 import type {
   CertificateInfo,
   Client,
@@ -89,14 +90,14 @@ const opOfTask: Readonly<Record<TaskName, OpKind>> = {
 
 export class PeerBackend implements AdminBackend {
   readonly #parts: BackendParts
-  readonly #life: LifeBackend
+  readonly #life: PeerLifeBackend
   /** Kept from the last look, so that `gauges` stays synchronous. */
   #volumeCount = 0
   #promisedBytes = 0
 
   constructor(parts: BackendParts) {
     this.#parts = parts
-    this.#life = new PeerLifeBackend(parts.volumes)
+    this.#life = new PeerLifeBackend(parts, (name) => this.volume(name))
   }
 
   get cluster(): ClusterBackend {
@@ -134,7 +135,8 @@ export class PeerBackend implements AdminBackend {
     const shards = this.shards()
     const gauges = this.gauges()
     const notes = [...this.#parts.problems(), ...this.#parts.credentials.problems()]
-    const problems = healthProblems(peer, shards, notes)
+    const trashBytes = await this.#life.trashBytes()
+    const problems = healthProblems(peer, shards, notes, trashBytes)
     return {
       health: healthOf(problems),
       problems,
@@ -281,9 +283,13 @@ export class PeerBackend implements AdminBackend {
     return this.volume(name)
   }
 
-  async deleteVolume(name: string, request: VolumeDelete): Promise<void> {
-    await this.#parts.volumes.delete(name, { force: request.force })
+  async deleteVolume(name: string, { force, now }: VolumeDelete): Promise<Deleted> {
+    const { volumes } = this.#parts
+    const { id } = await volumes.show(name)
+    const hidden = now ? null : await volumes.discard(name, { force })
+    if (now) await volumes.delete(name, { force })
     await this.refreshVolumes()
+    return { id, name, until: hidden?.hidden.until ?? null }
   }
 
   async metadataBackup(): Promise<Iterable<Buffer>> {
@@ -352,7 +358,7 @@ function stateOf(state: string, stats: ShardStats): Shard['state'] {
 }
 
 function volumeOf(info: VolumeInfo, usedBytes: number | null): Volume {
-  const { labels, access, ...shown } = info
+  const { id: _, labels, access, ...shown } = info
   const { addresses, tlsNames, readOnly } = access
   const rules = { addresses: [...addresses], tlsNames: [...tlsNames], readOnly }
   return { ...shown, labels: { ...labels }, access: rules, usedBytes }

@@ -16,10 +16,12 @@ import type {
 import type { AcceptLoss, WaitingGroups } from '../admin/recovery-schemas.ts'
 import type { WaitingGroup as Waiting } from '../cluster/losses.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { formatDurationExact, parseDuration } from '../core/units.ts'
 import { withoutUndefined } from '../core/without-undefined.ts'
 import { spokenOf } from '../cluster/features.ts'
 import type { UpgradeState } from '../cluster/finalize.ts'
 import type { ClusterOperations, PeerSummary, PoolSummary } from '../cluster/operations.ts'
+import type { Settings } from '../cluster/settings.ts'
 import type { PeerRecord } from '../cluster/records.ts'
 import type { PeerReport } from '../replication/peer-report.ts'
 import { clusterProblems } from './cluster-health.ts'
@@ -125,12 +127,15 @@ export class PeerClusterBackend implements ClusterBackend {
     return { groups: done.map(waitingOf), pendingPeers: [] }
   }
 
-  settings(): Promise<ClusterSettings> {
-    return this.#parts.operations.settings()
+  async settings(): Promise<ClusterSettings> {
+    return settingsOf(await this.#parts.operations.settings())
   }
 
-  changeSettings(change: ClusterSettingsChange): Promise<ClusterSettings> {
-    return this.#parts.operations.changeSettings(withoutUndefined(change))
+  async changeSettings({ trash, ...rest }: ClusterSettingsChange): Promise<ClusterSettings> {
+    const trashMs = trash === 'off' ? 0 : parseDuration(trash ?? '0')
+    const kept = trash === undefined ? {} : { trashMs }
+    const change = { ...withoutUndefined(rest), ...kept }
+    return settingsOf(await this.#parts.operations.changeSettings(change))
   }
 
   async finalize(dryRun: boolean): Promise<Upgrade> {
@@ -252,6 +257,11 @@ function programOf(record: PeerRecord): Pick<ClusterPeer, 'version' | 'levels'> 
   const { version, min, max } = spokenOf(record)
   return { version, levels: { min, max } }
 }
+
+const settingsOf = ({ trashMs, ...rest }: Settings): ClusterSettings => ({
+  ...rest,
+  trash: trashMs === 0 ? 'off' : formatDurationExact(trashMs)
+})
 
 const upgradeOf = ({ features, behind, ...levels }: UpgradeState): Upgrade => ({
   ...levels,

@@ -15,6 +15,8 @@ import type { PeerReports } from './peer-reports.ts'
 export interface ClusterParts {
   readonly membership: Membership
   readonly controller: Controller
+  /** Is this the peer that does what one of a cluster has to? */
+  isInCharge(): boolean
   readonly backend: PeerClusterBackend
   /** Asked at the end: is everything on disk, so that the next start needs no comparison? */
   cleanEnd: () => boolean
@@ -73,6 +75,7 @@ export async function joinCluster(given: {
     cleanEnd: () => false,
     usedBytes: () => 0,
     reports: null,
+    isInCharge: () => isAlone || controller.elected === cluster.self.peerId,
     announce: (change) => membership.announce(change)
   }
   if (!isAlone) undo.add(tellUsed(parts, onTrouble))

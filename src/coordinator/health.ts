@@ -12,9 +12,10 @@ const FILESYSTEM_FREE_BYTES_MIN = 1024 * 1024 * 1024
 export function healthProblems(
   peer: Peer,
   shards: readonly Shard[],
-  notes: readonly HealthProblem[]
+  notes: readonly HealthProblem[],
+  trashBytes: number
 ): HealthProblem[] {
-  const problems = [...notes, ...shards.flatMap(shardProblems), ...spaceProblems(peer)]
+  const problems = [...notes, ...shards.flatMap(shardProblems), ...spaceProblems(peer, trashBytes)]
   return problems.sort((a, b) => rank(a) - rank(b))
 }
 
@@ -64,17 +65,19 @@ function shardProblems({ shard, state, reason, stats, restarts }: Shard): Health
   return problems
 }
 
-function spaceProblems(peer: Peer): HealthProblem[] {
+function spaceProblems(peer: Peer, trashBytes: number): HealthProblem[] {
   const { capacityBytes, liveBytes, filesystemFreeBytes } = peer
   const used = capacityBytes === 0 ? 0 : liveBytes / capacityBytes
   const unused = Math.max(0, capacityBytes - peer.usedBytes)
   const problems: HealthProblem[] = []
+  const trash =
+    trashBytes === 0 ? '' : `empty the trash, which holds ${formatSize(trashBytes)} of it, `
   if (used >= NEAR_FULL) {
     problems.push({
       level: used >= FULL ? 'error' : 'warning',
       code: 'nearFull',
       message:
-        `${(used * 100).toFixed(0)} % of ${formatSize(capacityBytes)} hold live data: ` +
+        `${(used * 100).toFixed(0)} % of ${formatSize(capacityBytes)} hold live data: ${trash}` +
         `delete or trim volumes, or raise --capacity`
     })
   }

@@ -111,6 +111,11 @@ export const GROUP_MEMBERS_MAX = 32
 /** Peers of one ring: placement is measured up to 10,000, and indices fit 16 bits. */
 export const RING_PEERS_MAX = 16_384
 
+/** Deleted volumes can be restored for so long, unless a setting says otherwise. */
+export const TRASH_MS_DEFAULT = 24 * 3600 * 1000
+export const TRASH_MS_MAX = 365 * 24 * 3600 * 1000
+/** Between looks for volumes in the trash whose time is over. */
+export const TRASH_LOOK_MS = 30_000
 /** Events that are kept of each volume: some 8 KiB of metadata. */
 export const VOLUME_EVENTS_MAX = 64
 /** A volume that clients open and leave all the time tells of it so often at most. */

@@ -135,14 +135,18 @@ export class ManagedVolume {
 
   /** Alone: nobody has it open then, here or on another gateway. @throws StoreError Busy */
   async leaveAlone(force: boolean): Promise<void> {
-    const clients = this.opens.size
-    if (clients > 0 && !force) {
-      const users = `${clients} client${clients > 1 ? 's' : ''}`
-      const text = `volume ${this.volume.name} is in use by ${users}; --force disconnects them`
-      throw new StoreError(ErrorCode.Busy, text)
-    }
+    this.requireUnused(force)
     await this.evictAlone()
     if (this.#context.gate.isShared) await this.ensureWriter(force)
+  }
+
+  /** @throws StoreError Busy while clients have it open, unless `force` */
+  requireUnused(force: boolean): void {
+    const clients = this.opens.size
+    if (clients === 0 || force) return
+    const users = `${clients} client${clients > 1 ? 's' : ''}`
+    const text = `volume ${this.volume.name} is in use by ${users}; --force disconnects them`
+    throw new StoreError(ErrorCode.Busy, text)
   }
 
   // ---- the right to write

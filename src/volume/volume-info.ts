@@ -8,6 +8,7 @@ import type { VolumeDetails } from './volume-types.ts'
 
 /** A volume as it is shown. Sizes are bytes, times ISO 8601, ids hex. */
 export interface VolumeInfo {
+  readonly id: string
   readonly name: string
   readonly type: string
   readonly sizeBytes: number
@@ -41,14 +42,14 @@ export interface VolumeCounters {
 
 /** `managed` is the volume if it was opened in this process: it knows better than its record. */
 export function infoOf(record: VolumeRecord, managed: ManagedVolume | null): VolumeInfo {
-  const { name, type, family, readOnly, description, labels, createdAt } = record
+  const { id, name, type, family, readOnly, description, labels, createdAt } = record
   const sizeBytes = managed?.volume.sizeBytes ?? record.sizeBytes
   const clients = managed?.opens.size ?? 0
   const pool = record.pool ?? DEFAULT_POOL
   const unavailableMs = record.unavailableMs ?? null
   const access = record.access ?? OPEN_ACCESS
   const encryption = record.encryption ?? null
-  const known = { name, type, sizeBytes, pool, family, readOnly, unavailableMs, encryption }
+  const known = { id, name, type, sizeBytes, pool, family, readOnly, unavailableMs, encryption }
   return { ...known, access, description, labels, createdAt, clients }
 }
 

@@ -1,4 +1,5 @@
 import type { Cluster } from '../cluster/cluster.ts'
+import type { VolumeRecord } from '../cluster/records.ts'
 import type { Session } from '../cluster/session.ts'
 import type { Arena } from '../core/arena.ts'
 import type { StoreError } from '../core/errors.ts'
@@ -41,6 +42,8 @@ export interface CreateOptions {
   readonly labels?: Readonly<Record<string, string>>
   /** Pool that has its blocks; the default one if none is named. */
   readonly pool?: string
+  /** No name leads to it yet. */
+  readonly hidden?: VolumeRecord['hidden']
   /** For the type. */
   readonly settings?: VolumeSettings
 }

@@ -1,7 +1,7 @@
 import type { Cluster } from '../cluster/cluster.ts'
-import { DEFAULT_POOL } from '../cluster/pools.ts'
-import type { DeletedRecord, VolumeKeysRecord, VolumeRecord } from '../cluster/records.ts'
-import { type NewVolume, VolumeDirectory } from '../cluster/volume-directory.ts'
+import { type HiddenVolume, isHidden } from '../cluster/hidden-volumes.ts'
+import type { DeletedRecord, VolumeRecord } from '../cluster/records.ts'
+import { VolumeDirectory } from '../cluster/volume-directory.ts'
 import type { VolumeEvent } from '../cluster/volume-events.ts'
 import { Writers } from '../cluster/writers.ts'
 import type { Arena } from '../core/arena.ts'
@@ -14,6 +14,7 @@ import { Locks } from './locks.ts'
 import { type ManagedContext, ManagedVolume } from './managed-volume.ts'
 import type { OpenVolume } from './open-volume.ts'
 import { dropFamily } from './reclaim.ts'
+import { Trash } from './trash.ts'
 import { VolumeFile } from './volume-file.ts'
 import {
   countersOf,
@@ -24,7 +25,7 @@ import {
 } from './volume-info.ts'
 import { VolumeHistory } from './volume-history.ts'
 import { VolumeIo } from './volume-io.ts'
-import type { NewSlot } from './volume-keyring.ts'
+import { VolumeMaker } from './volume-maker.ts'
 import type { CreateOptions, OpenOptions, ResizeOptions, VolumesOptions } from './volume-options.ts'
 import { eventDetails, type SettingsChange } from './volume-settings.ts'
 import { LocalWriters } from './writer-gate.ts'
@@ -41,11 +42,13 @@ const TAKEN_MS = 30_000
 export class Volumes implements DeviceSource {
   readonly arena: Arena
   readonly types: VolumeTypes
+  readonly trash: Trash
   readonly #cluster: Cluster
   readonly #directory: VolumeDirectory
   readonly #store: BlockStore
   readonly #options: VolumesOptions
   readonly #context: ManagedContext
+  readonly #maker: VolumeMaker
   readonly #managed = new Map<string, ManagedVolume>()
   #stopFollowing: (() => void) | null = null
   #closed = false
@@ -74,6 +77,18 @@ export class Volumes implements DeviceSource {
       trouble: (what, thrown) => this.#trouble(what, thrown),
       disconnect: (volume) => options.disconnect?.(volume)
     }
+    this.#maker = new VolumeMaker({
+      ...this.#context,
+      types: this.types,
+      openFor: (name) => this.#openFor(name),
+      removeHalfMade: (name) =>
+        this.#attempt(`removing half-made volume ${name}`, () => this.#removeHalfMade(name))
+    })
+    this.trash = new Trash({
+      ...this.#context,
+      cluster,
+      reclaim: (deleted) => this.#reclaimSoon(deleted)
+    })
     session.onReplaced(() => {
       for (const managed of this.#managed.values()) managed.retakeWriter()
     })
@@ -153,33 +168,14 @@ export class Volumes implements DeviceSource {
   /** @throws StoreError InvalidArgument, AlreadyExists, and what the type throws */
   async create(options: CreateOptions): Promise<VolumeInfo> {
     this.#checkOpen()
-    const type = this.types.get(options.type ?? 'block')
-    const { name, sizeBytes, pool, description = '', labels = {}, settings = {} } = options
-    const encrypt = options.encrypt === undefined ? {} : { encrypt: options.encrypt }
-    const place = { ...encrypt, ...(pool === undefined ? {} : { pool }) }
-    const asked = { name, sizeBytes, description, labels, settings }
-    if (type.prepare === undefined && Object.keys(settings).length > 0) {
-      const text = `volume type ${type.name} takes no settings`
-      throw new StoreError(ErrorCode.InvalidArgument, text)
-    }
-    const prepared = {
-      ...asked,
-      settings: (await ofType(type, () => type.prepare?.(asked))) ?? {}
-    }
-    const unitBytes = unitOf(type)
-    if (type.format === undefined) {
-      const spec = { ...prepared, ...place, type: type.name, unitBytes }
-      return this.#info(await this.#record(spec))
-    }
-    const made = { ...place, type: type.name, unitBytes, state: 'creating' as const }
-    const spec = { ...prepared, ...made }
-    return this.#format(type, await this.#record(spec))
+    const record = await this.#maker.make(options)
+    return this.#info(record)
   }
 
   /** Sorted by name. */
   async listAll(): Promise<VolumeInfo[]> {
     const records = await this.#directory.list()
-    return records.filter(({ state }) => state === 'ready').map((record) => this.#info(record))
+    return records.filter(isShown).map((record) => this.#info(record))
   }
 
   /** @throws StoreError NotFound */
@@ -253,9 +249,25 @@ export class Volumes implements DeviceSource {
   async delete(name: string, options: { readonly force?: boolean } = {}): Promise<void> {
     const force = options.force ?? false
     const deleted = await this.#exclusively(name, (found) => this.#deleteAlone(found, force))
-    await this.#reclaim(deleted).catch((thrown: unknown) => {
-      this.#trouble(`reclaiming the space of deleted volume ${name}`, thrown)
-    })
+    await this.#reclaimSoon(deleted)
+  }
+
+  /**
+   * Puts a volume into the trash, from which it can be restored for a while. Where no time is set
+   * for that it is deleted, and null is returned. With `force` its clients are disconnected first.
+   * @throws StoreError NotFound, Busy when it is open and not `force`
+   */
+  async discard(
+    name: string,
+    options: { readonly force?: boolean } = {}
+  ): Promise<HiddenVolume | null> {
+    const force = options.force ?? false
+    const keepMs = await this.trash.keepMs()
+    if (keepMs > 0) {
+      return this.#exclusively(name, (found) => this.#discardAlone(found, force, keepMs))
+    }
+    await this.delete(name, options)
+    return null
   }
 
   /**
@@ -319,7 +331,9 @@ export class Volumes implements DeviceSource {
     for (const record of await this.#directory.listDeleted()) {
       await this.#attempt(`reclaiming deleted volume ${record.name}`, () => this.#reclaim(record))
     }
-    for (const { name, state, sizeBytes, touchedBytes } of await this.#directory.list()) {
+    for (const record of await this.#directory.list()) {
+      const { name, state, sizeBytes, touchedBytes } = record
+      if (isHidden(record)) continue
       if (state === 'creating') {
         await this.#attempt(`removing half-made volume ${name}`, () => this.#removeHalfMade(name))
       } else if (touchedBytes > sizeBytes) {
@@ -398,54 +412,11 @@ export class Volumes implements DeviceSource {
     return { managed, device }
   }
 
-  async #record(spec: NewVolume & { encrypt?: NewSlot }): Promise<VolumeRecord> {
-    const record = await this.#sealedRecord(spec)
-    const { sizeBytes, pool = DEFAULT_POOL, encryption = null } = record
-    await this.#context.history.tell(record, 'created', { sizeBytes, pool, encryption })
-    return record
-  }
-
-  /** Makes the record of a volume, and keys for one that is to be encrypted. */
-  async #sealedRecord({
-    encrypt,
-    ...spec
-  }: NewVolume & { encrypt?: NewSlot }): Promise<VolumeRecord> {
-    if (encrypt === undefined) return this.#directory.create(spec)
-    const { keyring } = this.#context
-    if (keyring === null) {
-      const text = `volume ${spec.name} cannot be encrypted: this process has no keyring`
-      throw new StoreError(ErrorCode.Unavailable, text)
-    }
-    const families: string[] = []
-    const keys = (family: string): Promise<VolumeKeysRecord> => {
-      families.push(family)
-      return keyring.make({ name: spec.name, family }, encrypt)
-    }
-    try {
-      return await this.#directory.create({ ...spec, keys })
-    } catch (thrown) {
-      for (const family of families) keyring.lock(family)
-      throw thrown
-    }
-  }
-
-  async #format(type: VolumeType, record: VolumeRecord): Promise<VolumeInfo> {
-    try {
-      const file = await this.#exclusively(record.name, async (found) => {
-        const managed = this.#manage(found)
-        return new VolumeFile(managed, await managed.openAlone({ own: true }))
-      })
-      await ofType(type, () => type.format?.(file, detailsOf(record)))
-      await file.flush()
-      await file.close()
-      await this.#directory.update(record.id, () => ({ state: 'ready' }))
-      return await this.show(record.name)
-    } catch (thrown) {
-      await this.#attempt(`removing half-made volume ${record.name}`, () =>
-        this.#removeHalfMade(record.name)
-      )
-      throw thrown
-    }
+  #openFor(name: string): Promise<VolumeFile> {
+    return this.#exclusively(name, async (found) => {
+      const managed = this.#manage(found)
+      return new VolumeFile(managed, await managed.openAlone({ own: true }))
+    })
   }
 
   async #removeHalfMade(name: string): Promise<void> {
@@ -453,25 +424,50 @@ export class Volumes implements DeviceSource {
     await this.#reclaim(deleted)
   }
 
+  async #discardAlone(found: VolumeRecord, force: boolean, keepMs: number): Promise<HiddenVolume> {
+    const managed = this.#manage(found)
+    managed.requireUnused(force)
+    await managed.evictAlone()
+    const put = (): Promise<HiddenVolume> => this.trash.put(managed.record, keepMs)
+    const hidden = await put().catch(async (thrown: unknown) => {
+      if (!force || !isBusy(thrown)) throw thrown
+      // Taken from the gateway that has it, nothing that it acknowledged is lost.
+      await managed.ensureWriter(true)
+      await managed.release()
+      return put()
+    })
+    this.#forget(managed)
+    return hidden
+  }
+
+  #forget(managed: ManagedVolume): void {
+    const { id, family } = managed.record
+    managed.abandon()
+    this.#context.history.forget(id)
+    this.#context.keyring?.lock(family)
+    this.#managed.delete(id)
+  }
+
   async #deleteAlone(found: VolumeRecord, force: boolean): Promise<DeletedRecord> {
     const { name } = found
     const managed = this.#managed.get(found.id)
     const clients = managed?.opens.size ?? 0
-    if (clients > 0 && !force) {
-      const text = `volume ${name} is in use by ${clients} client${clients > 1 ? 's' : ''}`
-      throw new StoreError(ErrorCode.Busy, text)
-    }
+    managed?.requireUnused(force)
     if (managed !== undefined && clients > 0) {
       managed.shutOpens()
       await this.#options.disconnect?.(name)
       await managed.closeOpens()
     }
     const record = await this.#directory.delete(name, { force })
-    managed?.abandon()
-    this.#context.history.forget(found.id)
-    this.#context.keyring?.lock(found.family)
-    this.#managed.delete(found.id)
+    if (managed === undefined) this.#context.keyring?.lock(found.family)
+    else this.#forget(managed)
     return record
+  }
+
+  async #reclaimSoon(deleted: DeletedRecord): Promise<void> {
+    await this.#reclaim(deleted).catch((thrown: unknown) => {
+      this.#trouble(`reclaiming the space of deleted volume ${deleted.name}`, thrown)
+    })
   }
 
   /** Drops the blocks of a deleted volume on this peer, and says so once that is durable. */
@@ -507,9 +503,17 @@ export class Volumes implements DeviceSource {
       const managed = this.#managed.get(id)
       if (managed === undefined) return
       void this.#attempt(`following volume ${managed.volume.name}`, () =>
-        managed.exclusively(() => managed.refreshAlone())
+        managed.exclusively(() => this.#refreshAlone(managed))
       ).then(() => this.#options.onChange?.())
     })
+  }
+
+  async #refreshAlone(managed: ManagedVolume): Promise<void> {
+    await managed.refreshAlone()
+    if (!isHidden(managed.record) || this.#managed.get(managed.record.id) !== managed) return
+    // Another peer put it into the trash.
+    await managed.evictAlone()
+    this.#forget(managed)
   }
 
   /** Runs `work` alone among all that change or open the volume, with its record as it is then. */
@@ -547,6 +551,11 @@ export class Volumes implements DeviceSource {
     this.#options.onTrouble?.(what, thrown)
   }
 }
+
+const isShown = (record: VolumeRecord): boolean => record.state === 'ready' && !isHidden(record)
+
+const isBusy = (thrown: unknown): boolean =>
+  thrown instanceof StoreError && thrown.code === ErrorCode.Busy
 
 const isAway = (thrown: unknown): boolean =>
   thrown instanceof StoreError && thrown.code === ErrorCode.Unavailable

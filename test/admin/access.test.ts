@@ -32,6 +32,10 @@ const decided: Record<string, readonly [Role, VolumeUse]> = {
   getVolume: ['viewer', 'see'],
   listKeySlots: ['viewer', 'see'],
   listVolumeEvents: ['viewer', 'see'],
+  listTrash: ['viewer', 'no'],
+  restoreVolume: ['operator', 'no'],
+  deleteTrashed: ['operator', 'no'],
+  emptyTrash: ['operator', 'no'],
   listClients: ['viewer', 'any'],
   getConfig: ['operator', 'no'],
   disconnectClient: ['operator', 'no'],
@@ -372,8 +376,9 @@ test('who hangs up before the answer is in the audit log all the same', async ({
     backend.deleteVolume = async (name, options) => {
       socket.destroy()
       await new Promise((later) => setTimeout(later, 50))
-      await remove(name, options)
+      const deleted = await remove(name, options)
       setTimeout(resolve, 20)
+      return deleted
     }
   })
   const request = 'DELETE /v1/volumes/mine HTTP/1.1\r\nHost: localhost\r\n\r\n'

@@ -68,15 +68,15 @@ test('a pending peer is let in, and a peer replaced', async ({ torus, fixture })
 })
 
 test('settings of the cluster are shown and changed', async ({ torus }) => {
-  equal((await torus(['cluster', 'settings'])).stdout, 'join-policy  open\n')
+  equal((await torus(['cluster', 'settings'])).stdout, 'join-policy  open\ntrash        1d\n')
   const set = await torus(['cluster', 'settings', 'join-policy=approve'])
-  equal(set.stdout, 'join-policy  approve\n', set.stderr)
+  equal(set.stdout, 'join-policy  approve\ntrash        1d\n', set.stderr)
   const value = await torus(['cluster', 'settings', 'join-policy=maybe'])
   deepEqual([value.code, /joinPolicy/.test(value.stderr)], [2, true], value.stderr)
   const key = await torus(['cluster', 'settings', 'colour=red'])
   deepEqual([key.code, /colour/.test(key.stderr)], [2, true], key.stderr)
   equal((await torus(['cluster', 'settings', 'join-policy'])).code, 2)
-  equal((await torus(['cluster', 'settings'])).stdout, 'join-policy  approve\n')
+  equal((await torus(['cluster', 'settings'])).stdout, 'join-policy  approve\ntrash        1d\n')
 })
 
 test('rings are shown and set', async ({ torus, fixture }) => {

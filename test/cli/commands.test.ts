@@ -34,8 +34,9 @@ test('a volume lives its life by commands, over TCP', async ({ torus, fixture })
   const resized = await torus(['volume', 'resize', 'disk', '2G'])
   equal(resized.stdout, 'resized disk from 1 GiB to 2 GiB\n')
   match((await torus(['volume', 'show', 'disk'])).stdout, /size +2 GiB \(2147483648 bytes\)/)
-  equal((await torus(['volume', 'delete', 'disk', '--yes'])).stdout, 'deleted disk\n')
+  equal((await torus(['volume', 'delete', 'disk', '--now', '--yes'])).stdout, 'deleted disk\n')
   equal(fixture.backend.volumesByName.size, 0)
+  match((await torus(['volume', 'trash', 'list'])).stdout, /^the trash is empty\n$/)
 })
 
 test('what a volume does while members are away is set, and shown', async (here) => {
@@ -49,6 +50,26 @@ test('what a volume does while members are away is set, and shown', async (here)
   equal(fixture.backend.volumesByName.get('demo')?.unavailableMs, null)
   const short = await torus(['volume', 'set', 'demo', '--unavailable', 'error:5ms'])
   match(short.stderr, /must be a second at least/)
+})
+
+test('a deleted volume is listed in the trash, restored, or deleted for good', async (here) => {
+  const { torus, fixture } = here
+  for (const name of ['a', 'b', 'c']) await addVolume(here, name)
+  const removed = ['a', 'b', 'c'].map((name) => torus(['volume', 'delete', name, '--yes']))
+  const kept = /^deleted a; until 2026-02-01 12:00 "\S+ volume trash restore a" brings it back\n$/
+  match((await Promise.all(removed))[0]!.stdout, kept)
+  const [list, restored, wrong, unsaid] = await Promise.all([
+    torus(['volume', 'trash', 'list']),
+    torus(['volume', 'trash', 'restore', 'a', '--as', 'x']),
+    torus(['volume', 'trash', 'empty', '--yes']),
+    torus(['volume', 'trash', 'empty', 'b'])
+  ])
+  match(list.stdout, /^NAME .*\n. +1 GiB .*2026-02-01 12:00/)
+  equal(restored.stdout, 'restored x\n')
+  deepEqual([wrong.code, unsaid.code], [2, 2])
+  equal((await torus(['volume', 'trash', 'empty', 'b', '-y'])).stdout, 'deleted 1 volume\n')
+  equal((await torus(['volume', 'trash', 'empty', '--all', '-y'])).stdout, 'deleted 1 volume\n')
+  equal(fixture.backend.life.volumes.length, 0)
 })
 
 test('what is set about a volume, and what happened to it', async (here) => {
@@ -77,7 +98,7 @@ test('the same over the unix socket, as JSON', async ({ fixture }) => {
     ['demo']
   )
   const deleted = await torus(['volume', 'delete', 'demo', '-y', ...admin])
-  deepEqual(JSON.parse(deleted.stdout), { deleted: 'demo' })
+  equal(JSON.parse(deleted.stdout).deleted, 'demo')
 })
 
 test('a failure ends with 1 and says what failed; as JSON when asked', async ({ torus }) => {
@@ -156,7 +177,7 @@ test('on a terminal a question is asked, and only y goes on', async (here) => {
   const args = ['volume', 'delete', 'demo']
   for (const input of ['n\n', '\n']) {
     const kept = await runOnTerminal(fixture.url, args, { input })
-    match(kept.output, /Volume demo \(1 GiB\) and all its data go\. \[y\/N\]/)
+    match(kept.output, /Volume demo \(1 GiB\) goes into the trash\. \[y\/N\]/)
     equal(kept.code, 1)
     equal(fixture.backend.volumesByName.size, 1)
   }

@@ -119,7 +119,7 @@ test('embedded metadata is restored into its own data directory alone', async ()
   try {
     const file = scratch.path('backup')
     await server.json('metadata', 'backup', file)
-    await server.json('volume', 'delete', 'v', '--yes')
+    await server.json('volume', 'delete', 'v', '--now', '--yes')
     await server.stop()
     await other.stop()
     const into = (dir: string, ...flags: string[]) =>

@@ -43,8 +43,8 @@ test('volumes are created, listed, shown, renamed, resized and deleted', async (
   )
   const shrunk = await server.json<Volume>('volume', 'resize', 'renamed', '32MiB', '--yes')
   strictEqual(shrunk.sizeBytes, 32 * MiB)
-  await server.json('volume', 'delete', 'renamed', '--yes')
-  await server.json('volume', 'delete', 'second', '--yes')
+  await server.json('volume', 'delete', 'renamed', '--now', '--yes')
+  await server.json('volume', 'delete', 'second', '--now', '--yes')
   strictEqual((await list()).length, 0)
 })
 
@@ -69,8 +69,8 @@ testNeeding({ programs: ['qemu-io'] }, 'what a volume uses follows its data', as
   }
   const all = await list()
   strictEqual(all.find(({ name }) => name === 'beside')?.usedBytes, MiB)
-  await server.json('volume', 'delete', 'measured', '--yes')
-  await server.json('volume', 'delete', 'beside', '--yes')
+  await server.json('volume', 'delete', 'measured', '--now', '--yes')
+  await server.json('volume', 'delete', 'beside', '--now', '--yes')
 })
 
 test('what cannot be done is told in words, with exit code 1', async () => {
@@ -89,7 +89,7 @@ test('what cannot be done is told in words, with exit code 1', async () => {
   // Shrinking and deleting ask; without a terminal they refuse.
   strictEqual((await server.torus(['volume', 'resize', 'taken', '4MiB'])).code === 0, false)
   strictEqual((await server.torus(['volume', 'delete', 'taken'])).code === 0, false)
-  await server.json('volume', 'delete', 'taken', '--yes')
+  await server.json('volume', 'delete', 'taken', '--now', '--yes')
 })
 
 test('wrong usage has exit code 2 and says what is right', async () => {

@@ -17,6 +17,7 @@ import type {
   VolumeStats
 } from '../../src/admin/schemas.ts'
 import { shardStatsSchema } from '../../src/admin/schemas.ts'
+import type { Deleted } from '../../src/admin/life-schemas.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { LatencyHistogram } from '../../src/core/histogram.ts'
 import { FakeCluster } from './fake-cluster.ts'
@@ -200,12 +201,14 @@ export class FakeBackend implements AdminBackend {
     return this.volume(name)
   }
 
-  async deleteVolume(name: string, { force }: VolumeDelete): Promise<void> {
+  async deleteVolume(name: string, { force, now }: VolumeDelete): Promise<Deleted> {
     const volume = await this.volume(name)
     if (volume.clients > 0 && !force) {
       throw new StoreError(ErrorCode.Busy, `volume "${name}" has ${volume.clients} clients`)
     }
     this.volumesByName.delete(name)
+    if (!now) this.life.volumes.push({ ...volume, id: `${this.life.volumes.length}` })
+    return { id: '0', name, until: now ? null : '2026-02-01T12:00:00.000Z' }
   }
 
   listClients(): readonly Client[] {

@@ -75,6 +75,7 @@ export class FakeCluster implements ClusterBackend {
   }
 
   joinPolicy: ClusterSettings['joinPolicy'] = 'open'
+  trash = '1d'
   upgrade: Upgrade = { level: 1, target: 2, features: ['sealed-blocks'], behind: [] }
 
   async finalize(dryRun: boolean): Promise<Upgrade> {
@@ -137,11 +138,12 @@ export class FakeCluster implements ClusterBackend {
   }
 
   async settings(): Promise<ClusterSettings> {
-    return { joinPolicy: this.joinPolicy }
+    return { joinPolicy: this.joinPolicy, trash: this.trash }
   }
 
-  async changeSettings({ joinPolicy }: ClusterSettingsChange): Promise<ClusterSettings> {
+  async changeSettings({ joinPolicy, trash }: ClusterSettingsChange): Promise<ClusterSettings> {
     this.joinPolicy = joinPolicy ?? this.joinPolicy
+    this.trash = trash ?? this.trash
     return this.settings()
   }
 

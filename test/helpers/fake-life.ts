@@ -1,12 +1,41 @@
 /** A LifeBackend that tells one event of every volume. */
 import type { LifeBackend } from '../../src/admin/life-routes.ts'
-import type { VolumeEvent } from '../../src/admin/life-schemas.ts'
+import type { Trashed, VolumeEvent } from '../../src/admin/life-schemas.ts'
+import type { Volume } from '../../src/admin/schemas.ts'
+import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 
 const AT = '2026-01-31T12:00:00.000Z'
 
 export class FakeLife implements LifeBackend {
+  readonly volumes: (Volume & { id: string })[] = []
+
   async events(): Promise<readonly VolumeEvent[]> {
     const details = { from: 4096, to: 8192, force: true }
     return [{ at: AT, kind: 'resized', peer: 'a'.repeat(32), details, count: 2, lastAt: AT }]
+  }
+
+  async trash(): Promise<readonly Trashed[]> {
+    const times = { deletedAt: AT, until: '2026-02-01T12:00:00.000Z' }
+    return this.volumes.map(({ id, name, sizeBytes, pool, encryption, usedBytes }) => {
+      return { id, name, sizeBytes, pool, encryption, usedBytes, ...times }
+    })
+  }
+
+  async restoreVolume(entry: string, name?: string): Promise<Volume> {
+    const { id: _, ...volume } = this.#take(entry)
+    return { ...volume, name: name ?? volume.name }
+  }
+
+  async emptyTrash(entry?: string): Promise<number> {
+    if (entry === undefined) return this.volumes.splice(0).length
+    this.#take(entry)
+    return 1
+  }
+
+  #take(entry: string): Volume & { id: string } {
+    const at = this.volumes.findIndex(({ id, name }) => id === entry || name === entry)
+    const [found] = at < 0 ? [] : this.volumes.splice(at, 1)
+    if (found !== undefined) return found
+    throw new StoreError(ErrorCode.NotFound, `there is no volume "${entry}" in the trash`)
   }
 }

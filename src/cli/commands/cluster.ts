@@ -107,7 +107,7 @@ async function runInit({ output }: Context, options: object): Promise<void> {
 function addSettings(parent: Command): void {
   const settings = parent
     .command('settings')
-    .description('what holds for all peers: join-policy=open|approve')
+    .description('what holds for all peers: join-policy=open|approve, trash=24h|off')
     .argument('[settings...]', 'KEY=VALUE to change; without any they are shown')
     .action(
       action<[string[]], object>(async ({ api, output }, [words]) => {
@@ -118,7 +118,11 @@ function addSettings(parent: Command): void {
         output.result(now, () => settingsText(now, output))
       })
     )
-  withExamples(settings, 'torus cluster settings', 'torus cluster settings join-policy=approve')
+  withExamples(
+    settings,
+    'torus cluster settings',
+    'torus cluster settings join-policy=approve trash=7d'
+  )
 }
 
 function addFinalize(parent: Command): void {
@@ -157,4 +161,7 @@ function changeOf(words: readonly string[]): Record<string, string> {
 }
 
 const settingsText = (settings: ClusterSettings, output: Output): string =>
-  output.facts([['join-policy', settings.joinPolicy]])
+  output.facts([
+    ['join-policy', settings.joinPolicy],
+    ['trash', settings.trash]
+  ])

@@ -3,7 +3,7 @@ import { formatSize } from '../../core/units.ts'
 import type { Volume } from '../api-client.ts'
 import { sizeArgument } from '../arguments.ts'
 import { action, withExamples } from '../context.ts'
-import { CommandError, UsageError } from '../errors.ts'
+import { UsageError } from '../errors.ts'
 import { programName } from '../programs.ts'
 import {
   addSecretOptions,
@@ -15,6 +15,7 @@ import {
 import { volumeFacts } from '../volume-text.ts'
 import { addEvents } from './volume-events.ts'
 import { addResize, addSet } from './volume-set.ts'
+import { addDelete, addTrash } from './volume-trash.ts'
 import { addVolumeKeyCommands } from './volume-key.ts'
 
 export function addVolumeCommands(program: Command): void {
@@ -30,6 +31,7 @@ export function addVolumeCommands(program: Command): void {
   addEvents(volume)
   addVolumeKeyCommands(volume)
   addDelete(volume)
+  addTrash(volume)
 }
 
 function addCreate(parent: Command): void {
@@ -159,29 +161,4 @@ function addTake(parent: Command): void {
       )
     )
   withExamples(command, 'torus volume take demo --takeover --admin http://127.0.0.1:4322')
-}
-
-function addDelete(parent: Command): void {
-  const command = parent
-    .command('delete')
-    .alias('rm')
-    .description('delete a volume and all its data')
-    .argument('<volume>', 'its name')
-    .option('--force', 'disconnect its clients first')
-    .action(
-      action<[string], { force?: boolean }>(
-        async ({ api, output, confirm }, [name], { force = false }) => {
-          const volume = await api.volume(name)
-          if (volume.clients > 0 && !force) {
-            const message = `volume ${name} has ${volume.clients} clients`
-            const see = `see "${programName()} client list"`
-            throw new CommandError('Busy', `${message}, ${see}; --force disconnects them`)
-          }
-          await confirm(`Volume ${name} (${formatSize(volume.sizeBytes)}) and all its data go.`)
-          await api.deleteVolume(name, force)
-          output.result({ deleted: name }, () => `deleted ${name}`)
-        }
-      )
-    )
-  withExamples(command, 'torus volume delete demo', 'torus volume delete demo --force --yes')
 }
