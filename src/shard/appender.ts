@@ -36,6 +36,8 @@ import type { TagTable } from './tag-table.ts'
 
 /** From this size on a payload is written from the caller's memory, not copied: 64 KiB. */
 const UNSTAGED_PAGES_MIN = 16
+/** What is written in smaller pieces is no stream: 256 KiB. */
+const STREAM_PAGES_MIN = 64
 /** Payload pages copied behind the header of one batch. */
 const STAGED_PAGES_MAX = 256
 /** Zeroes are written this far ahead, as soon as fewer than AHEAD_PAGES_MIN are left: 1 MiB. */
@@ -198,6 +200,7 @@ export class Appender {
     this.recordAt = at + tagBytes * blockCount
     this.payloadPage = page + blockCount
     const bytes = blockCount * PAGE_BYTES
+    if (blockCount < STREAM_PAGES_MIN) this.parts.isStream = false
     if (blockCount < UNSTAGED_PAGES_MIN) {
       from.copy(this.staging, this.stagedAt, offset, offset + bytes)
       this.parts.add(this.staging, this.stagedAt, bytes)

@@ -1,8 +1,9 @@
 /**
  * Files in a real directory. Handles are file descriptors. Large aligned writes from page-aligned
  * memory that make a file longer go through a second descriptor with O_DIRECT: that takes the
- * least time of this thread and the processor. What overwrites goes through the page cache, which
- * has most of it: 3 to 4 times faster, and the next read of it is at hand.
+ * least time of this thread and the processor. What overwrites, or comes in small pieces, goes
+ * through the page cache: 3 to 4 times faster where that has most of it, nobody waits for the disk
+ * meanwhile, and the next read of it is at hand.
  */
 import * as fs from 'node:fs'
 import { join } from 'node:path'
@@ -28,9 +29,6 @@ const nobodyWatches: DescriptorWatch = { opened: () => {}, closing: () => {} }
 
 /** Below this a write into the page cache and its share of a sync cost less. */
 const DIRECT_BYTES_MIN_DEFAULT = 512 * 1024
-
-/** A gathered write of smaller parts only is quicker into the page cache. */
-const DIRECT_PART_BYTES_MIN = 256 * 1024
 /** IOV_MAX of Linux. */
 const VECTORS_MAX = 1024
 
@@ -149,6 +147,16 @@ export class DiskFiles implements Files {
     if (length >= this.directBytesMin && this.grows(handle, offset, length)) {
       if (this.writeDirect(handle, offset, from, start, length)) return
     }
+    this.writeBuffered(handle, offset, from, start, length)
+  }
+
+  private writeBuffered(
+    handle: FileHandle,
+    offset: number,
+    from: Buffer,
+    start: number,
+    length: number
+  ): void {
     try {
       writeFully(handle, offset, from, start, length)
     } catch (thrown) {
@@ -157,14 +165,16 @@ export class DiskFiles implements Files {
   }
 
   writeGathered(handle: FileHandle, offset: number, parts: PartList): void {
-    const mayBeDirect = parts.length > 1 && parts.bytes >= this.directBytesMin && isLarge(parts)
+    const mayBeDirect = parts.isStream && parts.bytes >= this.directBytesMin
     if (mayBeDirect && this.grows(handle, offset, parts.bytes)) {
       if (this.writeGatheredDirect(handle, offset, parts)) return
     }
     let at = offset
     for (let i = 0; i < parts.length; i++) {
       const length = parts.lengths[i]!
-      this.write(handle, at, parts.buffers[i]!, parts.starts[i]!, length)
+      const start = parts.starts[i]!
+      if (mayBeDirect) this.write(handle, at, parts.buffers[i]!, start, length)
+      else this.writeBuffered(handle, at, parts.buffers[i]!, start, length)
       at += length
     }
   }
@@ -306,13 +316,6 @@ export class DiskFiles implements Files {
   private nameOf(handle: FileHandle): string {
     return this.names.get(handle) ?? `handle ${handle}`
   }
-}
-
-function isLarge(parts: PartList): boolean {
-  for (let i = 0; i < parts.length; i++) {
-    if (parts.lengths[i]! >= DIRECT_PART_BYTES_MIN) return true
-  }
-  return false
 }
 
 function writeFully(

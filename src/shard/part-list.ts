@@ -6,8 +6,11 @@ export class PartList {
   /** Parts in use; the arrays may be longer. */
   length = 0
   bytes = 0
+  /** All of it belongs to large pieces: a stream, which nobody is likely to read soon. */
+  isStream = true
 
   clear(): void {
+    this.isStream = true
     this.length = 0
     this.bytes = 0
   }

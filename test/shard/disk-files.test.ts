@@ -4,6 +4,7 @@ import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { DiskFiles } from '../../src/shard/disk-files.ts'
 import { LocalSyncTracker } from '../../src/shard/local-sync-tracker.ts'
 import { pageAlignedBuffer } from '../../src/shard/memory.ts'
+import { PartList } from '../../src/shard/part-list.ts'
 import { seededRandom, temporaryDirectory } from '../helpers/shard-rig.ts'
 
 const test = suite('disk files')
@@ -95,6 +96,29 @@ test(
     files.write(again, 0, bytes, 0, 8192)
     assert.is(files.size(again), 8192)
     files.close(again)
+  })
+)
+
+test(
+  'only what is written in large pieces is direct: the rest may be read soon',
+  inDirectory((_, path) => {
+    const opened: number[] = []
+    const descriptors = { opened: (fd: number) => void opened.push(fd), closing: () => {} }
+    const files = new DiskFiles(path, { directBytesMin: 8192, descriptors })
+    const handle = files.open('f', 'create')
+    const bytes = pageAlignedBuffer(16_384).fill(7)
+    const parts = new PartList()
+    parts.add(bytes, 0, 16_384)
+    parts.isStream = false
+    files.writeGathered(handle, 0, parts)
+    assert.is(opened.length, 1)
+    parts.isStream = true
+    files.writeGathered(handle, 16_384, parts)
+    assert.is(opened.length, 2, 'one for direct writes')
+    const read = Buffer.alloc(32_768)
+    assert.is(files.read(handle, 0, read, 0, read.length), read.length)
+    assert.ok(read.equals(Buffer.alloc(read.length, 7)))
+    files.close(handle)
   })
 )
 
