@@ -56,6 +56,9 @@ const defaultKnobs: LoopKnobs = {
   busyGapMs: 4 // a fifth of a busy worker's time goes to compaction
 }
 
+/** Deeper queues keep everybody busy anyway, and then a core that spins is missed. */
+const SPIN_DEPTH_MAX = 2
+
 /** A lost wake-up would be a bug; this bounds what it could cost. */
 const SLEEP_MS_MAX = 1000
 
@@ -71,6 +74,8 @@ export class WorkerLoop<Op extends WorkerOp> {
   private readonly spinner: Spin
   private head = 0
   private completed = 0
+  /** Entries that come together, about: those of the largest batch lately. */
+  private depth = 0
   /** Milliseconds not asleep since the loop began. */
   busyMs = 0
 
@@ -166,6 +171,7 @@ export class WorkerLoop<Op extends WorkerOp> {
     Atomics.store(this.control, EXECUTING_FROM, this.head)
     Atomics.store(this.control, EXECUTING, count)
     this.head = (this.head + count) | 0
+    this.depth = Math.max(count, this.depth - 1)
     engine.execute(this.ops, count)
     for (let at = 0; at < count; at++) {
       const entry = entryAt(this.completed + at)
@@ -179,6 +185,7 @@ export class WorkerLoop<Op extends WorkerOp> {
 
   /** Looks for new entries for a while; true when there are some. */
   private spin(): boolean {
+    if (this.depth > SPIN_DEPTH_MAX) return false
     // One spinning worker at a time leaves the other cores to the clients and the main thread.
     if (Atomics.compareExchange(this.bell, SPINNER, 0, threadId) !== 0) return false
     const found = this.spinner.run()
