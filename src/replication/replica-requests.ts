@@ -283,10 +283,14 @@ export class ReplicaRequests {
     if (error !== 0) this.#finish(pending, error)
   }
 
-  /** A write that no member in sync can do ends with its error: nobody has it then. */
+  /**
+   * A write that no member in sync can do ends with its error: nobody has it then. One that is
+   * away may be able to when it is back.
+   */
   #failIfAll(pending: Pending): void {
     const group = pending.group!
     if (pending.inFlight > 0) return
+    for (let i = 0; i < group.inSyncCount; i++) if (group.targets[i]!.member === null) return
     const error = worstError(pending, group)
     if (error === 0) return
     // Members that are not in sync yet and have it would be the only ones: they have to leave.
