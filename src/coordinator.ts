@@ -4,6 +4,7 @@
  */
 import { extname } from 'node:path'
 import { randomId128 } from './cluster/ids.ts'
+import { splitSnapshotName } from './cluster/snapshots.ts'
 import { startAdminServer } from './coordinator/admin.ts'
 import { PeerBackend } from './coordinator/backend.ts'
 import { type ClusterParts, joinCluster } from './coordinator/cluster-parts.ts'
@@ -419,7 +420,9 @@ async function listenNbd(config: Config, nbd: NbdServer): Promise<string[]> {
 
 async function disconnectVolume(nbd: NbdServer, volume: string): Promise<void> {
   for (const client of nbd.listClients()) {
-    if (client.volume === volume) nbd.disconnect(client.id)
+    // Those of its snapshots too.
+    const name = splitSnapshotName(client.volume)?.volume ?? client.volume
+    if (name === volume) nbd.disconnect(client.id)
   }
 }
 

@@ -20,14 +20,15 @@
  *   handovers/<family>   HandoverRecord, bound to a lease            who wants to write instead
  *   groups/<pool>/<nr>   GroupRecord: who holds a group's data      who needs it (PROTOCOL.md)
  *   volumekeys/<family>  VolumeKeysRecord: slots, data keys     operators of an encrypted volume
+ *   snapshots/<volume id>/<name>  SnapshotRecord: a frozen layer    who takes it, operators
  *   events/<volume id>   what happened to it, the last of it        who did it
  *   deleted/<family>     DeletedRecord, positive record of the end   `volume delete`, each peer
  *   tokens/<id>          TokenRecord: hash and role of a token       operators
  *   tokens/required      a token was made once: no door is open      with the first token
  *
  * Values are JSON objects with the version `v` of their kind; an unknown version is refused.
- * The number of keys is O(peers + groups + volumes), never of chunks or blocks. Names are ASCII,
- * so they stand in keys as they are.
+ * The number of keys is O(peers + groups + volumes + snapshots), never of chunks or blocks. Names
+ * are ASCII, so they stand in keys as they are.
  */
 const KEY_LAYOUT_VERSION = 'v1'
 const KEY_PREFIX_DEFAULT = '/torus'
@@ -61,6 +62,15 @@ export class Keys {
   }
   get volumes(): string {
     return `${this.root}volumes/`
+  }
+  get allSnapshots(): string {
+    return `${this.root}snapshots/`
+  }
+  snapshots(volume: string): string {
+    return `${this.allSnapshots}${volume}/`
+  }
+  snapshot(volume: string, name: string): string {
+    return this.snapshots(volume) + name
   }
   get pools(): string {
     return `${this.root}pools/`

@@ -113,8 +113,10 @@ const volumeSchema = z.looseObject({
   /** Name of the pool that has its blocks; `default` where none is named. */
   pool: z.string().optional(),
   family: id64,
-  /** The layer that is written. */
+  /** The layer that is written, or about to be: who serves the volume may be one behind. */
   headLayer: id64,
+  /** Its first layer, once it had another: all up to the head follow it (core/layer-ids.ts). */
+  rootLayer: id64.optional(),
   sizeBytes: count,
   /**
    * Nothing was ever written from here on. Between `sizeBytes` and this there may be leftovers of
@@ -171,6 +173,22 @@ export type VolumeEventRecord = z.infer<typeof volumeEventSchema>
 
 /** What happened to a volume, oldest first. */
 const volumeEventsSchema = z.looseObject({ v: version, events: z.array(volumeEventSchema) })
+
+/** What a volume was at one moment: a layer that nobody writes any more, and all below it. */
+const snapshotSchema = z.looseObject({
+  v: version,
+  id: id64,
+  name: z.string(),
+  /** Id of the volume. */
+  volume: id64,
+  /** The highest of its layers. */
+  layer: id64,
+  sizeBytes: count,
+  description: z.string(),
+  labels: z.record(z.string(), z.string()),
+  createdAt: time
+})
+export type SnapshotRecord = z.infer<typeof snapshotSchema>
 
 const familySchema = z.looseObject({
   v: version,
@@ -323,6 +341,7 @@ const kinds = {
   settings: settingsSchema,
   peer: peerSchema,
   volume: volumeSchema,
+  snapshot: snapshotSchema,
   family: familySchema,
   writer: writerSchema,
   volumeKeys: volumeKeysSchema,

@@ -2,6 +2,7 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import { follow } from '../metadata/follow.ts'
 import type { Entry, Operation } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
+import { layersOf, SnapshotDirectory } from './snapshots.ts'
 import { randomId64, randomRootLayer } from './ids.ts'
 import type { Keys } from './keys.ts'
 import { checkDescription, checkLabels, checkVolumeName, checkVolumeSize } from './names.ts'
@@ -251,7 +252,7 @@ export class VolumeDirectory {
       const deleted: DeletedRecord = {
         v: 1,
         family: record.family,
-        layers: [record.headLayer],
+        layers: layersOf(record),
         name,
         deletedAt: this.#cluster.nowText(),
         pendingPeers: peers.map(({ peerId }) => peerId)
@@ -272,7 +273,10 @@ export class VolumeDirectory {
           { put: keys.deleted(record.family), value: encodeRecord('deleted', deleted) }
         ]
       })
-      return succeeded ? deleted : null
+      if (!succeeded) return null
+      // They lead nowhere any more: what is left of them in a crash does no harm.
+      await new SnapshotDirectory(this.#cluster).removeAll(record.id)
+      return deleted
     })
   }
 

@@ -118,6 +118,10 @@ export const TRASH_MS_MAX = 365 * 24 * 3600 * 1000
 export const TRASH_LOOK_MS = 30_000
 /** Events that are kept of each volume: some 8 KiB of metadata. */
 export const VOLUME_EVENTS_MAX = 64
+/** Each is a layer that reads may have to look at, and a record. */
+export const SNAPSHOTS_MAX = 4096
+/** A snapshot gives up when changes in flight take longer: the ones behind them wait so long. */
+export const SNAPSHOT_HOLD_MS = 5000
 /** A volume that clients open and leave all the time tells of it so often at most. */
 export const SERVED_EVENT_MS = 60_000
 

@@ -51,6 +51,8 @@ export class Exports {
     const wanted = name === '' ? this.nameOfDefault(entries) : name
     const entry = entries.find((each) => each.name === wanted)
     if (entry !== undefined) return entry
+    const snapshot = await this.findSnapshot(wanted, entries)
+    if (snapshot !== null) return snapshot
     const shown = name === '' ? 'there is no default export' : `there is no export '${wanted}'`
     const isHidden = (await this.source.list()).some((each) => each.name === wanted)
     const cause = isHidden ? new StoreError(ErrorCode.Forbidden, 'its rule of access') : undefined
@@ -73,6 +75,19 @@ export class Exports {
       await device.close()
       throw thrown
     }
+  }
+
+  /** `volume@snapshot`: who may open the volume may read what it was. They are not listed. */
+  private async findSnapshot(
+    name: string,
+    entries: readonly ExportEntry[]
+  ): Promise<ExportEntry | null> {
+    const volume = name.slice(0, Math.max(0, name.indexOf('@')))
+    if (!entries.some((each) => each.name === volume)) return null
+    const found = (await this.source.findSnapshot?.(name)) ?? null
+    if (found === null) return null
+    const { sizeBytes, description } = found
+    return { name, sizeBytes, readOnly: true, description }
   }
 
   private nameOfDefault(entries: readonly ExportEntry[]): string {

@@ -55,6 +55,10 @@ export interface DeviceSource {
       access?: ExportAccess
     }[]
   >
+  /** What `list` would say of `volume@snapshot`; null when there is none. */
+  findSnapshot?(
+    name: string
+  ): Promise<{ readonly sizeBytes: number; readonly description: string } | null>
   /**
    * Opens an export for a client.
    * @throws StoreError NotFound, Busy, Forbidden, …

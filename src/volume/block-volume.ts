@@ -11,9 +11,10 @@
  * flush batches from ours.
  */
 import { assert } from '../core/assert.ts'
-import { ErrorCode } from '../core/errors.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS, OPS_PER_REQUEST_MAX } from '../core/limits.ts'
 import { type BlockOp, OpKind } from '../replication/block-store.ts'
+import { ChangeHold } from './change-hold.ts'
 import { Edits } from './edits.ts'
 import { type OpenVolume, requestOpEnded } from './open-volume.ts'
 import { RequestFlag, RequestKind, type VolumeRequest } from './request.ts'
@@ -33,6 +34,7 @@ export class BlockVolume {
   readonly ops: VolumeOps
   readonly stats: VolumeStats = new VolumeStats()
   readonly #edits: Edits
+  readonly #changes: ChangeHold
   #inFlight = 0
 
   constructor(
@@ -48,6 +50,7 @@ export class BlockVolume {
     this.sizeBytes = options.sizeBytes
     this.ops = new VolumeOps(io, options.identity, onRequestOp)
     this.#edits = new Edits(io, this.ops)
+    this.#changes = new ChangeHold((request, beyondEnd) => this.#start(request, beyondEnd))
   }
 
   get inFlight(): number {
@@ -67,7 +70,29 @@ export class BlockVolume {
     request.startedMs = this.io.clock.monotonicMs()
     request.error = refused
     this.#inFlight++
-    const { kind } = request
+    if (!isChange(request.kind) || this.#changes.admits(request, beyondEnd)) {
+      this.#start(request, beyondEnd)
+    }
+  }
+
+  /**
+   * Resolves when no change is on its way; what comes is held until `resume`.
+   * @throws StoreError Unavailable when that takes longer than `waitMs`: nothing is held then
+   */
+  async quiesce(waitMs: number): Promise<void> {
+    if (await this.#changes.hold(waitMs)) return
+    const text = `volume ${this.name}: its writes in flight did not end within ${waitMs} ms`
+    throw new StoreError(ErrorCode.Unavailable, text)
+  }
+
+  /** Begins what was held. */
+  resume(): void {
+    this.#changes.release()
+    this.io.ringSoon()
+  }
+
+  #start(request: VolumeRequest, beyondEnd: boolean): void {
+    const { kind, error: refused } = request
     if (refused !== 0 || kind === RequestKind.Cache) this.io.defer(request)
     else if (kind === RequestKind.Flush) this.io.flushes.add(request)
     else if (!beyondEnd && request.offset + request.length > this.sizeBytes) {
@@ -94,6 +119,7 @@ export class BlockVolume {
     const bytes = request.kind === RequestKind.Flush ? 0 : request.length
     this.stats.record(request.kind, bytes, request.error !== 0, ms)
     this.#inFlight--
+    if (isChange(request.kind)) this.#changes.ended()
   }
 
   #read(request: VolumeRequest): void {
@@ -140,6 +166,9 @@ export class BlockVolume {
     this.io.defer(request)
   }
 }
+
+const isChange = (kind: number): boolean =>
+  kind === RequestKind.Write || kind === RequestKind.Trim || kind === RequestKind.WriteZeroes
 
 function opKindOf(kind: number): number {
   if (kind === RequestKind.Write) return OpKind.Write

@@ -1,10 +1,17 @@
 import { parseId64 } from '../cluster/ids.ts'
 import { checkVolumeSize } from '../cluster/names.ts'
-import type { VolumeRecord } from '../cluster/records.ts'
+import type { SnapshotRecord, VolumeRecord } from '../cluster/records.ts'
+import type { NewSnapshot, SnapshotDirectory } from '../cluster/snapshots.ts'
 import type { VolumeChange, VolumeDirectory } from '../cluster/volume-directory.ts'
 import type { Arena } from '../core/arena.ts'
 import { ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
-import { APPEND_RESERVE_BYTES, BLOCK_BYTES, VOLUME_BYTES_MAX } from '../core/limits.ts'
+import {
+  APPEND_RESERVE_BYTES,
+  BLOCK_BYTES,
+  SNAPSHOT_HOLD_MS,
+  VOLUME_BYTES_MAX
+} from '../core/limits.ts'
+import type { FamilyKey } from '../replication/block-store.ts'
 import { BlockVolume } from './block-volume.ts'
 import type { Locks } from './locks.ts'
 import { OpenVolume } from './open-volume.ts'
@@ -55,16 +62,23 @@ export class ManagedVolume {
   #gone = false
 
   constructor(context: ManagedContext, record: VolumeRecord, unitBytes: number) {
-    const family = parseId64(record.family)
-    const layer = parseId64(record.headLayer)
     this.#context = context
     this.record = record
     this.#unitBytes = unitBytes
+    this.volume = this.#pathTo(record.name, record.sizeBytes, record.headLayer)
+    this.volume.ops.onSequenceLow = () => this.retakeWriter()
+  }
+
+  /** The request path to one of its layers. */
+  #pathTo(name: string, sizeBytes: number, headLayer: string): BlockVolume {
+    const { encryption, unavailableMs = null } = this.record
+    const family = parseId64(this.record.family)
+    const layer = parseId64(headLayer)
     // Without keys it is never opened, see `#requireKey`.
-    const { io, sealedIo } = context
-    this.volume = new BlockVolume(record.encryption === undefined ? io : (sealedIo ?? io), {
-      name: record.name,
-      sizeBytes: record.sizeBytes,
+    const { io, sealedIo } = this.#context
+    const volume = new BlockVolume(encryption === undefined ? io : (sealedIo ?? io), {
+      name,
+      sizeBytes,
       identity: {
         familyHigh: family.high,
         familyLow: family.low,
@@ -72,8 +86,8 @@ export class ManagedVolume {
         layerLow: layer.low
       }
     })
-    this.volume.unavailableMs = record.unavailableMs ?? null
-    this.volume.ops.onSequenceLow = () => this.retakeWriter()
+    volume.unavailableMs = unavailableMs
+    return volume
   }
 
   get arena(): Arena {
@@ -90,16 +104,62 @@ export class ManagedVolume {
     const reads = readOnly === true || (this.record.readOnly && own !== true)
     if (!reads || this.#context.gate.isShared) await this.ensureWriter(takeover ?? false)
     if (this.opens.size === 0 && own !== true) this.#context.history.served(this.record)
-    const device: OpenVolume = new OpenVolume(this.volume, {
-      readOnly: reads,
-      isOwn: own === true,
-      onClosed: () => {
-        this.opens.delete(device)
-        if (this.opens.size === 0) this.#letGo()
-      }
-    })
+    return this.#openPath(this.volume, { readOnly: reads, isOwn: own === true })
+  }
+
+  /** Opens what the volume was, alone. */
+  async openSnapshotAlone(
+    { name, layer, sizeBytes }: SnapshotRecord,
+    { takeover, own }: OpenOptions
+  ): Promise<OpenVolume> {
+    await this.#requireKey()
+    if (this.#context.gate.isShared) await this.ensureWriter(takeover ?? false)
+    const volume = this.#pathTo(`${this.volume.name}@${name}`, sizeBytes, layer)
+    const how = { readOnly: true, isOwn: own === true, snapshotLayer: layer }
+    return this.#openPath(volume, how)
+  }
+
+  #openPath(
+    volume: BlockVolume,
+    how: { readOnly: boolean; isOwn: boolean; snapshotLayer?: string }
+  ): OpenVolume {
+    const onClosed = (): void => {
+      this.opens.delete(device)
+      if (this.opens.size === 0) this.#letGo()
+    }
+    const device: OpenVolume = new OpenVolume(volume, { ...how, onClosed })
     this.opens.add(device)
     return device
+  }
+
+  /**
+   * Takes a snapshot, alone, while clients go on: what was acknowledged before is in it, what is
+   * begun afterwards is not. Changes are held only until those in flight are over.
+   *
+   *   the next layer is the head in the metadata -> changes are held, none is in flight
+   *     -> ops are for that layer -> changes go on -> flush -> the snapshot's record
+   *
+   * Whatever fails in between leaves a layer more, which nobody sees.
+   * @throws StoreError AlreadyExists, LimitReached, Busy, Closed, Unavailable
+   */
+  async snapshotAlone(
+    snapshots: SnapshotDirectory,
+    spec: Omit<NewSnapshot, 'layer' | 'sizeBytes'>
+  ): Promise<SnapshotRecord> {
+    this.#checkThere()
+    await snapshots.checkRoom(this.record, spec.name)
+    await this.ensureWriter()
+    const { volume } = this
+    const { id } = this.record
+    const { record, before } = await snapshots.openLayer(id, volume.ops.writerEpoch)
+    this.record = record
+    await volume.quiesce(SNAPSHOT_HOLD_MS)
+    const { sizeBytes } = volume
+    volume.ops.openLayer(parseId64(record.headLayer))
+    volume.resume()
+    await this.#flush(`for snapshot ${spec.name}`, volume.ops.identity)
+    const layer = before.headLayer
+    return snapshots.add(id, volume.ops.writerEpoch, { ...spec, layer, sizeBytes })
   }
 
   /** Carries `request` out; resolves when it is over. Its `error` tells how. */
@@ -252,6 +312,7 @@ export class ManagedVolume {
     volume.unavailableMs = record.unavailableMs ?? null
     // Who writes may be ahead of the record; the end of what is served goes back by `resize` alone.
     if (!volume.writable || record.sizeBytes > volume.sizeBytes) volume.sizeBytes = record.sizeBytes
+    if (!volume.writable) volume.ops.openLayer(parseId64(record.headLayer))
     if (record.readOnly) for (const open of this.opens) open.freeze()
     this.#context.gate.noteChange(record)
   }
@@ -341,15 +402,20 @@ export class ManagedVolume {
   async recordSizeAloneAtClose(): Promise<void> {
     const { sizeBytes } = this.volume
     if (this.#gone || this.record.sizeBytes >= sizeBytes) return
+    await this.#flush('at close', undefined)
+    await this.#update(() => ({ sizeBytes }))
+  }
+
+  /** @throws StoreError */
+  async #flush(what: string, family: FamilyKey | undefined): Promise<void> {
+    const { store } = this.#context.io
+    const whose = store.flushesApart === true ? family : undefined
     const error = await new Promise<number>((resolve) => {
-      this.#context.io.store.flush(resolve)
+      store.flush(resolve, whose)
       this.#context.io.ringSoon()
     })
-    if (error === 0) {
-      await this.#update(() => ({ sizeBytes }))
-      return
-    }
-    const text = `volume ${this.volume.name}: flush at close failed: ${errorCodeName(error)}`
+    if (error === 0) return
+    const text = `volume ${this.volume.name}: flush ${what} failed: ${errorCodeName(error)}`
     throw new StoreError(error as ErrorCode, text)
   }
 

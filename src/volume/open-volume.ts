@@ -25,6 +25,8 @@ export class OpenVolume implements BlockDevice {
   readonly readOnly: boolean
   /** The store's own work: it goes on when the volume becomes read-only. */
   readonly isOwn: boolean
+  /** Of a snapshot: its layer; null of a volume. */
+  readonly snapshotLayer: string | null
   readonly volume: BlockVolume
   readonly #onClosed: () => void
   #inFlight = 0
@@ -36,11 +38,17 @@ export class OpenVolume implements BlockDevice {
 
   constructor(
     volume: BlockVolume,
-    options: { readonly readOnly: boolean; readonly isOwn?: boolean; onClosed: () => void }
+    options: {
+      readonly readOnly: boolean
+      readonly isOwn?: boolean
+      readonly snapshotLayer?: string
+      onClosed: () => void
+    }
   ) {
     this.volume = volume
     this.readOnly = options.readOnly
     this.isOwn = options.isOwn ?? false
+    this.snapshotLayer = options.snapshotLayer ?? null
     this.#onClosed = options.onClosed
   }
 

@@ -8,7 +8,7 @@
  */
 import type { VolumeRecord } from '../cluster/records.ts'
 import type { VolumeKeys } from '../cluster/volume-keys.ts'
-import { ErrorCode, storeErrorOf } from '../core/errors.ts'
+import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BYTES } from '../core/limits.ts'
 import type { EncryptionParts } from './encrypted-volumes.ts'
 import type { VolumeFile } from './volume-file.ts'
@@ -48,8 +48,13 @@ export class Rekeyer {
     this.#trouble = parts.trouble
   }
 
-  /** @throws StoreError Locked, Busy when one goes on already */
+  /** @throws StoreError Locked, Busy when one goes on already, or there are snapshots */
   async start(volume: Named): Promise<void> {
+    const { length } = await this.#volumes.snapshots.list(volume.name)
+    if (length > 0) {
+      const text = `volume ${volume.name} has ${length} snapshots, which need its present data key`
+      throw new StoreError(ErrorCode.Busy, `${text}: delete them first`)
+    }
     await this.#keyring.startRekey(volume)
     this.goOn(volume)
   }

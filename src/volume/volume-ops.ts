@@ -16,7 +16,7 @@ const SEQUENCE_RESERVE = 2 ** 20
 
 /** Makes the ops of one volume, and gives out its versions: (writerEpoch, 1), (writerEpoch, 2)… */
 export class VolumeOps {
-  readonly identity: VolumeIdentity
+  #identity: VolumeIdentity
   /** Called once per writerEpoch when half of its sequence numbers are used. */
   onSequenceLow: () => void = () => {}
   readonly #io: VolumeIo
@@ -31,9 +31,19 @@ export class VolumeOps {
   /** `onRequestOp` is called for each op that `cut` made, when it is done. */
   constructor(io: VolumeIo, identity: VolumeIdentity, onRequestOp: (op: BlockOp) => void) {
     this.#io = io
-    this.identity = identity
+    this.#identity = identity
     this.#onRequestOp = onRequestOp
     Object.assign(this.#near, identity, { kind: OpKind.Read })
+  }
+
+  get identity(): VolumeIdentity {
+    return this.#identity
+  }
+
+  /** Ops that are made from now on are for this layer. */
+  openLayer({ high, low }: { readonly high: number; readonly low: number }): void {
+    this.#identity = { ...this.#identity, layerHigh: high, layerLow: low }
+    Object.assign(this.#near, this.#identity)
   }
 
   get writerEpoch(): number {

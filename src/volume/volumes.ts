@@ -3,6 +3,7 @@ import { type HiddenVolume, isHidden } from '../cluster/hidden-volumes.ts'
 import type { DeletedRecord, VolumeRecord } from '../cluster/records.ts'
 import { VolumeDirectory } from '../cluster/volume-directory.ts'
 import type { VolumeEvent } from '../cluster/volume-events.ts'
+import { splitSnapshotName } from '../cluster/snapshots.ts'
 import { Writers } from '../cluster/writers.ts'
 import type { Arena } from '../core/arena.ts'
 import { assert } from '../core/assert.ts'
@@ -14,6 +15,7 @@ import { Locks } from './locks.ts'
 import { type ManagedContext, ManagedVolume } from './managed-volume.ts'
 import type { OpenVolume } from './open-volume.ts'
 import { dropFamily } from './reclaim.ts'
+import { type SnapshotInfo, Snapshots } from './snapshots.ts'
 import { Trash } from './trash.ts'
 import { VolumeFile } from './volume-file.ts'
 import {
@@ -43,6 +45,7 @@ export class Volumes implements DeviceSource {
   readonly arena: Arena
   readonly types: VolumeTypes
   readonly trash: Trash
+  readonly snapshots: Snapshots
   readonly #cluster: Cluster
   readonly #directory: VolumeDirectory
   readonly #store: BlockStore
@@ -89,6 +92,11 @@ export class Volumes implements DeviceSource {
       cluster,
       reclaim: (deleted) => this.#reclaimSoon(deleted)
     })
+    this.snapshots = new Snapshots({
+      cluster,
+      findVolume: (name) => this.#directory.get(name),
+      exclusively: (volume, work) => this.#exclusively(volume, (found) => work(this.#manage(found)))
+    })
     session.onReplaced(() => {
       for (const managed of this.#managed.values()) managed.retakeWriter()
     })
@@ -109,8 +117,20 @@ export class Volumes implements DeviceSource {
     return all.filter(({ type }) => this.types.find(type)?.attach !== undefined)
   }
 
+  async findSnapshot(name: string): Promise<SnapshotInfo | null> {
+    const parts = splitSnapshotName(name)
+    if (parts === null) return null
+    try {
+      return await this.snapshots.show(parts.volume, parts.snapshot)
+    } catch (thrown) {
+      if (thrown instanceof StoreError && absentCodes.includes(thrown.code)) return null
+      throw thrown
+    }
+  }
+
   /**
-   * Opens a volume as its type serves it to protocols with a block interface.
+   * Opens a volume, or `volume@snapshot`, as its type serves it to protocols with a block
+   * interface.
    * @throws StoreError NotFound, Busy when another peer writes the volume, Forbidden when its type
    * has no block interface, Unavailable when its type is not loaded
    */
@@ -137,7 +157,10 @@ export class Volumes implements DeviceSource {
 
   // ---- for programs
 
-  /** Opens the plain bytes of a volume of any type. @throws StoreError NotFound, Busy */
+  /**
+   * Opens the plain bytes of a volume of any type, or of `volume@snapshot`.
+   * @throws StoreError NotFound, Busy
+   */
   async openFile(name: string, options: OpenOptions = {}): Promise<VolumeFile> {
     const { managed, device } = await this.#open(name, options)
     return new VolumeFile(managed, device)
@@ -374,12 +397,15 @@ export class Volumes implements DeviceSource {
         this.#openAlone(written, { readOnly: options.readOnly ?? false })
       )
     }
-    return this.#exclusively(name, async (found) => {
+    const { volume, snapshot } = splitSnapshotName(name) ?? { volume: name, snapshot: null }
+    return this.#exclusively(volume, async (found) => {
       if (found.state !== 'ready') {
         throw new StoreError(ErrorCode.Busy, `volume ${name} is still being made`)
       }
       const managed = this.#manage(found)
-      return this.#openAlone(managed, options)
+      if (snapshot === null) return this.#openAlone(managed, options)
+      const record = await this.snapshots.directory.get(found, snapshot)
+      return this.#opened(managed, await managed.openSnapshotAlone(record, options))
     }).catch((thrown: unknown) => this.#openKnown(name, options, thrown))
   }
 
@@ -406,7 +432,13 @@ export class Volumes implements DeviceSource {
     managed: ManagedVolume,
     options: OpenOptions
   ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
-    const device = await managed.openAlone(options)
+    return this.#opened(managed, await managed.openAlone(options))
+  }
+
+  async #opened(
+    managed: ManagedVolume,
+    device: OpenVolume
+  ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
     if (this.#closed) await device.close()
     this.#checkOpen()
     return { managed, device }
@@ -457,6 +489,11 @@ export class Volumes implements DeviceSource {
       managed.shutOpens()
       await this.#options.disconnect?.(name)
       await managed.closeOpens()
+    }
+    const { length } = await this.snapshots.directory.list(found.id)
+    if (length > 0 && !force) {
+      const text = `volume ${name} has ${length} snapshot${length > 1 ? 's' : ''}`
+      throw new StoreError(ErrorCode.Busy, `${text}; --force deletes ${length > 1 ? 'them' : 'it'}`)
     }
     const record = await this.#directory.delete(name, { force })
     if (managed === undefined) this.#context.keyring?.lock(found.family)
@@ -556,6 +593,8 @@ const isShown = (record: VolumeRecord): boolean => record.state === 'ready' && !
 
 const isBusy = (thrown: unknown): boolean =>
   thrown instanceof StoreError && thrown.code === ErrorCode.Busy
+
+const absentCodes: readonly number[] = [ErrorCode.NotFound, ErrorCode.InvalidArgument]
 
 const isAway = (thrown: unknown): boolean =>
   thrown instanceof StoreError && thrown.code === ErrorCode.Unavailable

@@ -66,11 +66,11 @@ async function roll(site: ClusterSite, old: string): Promise<void> {
   await load.goesOn(PATIENCE_MS)
   match(
     (await upgradeOf(site, 1)).join(),
-    /2 \(sealed-blocks, .*\) is not known to peer \w+ \(torus 0/
+    /3 \(sealed-blocks, .*\) is not known to peer \w+ \(torus 0/
   )
   const early = await second.torus(['cluster', 'finalize'])
   strictEqual(early.code, 1)
-  match(early.stderr, /level 2 is not known to 1 peers: peer \w{8} \(torus 0\.0\.1, level 1\);/)
+  match(early.stderr, /level 3 is not known to 1 peers: peer \w{8} \(torus 0\.0\.1, level 1\);/)
   const closed = await second.torus(encrypt)
   strictEqual(closed.code, 1)
   match(closed.stderr, /needs feature level 2 .* at level 1 .*run "torus cluster finalize"/)
@@ -85,10 +85,10 @@ async function roll(site: ClusterSite, old: string): Promise<void> {
   await load.verifyAt(second.nbdPort, PATIENCE_MS)
 
   match((await upgradeOf(site, 0)).join(), /known to every peer: .*"torus cluster finalize"/)
-  match((await first.torus(['cluster', 'finalize', '--dry-run'])).stdout, /^would raise .* 1 to 2/)
+  match((await first.torus(['cluster', 'finalize', '--dry-run'])).stdout, /^would raise .* 1 to 3/)
   // One that is away learns of it when it starts.
   strictEqual(await second.stop(), 0)
-  match((await first.torus(['cluster', 'finalize'])).stdout, /^raised .* 1 to 2: sealed-blocks, /)
+  match((await first.torus(['cluster', 'finalize'])).stdout, /^raised .* 1 to 3: sealed-blocks, /)
   deepStrictEqual(await upgradeOf(site, 0), [])
   const opened = await first.torus(encrypt)
   strictEqual(opened.code, 0, opened.stderr)

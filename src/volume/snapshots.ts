@@ -1,0 +1,117 @@
+import type { Cluster } from '../cluster/cluster.ts'
+import type { SnapshotRecord, VolumeRecord } from '../cluster/records.ts'
+import { type NewSnapshot, type SnapshotChange, SnapshotDirectory } from '../cluster/snapshots.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import type { ManagedVolume } from './managed-volume.ts'
+
+/** A snapshot as it is shown. Sizes are bytes, times ISO 8601, ids hex. */
+export interface SnapshotInfo {
+  readonly name: string
+  /** Never used again, also when another one gets the name. */
+  readonly id: string
+  readonly volume: string
+  /** Of the volume, as it was then. */
+  readonly sizeBytes: number
+  readonly layer: string
+  readonly description: string
+  readonly labels: Readonly<Record<string, string>>
+  readonly createdAt: string
+}
+
+export type SnapshotOptions = Pick<NewSnapshot, 'description' | 'labels'>
+
+export interface SnapshotsParts {
+  readonly cluster: Cluster
+  readonly findVolume: (name: string) => Promise<VolumeRecord>
+  /** Runs `work` alone among all that change or open the volume. */
+  readonly exclusively: <T>(
+    volume: string,
+    work: (managed: ManagedVolume) => Promise<T>
+  ) => Promise<T>
+}
+
+/**
+ * The snapshots of volumes. One shows what its volume held at a moment at which no change was in
+ * flight, for ever: `Volumes.open` and `openFile` take `volume@snapshot`, read-only. Taking one
+ * copies nothing; clients that write wait until what is in flight is over, a few milliseconds.
+ */
+export class Snapshots {
+  readonly directory: SnapshotDirectory
+  readonly #parts: SnapshotsParts
+
+  constructor(parts: SnapshotsParts) {
+    this.directory = new SnapshotDirectory(parts.cluster)
+    this.#parts = parts
+  }
+
+  /**
+   * Takes a snapshot while clients go on: every write that was acknowledged before this call is in
+   * it, none that begins after its end is. On stable storage when it resolves. The volume has to be
+   * served here, or by nobody.
+   * @throws StoreError NotFound, AlreadyExists, InvalidArgument, LimitReached, Busy when another
+   * peer serves the volume or the cluster's level is too low, Unavailable when writes in flight do
+   * not end, Closed when the writer lease is lost meanwhile
+   */
+  create(volume: string, name: string, options: SnapshotOptions = {}): Promise<SnapshotInfo> {
+    return this.#parts.exclusively(volume, async (managed) => {
+      if (managed.record.state !== 'ready') {
+        throw new StoreError(ErrorCode.Busy, `volume ${volume} is still being made`)
+      }
+      try {
+        const record = await managed.snapshotAlone(this.directory, { ...options, name })
+        return infoOf(managed.record, record)
+      } finally {
+        await managed.release()
+      }
+    })
+  }
+
+  /** Oldest first. @throws StoreError NotFound */
+  async list(volume: string): Promise<SnapshotInfo[]> {
+    const record = await this.#parts.findVolume(volume)
+    return (await this.directory.list(record.id)).map((each) => infoOf(record, each))
+  }
+
+  /** @throws StoreError NotFound */
+  async show(volume: string, name: string): Promise<SnapshotInfo> {
+    const record = await this.#parts.findVolume(volume)
+    return infoOf(record, await this.directory.get(record, name))
+  }
+
+  /** What `change` does not name stays. @throws StoreError NotFound, InvalidArgument */
+  change(volume: string, name: string, change: SnapshotChange): Promise<SnapshotInfo> {
+    return this.#parts.exclusively(volume, async ({ record }) => {
+      return infoOf(record, await this.directory.update(record, name, () => change))
+    })
+  }
+
+  /** Who has it open keeps it. @throws StoreError NotFound, AlreadyExists, InvalidArgument */
+  rename(volume: string, name: string, newName: string): Promise<SnapshotInfo> {
+    return this.#parts.exclusively(volume, async ({ record }) => {
+      return infoOf(record, await this.directory.rename(record, name, newName))
+    })
+  }
+
+  /**
+   * Nobody reads it any more. `mayGo` throws where it has to stay.
+   * @throws StoreError NotFound, Busy while it is open here, and what `mayGo` throws
+   */
+  delete(
+    volume: string,
+    name: string,
+    mayGo: (snapshot: SnapshotRecord) => void = () => {}
+  ): Promise<SnapshotInfo> {
+    return this.#parts.exclusively(volume, async ({ record, opens }) => {
+      const { layer } = await this.directory.get(record, name)
+      if ([...opens].some((open) => open.snapshotLayer === layer)) {
+        throw new StoreError(ErrorCode.Busy, `snapshot ${volume}@${name} is in use by clients`)
+      }
+      return infoOf(record, await this.directory.remove(record, name, mayGo))
+    })
+  }
+}
+
+function infoOf(volume: VolumeRecord, snapshot: SnapshotRecord): SnapshotInfo {
+  const { name, id, sizeBytes, layer, description, labels, createdAt } = snapshot
+  return { name, id, volume: volume.name, sizeBytes, layer, description, labels, createdAt }
+}
