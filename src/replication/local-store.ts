@@ -93,6 +93,7 @@ export class LocalStore implements ShardedStore {
         this.nearFlushes?.pause(performance.now())
       } else if (isChange(op.kind)) {
         near.maps.forget(op, hash)
+        this.nearFlushes!.noteChange()
         op.onChanged = op.onDone
         op.onDone = this.changed
       } else if (op.kind === OpKind.Void) near.maps.clear()
@@ -175,12 +176,15 @@ export class LocalStore implements ShardedStore {
   }
 
   private readonly changed = (op: BlockOp): void => {
-    this.near!.maps.changed(op, chunkHash(op.familyHigh, op.familyLow, op.chunk))
+    const hash = chunkHash(op.familyHigh, op.familyLow, op.chunk)
+    this.near!.maps.changed(op, hash)
     op.onDone = op.onChanged
     op.onDone(op)
+    this.nearFlushes!.changeDone(this.clients[hash % this.clients.length]!)
   }
 
   flush(done: (error: number) => void): void {
+    this.nearFlushes?.noteFlush()
     const unsynced = this.clients.filter((client) => !client.isClean)
     if (unsynced.length === 0) {
       queueMicrotask(() => done(ErrorCode.Ok))
