@@ -1,6 +1,7 @@
 /** What the admin API says of a cluster: its peers, pools and health. */
-import { memberScrubSchema } from './scrub-schemas.ts'
 import { z } from 'zod'
+import { failureDomains } from '../core/failure-domains.ts'
+import { memberScrubSchema } from './scrub-schemas.ts'
 
 const count = z.number().nonnegative()
 const bytes = z.number().nonnegative().meta({ description: 'Bytes' })
@@ -84,14 +85,12 @@ export const peerReplaceSchema = z
   .strictObject({ by: z.string().regex(/^[0-9a-f]{1,32}$/, 'must be hex digits') })
   .meta({ id: 'PeerReplace' })
 
-export const failureDomainNames = ['peer', 'host', 'rack', 'zone'] as const
-
 export const poolSchema = z
   .object({
     name: z.string(),
     number: count,
     redundancy: z.string().meta({ examples: ['replicated:2'] }),
-    failureDomain: z.enum(failureDomainNames),
+    failureDomain: z.enum(failureDomains),
     ring: z.string(),
     groups: count,
     writeMinimum: count,
@@ -111,7 +110,7 @@ export const poolListSchema = z.object({ pools: z.array(poolSchema) }).meta({ id
 
 const poolFields = {
   redundancy: z.string().max(64),
-  failureDomain: z.enum(failureDomainNames).optional(),
+  failureDomain: z.enum(failureDomains).optional(),
   ring: z.string().max(64).optional(),
   groups: z.number().int().positive().optional(),
   writeMinimum: z.number().int().positive().nullable().optional(),
@@ -134,7 +133,7 @@ export const ringSchema = z
     pool: z.string(),
     kind: z.string(),
     redundancy: z.string(),
-    failureDomain: z.enum(failureDomainNames),
+    failureDomain: z.enum(failureDomains),
     groups: count,
     seed: count,
     peers: z.array(

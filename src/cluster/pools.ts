@@ -2,7 +2,7 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import { GROUPS_DEFAULT_MIN, METADATA_TRANSACTION_OPS_MAX } from '../core/limits.ts'
 import { defaultGroupCount, isGroupCount } from '../placement/groups.ts'
 import { membersOf, parseRedundancy, type Redundancy } from '../placement/redundancy.ts'
-import type { FailureDomain } from '../placement/ring-description.ts'
+import type { FailureDomain } from '../core/failure-domains.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
 import { decodeRecord, encodeRecord, type GroupRecord, type PoolRecord } from './records.ts'
 

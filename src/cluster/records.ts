@@ -5,6 +5,7 @@
  */
 import { z } from 'zod'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { failureDomains } from '../core/failure-domains.ts'
 import { secretKinds, VOLUME_SLOTS_MAX } from '../seal/key-slots.ts'
 
 /** 64 bits in hex, never 0: families, layers, volumes. */
@@ -89,7 +90,7 @@ const poolSchema = z.looseObject({
   number: z.number().int().min(0).max(0xffff),
   /** `replicated:N` or `erasure:K+M`. */
   redundancy: z.string(),
-  failureDomain: z.enum(['peer', 'host', 'rack', 'zone']),
+  failureDomain: z.enum(failureDomains),
   /** Kind of ring. */
   ring: z.string(),
   /** Placement groups, a power of two. */

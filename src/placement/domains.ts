@@ -1,6 +1,7 @@
 /** Failure domains of a ring's peers, as numbers. */
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import type { FailureDomain, RingPeer } from './ring-description.ts'
+import type { FailureDomain } from '../core/failure-domains.ts'
+import type { RingPeer } from './ring-description.ts'
 
 const NAMES_SHOWN = 5
 

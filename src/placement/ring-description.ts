@@ -6,11 +6,8 @@
 import { z } from 'zod'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { GROUP_MEMBERS_MAX, RING_PEERS_MAX } from '../core/limits.ts'
+import { failureDomains } from '../core/failure-domains.ts'
 import { isGroupCount } from './groups.ts'
-
-/** `peer` keeps only peers apart, the others whatever has the same label of that name. */
-export const failureDomains = ['peer', 'host', 'rack', 'zone'] as const
-export type FailureDomain = (typeof failureDomains)[number]
 
 const peerSchema = z.looseObject({
   /** Short enough for ketama's points. Peer ids are 32 hex digits. */

@@ -1,5 +1,6 @@
 import { type Command, Option } from 'commander'
-import { failureDomainNames, type PoolChange } from '../../admin/cluster-schemas.ts'
+import type { PoolChange } from '../../admin/cluster-schemas.ts'
+import { failureDomains } from '../../core/failure-domains.ts'
 import type { Pool } from '../api-client.ts'
 import { countArgument } from '../arguments.ts'
 import { poolText } from '../cluster-text.ts'
@@ -27,7 +28,7 @@ const withPoolOptions = (command: Command): Command =>
   command
     .addOption(
       new Option('--failure-domain <name>', 'copies are kept apart by this label').choices([
-        ...failureDomainNames
+        ...failureDomains
       ])
     )
     .option('--ring <kind>', 'how groups are placed: ketama, rendezvous or mod')

@@ -2,6 +2,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { RING_PEERS_MAX } from '../../core/limits.ts'
 import { formatDuration, formatSize } from '../../core/units.ts'
+import { type FailureDomain, failureDomains } from '../../core/failure-domains.ts'
 import { type GroupState, settledGroup } from '../../placement/group-state.ts'
 import { defaultGroupCount, isGroupCount } from '../../placement/groups.ts'
 import {
@@ -11,12 +12,7 @@ import {
   type Redundancy
 } from '../../placement/redundancy.ts'
 import { DEFAULT_RING_KIND, ringKinds } from '../../placement/ring.ts'
-import {
-  type FailureDomain,
-  failureDomains,
-  type LeafRing,
-  parseRing
-} from '../../placement/ring-description.ts'
+import type { LeafRing } from '../../placement/ring-description.ts'
 import {
   type Balance,
   balanceOf,
@@ -161,7 +157,7 @@ function weightsArgument(text: string): number[] {
 async function runSimulate({ output }: Context, options: SimulateOptions): Promise<void> {
   check(options)
   if (options.peers === undefined) return runScales(output, options)
-  const run = simulate(options.peers, options)
+  const run = await simulate(options.peers, options)
   output.result({ ...settings(options), ...run }, () => textOf(output, options, run))
 }
 
@@ -204,7 +200,9 @@ interface Change {
   readonly movementAfresh: Movement
 }
 
-function simulate(peers: number, options: SimulateOptions): Simulation {
+async function simulate(peers: number, options: SimulateOptions): Promise<Simulation> {
+  // Its schemas would take a quarter of the start of every command.
+  const { parseRing } = await import('../../placement/ring-description.ts')
   const { redundancy, add, remove } = options
   const groups = options.groups ?? defaultGroupCount(peers, membersOf(redundancy))
   const made = { ...options, hosts: options.hosts ?? null }
@@ -310,11 +308,11 @@ function movementText(output: Output, { movement, movementAfresh }: Change): str
 
 const percent = (fraction: number): string => `${(fraction * 100).toFixed(2)} %`
 
-function runScales(output: Output, options: SimulateOptions): void {
-  const runs = SCALES.map((peers) => ({
-    peers,
-    ...simulate(peers, { ...options, add: Math.ceil(peers / 100) })
-  }))
+async function runScales(output: Output, options: SimulateOptions): Promise<void> {
+  const runs: (Simulation & { readonly peers: number })[] = []
+  for (const peers of SCALES) {
+    runs.push({ peers, ...(await simulate(peers, { ...options, add: Math.ceil(peers / 100) })) })
+  }
   const head = ['peers', 'groups', 'min', 'max', 'stddev', 'computed in', 'joining']
   output.result({ ...settings(options), runs }, () =>
     output.table(
