@@ -114,6 +114,15 @@ export class Membership {
     return record?.bootId === alive.bootId && record.cleanPredecessor === bootId
   }
 
+  /** The peer is down, may come back, and has all that this entry of a group record stands for. */
+  endedCleanly(peerId: string, bootId: string): boolean {
+    const record = this.#records.get(peerId)
+    if (record === undefined || record.state === 'removed' || this.#alive.has(peerId)) return false
+    const { cleanBootId, cleanPredecessor } = record
+    // An entry stays as it is over one clean end, and is put right after the next start.
+    return cleanBootId === record.bootId && [cleanBootId, cleanPredecessor].includes(bootId)
+  }
+
   /** `listener` is called with a peer's id after anything about it changed. */
   onChange(listener: (peerId: string) => void): void {
     this.#listeners.push(listener)

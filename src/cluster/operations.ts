@@ -40,6 +40,8 @@ export interface PoolSummary {
   readonly belowMinimum: number
   /** Groups that nobody who is up has in sync. */
   readonly unavailable: number
+  /** Who is down and has them. */
+  readonly awaited: readonly string[]
   readonly syncing: number
 }
 
@@ -318,16 +320,24 @@ export class ClusterOperations {
     let degraded = 0
     let belowMinimum = 0
     let unavailable = 0
+    const awaited = new Set<string>()
     let syncing = 0
     for (const { record } of groups.values()) {
       const up = this.#upInSync(record).length
       if (up < wanted) degraded++
       if (up < Math.min(writeMinimum, record.inSync.length)) belowMinimum++
-      if (up === 0) unavailable++
+      if (up === 0) {
+        unavailable++
+        for (const { peer } of record.inSync) {
+          const view = this.#membership.peer(peer)
+          if (view?.alive === null && view.record.state !== 'removed') awaited.add(peer)
+        }
+      }
       if (record.syncing.length > 0) syncing++
     }
     const groupsUsed = groups.size
-    return { pool, writeMinimum, groupsUsed, degraded, belowMinimum, unavailable, syncing }
+    const counts = { degraded, belowMinimum, unavailable, syncing }
+    return { pool, writeMinimum, groupsUsed, ...counts, awaited: [...awaited] }
   }
 }
 

@@ -9,6 +9,7 @@ import type { PeerReport } from '../replication/peer-report.ts'
 import { parseRedundancy } from '../placement/redundancy.ts'
 
 const NEAR_FULL = 0.85
+const AWAITED_SHOWN = 4
 
 export interface ClusterFacts {
   /** What peers told about themselves. */
@@ -84,11 +85,11 @@ function upgradeProblems({ level, target, features, behind }: UpgradeState): Clu
 const shortOf = (peer: string): string => peer.slice(0, 8)
 
 function poolProblems(summary: PoolSummary, { peers, controller }: ClusterFacts): ClusterProblem[] {
-  const { pool, degraded, belowMinimum, unavailable } = summary
+  const { pool, degraded, belowMinimum, unavailable, awaited } = summary
   const problems: ClusterProblem[] = []
   if (unavailable > 0) {
     const text = `pool ${pool.name}: ${unavailable} groups have no copy that is up`
-    problems.push(problem('error', 'unavailable', `${text}: start the peers that are down`))
+    problems.push(problem('error', 'unavailable', `${text}: ${awaitedText(awaited)}`))
   }
   if (belowMinimum > unavailable) {
     const text = `pool ${pool.name}: writes to ${belowMinimum} groups wait for more copies`
@@ -112,6 +113,15 @@ function poolProblems(summary: PoolSummary, { peers, controller }: ClusterFacts)
     problems.push(problem('warning', 'oneCopy', `${text}: ${advice}`))
   }
   return problems
+}
+
+/** Others may be up that have less (R13): it is for an operator to say that this counts. */
+function awaitedText(awaited: readonly string[]): string {
+  if (awaited.length === 0) return 'start the peers that are down'
+  const names = awaited.slice(0, AWAITED_SHOWN).map(shortOf).join(', ')
+  const more = awaited.length > AWAITED_SHOWN ? ` and ${awaited.length - AWAITED_SHOWN} more` : ''
+  const lost = '"torus peer remove PEER --force", then "torus cluster accept-loss"'
+  return `start ${names}${more}; if they are gone for good, ${lost}`
 }
 
 function peerProblems({ view, inSync }: PeerSummary): ClusterProblem[] {

@@ -113,8 +113,8 @@ export class GroupsHere {
       cleanPredecessor: own,
       counterFollows: cluster.bootCounterFollows
     }
-    const runs = (peerId: string, bootId: string): boolean =>
-      membership.isPresentBoot(peerId, bootId)
+    const hasAll = (peerId: string, bootId: string): boolean =>
+      membership.isPresentBoot(peerId, bootId) || membership.endedCleanly(peerId, bootId)
     const numbers = pools.all().map(({ number }) => number)
     const memory = this.#parts.service.fences
     await settleRestored({ cluster, records, memory }, self, numbers)
@@ -128,7 +128,7 @@ export class GroupsHere {
     let distrusted = 0
     const work = async (): Promise<void> => {
       for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
-        const settled = await settleAtStart(records, next, started, runs)
+        const settled = await settleAtStart(records, next, started, hasAll)
         if (settled.distrusted) distrusted++
       }
     }

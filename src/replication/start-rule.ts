@@ -20,11 +20,11 @@ export type StartDecision =
   /** It is the only one in sync and not to be trusted: an operator has to say so. */
   | { readonly kind: 'distrusted' }
 
-/** `runs`: may that entry stand for a boot that is up now? */
+/** `hasAll`: may that entry stand for a boot that is up now, or that ended cleanly as the last? */
 export function decideAtStart(
   record: GroupRecord,
   self: StartedPeer,
-  runs: (peerId: string, bootId: string) => boolean
+  hasAll: (peerId: string, bootId: string) => boolean
 ): StartDecision {
   const { peerId, bootId } = self
   if (record.restored !== undefined) return { kind: 'keep' }
@@ -36,7 +36,7 @@ export function decideAtStart(
   const inSyncEntry = record.inSync.find(({ peer }) => peer === peerId)
   if (inSyncEntry !== undefined) {
     if (isOurs(inSyncEntry.boot)) return { kind: 'keep' }
-    const mayStay = self.counterFollows && !others.some(({ peer, boot }) => runs(peer, boot))
+    const mayStay = self.counterFollows && !others.some(({ peer, boot }) => hasAll(peer, boot))
     if (mayStay) {
       const inSync = record.inSync.map((entry) => (entry.peer === peerId ? present : entry))
       return { kind: 'change', record: { ...record, inSync, syncing } }
@@ -59,12 +59,12 @@ export async function settleAtStart(
   groups: Pick<GroupRecords, 'read' | 'change'>,
   id: { readonly pool: number; readonly group: number },
   self: StartedPeer,
-  runs: (peerId: string, bootId: string) => boolean
+  hasAll: (peerId: string, bootId: string) => boolean
 ): Promise<{ known: KnownGroup | null; distrusted: boolean }> {
   for (let left = TRANSACTION_ATTEMPTS_MAX; left > 0; left--) {
     const known = await groups.read(id.pool, id.group)
     if (known === null) return { known, distrusted: false }
-    const decision = decideAtStart(known.record, self, runs)
+    const decision = decideAtStart(known.record, self, hasAll)
     if (decision.kind !== 'change') return { known, distrusted: decision.kind === 'distrusted' }
     const changed = await groups.change(id.pool, id.group, known, decision.record)
     if (changed !== null) return { known: changed, distrusted: false }

@@ -169,10 +169,17 @@ export class SimCluster implements Directory {
     return host?.process.isAlive === true && this.#standsFor(host, boot)
   }
 
-  #standsFor({ peerId, bootId }: Host, entry: string): boolean {
+  #standsFor({ peerId, bootId }: Pick<Host, 'peerId' | 'bootId'>, entry: string): boolean {
     if (bootId === entry) return true
     const record = this.peerRecord(peerId)
     return record?.bootId === bootId && record.cleanPredecessor === entry
+  }
+
+  /** R13: it comes back with all that it had, and others wait for it. */
+  #endedCleanly({ peer, boot }: GroupMember): boolean {
+    const record = this.peerRecord(peer)
+    if (record === null || this.hostOf(peer) !== null) return false
+    return record.cleanBootId === record.bootId && this.#standsFor(record, boot)
   }
 
   peerRecord(peerId: string): PeerRecord | null {
@@ -193,7 +200,9 @@ export class SimCluster implements Directory {
   #noteLoss(group: number, { inSync }: GroupRecord): void {
     for (const volume of this.volumes) {
       const lives = inSync.some(
-        (entry) => this.runs(entry) && !volume.unproven.has(`${group}/${entry.boot}`)
+        (entry) =>
+          (this.runs(entry) || this.#endedCleanly(entry)) &&
+          !volume.unproven.has(`${group}/${entry.boot}`)
       )
       if (lives) continue
       this.world.log(`group ${group} lost power for ${volume.record.name}`)
