@@ -21,16 +21,17 @@ import { openMetadata } from './coordinator/metadata.ts'
 import { PeerReports } from './coordinator/peer-reports.ts'
 import { nbdWitness, openSecurity, type Security } from './coordinator/security.ts'
 import { keepTrash } from './coordinator/trash-keeper.ts'
+import { shardsServe, startShards } from './coordinator/shards.ts'
 import { systemClock, systemRandom } from './core/clock.ts'
 import { formatAddress } from './core/addresses.ts'
 import type { ResolvedConfig } from './core/config.ts'
-import { StoreError } from './core/errors.ts'
-import { LatencyHistogram } from './core/histogram.ts'
+import type { StoreError } from './core/errors.ts'
+import type { LatencyHistogram } from './core/histogram.ts'
 import type { Log, LogOutput } from './core/log.ts'
 import type { Config } from './core/options.ts'
 import { SharedArena } from './handoff/arena.ts'
 import { PasswordHasher } from './handoff/password-hasher.ts'
-import { ShardPool } from './handoff/shard-pool.ts'
+import type { ShardPool } from './handoff/shard-pool.ts'
 import { NbdServer } from './nbd/server.ts'
 import { TlsContext } from './nbd/tls-context.ts'
 import { BlockOp, type BlockStore, OpKind } from './replication/block-store.ts'
@@ -40,17 +41,14 @@ import { SealedMembersStore } from './replication/sealed-members.ts'
 import { type FamilyKeys, SealedStore } from './replication/sealed-store.ts'
 import { aead } from './seal/aead.ts'
 import { KeyRing } from './seal/keyring.ts'
-import { resolveShardConfig } from './shard/shard-config.ts'
 import { shardStatIndex } from './shard/stats.ts'
 import { loadPlugin } from './volume/plugins.ts'
 import { VolumeTypes } from './volume/volume-types.ts'
 import type { VolumeKeyring } from './volume/volume-keyring.ts'
 import type { VolumesOptions } from './volume/volume-options.ts'
 import { Volumes } from './volume/volumes.ts'
-import type { ShardWorkerConfig } from '../workers/shard.ts'
 
 /** Found in sources and in dist/. */
-const shardWorker = new URL(`../workers/shard${extname(import.meta.url)}`, import.meta.url)
 const hashWorker = new URL(`../workers/password-hash${extname(import.meta.url)}`, import.meta.url)
 
 export interface RunningPeer {
@@ -61,6 +59,8 @@ export interface RunningPeer {
   readonly nbdAddresses: readonly string[]
   /** As `--admin` takes them. */
   readonly adminAddresses: readonly string[]
+  /** Settles when it must not go on: it is to be stopped then. */
+  readonly failed: Promise<StoreError>
   /** Reads certificates and secrets again (SIGHUP). @throws StoreError; the old ones stay then */
   reload(): Promise<void>
   /** Finishes what is in flight, makes everything durable and lets the data directory go. */
@@ -185,8 +185,8 @@ async function start(
     backend,
     volumes,
     dataDir: directory.path,
-    nbdAddresses: addresses.nbd,
-    adminAddresses: addresses.admin,
+    ...{ nbdAddresses: addresses.nbd, adminAddresses: addresses.admin },
+    failed: parts.replaced,
     reload: () => credentials.reload(),
     stop: once(() => {
       stopping = true
@@ -319,65 +319,6 @@ async function loadPlugins(config: Config, types: VolumeTypes, { log }: LogOutpu
   for (const plugin of config.plugins) {
     const { name, volumeTypes } = await loadPlugin(plugin, types)
     log.info({ plugin: name, volumeTypes: volumeTypes.map((type) => type.name) }, 'plugin loaded')
-  }
-}
-
-/** What workers and the main thread share. */
-interface SharedParts {
-  readonly arena: SharedArena
-  readonly near: NearReads
-  readonly keys: KeyRing
-  /** As a worker finds it when it starts, the first time or again. */
-  readonly tombstones: { readonly areHeld: boolean }
-}
-
-function startShards(
-  config: Config,
-  directory: DataDirectory,
-  { arena, near, keys, tombstones }: SharedParts,
-  { log }: LogOutput,
-  undo: Undo
-): { pool: ShardPool<BlockOp>; syncLatency: readonly LatencyHistogram[] } {
-  const { clusterId, peerId, shards, segmentBytes } = directory.superblock
-  const syncLatency = Array.from({ length: shards }, () => new LatencyHistogram())
-  const pool = new ShardPool<BlockOp>({
-    shards,
-    worker: shardWorker,
-    arena,
-    configOf: (shard): ShardWorkerConfig => {
-      keys.handAgain(shard)
-      return {
-        directory: directory.shardPath(shard),
-        places: near.places[shard]!,
-        maps: near.maps.shared,
-        sealMaps: near.maps.sealsShared,
-        keys: keys.mailboxes[shard]!.shared,
-        shard: resolveShardConfig({
-          shard,
-          shards,
-          clusterId,
-          peerId,
-          segmentBytes,
-          capacityBytes: Math.floor(directory.capacityBytes / shards),
-          scrubPeriodMs: config.scrubPeriodMs,
-          holdHoles: tombstones.areHeld
-        })
-      }
-    },
-    log: ({ log: level, shard, message, fields }) => log[level]({ shard, ...fields }, message),
-    closeTimeoutMs: config.shutdownMs,
-    onSync: (shard, durationMs) => syncLatency[shard]!.recordMs(durationMs)
-  })
-  undo.add(() => pool.close())
-  return { pool, syncLatency }
-}
-
-/** @throws StoreError when no shard can be served; with some of them the peer goes on */
-async function shardsServe(pool: ShardPool<BlockOp>): Promise<void> {
-  await pool.start()
-  const failed = pool.clients.find((client) => client.state === 'failed')
-  if (failed !== undefined && pool.clients.every((client) => client.state === 'failed')) {
-    throw new StoreError(failed.failureCode, `shard ${failed.shard}: ${failed.failure}`)
   }
 }
 

@@ -1,6 +1,6 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { type Follower, type Following, follow } from '../metadata/follow.ts'
-import type { Entry } from '../metadata/store.ts'
+import type { Compare, Entry } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
 import { type AliveRecord, decodeRecord, encodeRecord, type PeerRecord } from './records.ts'
 import { levelIn } from './features.ts'
@@ -22,12 +22,15 @@ export interface AliveInfo {
   readonly peerAddress: string | null
   readonly adminAddresses: readonly string[]
   readonly nbdAddresses: readonly string[]
+  readonly process?: AliveRecord['process']
   readonly usedBytes: number
 }
 
 export interface MembershipOptions {
   readonly alive: AliveInfo
   readonly onTrouble?: (what: string, error: StoreError) => void
+  /** Another process started as this peer: this one is not it any more. */
+  readonly onReplaced?: (error: StoreError) => void
 }
 
 /** Who is in the cluster and who is up: registers this process, and follows all others. */
@@ -47,6 +50,9 @@ export class Membership {
   /** Counts what changed. */
   version = 0
   #own: AliveInfo
+  /** The peer's record, as far as it is known. */
+  #ownEntry: Entry | null = null
+  #replacedBy: StoreError | null = null
   #following: Following[] = []
   #closed = false
 
@@ -168,6 +174,7 @@ export class Membership {
 
   async #register(): Promise<void> {
     const { keys, store, self } = this.#cluster
+    if (this.#replacedBy !== null && (await this.#cluster.isSame())) throw this.#replacedBy
     const key = keys.alive(self.peerId)
     const { bootId } = self
     const { peerAddress, usedBytes } = this.#own
@@ -178,6 +185,7 @@ export class Membership {
       peerAddress,
       adminAddresses: [...this.#own.adminAddresses],
       nbdAddresses: [...this.#own.nbdAddresses],
+      ...(this.#own.process === undefined ? {} : { process: this.#own.process }),
       usedBytes
     }
     const value = encodeRecord('alive', record)
@@ -185,15 +193,45 @@ export class Membership {
     // A store that lost everything must stay empty, so that a backup can be put back. In one that
     // was restored what this process knows of it is worth nothing, R31.
     const { succeeded } = await store.transact({
-      compare: [{ key: keys.cluster, modRevision: this.#cluster.recordRevision }],
+      compare: [
+        { key: keys.cluster, modRevision: this.#cluster.recordRevision },
+        ...(this.#ownEntry === null ? [] : [ownerOf(this.#ownEntry)])
+      ],
       success: [{ put: key, value, lease }]
     })
     if (succeeded) return
+    if (await this.#cluster.isSame()) {
+      await this.#readOwn()
+      return this.#register()
+    }
     if ((await store.get(keys.cluster)) === null) {
       throw new StoreError(ErrorCode.NotFound, `the metadata has no cluster below ${keys.prefix}/`)
     }
     const text = `the metadata below ${keys.prefix}/ was restored since this peer started`
     throw new StoreError(ErrorCode.Closed, `${text}: start it again`)
+  }
+
+  /** It changed, by an operator or by another process that is this peer now. */
+  async #readOwn(): Promise<void> {
+    const { keys, store, self } = this.#cluster
+    const entry = await store.get(keys.peer(self.peerId))
+    if (entry === null) this.#ownEntry = null
+    else this.#noteOwn(entry)
+  }
+
+  #noteOwn(entry: Entry): void {
+    const { peerId, bootId } = this.#cluster.self
+    this.#ownEntry = entry
+    if (decodeRecord('peer', entry.key, entry.value).bootId === bootId) return
+    const text = `another process started as peer ${peerId}: does a copy of its data directory run?`
+    this.#replacedBy = new StoreError(ErrorCode.Closed, `${text} This one must not go on`)
+  }
+
+  /** A restored record names an earlier boot, too: that is no other process. */
+  async #tellReplaced(): Promise<void> {
+    const error = this.#replacedBy
+    if (error === null || this.#closed || !(await this.#cluster.isSame())) return
+    this.#options.onReplaced?.(error)
   }
 
   #registerAgain(): void {
@@ -210,7 +248,10 @@ export class Membership {
       this.#options.onTrouble?.('following the peers', error)
     }
     const peers: Follower = {
-      onPut: (entry) => this.#put(entry, keys.peers, 'peer', this.#records),
+      onPut: (entry) => {
+        if (entry.key === keys.peer(this.#cluster.self.peerId)) this.#putOwn(entry)
+        this.#put(entry, keys.peers, 'peer', this.#records)
+      },
       onDelete: (key) => this.#delete(key, keys.peers, this.#records),
       onTrouble
     }
@@ -230,6 +271,14 @@ export class Membership {
       follow(store, keys.allAlive, alive, timers),
       follow(store, keys.settings, settings, timers)
     ]
+  }
+
+  #putOwn(entry: Entry): void {
+    this.#reading('reading the own record', () => this.#noteOwn(entry))
+    this.#tellReplaced().catch((thrown: unknown) => {
+      if (!(thrown instanceof StoreError)) throw thrown
+      this.#options.onTrouble?.('looking whether another process is this peer', thrown)
+    })
   }
 
   #noteSettings({ key, value }: Entry): void {
@@ -279,6 +328,8 @@ export class Membership {
     for (const listener of this.#listeners) listener(peerId)
   }
 }
+
+const ownerOf = ({ key, modRevision }: Entry): Compare => ({ key, modRevision })
 
 const notFound = (peerId: string): StoreError =>
   new StoreError(ErrorCode.NotFound, `there is no peer ${peerId}`)

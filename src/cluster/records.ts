@@ -78,6 +78,8 @@ const aliveSchema = z.looseObject({
   peerAddress: z.string().nullable(),
   adminAddresses: z.array(z.string()),
   nbdAddresses: z.array(z.string()),
+  /** Where it runs, for who starts as the same peer there: is it gone? */
+  process: z.object({ machine: z.string(), pid: z.number().int().positive() }).optional(),
   /** Bytes of segments, as of the last time they changed much. */
   usedBytes: count
 })

@@ -10,6 +10,7 @@ import type { Config } from '../core/options.ts'
 import { StoreError } from '../core/errors.ts'
 import { PeerClusterBackend } from './cluster-backend.ts'
 import type { PeerReports } from './peer-reports.ts'
+import { ownProcess } from './predecessor.ts'
 
 /** What a peer is in its cluster. */
 export interface ClusterParts {
@@ -18,6 +19,8 @@ export interface ClusterParts {
   /** Is this the peer that does what one of a cluster has to? */
   isInCharge(): boolean
   readonly backend: PeerClusterBackend
+  /** Settles when another process is this peer. */
+  readonly replaced: Promise<StoreError>
   /** Asked at the end: is everything on disk, so that the next start needs no comparison? */
   cleanEnd: () => boolean
   /** What peers tell about themselves; null for one that is alone. */
@@ -39,9 +42,17 @@ export async function joinCluster(given: {
   const { config, cluster, session, undo } = given
   const { log } = given.output
   const isAlone = config.etcd.length === 0
-  const alive = { peerAddress: null, adminAddresses: [], nbdAddresses: [], usedBytes: 0 }
+  const where = isAlone ? null : ownProcess()
+  const alive = {
+    ...{ peerAddress: null, adminAddresses: [], nbdAddresses: [], usedBytes: 0 },
+    ...(where === null ? {} : { process: where })
+  }
   const onTrouble = (what: string, err: Error): void => log.error({ err }, what)
-  const membership = await Membership.open(cluster, session, { alive, onTrouble })
+  let onReplaced: (error: StoreError) => void = () => {}
+  const replaced = new Promise<StoreError>((resolve) => {
+    onReplaced = resolve
+  })
+  const membership = await Membership.open(cluster, session, { alive, onTrouble, onReplaced })
   const pools = new Pools(cluster)
   const controller = new Controller({
     cluster,
@@ -72,6 +83,7 @@ export async function joinCluster(given: {
     membership,
     controller,
     backend,
+    replaced,
     cleanEnd: () => false,
     usedBytes: () => 0,
     reports: null,

@@ -17,6 +17,7 @@ import type { DataDirectory } from './data-directory.ts'
 import { etcdOptionsOf } from './etcd-options.ts'
 import { MetadataCopies } from './metadata-copies.ts'
 import { requirePlace, writePlace } from './metadata-place.ts'
+import { ownProcess, type PredecessorParts, requireNoPredecessor } from './predecessor.ts'
 
 /** Between attempts of a start to reach etcd; each takes some seconds itself. */
 const RETRY_MS = 1000
@@ -95,6 +96,7 @@ async function openOn(
     const labels = { host: hostname(), ...labelsOf(environment.config.labels) }
     const self: SelfIdentity = { clusterId, peerId, bootId, bootCounter, capacityBytes, labels }
     const alone = environment.config.etcd.length === 0
+    if (!alone) await requireAlone(environment, { store, keys, self })
     const outside = { clock: systemClock, random: systemRandom, keys, create, alone }
     const cluster = await Cluster.open(store, self, outside)
     keepLevel(environment, cluster)
@@ -124,6 +126,18 @@ async function openOn(
     await store.close()
     throw thrown
   }
+}
+
+async function requireAlone(
+  { output, signal }: Environment,
+  parts: Pick<PredecessorParts, 'store' | 'keys' | 'self'>
+): Promise<void> {
+  const onWaiting = (since: string): void => {
+    output.log.info({ since }, 'what ran as this peer may still run: waiting for its lease to end')
+  }
+  const pausing = (ms: number): Promise<void> => pause(ms, signal)
+  const own = ownProcess()
+  await requireNoPredecessor({ ...parts, clock: systemClock, pause: pausing, own, onWaiting })
 }
 
 /** A program that does not know the cluster's level must not read this directory any more. */

@@ -185,21 +185,41 @@ testNeeding(needs, 'a watch that etcd forgot is renewed in time', async () => {
   })
 })
 
-testNeeding(needs, 'an etcd without room says what to do', async () => {
-  const quota = ['--quota-backend-bytes', String(16 * 1024 * 1024)]
-  await withEtcd({ arguments: quota }, async (server) => {
-    const store = await openStore(server)
-    const value = Buffer.alloc(1024 * 1024, 1)
-    const fill = async () => {
-      for (let step = 0; step < 40; step++) {
-        await store.transact({ success: [{ put: `k${step}`, value }] })
+testNeeding(
+  needs,
+  'an etcd without room says what to do, and goes on once that is done',
+  async () => {
+    const quota = ['--quota-backend-bytes', String(16 * 1024 * 1024)]
+    await withEtcd({ arguments: quota }, async (server) => {
+      const store = await openStore(server)
+      const value = Buffer.alloc(1024 * 1024, 1)
+      const { id: lease } = await store.grantLease(60_000)
+      const fill = async () => {
+        for (let step = 0; step < 40; step++) {
+          await store.transact({ success: [{ put: `k${step}`, value }] })
+        }
       }
-    }
-    await rejects(fill(), failsWith(ErrorCode.OutOfSpace, /etcdctl defrag.*alarm disarm/))
-    ok((await store.get('k0')) !== null, 'reads go on')
-    await store.close()
-  })
-})
+      await rejects(fill(), failsWith(ErrorCode.OutOfSpace, /etcdctl defrag.*alarm disarm/))
+      ok((await store.get('k0')) !== null, 'reads go on')
+      await store.keepAlive(lease)
+      await rejects(store.grantLease(10_000), failsWith(ErrorCode.OutOfSpace, /etcdctl/))
+      // Somebody makes room, and does as he was told.
+      const deletes = Array.from({ length: 40 }, (_, step) => ({ delete: `k${step}` }))
+      const { revision } = await store.transact({ success: deletes })
+      await store.compact(revision)
+      const client = server.client()
+      await client.maintenance.defragment()
+      for (const { memberID, alarm } of (await client.maintenance.alarm({ action: 'Get' }))
+        .alarms) {
+        await client.maintenance.alarm({ action: 'Deactivate', memberID, alarm })
+      }
+      await put(store, 'a', '1')
+      await store.keepAlive(lease)
+      client.close()
+      await store.close()
+    })
+  }
+)
 
 testNeeding(needs, 'an etcd that was wiped is noticed, and nothing is changed there', async () => {
   await withEtcd({}, async (server) => {

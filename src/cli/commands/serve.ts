@@ -43,10 +43,12 @@ async function serve(context: Context, options: Record<string, unknown>): Promis
   context.output.result({ pid: process.pid, dataDir, nbdAddresses, adminAddresses }, () =>
     greeting(peer, resolved.config)
   )
-  await signals.stop
+  const error = await Promise.race([signals.stop, peer.failed])
+  if (error !== undefined) output.log.fatal({ err: error }, 'this peer must not go on')
   await peer.stop()
   output.log.info('stopped')
   output.flush()
+  if (error !== undefined) throw error
 }
 
 function greeting({ dataDir, nbdAddresses, adminAddresses }: RunningPeer, config: Config): string {
