@@ -62,6 +62,15 @@ const access = z.strictObject({
   readOnly: z.boolean().meta({ description: 'Clients get it read-only' })
 })
 
+const limit = (what: string) => z.number().int().positive().nullable().meta({ description: what })
+
+/** What the clients of a volume get at most. */
+const limits = z.strictObject({
+  iops: limit('Requests a second; null: no limit'),
+  iopsBurst: limit('Requests at once after it was idle; null: those of 100 ms'),
+  bandwidth: limit('Bytes a second that reads and writes move; null: no limit')
+})
+
 // ---------------------------------------------------------------- volumes
 
 export const volumeSchema = z
@@ -75,6 +84,7 @@ export const volumeSchema = z
     readOnly: z.boolean(),
     unavailableMs: unavailable,
     access,
+    limits,
     encryption: z
       .enum(['xchacha20-poly1305'])
       .nullable()
@@ -137,6 +147,7 @@ export const volumeChangeSchema = z
   .strictObject({
     unavailableMs: unavailable.optional(),
     access: access.partial().optional(),
+    limits: limits.partial().optional(),
     readOnly: z
       .boolean()
       .optional()

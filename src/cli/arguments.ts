@@ -53,6 +53,16 @@ export const countArgument = (text: string): number => {
   throw new InvalidArgumentError(`"${text}" is not a whole number`)
 }
 
+/** What `parse` reads, or 'off', which is null. */
+export const orOff =
+  (parse: (text: string) => number) =>
+  (text: string): number | null => {
+    if (text === 'off') return null
+    const value = parse(text)
+    if (value > 0) return value
+    throw new InvalidArgumentError(`${text} would stop it: say "off" for no limit`)
+  }
+
 /** A whole number within limits, which the message names. */
 export const countBetween =
   (min: number, max: number) =>

@@ -22,6 +22,15 @@ const labelsFact = ({ labels }: Volume): [string, string][] => {
   return all.length === 0 ? [] : [['labels', all.join(' ')]]
 }
 
+const limitsFact = ({ limits: { iops, iopsBurst, bandwidth } }: Volume): [string, string][] => {
+  const burst = iopsBurst === null ? '' : ` (burst ${iopsBurst})`
+  const all = [
+    ...(iops === null ? [] : [`${iops} requests/s${burst}`]),
+    ...(bandwidth === null ? [] : [`${formatSize(bandwidth)}/s`])
+  ]
+  return all.length === 0 ? [] : [['limits', all.join(', ')]]
+}
+
 export const volumeFacts = (volume: Volume, output: Output): string =>
   output.facts([
     ['name', volume.name],
@@ -32,6 +41,7 @@ export const volumeFacts = (volume: Volume, output: Output): string =>
     ['read-only', volume.readOnly ? 'yes' : 'no'],
     ['unavailable', unavailableText(volume)],
     ['NBD', accessText(volume)],
+    ...limitsFact(volume),
     ['encryption', volume.encryption ?? 'none'],
     ['clients', String(volume.clients)],
     ['created', volume.createdAt],

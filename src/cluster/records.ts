@@ -147,6 +147,15 @@ const volumeSchema = z.looseObject({
     .optional(),
   labels: z.record(z.string(), z.string()),
   description: z.string(),
+  /** Requests and bytes a second that its clients get at most; absent, or null: all they can. */
+  limits: z
+    .object({
+      iops: z.number().int().positive().nullable(),
+      /** Requests that it may do at once after it was idle; null: what it may do in 100 ms. */
+      iopsBurst: z.number().int().positive().nullable(),
+      bandwidth: z.number().int().positive().nullable()
+    })
+    .optional(),
   /** No name leads to it: it was deleted and can be restored, or is being imported. */
   hidden: z
     .looseObject({

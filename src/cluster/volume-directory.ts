@@ -46,6 +46,7 @@ export type VolumeChange = Partial<
     | 'readOnly'
     | 'unavailableMs'
     | 'access'
+    | 'limits'
     | 'labels'
     | 'description'
     | 'settings'

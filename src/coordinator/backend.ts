@@ -274,7 +274,8 @@ export class PeerBackend implements AdminBackend {
   async changeVolume(name: string, change: VolumeChange): Promise<Volume> {
     const { access, ...rest } = change
     const given = withoutUndefined(rest)
-    const all = access === undefined ? given : { ...given, access: withoutUndefined(access) }
+    const rules = access === undefined ? {} : { access: withoutUndefined(access) }
+    const all = { ...given, ...rules }
     return this.#volumeOf(await this.#parts.volumes.change(name, all))
   }
 

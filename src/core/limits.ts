@@ -111,6 +111,18 @@ export const GROUP_MEMBERS_MAX = 32
 /** Peers of one ring: placement is measured up to 10,000, and indices fit 16 bits. */
 export const RING_PEERS_MAX = 16_384
 
+/** Limits of a volume: nobody needs more, and with less a single request takes minutes. */
+export const IOPS_MAX = 1_000_000_000
+export const THROUGHPUT_BYTES_MIN = 64 * 1024
+/**
+ * While several volumes are busy each has so many requests under way: enough to keep a shard
+ * busy, and what another volume's next request waits for at most.
+ */
+export const SHARED_WINDOW = 16
+/** Volumes that began requests within this time are busy together. */
+export const SHARED_MS = 100
+/** Commands that a client is taken at a time while several volumes are busy. */
+export const SHARED_TURN = 8
 /** Deleted volumes can be restored for so long, unless a setting says otherwise. */
 export const TRASH_MS_DEFAULT = 24 * 3600 * 1000
 export const TRASH_MS_MAX = 365 * 24 * 3600 * 1000

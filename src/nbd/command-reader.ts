@@ -56,6 +56,8 @@ export class CommandReader {
   /** Bytes of a refused payload still to be dropped. */
   private skip = 0
   private nowMs = 0
+  /** Commands of this turn. */
+  private taken = 0
   private readonly quick: QuickReads
   private readonly answered: Answered = { cookieHigh: 0, cookieLow: 0, offsetHigh: 0, offsetLow: 0 }
 
@@ -72,6 +74,7 @@ export class CommandReader {
   /** Takes all it can; returns how many things that were. */
   takeAll(nowMs: number): number {
     this.nowMs = nowMs
+    this.taken = 0
     let steps = 0
     while (this.step()) steps++
     return steps
@@ -88,7 +91,20 @@ export class CommandReader {
     }
     if (payload.active) return payload.take()
     if (receiver.available < this.requestSize) return false
-    return this.takeCommand()
+    const { view, start } = receiver
+    const command = view.getUint16(start + AT_TYPE)
+    const mayBegin = command === NBD_CMD_DISC || this.transmission.mayBegin(this.nowMs, this.taken)
+    if (!mayBegin) return false
+    const length = this.lengthAt(start)
+    if (!this.takeCommand()) return false
+    this.taken++
+    this.transmission.began(command, length)
+    return true
+  }
+
+  private lengthAt(start: number): number {
+    const { view } = this.transmission.receiver
+    return this.extended ? getU64(view, start + AT_LENGTH) : view.getUint32(start + AT_LENGTH)
   }
 
   private takeCommand(): boolean {
@@ -112,7 +128,7 @@ export class CommandReader {
     const request = budget.acquireRequest(transmission)
     if (request === null) return transmission.block(true)
     const flags = view.getUint16(at + AT_FLAGS)
-    const length = this.extended ? getU64(view, at + AT_LENGTH) : view.getUint32(at + AT_LENGTH)
+    const length = this.lengthAt(at)
     request.transmission = transmission
     request.command = command
     request.commandFlags = flags
@@ -138,7 +154,7 @@ export class CommandReader {
     const { transmission, answered } = this
     const flags = view.getUint16(at + AT_FLAGS)
     const offset = getU64(view, at + AT_OFFSET)
-    const length = this.extended ? getU64(view, at + AT_LENGTH) : view.getUint32(at + AT_LENGTH)
+    const length = this.lengthAt(at)
     if (this.refusing || this.refusalOf(NBD_CMD_READ, flags, offset, length) !== null) return false
     answered.cookieHigh = view.getUint32(at + AT_COOKIE)
     answered.cookieLow = view.getUint32(at + AT_COOKIE + 4)

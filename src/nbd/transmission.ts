@@ -10,7 +10,8 @@
  */
 import type { Clock } from '../core/clock.ts'
 import { ErrorCode } from '../core/errors.ts'
-import type { BlockDevice, ClientInfo } from '../volume/block-device.ts'
+import { SHARED_TURN } from '../core/limits.ts'
+import type { BlockDevice, ClientInfo, DeviceAdmission } from '../volume/block-device.ts'
 import { Answers, ReadyList } from './answers.ts'
 import type { Batch, BatchMember } from './batch.ts'
 import { type Budget, NO_SHARE, type Spender } from './budget.ts'
@@ -18,7 +19,7 @@ import { CommandReader } from './command-reader.ts'
 import type { MetaContext } from './meta-contexts.ts'
 import type { NbdMetrics } from './metrics.ts'
 import { PayloadReceiver } from './payload-receiver.ts'
-import { NBD_CMD_READ } from './protocol.ts'
+import { NBD_CMD_READ, NBD_CMD_WRITE } from './protocol.ts'
 import { ReadReplies } from './read-replies.ts'
 import type { Consumer, Receiver } from './receiver.ts'
 import type { ReplyMode } from './replies.ts'
@@ -63,17 +64,22 @@ export class Transmission implements Consumer, Spender, BatchMember {
   /** open: commands are taken. draining: answers are finished. closed: the socket is gone. */
   state: 'open' | 'draining' | 'closed' = 'open'
   private readonly parts: TransmissionParts
+  private readonly admission: DeviceAdmission | null
   private readonly commands: CommandReader
   private readonly ready = new ReadyList()
   private blocked = false
   private isCut = false
   private inLine = false
+  /** `goOn` will be called. */
+  private paused = false
+  private timer: NodeJS.Timeout | undefined
   private steps = 0
   private onQuiet: (() => void) | null = null
 
   constructor(parts: TransmissionParts) {
     this.parts = parts
     this.device = parts.device
+    this.admission = parts.device.admission ?? null
     this.mode = parts.mode
     this.budget = parts.budget
     this.batch = parts.batch
@@ -133,6 +139,48 @@ export class Transmission implements Consumer, Spender, BatchMember {
   /** Blocks by the answer of `acquirePages`. */
   blockForPages(answer: number): false {
     return this.block(answer !== NO_SHARE)
+  }
+
+  /**
+   * May the next command begin, after `taken` of this turn? False: it is tried again when the
+   * volume's limits let it, when one of this client's is done, or when others had their turn.
+   */
+  mayBegin(nowMs: number, taken: number): boolean {
+    const { admission } = this
+    if (admission === null) return true
+    if (admission.isLimited) {
+      const waitMs = admission.waitMs(nowMs)
+      if (waitMs > 0) return this.pause(waitMs)
+    }
+    if (!admission.isShared(nowMs)) return true
+    if (this.inFlight > 0 && admission.isFull) return this.block(false)
+    return taken < SHARED_TURN || this.pause(0)
+  }
+
+  /** A command was taken. */
+  began(command: number, length: number): void {
+    const { admission } = this
+    if (admission === null || !admission.isLimited) return
+    admission.spend(command === NBD_CMD_READ || command === NBD_CMD_WRITE ? length : 0)
+  }
+
+  /** Stops reading for so long; 0: until everybody else had a turn. */
+  private pause(ms: number): false {
+    this.blocked = true
+    if (!this.paused) {
+      this.paused = true
+      if (ms > 0) this.timer = setTimeout(this.goOn, Math.ceil(ms))
+      else setImmediate(this.goOn)
+    }
+    return false
+  }
+
+  private readonly goOn = (): void => {
+    this.paused = false
+    if (this.blocked && !this.inLine && this.state === 'open' && this.consume()) {
+      this.receiver.resume()
+    }
+    this.batch.add(this)
   }
 
   accepted(): void {
@@ -217,7 +265,7 @@ export class Transmission implements Consumer, Spender, BatchMember {
     if (this.state === 'closed') return
     this.reads.advance()
     while (this.ready.shift(this.deliver)) {}
-    if (this.blocked && !this.inLine && this.state === 'open') {
+    if (this.blocked && !this.inLine && !this.paused && this.state === 'open') {
       if (this.consume()) this.receiver.resume()
     }
     this.sender.flush()
@@ -276,6 +324,7 @@ export class Transmission implements Consumer, Spender, BatchMember {
 
   private leaveLine(): void {
     this.inLine = false
+    clearTimeout(this.timer)
     this.budget.line.leave(this)
   }
 

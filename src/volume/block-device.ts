@@ -2,12 +2,27 @@ import type { Arena } from '../core/arena.ts'
 import type { ExportAccess } from './export-access.ts'
 import type { VolumeRequest } from './request.ts'
 
+/** When the next request of a device may begin. Cheap: asked for each. Times are monotonic. */
+export interface DeviceAdmission {
+  /** Are there limits? Without, `waitMs` and `spend` need not be called. */
+  readonly isLimited: boolean
+  /** Milliseconds until the next request may begin; 0: now. */
+  waitMs(nowMs: number): number
+  /** A request that moves so many bytes began. */
+  spend(bytes: number): void
+  /** Do others want their turns too? Who has requests under way waits then while `isFull`. */
+  isShared(nowMs: number): boolean
+  readonly isFull: boolean
+}
+
 /** An open volume as protocols with a block interface (NBD) use it. */
 export interface BlockDevice {
   readonly name: string
   /** Bytes; a resize changes it while the device is open. */
   readonly sizeBytes: number
   readonly readOnly: boolean
+  /** Null, or absent: a request may always begin. */
+  readonly admission?: DeviceAdmission | null
   /**
    * Starts the request. The caller has checked the range against `sizeBytes`; one that reaches
    * past the end all the same (the volume may shrink between the two) ends with OutOfRange, one

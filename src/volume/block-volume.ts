@@ -14,6 +14,7 @@ import { assert } from '../core/assert.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS, OPS_PER_REQUEST_MAX } from '../core/limits.ts'
 import { type BlockOp, OpKind } from '../replication/block-store.ts'
+import { Admission } from './admission.ts'
 import { ChangeHold } from './change-hold.ts'
 import { Edits } from './edits.ts'
 import { type OpenVolume, requestOpEnded } from './open-volume.ts'
@@ -31,6 +32,7 @@ export class BlockVolume {
   /** Milliseconds that a flush may take; null: it waits. Other requests are the store's. */
   unavailableMs: number | null = null
   readonly io: VolumeIo
+  readonly admission: Admission
   readonly ops: VolumeOps
   readonly stats: VolumeStats = new VolumeStats()
   readonly #edits: Edits
@@ -46,6 +48,7 @@ export class BlockVolume {
     }
   ) {
     this.io = io
+    this.admission = new Admission(io.turns, this)
     this.name = options.name
     this.sizeBytes = options.sizeBytes
     this.ops = new VolumeOps(io, options.identity, onRequestOp)

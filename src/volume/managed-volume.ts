@@ -12,6 +12,7 @@ import {
   VOLUME_BYTES_MAX
 } from '../core/limits.ts'
 import type { FamilyKey } from '../replication/block-store.ts'
+import { type Limits, NO_LIMITS } from './admission.ts'
 import { BlockVolume } from './block-volume.ts'
 import type { Locks } from './locks.ts'
 import { OpenVolume } from './open-volume.ts'
@@ -59,6 +60,8 @@ export class ManagedVolume {
   readonly opens: Set<OpenVolume> = new Set()
   readonly #context: ManagedContext
   readonly #unitBytes: number
+  /** As they are in force. */
+  #limits: Limits = NO_LIMITS
   #gone = false
 
   constructor(context: ManagedContext, record: VolumeRecord, unitBytes: number) {
@@ -66,6 +69,7 @@ export class ManagedVolume {
     this.record = record
     this.#unitBytes = unitBytes
     this.volume = this.#pathTo(record.name, record.sizeBytes, record.headLayer)
+    this.#followRecord()
     this.volume.ops.onSequenceLow = () => this.retakeWriter()
   }
 
@@ -308,13 +312,25 @@ export class ManagedVolume {
     if (record === null || this.#gone) return
     const { volume } = this
     this.record = record
-    volume.name = record.name
-    volume.unavailableMs = record.unavailableMs ?? null
+    this.#followRecord()
     // Who writes may be ahead of the record; the end of what is served goes back by `resize` alone.
     if (!volume.writable || record.sizeBytes > volume.sizeBytes) volume.sizeBytes = record.sizeBytes
     if (!volume.writable) volume.ops.openLayer(parseId64(record.headLayer))
     if (record.readOnly) for (const open of this.opens) open.freeze()
     this.#context.gate.noteChange(record)
+  }
+
+  #followRecord(): void {
+    const { volume, record } = this
+    volume.name = record.name
+    volume.unavailableMs = record.unavailableMs ?? null
+    const { limits = NO_LIMITS } = record
+    const { iops, iopsBurst, bandwidth } = this.#limits
+    const isSame =
+      iops === limits.iops && iopsBurst === limits.iopsBurst && bandwidth === limits.bandwidth
+    if (isSame) return
+    this.#limits = limits
+    volume.admission.limit(limits, this.#context.io.clock.monotonicMs())
   }
 
   /** Alone. @throws StoreError InvalidArgument */

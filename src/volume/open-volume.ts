@@ -1,5 +1,5 @@
 import { ErrorCode } from '../core/errors.ts'
-import type { BlockDevice } from './block-device.ts'
+import type { BlockDevice, DeviceAdmission } from './block-device.ts'
 import type { BlockVolume } from './block-volume.ts'
 import type { Flushes } from './flushes.ts'
 import { RequestFlag, RequestKind, type VolumeRequest } from './request.ts'
@@ -54,6 +54,10 @@ export class OpenVolume implements BlockDevice {
 
   get name(): string {
     return this.volume.name
+  }
+
+  get admission(): DeviceAdmission {
+    return this.volume.admission
   }
 
   get sizeBytes(): number {

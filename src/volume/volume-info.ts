@@ -1,6 +1,7 @@
 import { DEFAULT_POOL } from '../cluster/pools.ts'
 import type { VolumeRecord } from '../cluster/records.ts'
 import type { HistogramSnapshot } from '../core/histogram.ts'
+import { type Limits, NO_LIMITS } from './admission.ts'
 import { type ExportAccess, OPEN_ACCESS } from './export-access.ts'
 import type { ManagedVolume } from './managed-volume.ts'
 import { RequestKind } from './request.ts'
@@ -19,6 +20,7 @@ export interface VolumeInfo {
   /** Milliseconds after which a request that cannot be done ends with an error; null: it waits. */
   readonly unavailableMs: number | null
   readonly access: ExportAccess
+  readonly limits: Limits
   /** How its blocks are sealed; null: they are not. */
   readonly encryption: 'xchacha20-poly1305' | null
   readonly description: string
@@ -47,10 +49,11 @@ export function infoOf(record: VolumeRecord, managed: ManagedVolume | null): Vol
   const clients = managed?.opens.size ?? 0
   const pool = record.pool ?? DEFAULT_POOL
   const unavailableMs = record.unavailableMs ?? null
+  const limits = record.limits ?? NO_LIMITS
   const access = record.access ?? OPEN_ACCESS
   const encryption = record.encryption ?? null
   const known = { id, name, type, sizeBytes, pool, family, readOnly, unavailableMs, encryption }
-  return { ...known, access, description, labels, createdAt, clients }
+  return { ...known, access, limits, description, labels, createdAt, clients }
 }
 
 export const countersOf = ({ volume }: ManagedVolume): VolumeCounters => ({

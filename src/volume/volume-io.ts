@@ -2,6 +2,7 @@ import type { Arena } from '../core/arena.ts'
 import type { Clock } from '../core/clock.ts'
 import { SUB_BLOCK_SCRATCH_PAGES } from '../core/limits.ts'
 import type { BlockStore } from '../replication/block-store.ts'
+import { Turns } from './admission.ts'
 import { Edit } from './edit.ts'
 import { Flushes } from './flushes.ts'
 import { complete } from './open-volume.ts'
@@ -17,6 +18,7 @@ export class VolumeIo {
   readonly scratch: ScratchPages
   readonly flushes: Flushes
   readonly walks: StatusWalks
+  readonly turns: Turns
   readonly #edits: Edit[] = []
   #deferred: VolumeRequest[] = []
   #deferring: VolumeRequest[] = []
@@ -43,6 +45,7 @@ export class VolumeIo {
     this.clock = clock
     this.scratch = beside?.scratch ?? new ScratchPages(arena, scratchPages)
     this.flushes = beside?.flushes ?? new Flushes(store, clock)
+    this.turns = beside?.turns ?? new Turns()
     this.walks = beside?.walks ?? new StatusWalks(store, arena, () => this.ringSoon())
   }
 

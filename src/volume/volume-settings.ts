@@ -2,6 +2,7 @@
 import type { VolumeRecord } from '../cluster/records.ts'
 import type { VolumeChange } from '../cluster/volume-directory.ts'
 import type { VolumeEventDetails } from '../cluster/volume-events.ts'
+import { type LimitsChange, limitsOf, NO_LIMITS } from './admission.ts'
 import { checkAccess, type ExportAccess, OPEN_ACCESS } from './export-access.ts'
 
 /** What is not named stays. */
@@ -13,18 +14,21 @@ export interface SettingsChange {
   /** Nobody may change its bytes. Who has it open for writing is cut off. */
   readonly readOnly?: boolean
   readonly description?: string
+  /** Requests and bytes a second; null takes a limit away. */
+  readonly limits?: LimitsChange
   /** Labels to add or replace; null takes one away. */
   readonly labels?: Readonly<Record<string, string | null>>
 }
 
 /** @throws StoreError InvalidArgument */
 export function settingsOf(record: VolumeRecord, change: SettingsChange): VolumeChange {
-  const { unavailableMs, access, readOnly, description, labels } = change
+  const { unavailableMs, access, readOnly, description, labels, limits } = change
   return {
     ...(unavailableMs === undefined ? {} : { unavailableMs }),
     ...(access === undefined ? {} : { access: accessOf(record, access) }),
     ...(readOnly === undefined ? {} : { readOnly }),
     ...(description === undefined ? {} : { description }),
+    ...(limits === undefined ? {} : { limits: limitsOf(record.limits ?? NO_LIMITS, limits) }),
     ...(labels === undefined ? {} : { labels: labelsOf(record, labels) })
   }
 }
@@ -45,9 +49,15 @@ function labelsOf(
 }
 
 /** As the history of the volume tells it. */
-export function eventDetails({ access, labels, ...plain }: SettingsChange): VolumeEventDetails {
+export function eventDetails({
+  access,
+  labels,
+  limits,
+  ...plain
+}: SettingsChange): VolumeEventDetails {
   const told: Record<string, string> = {}
   if (access !== undefined) told['access'] = JSON.stringify(access)
   if (labels !== undefined) told['labels'] = JSON.stringify(labels)
+  if (limits !== undefined) told['limits'] = JSON.stringify(limits)
   return { ...plain, ...told }
 }

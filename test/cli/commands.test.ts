@@ -118,6 +118,8 @@ test('wrong usage ends with 2', async ({ torus }) => {
     [['volume', 'create', 'demo', '1XB'], /^torus: size: "1XB" is not a size/],
     [['volume', 'create', 'demo', '1000'], /^torus: sizeBytes 1000: must be a multiple of 4096/],
     [['volume', 'set', 'demo'], /nothing to set was given/],
+    [['volume', 'set', 'demo', '--iops', '0'], /"0" is not a whole number from 1/],
+    [['volume', 'set', 'demo', '--bandwidth', '0'], /0 would stop it: say "off"/],
     [['volume', 'set', 'demo', '--label', 'x'], /"x" is not KEY=VALUE/],
     [['volume', 'set', 'demo', '--read-only', 'yes'], /"yes" is neither "on" nor "off"/],
     [

@@ -157,6 +157,7 @@ export class FakeBackend implements AdminBackend {
       family: '0123456789abcdef',
       readOnly: false,
       labels: {},
+      limits: { iops: null, iopsBurst: null, bandwidth: null },
       unavailableMs: null,
       access: { addresses: [], tlsNames: [], readOnly: false },
       createdAt: '2026-01-31T12:00:00.000Z',

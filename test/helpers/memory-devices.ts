@@ -6,7 +6,7 @@ import type { Arena } from '../../src/core/arena.ts'
 import { assert } from '../../src/core/assert.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
-import type { BlockDevice, DeviceSource } from '../../src/volume/block-device.ts'
+import type { BlockDevice, DeviceAdmission, DeviceSource } from '../../src/volume/block-device.ts'
 import { RequestFlag, RequestKind, type VolumeRequest } from '../../src/volume/request.ts'
 
 /** First fit over a page map: pages just given back are taken again first, while cached. */
@@ -105,6 +105,7 @@ export class MemoryVolume {
   /** Requests are kept back until `release`. */
   holding = false
   readonly held: VolumeRequest[] = []
+  admission: DeviceAdmission | null = null
 
   constructor(
     name: string,
@@ -217,6 +218,10 @@ class MemoryDevice implements BlockDevice {
 
   get sizeBytes(): number {
     return this.volume.sizeBytes
+  }
+
+  get admission(): DeviceAdmission | null {
+    return this.volume.admission
   }
 
   submit(request: VolumeRequest): void {

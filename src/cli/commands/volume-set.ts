@@ -1,11 +1,14 @@
 /** What is changed about a volume that is there. */
 import type { Command } from 'commander'
 import { formatSize } from '../../core/units.ts'
+import { withoutUndefined } from '../../core/without-undefined.ts'
 import type { ApiClient, Client } from '../api-client.ts'
 import {
+  countBetween,
   labelArgument,
   listArgument,
   onOffArgument,
+  orOff,
   sizeArgument,
   unavailableArgument
 } from '../arguments.ts'
@@ -61,6 +64,8 @@ const waitingText = ({ id, address }: Client): string =>
 const clientsOf = async (api: ApiClient, name: string, count: number): Promise<Client[]> =>
   count === 0 ? [] : (await api.clients()).filter(({ volume }) => volume === name)
 
+const count = countBetween(1, Number.MAX_SAFE_INTEGER)
+
 interface SetOptions {
   readonly unavailable?: ReturnType<typeof unavailableArgument>
   readonly allow?: string[]
@@ -68,6 +73,9 @@ interface SetOptions {
   readonly nbdReadOnly?: boolean
   readonly readOnly?: boolean
   readonly description?: string
+  readonly iops?: number | null
+  readonly iopsBurst?: number | null
+  readonly bandwidth?: number | null
   readonly label?: Record<string, string | null>
 }
 
@@ -93,6 +101,9 @@ export function addSet(parent: Command): void {
     )
     .option('--nbd-read-only <on|off>', 'NBD clients get it read-only', onOffArgument)
     .option('--read-only <on|off>', 'nobody may change its bytes', onOffArgument)
+    .option('--iops <N|off>', 'requests a second that its clients get at most', orOff(count))
+    .option('--iops-burst <N|off>', 'and at once after it was idle', orOff(count))
+    .option('--bandwidth <SIZE|off>', 'bytes a second, like 100MiB', orOff(sizeArgument))
     .option('--description <text>', 'a note for people')
     .option('--label <KEY=VALUE>', 'a label; without a value it goes. Repeatable', labelArgument)
     .action(
@@ -105,6 +116,7 @@ export function addSet(parent: Command): void {
     command,
     'torus volume set demo --unavailable error:60s',
     'torus volume set demo --allow 10.0.0.0/8,unix --allow-tls-name backup --nbd-read-only on',
+    'torus volume set demo --iops 2000 --iops-burst 5000 --bandwidth 100MiB',
     'torus volume set demo --read-only on --label owner=ann --label old='
   )
 }
@@ -112,6 +124,8 @@ export function addSet(parent: Command): void {
 /** @throws UsageError when there is nothing to change */
 function changeOf(options: SetOptions): Parameters<ApiClient['changeVolume']>[1] {
   const { unavailable, allow, allowTlsName, nbdReadOnly, readOnly, description, label } = options
+  const { iops, iopsBurst, bandwidth } = options
+  const limits = withoutUndefined({ iops, iopsBurst, bandwidth })
   const access = {
     ...(allow === undefined ? {} : { addresses: allow }),
     ...(allowTlsName === undefined ? {} : { tlsNames: allowTlsName }),
@@ -120,6 +134,7 @@ function changeOf(options: SetOptions): Parameters<ApiClient['changeVolume']>[1]
   const change = {
     ...unavailable,
     ...(Object.keys(access).length > 0 ? { access } : {}),
+    ...(Object.keys(limits).length > 0 ? { limits } : {}),
     ...(readOnly === undefined ? {} : { readOnly }),
     ...(description === undefined ? {} : { description }),
     ...(label === undefined ? {} : { labels: label })

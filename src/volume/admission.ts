@@ -1,0 +1,121 @@
+/**
+ * When a volume's next request may begin, as protocols ask before they take it from a client:
+ * what waits then holds neither memory nor a place in a queue.
+ *
+ * - Limits that an operator set, as token buckets. A request begins while there is a token, and
+ *   may cost more than there are: what it owes is waited for before the next one.
+ * - Turns: while several volumes are busy each has a bounded number of requests under way, so
+ *   that one with a deep queue does not make another wait behind all of it.
+ */
+import type { VolumeRecord } from '../cluster/records.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
+import { IOPS_MAX, SHARED_MS, SHARED_WINDOW, THROUGHPUT_BYTES_MIN } from '../core/limits.ts'
+import type { DeviceAdmission } from './block-device.ts'
+
+export type Limits = NonNullable<VolumeRecord['limits']>
+export type LimitsChange = { readonly [K in keyof Limits]?: Limits[K] | undefined }
+
+export const NO_LIMITS: Limits = { iops: null, iopsBurst: null, bandwidth: null }
+
+/** What is not named stays. @throws StoreError InvalidArgument */
+export function limitsOf(before: Limits, change: LimitsChange): Limits {
+  const { iops = before.iops, iopsBurst = before.iopsBurst, bandwidth = before.bandwidth } = change
+  check('iops', iops, 1, IOPS_MAX)
+  check('iops-burst', iopsBurst, 1, IOPS_MAX)
+  check('bandwidth', bandwidth, THROUGHPUT_BYTES_MIN, Number.MAX_SAFE_INTEGER)
+  if (iops !== null || iopsBurst === null) return { iops, iopsBurst, bandwidth }
+  if (change.iops !== undefined && change.iopsBurst === undefined) {
+    return { iops, iopsBurst: null, bandwidth }
+  }
+  throw new StoreError(ErrorCode.InvalidArgument, 'iops-burst means nothing without iops')
+}
+
+function check(name: string, value: number | null, min: number, max: number): void {
+  if (value === null || (Number.isSafeInteger(value) && value >= min && value <= max)) return
+  const advice = 'off takes a limit away, and "read-only" stops changes'
+  const text = `${name} ${value} is not a whole number from ${min}: ${advice}`
+  throw new StoreError(ErrorCode.InvalidArgument, text)
+}
+
+/** A volume that was idle may do at once what it may do in this time. */
+const BURST_MS = 100
+
+class TokenBucket {
+  readonly #perMs: number
+  readonly #most: number
+  #tokens: number
+  #filledMs: number
+
+  constructor(perSecond: number, most: number, nowMs: number) {
+    this.#perMs = perSecond / 1000
+    this.#most = most
+    this.#tokens = most
+    this.#filledMs = nowMs
+  }
+
+  /** Milliseconds until there is a token; 0: there is one. */
+  waitMs(nowMs: number): number {
+    const filled = this.#tokens + (nowMs - this.#filledMs) * this.#perMs
+    this.#tokens = Math.min(filled, this.#most)
+    this.#filledMs = nowMs
+    return this.#tokens > 0 ? 0 : -this.#tokens / this.#perMs + 1 / this.#perMs
+  }
+
+  take(count: number): void {
+    this.#tokens -= count
+  }
+}
+
+/** What the volumes of a process know of each other. */
+export class Turns {
+  /** The last of them that began a request, and when. */
+  last: object | null = null
+  lastMs = -Infinity
+  /** Several are busy until then. */
+  sharedUntilMs = -Infinity
+}
+
+export class Admission implements DeviceAdmission {
+  isLimited = false
+  readonly #turns: Turns
+  readonly #volume: { readonly inFlight: number }
+  #requests: TokenBucket | null = null
+  #bytes: TokenBucket | null = null
+
+  constructor(turns: Turns, volume: { readonly inFlight: number }) {
+    this.#turns = turns
+    this.#volume = volume
+  }
+
+  /** From now on; what is under way stays. */
+  limit({ iops, iopsBurst, bandwidth }: Limits, nowMs: number): void {
+    const burst = (rate: number): number => Math.max(1, (rate * BURST_MS) / 1000)
+    const most = iops === null ? 0 : (iopsBurst ?? burst(iops))
+    this.#requests = iops === null ? null : new TokenBucket(iops, most, nowMs)
+    this.#bytes = bandwidth === null ? null : new TokenBucket(bandwidth, burst(bandwidth), nowMs)
+    this.isLimited = iops !== null || bandwidth !== null
+  }
+
+  waitMs(nowMs: number): number {
+    return Math.max(this.#requests?.waitMs(nowMs) ?? 0, this.#bytes?.waitMs(nowMs) ?? 0)
+  }
+
+  spend(bytes: number): void {
+    this.#requests?.take(1)
+    this.#bytes?.take(bytes)
+  }
+
+  isShared(nowMs: number): boolean {
+    const turns = this.#turns
+    if (turns.last !== this) {
+      if (nowMs - turns.lastMs < SHARED_MS) turns.sharedUntilMs = nowMs + SHARED_MS
+      turns.last = this
+    }
+    turns.lastMs = nowMs
+    return nowMs < turns.sharedUntilMs
+  }
+
+  get isFull(): boolean {
+    return this.#volume.inFlight >= SHARED_WINDOW
+  }
+}
