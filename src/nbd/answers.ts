@@ -1,5 +1,6 @@
 /** Answers of a connection: those that wait for room in the output, and how each is written. */
 import type { ErrorCode } from '../core/errors.ts'
+import type { GatherSender } from '../core/gather-sender.ts'
 import type { ClientInfo } from '../volume/block-device.ts'
 import type { Batch } from './batch.ts'
 import { kindOfCommand } from './commands.ts'
@@ -23,7 +24,6 @@ import {
   SIMPLE_REPLY_SIZE
 } from './replies.ts'
 import type { NbdRequest } from './request.ts'
-import type { Sender } from './sender.ts'
 
 /** First come, first served; linked through the requests themselves. */
 export class ReadyList {
@@ -59,14 +59,14 @@ export class ReadyList {
 
 export class Answers {
   private readonly mode: ReplyMode
-  private readonly sender: Sender
+  private readonly sender: GatherSender
   private readonly metrics: NbdMetrics
   private readonly batch: Batch
   private readonly info: ClientInfo
 
   constructor(
     mode: ReplyMode,
-    parts: { sender: Sender; metrics: NbdMetrics; batch: Batch; info: ClientInfo }
+    parts: { sender: GatherSender; metrics: NbdMetrics; batch: Batch; info: ClientInfo }
   ) {
     this.mode = mode
     this.sender = parts.sender

@@ -6,14 +6,8 @@
  */
 import type { Arena } from '../core/arena.ts'
 import { assert } from '../core/assert.ts'
-import {
-  type NbdLimits,
-  PAGES_EACH_MAX,
-  REPLY_BUFFER_BYTES,
-  REQUESTS_EACH_MAX,
-  SMALL_REPLY_BUFFER_BYTES
-} from './limits.ts'
-import { ReplyBuffer } from './reply-buffer.ts'
+import { type NbdLimits, PAGES_EACH_MAX, REQUESTS_EACH_MAX } from './limits.ts'
+import { ReplyBuffers } from './reply-buffers.ts'
 import { type NbdRequest, RequestPool } from './request.ts'
 import { type Share, Shares } from './shares.ts'
 import { type Waiter, WaitLine } from './wait-line.ts'
@@ -35,15 +29,12 @@ export class Budget {
   readonly line: WaitLine = new WaitLine()
   readonly pageShares: Shares
   readonly requestShares: Shares
+  readonly replyBuffers: ReplyBuffers
   /** How often a client got less memory than it asked for, or none. */
   waits = 0
   private readonly requests: RequestPool
   /** Called when something was given back while somebody waits. */
   private readonly onFreed: () => void
-  private readonly freeBuffers: ReplyBuffer[] = []
-  private buffersMade = 0
-  private readonly freeSmallBuffers: ReplyBuffer[] = []
-  private smallBuffersMade = 0
   private armed = false
   private denied = false
 
@@ -55,6 +46,7 @@ export class Budget {
     this.onFreed = onFreed
     this.requests = new RequestPool(limits.requests)
     this.pageShares = new Shares(arena.pagesTotal, PAGES_EACH_MAX)
+    this.replyBuffers = new ReplyBuffers(limits)
     this.requestShares = new Shares(limits.requests, REQUESTS_EACH_MAX)
   }
 
@@ -67,11 +59,6 @@ export class Budget {
 
   get requestsInUse(): number {
     return this.requests.inUse
-  }
-
-  get replyBuffersInUse(): number {
-    const free = this.freeBuffers.length + this.freeSmallBuffers.length
-    return this.buffersMade + this.smallBuffersMade - free
   }
 
   /** `spender` goes on, by `proceed`, when something was given back. */
@@ -156,33 +143,5 @@ export class Budget {
     this.arena.release(request.pages)
     this.pageShares.give(spender.pageShare, request.pageCount)
     request.pageCount = 0
-  }
-
-  /**
-   * One for every client, a small one where the large are in use; a `second` one of the large
-   * while half of them are free.
-   */
-  acquireBuffer(second: boolean): ReplyBuffer | null {
-    const { replyBuffers } = this.limits
-    const inUse = this.buffersMade - this.freeBuffers.length
-    if (inUse < (second ? replyBuffers / 2 : replyBuffers)) {
-      const buffer = this.freeBuffers.pop()
-      if (buffer !== undefined) return buffer
-      this.buffersMade++
-      return new ReplyBuffer(REPLY_BUFFER_BYTES)
-    }
-    if (second) return null
-    const small = this.freeSmallBuffers.pop()
-    if (small !== undefined) return small
-    if (this.smallBuffersMade === this.limits.connections) return null
-    this.smallBuffersMade++
-    return new ReplyBuffer(SMALL_REPLY_BUFFER_BYTES)
-  }
-
-  releaseBuffer(buffer: ReplyBuffer): void {
-    buffer.reset()
-    const isLarge = buffer.bytes.length === REPLY_BUFFER_BYTES
-    if (isLarge) this.freeBuffers.push(buffer)
-    else this.freeSmallBuffers.push(buffer)
   }
 }

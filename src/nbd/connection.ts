@@ -6,6 +6,7 @@
 import type net from 'node:net'
 import type { Clock } from '../core/clock.ts'
 import { ErrorCode, errorCodeName, storeErrorOf } from '../core/errors.ts'
+import { GatherSender } from '../core/gather-sender.ts'
 import type { BlockDevice, ClientInfo } from '../volume/block-device.ts'
 import type { ExportClient } from './access.ts'
 import type { Batch } from './batch.ts'
@@ -23,7 +24,7 @@ import { Progress } from './progress.ts'
 import { IHAVEOPT_HIGH, IHAVEOPT_LOW } from './protocol.ts'
 import { type Consumer, Receiver } from './receiver.ts'
 import type { Refusals } from './refusals.ts'
-import { Sender } from './sender.ts'
+import { REPLY_SENDER } from './reply-buffers.ts'
 import { type TlsContext, tlsReasonOf } from './tls-context.ts'
 import { Transmission } from './transmission.ts'
 import type { NbdOpenOrClose, NbdUse, RefusalFields } from './use.ts'
@@ -280,9 +281,10 @@ export class Connection implements Consumer {
     this.phase = 'transmission'
     this.deadlineMs = host.clock.monotonicMs() + host.limits.drainMs
     this.info.volume = volume
-    const sender: Sender = new Sender(this.socket, host.budget, () => {
+    const { replyBuffers } = host.budget
+    const sender: GatherSender = new GatherSender(this.socket, replyBuffers, REPLY_SENDER, () =>
       this.transmission?.outputMoved()
-    })
+    )
     this.transmission = new Transmission({
       device,
       mode: this.handshake.mode,

@@ -148,12 +148,19 @@ export class ReadReplies {
     return true
   }
 
+  /** Bytes of the arena, which `request` holds until the socket is done with them. */
+  private sendSlice(at: number, length: number, request: NbdRequest): void {
+    const { sender, budget } = this.transmission
+    request.slicesOut++
+    sender.slice(budget.arena.bytes.subarray(at, at + length), request.onSent)
+  }
+
   /** Data, from the arena when it is large. There is room for what is copied. */
   private appendData(request: NbdRequest, offset: number, length: number): void {
     const { sender, budget } = this.transmission
     const at = firstByteOf(request) + (offset - request.offset)
     if (request.length <= COPY_REPLY_BYTES_MAX) sender.copy(budget.arena.bytes, at, at + length)
-    else sender.slice(at, length, request)
+    else this.sendSlice(at, length, request)
   }
 
   private appendChunk(request: NbdRequest, offset: number, length: number, flags: number): void {
@@ -307,7 +314,7 @@ export class ReadReplies {
     if (!sender.room(PIECE_HEADERS_ROOM)) return false
     owner.sendOffset += piece.length
     piece.done = false
-    sender.slice(firstByteOf(piece), piece.length, piece)
+    this.sendSlice(firstByteOf(piece), piece.length, piece)
     this.appended(piece)
     return true
   }

@@ -164,7 +164,7 @@ export class NbdServer implements ConnectionHost {
       protocolErrors: metrics.protocolErrors,
       stalledDisconnects: metrics.stalledDisconnects,
       requestsInFlight,
-      replyBuffersInUse: budget.replyBuffersInUse,
+      replyBuffersInUse: budget.replyBuffers.inUse,
       memoryWaits: budget.waits
     }
   }

@@ -2,7 +2,7 @@
  * The transmission phase of one connection.
  *
  *   Receiver -> CommandReader -> VolumeRequest -> BlockDevice.submit, one ring per batch
- *   finished() -> Answers, ReadReplies, StatusWalks -> Sender: one socket write per batch
+ *   finished() -> Answers, ReadReplies, StatusWalks -> GatherSender: one socket write per batch
  *
  * What cannot go on now stops the reading of this socket (`block`). It is tried again at the end
  * of a batch in which this client's own requests moved, or in its turn when shared memory was
@@ -10,10 +10,12 @@
  */
 import type { Clock } from '../core/clock.ts'
 import { ErrorCode } from '../core/errors.ts'
+import type { GatherSender } from '../core/gather-sender.ts'
 import { SHARED_TURN } from '../core/limits.ts'
+import type { BatchMember } from '../core/tick-batch.ts'
 import type { BlockDevice, ClientInfo, DeviceAdmission } from '../volume/block-device.ts'
 import { Answers, ReadyList } from './answers.ts'
-import type { Batch, BatchMember } from './batch.ts'
+import type { Batch } from './batch.ts'
 import { type Budget, NO_SHARE, type Spender } from './budget.ts'
 import { CommandReader } from './command-reader.ts'
 import type { MetaContext } from './meta-contexts.ts'
@@ -24,7 +26,6 @@ import { ReadReplies } from './read-replies.ts'
 import type { Consumer, Receiver } from './receiver.ts'
 import type { ReplyMode } from './replies.ts'
 import type { NbdRequest } from './request.ts'
-import type { Sender } from './sender.ts'
 import type { Share } from './shares.ts'
 import { StatusReplies } from './status-replies.ts'
 
@@ -33,7 +34,7 @@ export interface TransmissionParts {
   readonly mode: ReplyMode
   readonly contexts: readonly MetaContext[]
   readonly receiver: Receiver
-  readonly sender: Sender
+  readonly sender: GatherSender
   readonly budget: Budget
   readonly batch: Batch
   readonly metrics: NbdMetrics
@@ -51,7 +52,7 @@ export class Transmission implements Consumer, Spender, BatchMember {
   readonly mode: ReplyMode
   readonly budget: Budget
   readonly batch: Batch
-  readonly sender: Sender
+  readonly sender: GatherSender
   readonly receiver: Receiver
   readonly payload: PayloadReceiver
   readonly reads: ReadReplies

@@ -8,18 +8,19 @@ import net from 'node:net'
 import tls from 'node:tls'
 import type { Timers } from '../core/clock.ts'
 import { ErrorCode } from '../core/errors.ts'
+import { GatherSender } from '../core/gather-sender.ts'
 import type { Hello } from '../format/peer-hello.ts'
+import { LINK_SENDER, type LinkBuffers } from './link-buffers.ts'
 import type { Caller } from './member-service.ts'
 import { MessageReader, type PeerIdentity, ServerHandshake } from './peer-handshake.ts'
 import { PeerReceiver } from './peer-receiver.ts'
 import { NO_BINDING, type PeerSecurity, tlsBinding } from './peer-security.ts'
-import { PeerSender, type SendBuffers } from './peer-sender.ts'
 import { PeerSession, type SessionHost } from './peer-session.ts'
 
 export interface ConnectionHost extends SessionHost {
   readonly identity: PeerIdentity
   readonly security: PeerSecurity
-  readonly buffers: SendBuffers
+  readonly buffers: LinkBuffers
   readonly timers: Timers
   /** Why a peer of the cluster is not let in all the same; null: it is. */
   readonly refusal: (peerId: string) => string | null
@@ -44,7 +45,7 @@ export class PeerConnection {
   private readonly receiver = new PeerReceiver()
   /** Where bytes go: the plain socket, or TLS on top of it. */
   private readonly socket: net.Socket
-  private sender: PeerSender | null = null
+  private sender: GatherSender | null = null
   private handshake: ServerHandshake | null = null
   private reason: string | null = null
   private state: 'open' | 'ending' | 'closed' = 'open'
@@ -165,7 +166,9 @@ export class PeerConnection {
   begin(onOps: (change: 1 | -1) => void): void {
     const { host, receiver, socket } = this
     if (this.state !== 'open') return
-    const sender: PeerSender = new PeerSender(socket, host.buffers, () => this.session?.moved())
+    const sender: GatherSender = new GatherSender(socket, host.buffers, LINK_SENDER, () =>
+      this.session?.moved()
+    )
     this.sender = sender
     const onEnd = (reason: string | null): void => this.end(reason, null)
     const onGone = (): void => this.destroy(null)

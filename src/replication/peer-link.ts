@@ -1,7 +1,7 @@
 /**
  * A connection to one boot of a peer, as a Member.
  *
- *   submit -> (window full: queue) -> LinkSlot and frame -> PeerSender, one write per `ring`
+ *   submit -> (window full: queue) -> LinkSlot and frame -> GatherSender, one write per `ring`
  *   FrameReader -> slot of the request id -> op.onDone
  *
  * Time is counted in ticks of a timer, so that a process that was stopped does not take its own
@@ -13,6 +13,7 @@ import { assert } from '../core/assert.ts'
 import { crc32c } from '../core/checksum.ts'
 import type { Timers } from '../core/clock.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { GatherSender } from '../core/gather-sender.ts'
 import {
   FRAME_HEADER_BYTES,
   FrameKind,
@@ -28,9 +29,10 @@ import {
 import { OpKind } from '../shard/op.ts'
 import { BlockOp } from './block-store.ts'
 import { type FrameHandler, FrameReader } from './frame-reader.ts'
+import { LINK_SENDER, type LinkBuffers } from './link-buffers.ts'
 import { LinkCall, LinkFlush, type LinkRequest, type LinkSlot, LinkSlots } from './link-slots.ts'
-import type { Member, MemberAnswer, MemberCall } from './member.ts'
 import { CallBody, decodeFailure, encodeCall } from './member-call.ts'
+import type { Member, MemberAnswer, MemberCall } from './member.ts'
 import type { Dialed } from './peer-dial.ts'
 import {
   CALL_WINDOW_BYTES,
@@ -40,12 +42,11 @@ import {
   TICKS_PER_REQUEST
 } from './peer-limits.ts'
 import { answerBytesOf, frameKindOfOp, payloadBytesOf, tagBytesOf } from './peer-request.ts'
-import { PeerSender, type SendBuffers } from './peer-sender.ts'
 
 export interface LinkParts {
   readonly dialed: Dialed
   readonly arena: Arena
-  readonly buffers: SendBuffers
+  readonly buffers: LinkBuffers
   readonly limits: PeerLimits
   readonly timers: Timers
 }
@@ -59,7 +60,7 @@ export class PeerLink implements Member, FrameHandler {
   private readonly arena: Arena
   private readonly socket: net.Socket
   private readonly reader: FrameReader
-  private readonly sender: PeerSender
+  private readonly sender: GatherSender
   private readonly slots: LinkSlots
   private readonly windowBytes: number
   private readonly queuedMax: number
@@ -103,7 +104,7 @@ export class PeerLink implements Member, FrameHandler {
     const idleMs = Math.min(limits.pingMs, welcome.idleMs / 3)
     this.pingTicks = Math.max(1, Math.floor(idleMs / this.tickMs))
     this.pingAnswerTicks = Math.max(2, Math.ceil(limits.pingAnswerMs / this.tickMs))
-    this.sender = new PeerSender(socket, parts.buffers, () => this.moved())
+    this.sender = new GatherSender(socket, parts.buffers, LINK_SENDER, () => this.moved())
     this.reader = new FrameReader(receiver, this)
     receiver.consumer = this.reader
     socket.on('error', (error) => this.lose(error.message))

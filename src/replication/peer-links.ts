@@ -12,7 +12,7 @@ import { defaultPeerLimits, type PeerLimits } from './peer-limits.ts'
 import { PeerLink } from './peer-link.ts'
 import { OnceAWhile, type PeerLogger } from './peer-log.ts'
 import type { PeerSecurity } from './peer-security.ts'
-import { SendBuffers } from './peer-sender.ts'
+import { LinkBuffers } from './link-buffers.ts'
 
 export interface PeerLinksOptions {
   readonly identity: PeerIdentity
@@ -55,7 +55,7 @@ export class PeerLinks implements Members {
   private readonly random: Random
   private readonly log: PeerLogger
   private readonly onceAWhile: OnceAWhile
-  private readonly buffers = new SendBuffers()
+  private readonly buffers = new LinkBuffers()
   private readonly entries = new Map<string, Entry>()
   private readonly listeners: ((peerId: string) => void)[] = []
   private closed = false

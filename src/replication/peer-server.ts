@@ -10,9 +10,10 @@ import net from 'node:net'
 import type { Arena } from '../core/arena.ts'
 import { type Clock, systemClock, systemTimers, type Timers } from '../core/clock.ts'
 import type { Address } from '../core/options.ts'
+import { TickBatch } from '../core/tick-batch.ts'
 import { BlockOp } from './block-store.ts'
+import { LinkBuffers } from './link-buffers.ts'
 import type { Caller, MemberService } from './member-service.ts'
-import { PeerBatch } from './peer-batch.ts'
 import { type ConnectionHost, PeerConnection } from './peer-connection.ts'
 import type { PeerIdentity } from './peer-handshake.ts'
 import { defaultPeerLimits, type PeerLimits } from './peer-limits.ts'
@@ -20,7 +21,6 @@ import { OnceAWhile, type PeerLogger } from './peer-log.ts'
 import { PeerPages } from './peer-pages.ts'
 import type { PeerRequest } from './peer-request.ts'
 import type { PeerSecurity } from './peer-security.ts'
-import { SendBuffers } from './peer-sender.ts'
 import { PeerCounters } from './peer-session.ts'
 
 export interface PeerServerOptions {
@@ -66,8 +66,8 @@ export class PeerServer implements ConnectionHost {
   readonly limits: PeerLimits
   readonly timers: Timers
   readonly pages: PeerPages
-  readonly batch: PeerBatch
-  readonly buffers: SendBuffers = new SendBuffers()
+  readonly batch: TickBatch
+  readonly buffers: LinkBuffers = new LinkBuffers()
   readonly freeRequests: PeerRequest[] = []
   readonly near: BlockOp = new BlockOp()
   readonly counters: PeerCounters = new PeerCounters()
@@ -92,7 +92,7 @@ export class PeerServer implements ConnectionHost {
     this.limits = Object.freeze({ ...defaultPeerLimits, ...options.limits })
     this.timers = options.timers ?? systemTimers
     this.pages = new PeerPages(options.arena)
-    this.batch = new PeerBatch(() => options.service.ring())
+    this.batch = new TickBatch(() => options.service.ring())
     this.freeBytes = options.freeBytes ?? (() => 0)
     this.refusal = options.refusal ?? (() => null)
     this.log = options.log ?? (() => {})

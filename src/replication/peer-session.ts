@@ -2,14 +2,16 @@
  * A member's side of one link, once the gateway has proved who it is.
  *
  *   FrameReader -> PeerRequest -> MemberService.submit, one ring per batch
- *   finished() -> PeerSender: one socket write per batch
+ *   finished() -> GatherSender: one socket write per batch
  *
  * What cannot go on now (no pages, a full window, no room for answers) stops the reading of this
  * socket alone. Ops that were submitted are finished whatever becomes of the link.
  */
 import { crc32c } from '../core/checksum.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import type { GatherSender } from '../core/gather-sender.ts'
 import { BLOCK_BYTES } from '../core/limits.ts'
+import type { BatchMember, TickBatch } from '../core/tick-batch.ts'
 import {
   FRAME_HEADER_BYTES,
   FrameKind,
@@ -25,7 +27,6 @@ import type { BlockOp } from './block-store.ts'
 import { type FrameHandler, FrameReader } from './frame-reader.ts'
 import { CallBody, decodeCall, encodeFailure } from './member-call.ts'
 import type { Caller, MemberService } from './member-service.ts'
-import type { PeerBatch, PeerBatchMember } from './peer-batch.ts'
 import {
   CALL_JSON_BYTES_MAX,
   CALL_WINDOW_BYTES,
@@ -43,13 +44,12 @@ import {
   PeerRequest,
   plainBytesOf
 } from './peer-request.ts'
-import type { PeerSender } from './peer-sender.ts'
 
 /** What sessions share, and what they tell their server. */
 export interface SessionHost {
   readonly service: MemberService
   readonly pages: PeerPages
-  readonly batch: PeerBatch
+  readonly batch: TickBatch
   readonly limits: PeerLimits
   readonly freeRequests: PeerRequest[]
   /** A read that is answered at once, used for one after the other. */
@@ -73,7 +73,7 @@ export interface SessionParts {
   readonly host: SessionHost
   readonly caller: Caller
   readonly receiver: PeerReceiver
-  readonly sender: PeerSender
+  readonly sender: GatherSender
   /** Nothing more can be said on this connection: close it. `reason`: what was wrong, or null. */
   readonly onEnd: (reason: string | null) => void
   /** The gateway said goodbye. */
@@ -82,7 +82,7 @@ export interface SessionParts {
   readonly onOps: (change: 1 | -1) => void
 }
 
-export class PeerSession implements FrameHandler, PeerBatchMember, PageWaiter {
+export class PeerSession implements FrameHandler, BatchMember, PageWaiter {
   inBatch = false
   readonly reader: FrameReader
   readonly caller: Caller
@@ -91,7 +91,7 @@ export class PeerSession implements FrameHandler, PeerBatchMember, PageWaiter {
   private readonly parts: SessionParts
   private readonly host: SessionHost
   private readonly receiver: PeerReceiver
-  private readonly sender: PeerSender
+  private readonly sender: GatherSender
   private windowBytes = 0
   private state: 'open' | 'draining' | 'closed' = 'open'
   /** Whose large payload is arriving. */
@@ -196,7 +196,7 @@ export class PeerSession implements FrameHandler, PeerBatchMember, PageWaiter {
   }
 
   settled(): void {
-    this.host.batch.ringNow()
+    this.host.batch.ring()
   }
 
   broken(reason: string): void {

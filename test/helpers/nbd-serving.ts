@@ -59,7 +59,7 @@ export async function serving(
   }
   strictEqual(source.arena.pagesFree, source.arena.pagesTotal, 'every page came back')
   strictEqual(server.budget.requestsInUse, 0, 'every request came back')
-  strictEqual(server.budget.replyBuffersInUse, 0, 'every reply buffer came back')
+  strictEqual(server.budget.replyBuffers.inUse, 0, 'every reply buffer came back')
   for (const volume of source.volumes.values()) strictEqual(volume.opens, 0, 'devices are closed')
 }
 

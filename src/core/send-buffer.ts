@@ -1,5 +1,5 @@
-/** Bytes of replies on their way to a socket, with the one long-lived view they are written by. */
-export class ReplyBuffer {
+/** Bytes on their way to a socket, with the one long-lived view they are written by. */
+export class SendBuffer {
   readonly bytes: Buffer
   readonly view: DataView
   /** Filled up to here. */
@@ -9,7 +9,7 @@ export class ReplyBuffer {
   /** Socket writes out. */
   writes: number = 0
   /** Who is told that a write is over. */
-  owner: { written(buffer: ReplyBuffer): void } | null = null
+  owner: { written(buffer: SendBuffer): void } | null = null
   readonly onWritten: () => void
 
   constructor(size: number) {
@@ -35,4 +35,11 @@ export class ReplyBuffer {
     this.flushed = 0
     this.owner = null
   }
+}
+
+/** Where connections have their buffers from. */
+export interface SendBufferPool {
+  /** Null: none now. `isFurther`: the connection has one already. */
+  acquire(isFurther: boolean): SendBuffer | null
+  release(buffer: SendBuffer): void
 }

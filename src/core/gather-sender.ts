@@ -1,35 +1,45 @@
 /**
- * The sending side of a connection in its transmission phase.
- *
- * Replies of a tick gather in a reply buffer and leave in one write. Large read data is sent from
- * the arena without a copy, between the pieces of the buffer. At most
- * REPLY_BUFFERS_PER_CONNECTION are in use: when the client does not take its replies `room`
- * says no, and the answers wait where they are.
+ * The sending side of a connection: what is made in a tick gathers in a buffer and leaves in one
+ * write; large payloads are sent from where they are, between the pieces of the buffer. So many
+ * buffers of a connection are in use at most: when the other side does not take its bytes `room`
+ * says no, and what is to be sent waits where it is.
  */
 import type net from 'node:net'
-import type { Budget } from './budget.ts'
-import { REPLY_BUFFERS_PER_CONNECTION } from './limits.ts'
-import type { ReplyBuffer } from './reply-buffer.ts'
-import type { NbdRequest } from './request.ts'
+import type { SendBuffer, SendBufferPool } from './send-buffer.ts'
 
-export class Sender {
+export interface SenderShape {
+  readonly buffersMax: number
+  /**
+   * A full buffer leaves together with what follows in the tick; else at once, so that the other
+   * side begins with it while the rest is made.
+   */
+  readonly corksFull: boolean
+}
+
+const NO_VIEW = new DataView(new ArrayBuffer(0))
+
+export class GatherSender {
   /** Where `reserve` found room. */
-  view: DataView
+  view: DataView = NO_VIEW
+  /** Writes that left, to see whether the other side moves. */
+  moved = 0
   private readonly socket: net.Socket
-  private readonly budget: Budget
+  private readonly pool: SendBufferPool
+  private readonly buffersMax: number
+  private readonly corksFull: boolean
   /** Called when bytes left, so that what waits for room may try again. */
   private readonly onMoved: () => void
-  private current: ReplyBuffer | null = null
+  private current: SendBuffer | null = null
   private buffers = 0
-  private corked = false
   private slicesOut = 0
-  private static readonly noView: DataView = new DataView(new ArrayBuffer(0))
+  private corked = false
 
-  constructor(socket: net.Socket, budget: Budget, onMoved: () => void) {
+  constructor(socket: net.Socket, pool: SendBufferPool, shape: SenderShape, onMoved: () => void) {
     this.socket = socket
-    this.budget = budget
+    this.pool = pool
+    this.buffersMax = shape.buffersMax
+    this.corksFull = shape.corksFull
     this.onMoved = onMoved
-    this.view = Sender.noView
   }
 
   /** Everything appended is out of the socket. */
@@ -41,13 +51,13 @@ export class Sender {
   room(bytes: number): boolean {
     if (this.current !== null) {
       if (this.current.room >= bytes) return true
-      this.cork()
+      if (this.corksFull) this.cork()
       this.writeCurrent()
       this.current = null
     }
-    if (this.buffers === REPLY_BUFFERS_PER_CONNECTION) return false
-    // Without a second one it goes on when the first is out.
-    const buffer = this.budget.acquireBuffer(this.buffers > 0)
+    if (this.buffers === this.buffersMax) return false
+    // Without a further one it goes on when the first is out.
+    const buffer = this.pool.acquire(this.buffers > 0)
     if (buffer === null) return false
     this.buffers++
     buffer.owner = this
@@ -75,24 +85,27 @@ export class Sender {
   }
 
   /** Appends a copy of `source[from, to)`. There is room. */
-  copy(source: Buffer, from: number, to: number): void {
+  copy(source: Buffer, from: number = 0, to: number = source.length): void {
     const buffer = this.current!
     source.copy(buffer.bytes, buffer.length, from, to)
     buffer.length += to - from
   }
 
-  /** Sends `length` bytes of the arena; `request.onSent` is called when the socket is done. */
-  slice(offset: number, length: number, request: NbdRequest): void {
+  /**
+   * Sends `bytes` from where they are. `onSent` is called when the socket is done with them, and
+   * calls `sliceWritten`.
+   */
+  slice(bytes: Buffer, onSent: () => void): void {
     this.cork()
     this.writeCurrent()
     this.slicesOut++
-    request.slicesOut++
-    this.socket.write(this.budget.arena.bytes.subarray(offset, offset + length), request.onSent)
+    this.socket.write(bytes, onSent)
   }
 
   /** A slice is out of the socket. */
   sliceWritten(): void {
     this.slicesOut--
+    this.moved++
     this.onMoved()
   }
 
@@ -106,11 +119,12 @@ export class Sender {
     this.socket.uncork()
   }
 
-  written(buffer: ReplyBuffer): void {
+  written(buffer: SendBuffer): void {
     if (!buffer.idle) return
     if (buffer === this.current) this.current = null
     this.buffers--
-    this.budget.releaseBuffer(buffer)
+    this.pool.release(buffer)
+    this.moved++
     this.onMoved()
   }
 
@@ -132,9 +146,9 @@ export class Sender {
   private writeCurrent(): void {
     const buffer = this.current
     if (buffer === null || buffer.flushed === buffer.length) return
-    buffer.writes++
     const from = buffer.flushed
     buffer.flushed = buffer.length
+    buffer.writes++
     this.socket.write(buffer.bytes.subarray(from, buffer.length), buffer.onWritten)
   }
 }
