@@ -17,7 +17,7 @@
 import {
   createCipheriv,
   createDecipheriv,
-  hkdfSync,
+  createHmac,
   randomBytes,
   randomFillSync
 } from 'node:crypto'
@@ -194,8 +194,7 @@ function slotKey(
 ): Promise<Buffer> {
   const salt = Buffer.from(kdf.salt, 'base64')
   if (kdf.name === 'hkdf-sha256') {
-    const key = hkdfSync('sha256', secret, salt, 'torus key slot', KEY_BYTES)
-    return Promise.resolve(takeSecret(Buffer.from(key)))
+    return Promise.resolve(hkdf(secret, salt, 'torus key slot'))
   }
   const { opsLimit, memoryBytes } = kdf
   const fits =
@@ -217,9 +216,24 @@ function generationKey(
   masterKey: Buffer
 ): Buffer {
   const info = `torus data key ${generation} of ${family}`
-  const key = hkdfSync('sha256', masterKey, Buffer.from(salt, 'base64'), info, KEY_BYTES)
-  return takeSecret(Buffer.from(key))
+  return hkdf(masterKey, Buffer.from(salt, 'base64'), info)
 }
+
+/**
+ * HKDF-SHA-256 (RFC 5869) of one block. Not Node's own: that keeps a copy of the secret until it is
+ * garbage collected, where nobody can zero it. Here the secret is hashed, and is nobody's key.
+ */
+function hkdf(secret: Buffer, salt: Buffer, info: string): Buffer {
+  const extracted = createHmac('sha256', salt).update(secret).digest()
+  try {
+    return takeSecret(createHmac('sha256', extracted).update(info).update(ONE).digest())
+  } finally {
+    wipe(extracted)
+  }
+}
+
+/** The number of the only block. */
+const ONE = Buffer.from([1])
 
 /** Everything about a slot but what is sealed, and its label, which may change. */
 const slotData = (

@@ -1,5 +1,5 @@
 /** Encrypted volumes as a user has them, with real processes and clients. */
-import { match, ok, strictEqual } from 'node:assert/strict'
+import { deepStrictEqual, match, ok, strictEqual } from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -9,6 +9,13 @@ import { MiB, makeImage, Scratch, sha256Of } from '../helpers/images.ts'
 import { nbdCopy } from '../helpers/nbd-clients.ts'
 import { until } from '../helpers/process.ts'
 import { qemuIo, qemuIoAny } from '../helpers/qemu.ts'
+import { countInMemory } from '../helpers/process-memory.ts'
+import {
+  type KeyGeneration,
+  type KeySlot,
+  openGeneration,
+  openSlot
+} from '../../src/seal/key-slots.ts'
 import { TorusServer } from '../helpers/server.ts'
 
 const PASSPHRASE = 'a passphrase that nobody types twice'
@@ -109,6 +116,46 @@ testNeeding(
   }
 )
 
+interface ExportedKeys {
+  readonly family: string
+  readonly slots: readonly KeySlot[]
+  readonly generations: readonly KeyGeneration[]
+}
+
+/** No slot here has a passphrase. */
+const noHash = { argon2id: () => Promise.reject(new Error('no passphrase is looked for')) }
+
+/** Data key and master key of a volume, which the only slot opens with a key file. */
+async function keysOf(volume: string, keyFile: Buffer): Promise<Buffer[]> {
+  const exported = scratch.path('keys.json')
+  strictEqual((await server.torus(['volume', 'key', 'export', volume, exported])).code, 0)
+  const { family, slots, generations }: ExportedKeys = JSON.parse(readFileSync(exported, 'utf8'))
+  const master = await openSlot(family, slots[0]!, keyFile, noHash)
+  ok(master !== null)
+  return [openGeneration(family, generations.at(-1)!, master), master]
+}
+
+testNeeding(
+  { programs: ['qemu-io'], kernel: ['root'] },
+  'a key is in memory while its volume is unlocked, and nowhere once it is locked',
+  async () => {
+    const key = readFileSync(scratch.path('key'))
+    const needles = [...(await keysOf('secret', key)), key]
+    await qemuIo(server.uri('secret'), 'write -P 78 4M 1M', 'read -P 78 4M 1M', 'flush')
+    const [data, master] = countInMemory(server.pid, needles)
+    // The main thread has both, and each of two workers the data key.
+    ok(data!.found >= 3 && master!.found >= 1, JSON.stringify([data, master]))
+    strictEqual(data!.dumped + master!.dumped, 0)
+    await server.json('volume', 'lock', 'secret', '--yes')
+    const after = countInMemory(server.pid, needles)
+    deepStrictEqual(
+      after.map(({ found }) => found),
+      [0, 0, 0]
+    )
+    await server.json('volume', 'unlock', 'secret', '--key-file', scratch.path('key'))
+  }
+)
+
 testNeeding(
   { programs: ['qemu-io'] },
   'nothing on disk, in logs or answers tells a secret',
@@ -124,10 +171,13 @@ testNeeding(
         ['status']
       ].map((args) => server.torus([...args, '--json']))
     )
-    const said = answers.map(({ stdout, stderr }) => stdout + stderr).join('\n')
-    await server.stop()
+    const metrics = await (await fetch(`${server.adminUrl}/metrics`)).text()
+    const said = answers.map(({ stdout, stderr }) => stdout + stderr).join('\n') + metrics
     const key = readFileSync(scratch.path('key'))
-    const needles = [PASSPHRASE, MARK, key, key.toString('hex'), key.toString('base64')]
+    const keys = [key, ...(await keysOf('secret', key))]
+    await server.stop()
+    const texts = keys.flatMap((each) => [each, each.toString('hex'), each.toString('base64')])
+    const needles = [PASSPHRASE, MARK, ...texts]
     let bytes = 0
     for (const [path, content] of filesOf(server.dataDir)) {
       bytes += content.length
