@@ -91,9 +91,10 @@ export class EtcdServer {
   }
 
   /** A client of etcd3's own, to look at what is there. Close it. */
-  client(): Etcd3 {
+  client(auth?: { readonly username: string; readonly password: string }): Etcd3 {
     return new Etcd3({
       hosts: [...this.endpoints],
+      ...(auth === undefined ? {} : { auth }),
       grpcOptions: { 'grpc.enable_http_proxy': 0 },
       defaultCallOptions: ({ isStream }) => (isStream ? {} : { deadline: Date.now() + 5000 })
     })

@@ -128,12 +128,20 @@ testNeeding(needs, 'an etcd with users wants the right one, with rights', async 
     const put = () => store.transact({ success: [{ put: '/torus/a', value: Buffer.from('2') }] })
     await put()
     await until(() => heard.length === 1, 'the watch is there')
+    const root = server.client({ username: 'root', password: 'secret' })
+    await root.user('torus').setPassword('another')
+    root.close()
+    await rejects(put(), refused)
+    const renewed = { auth: { user: 'torus', password: 'another' } }
+    store.renew(renewed)
+    await put()
+    await until(() => heard.length === 2, 'the watch goes on with the new password', 15_000)
     // Tokens are forgotten with the process.
     await server.kill(0)
     server.restart(0)
     await server.ready()
     await until(() => put().then(Boolean, () => false), 'changes go on')
-    await until(() => heard.length > 1, 'and so does the watch', 15_000)
+    await until(() => heard.length > 2, 'and so does the watch', 15_000)
     await store.close()
   } finally {
     await server.stop()

@@ -4,13 +4,16 @@ import { readFile } from 'node:fs/promises'
 import { test } from 'uvu'
 import { type ExportClient, mayOpen } from '../../src/nbd/access.ts'
 import * as p from '../../src/nbd/protocol.ts'
+import { NbdServer } from '../../src/nbd/server.ts'
+import { Volumes } from '../../src/volume/volumes.ts'
 import { checkAccess, OPEN_ACCESS } from '../../src/volume/export-access.ts'
 import { addCertificate, makeCertificates } from '../helpers/certificates.ts'
 import { testNeeding } from '../helpers/environment.ts'
 import { Scratch } from '../helpers/images.ts'
 import { listedNames, rules, withRules } from '../helpers/nbd-rules.ts'
-import { serving, until } from '../helpers/nbd-serving.ts'
-import { infoData, metaData, type NbdWireClient } from '../helpers/nbd-wire-client.ts'
+import { MIB, serving, until } from '../helpers/nbd-serving.ts'
+import { infoData, metaData, NbdWireClient } from '../helpers/nbd-wire-client.ts'
+import { openBench } from '../helpers/volume-bench.ts'
 
 const from = (address: string | null, names: string[] = []): ExportClient => ({ address, names })
 
@@ -94,6 +97,41 @@ test('rules that become tighter end what is open, and others go on', () =>
     await reader.readToEnd()
     await until(() => all.server.listClients().length === 0)
   }))
+
+test('a rule that another gateway changes ends what is open on this one', async () => {
+  const gate = {
+    isShared: true,
+    acquire: async () => 1,
+    retake: async () => 2,
+    release: async () => {},
+    noteChange: () => {}
+  }
+  let enforced: Promise<void> = Promise.resolve()
+  const onChange = (): void => {
+    enforced = server.enforceAccess()
+  }
+  const bench = await openBench({ volumes: { gate, onChange } })
+  const server = new NbdServer({ source: bench.volumes })
+  const { cluster, session, arena, store } = bench
+  const other = new Volumes({ cluster, session, arena, store, gate })
+  const at = await server.listen({ host: '127.0.0.1', port: 0 })
+  const connect = () => NbdWireClient.connect({ port: 'port' in at ? at.port : 0 })
+  await other.create({ name: 'demo', sizeBytes: MIB })
+  const client = await connect()
+  await client.attach('demo')
+  await other.change('demo', { access: rules({ addresses: ['127.0.0.0/8'] }) })
+  strictEqual(await client.errorOf({ type: p.NBD_CMD_FLUSH }), 0)
+  await other.change('demo', { access: rules({ addresses: ['10.0.0.0/8'] }) })
+  await client.readToEnd()
+  const late = await connect()
+  await late.greet()
+  deepStrictEqual(await listedNames(late), [])
+  late.destroy()
+  await enforced
+  await server.close(1000)
+  await other.close()
+  await bench.close()
+})
 
 testNeeding(
   { programs: ['openssl'] },
