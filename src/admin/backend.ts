@@ -6,6 +6,7 @@
  * server is given the first two and derives the others from `status` and `shards`.
  * Failures are thrown as StoreError and become HTTP statuses.
  */
+import type { SnapshotBackend } from './snapshot-routes.ts'
 import type { MemberScrub } from './scrub-schemas.ts'
 import type { ClusterBackend } from './cluster-routes.ts'
 import type { KeyBackend } from './key-routes.ts'
@@ -31,6 +32,7 @@ export interface AdminBackend {
   readonly cluster: ClusterBackend
   readonly keys: KeyBackend
   readonly life: LifeBackend
+  readonly snapshots: SnapshotBackend
   /** May this peer serve clients now; `reasons` tells in words what is missing. Never throws. */
   ready(): Ready
   status(): Promise<Status>

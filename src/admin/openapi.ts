@@ -6,6 +6,7 @@ import * as keySchemas from './key-schemas.ts'
 import * as lifeSchemas from './life-schemas.ts'
 import * as recoverySchemas from './recovery-schemas.ts'
 import * as schemas from './schemas.ts'
+import * as snapshotSchemas from './snapshot-schemas.ts'
 
 type Json = Record<string, unknown>
 
@@ -101,7 +102,15 @@ function convert(schema: z.ZodType): Json {
 /** Every schema that has a name. */
 function components(): Json {
   const named = z.registry<{ id?: string | undefined }>()
-  const modules = [schemas, clusterSchemas, recoverySchemas, keySchemas, auditSchemas, lifeSchemas]
+  const modules = [
+    schemas,
+    clusterSchemas,
+    recoverySchemas,
+    keySchemas,
+    auditSchemas,
+    lifeSchemas,
+    snapshotSchemas
+  ]
   for (const schema of modules.flatMap((module) => Object.values(module) as unknown[])) {
     if (!(schema instanceof z.ZodType)) continue
     const id = schema.meta()?.id

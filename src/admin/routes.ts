@@ -11,6 +11,7 @@ import { keyRoutesOf } from './key-routes.ts'
 import { lifeRoutesOf } from './life-routes.ts'
 import { RawAnswer, type Route, route, WithStatus } from './route.ts'
 import * as schemas from './schemas.ts'
+import { snapshotRoutesOf } from './snapshot-routes.ts'
 import { securityRoutesOf } from './security-routes.ts'
 import type { Tasks } from './tasks.ts'
 import { volumeChangesOf, volumeRoutesOf } from './volume-routes.ts'
@@ -36,6 +37,7 @@ export const routesOf = (context: RouteContext): readonly Route[] => [
   ...volumeChangesOf(context.backend),
   ...keyRoutesOf(context.backend.keys),
   ...lifeRoutesOf(context.backend.life),
+  ...snapshotRoutesOf(context.backend.snapshots),
   ...clientRoutes(context),
   ...taskRoutes(context),
   ...securityRoutesOf(context),

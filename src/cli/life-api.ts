@@ -1,9 +1,11 @@
 import type * as life from '../admin/life-schemas.ts'
 import type { Volume } from '../admin/schemas.ts'
+import type * as snapshots from '../admin/snapshot-schemas.ts'
 
 export type VolumeEvent = life.VolumeEvent
 export type Deleted = life.Deleted
 export type Trashed = life.Trashed
+export type Snapshot = snapshots.Snapshot
 
 type Send = <T>(method: string, path: string, body?: unknown) => Promise<T>
 
@@ -18,6 +20,31 @@ export class LifeApi {
   async events(name: string): Promise<VolumeEvent[]> {
     const path = `${pathOf(name)}/events`
     return (await this.#send<{ events: VolumeEvent[] }>('GET', path)).events
+  }
+
+  async snapshots(volume: string): Promise<Snapshot[]> {
+    const path = `${pathOf(volume)}/snapshots`
+    return (await this.#send<{ snapshots: Snapshot[] }>('GET', path)).snapshots
+  }
+
+  snapshot(volume: string, name: string): Promise<Snapshot> {
+    return this.#send('GET', snapshotPath(volume, name))
+  }
+
+  createSnapshot(volume: string, request: snapshots.SnapshotCreate): Promise<Snapshot> {
+    return this.#send('POST', `${pathOf(volume)}/snapshots`, request)
+  }
+
+  changeSnapshot(
+    volume: string,
+    name: string,
+    change: snapshots.SnapshotChange
+  ): Promise<Snapshot> {
+    return this.#send('POST', snapshotPath(volume, name), change)
+  }
+
+  deleteSnapshot(volume: string, name: string): Promise<void> {
+    return this.#send('DELETE', snapshotPath(volume, name))
   }
 
   async trash(): Promise<Trashed[]> {
@@ -38,3 +65,6 @@ export class LifeApi {
 }
 
 const pathOf = (name: string): string => `/v1/volumes/${encodeURIComponent(name)}`
+
+const snapshotPath = (volume: string, name: string): string =>
+  `${pathOf(volume)}/snapshots/${encodeURIComponent(name)}`

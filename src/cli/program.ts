@@ -23,6 +23,7 @@ import { addTokenCommands } from './commands/token.ts'
 import { addTlsCommands } from './commands/tls.ts'
 import { addTopCommand } from './commands/top.ts'
 import { addVersionCommand } from './commands/version.ts'
+import { addSnapshotCommands } from './commands/snapshot.ts'
 import { addVolumeCommands } from './commands/volume.ts'
 import { withExamples } from './context.ts'
 import { commanderText } from './errors.ts'
@@ -62,6 +63,7 @@ export function buildProgram(): Command {
   program.addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 wrong usage.')
   addServeCommand(program)
   addVolumeCommands(program)
+  addSnapshotCommands(program)
   addAttachCommands(program)
   addMountCommands(program)
   addRelayCommand(program)

@@ -196,6 +196,8 @@ const snapshotSchema = z.looseObject({
   /** The highest of its layers. */
   layer: id64,
   sizeBytes: count,
+  /** It is not deleted by mistake. */
+  protected: z.boolean().optional(),
   description: z.string(),
   labels: z.record(z.string(), z.string()),
   createdAt: time

@@ -16,7 +16,7 @@ export interface NewSnapshot {
 }
 
 /** What may change about a snapshot. */
-export type SnapshotChange = Partial<Pick<SnapshotRecord, 'description' | 'labels'>>
+export type SnapshotChange = Partial<Pick<SnapshotRecord, 'description' | 'labels' | 'protected'>>
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._:-]*$/
 

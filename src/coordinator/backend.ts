@@ -25,6 +25,7 @@ import type {
   VolumeStats
 } from '../admin/schemas.ts'
 import { shardStates } from '../admin/schemas.ts'
+import type { SnapshotBackend } from '../admin/snapshot-routes.ts'
 import type { MemberScrub } from '../admin/scrub-schemas.ts'
 import type { Cluster } from '../cluster/cluster.ts'
 import { readBackup } from '../cluster/metadata-copy.ts'
@@ -47,6 +48,7 @@ import type { DataDirectory } from './data-directory.ts'
 import { healthOf, healthProblems } from './health.ts'
 import { PeerLifeBackend } from './life-backend.ts'
 import { newSlotOf, withSecrets } from './keys.ts'
+import { PeerSnapshotBackend } from './snapshot-backend.ts'
 import type { Replication } from './replication.ts'
 import { bytesOfFamilies } from './volume-usage.ts'
 
@@ -91,12 +93,14 @@ const opOfTask: Readonly<Record<TaskName, OpKind>> = {
 export class PeerBackend implements AdminBackend {
   readonly #parts: BackendParts
   readonly #life: PeerLifeBackend
+  readonly snapshots: SnapshotBackend
   /** Kept from the last look, so that `gauges` stays synchronous. */
   #volumeCount = 0
   #promisedBytes = 0
 
   constructor(parts: BackendParts) {
     this.#parts = parts
+    this.snapshots = new PeerSnapshotBackend(parts.volumes)
     this.#life = new PeerLifeBackend(parts, (name) => this.volume(name))
   }
 

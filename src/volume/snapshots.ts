@@ -13,6 +13,7 @@ export interface SnapshotInfo {
   /** Of the volume, as it was then. */
   readonly sizeBytes: number
   readonly layer: string
+  readonly protected: boolean
   readonly description: string
   readonly labels: Readonly<Record<string, string>>
   readonly createdAt: string
@@ -113,5 +114,6 @@ export class Snapshots {
 
 function infoOf(volume: VolumeRecord, snapshot: SnapshotRecord): SnapshotInfo {
   const { name, id, sizeBytes, layer, description, labels, createdAt } = snapshot
-  return { name, id, volume: volume.name, sizeBytes, layer, description, labels, createdAt }
+  const known = { name, id, volume: volume.name, sizeBytes, layer, createdAt }
+  return { ...known, protected: snapshot.protected ?? false, description, labels }
 }

@@ -2,7 +2,7 @@ import type { Cluster } from '../cluster/cluster.ts'
 import { type HiddenVolume, isHidden } from '../cluster/hidden-volumes.ts'
 import type { DeletedRecord, VolumeRecord } from '../cluster/records.ts'
 import { VolumeDirectory } from '../cluster/volume-directory.ts'
-import type { VolumeEvent } from '../cluster/volume-events.ts'
+import type { VolumeEvent, VolumeEventDetails, VolumeEventKind } from '../cluster/volume-events.ts'
 import { splitSnapshotName } from '../cluster/snapshots.ts'
 import { Writers } from '../cluster/writers.ts'
 import type { Arena } from '../core/arena.ts'
@@ -326,6 +326,11 @@ export class Volumes implements DeviceSource {
       await this.#managed.get(record.id)?.evictAlone()
       this.#context.keyring?.lockByHand(record.family)
     })
+  }
+
+  /** Something happened to it. @throws StoreError NotFound */
+  async tell(name: string, kind: VolumeEventKind, details: VolumeEventDetails): Promise<void> {
+    await this.#context.history.tell(await this.#directory.get(name), kind, details)
   }
 
   /** What happened to it, oldest first. @throws StoreError NotFound */

@@ -72,6 +72,29 @@ test('a deleted volume is listed in the trash, restored, or deleted for good', a
   equal(fixture.backend.life.volumes.length, 0)
 })
 
+test('snapshots are taken, listed, shown, renamed, protected and deleted', async (here) => {
+  const { torus, fixture } = here
+  const { all } = fixture.backend.snapshots
+  await addVolume(here, 'demo')
+  const made = await torus(['snapshot', 'create', 'demo@a', '--description', 'first'])
+  equal(made.stdout, 'took demo@a; NBD clients open it by that name\n', made.stderr)
+  await torus(['snapshot', 'protect', 'demo@a'])
+  equal(all[0]?.protected, true)
+  const [list, shown, wrong, unsaid] = await Promise.all([
+    torus(['snapshot', 'list']),
+    torus(['snapshot', 'show', 'demo@a']),
+    torus(['snapshot', 'show', 'demo']),
+    torus(['snapshot', 'delete', 'demo@a'])
+  ])
+  match(list.stdout, /\ndemo@a +4 KiB +2026-01-31 12:00 +\(protected\) first\n/)
+  match(shown.stdout, /protected +yes/)
+  match(wrong.stderr, /"demo" is not VOLUME@SNAPSHOT/)
+  deepEqual([wrong.code, unsaid.code], [2, 2])
+  equal((await torus(['snapshot', 'rename', 'demo@a', 'b'])).stdout, 'renamed demo@a to demo@b\n')
+  equal((await torus(['snapshot', 'delete', 'demo@b', '-y'])).stdout, 'deleted demo@b\n')
+  equal(all.length, 0)
+})
+
 test('what is set about a volume, and what happened to it', async (here) => {
   const { torus, fixture } = here
   await addVolume(here, 'demo', 1)

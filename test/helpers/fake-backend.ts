@@ -23,6 +23,7 @@ import { LatencyHistogram } from '../../src/core/histogram.ts'
 import { FakeCluster } from './fake-cluster.ts'
 import { FakeKeys } from './fake-keys.ts'
 import { FakeLife } from './fake-life.ts'
+import { FakeSnapshots } from './fake-snapshots.ts'
 
 const GIB = 1024 ** 3
 
@@ -43,6 +44,7 @@ export class FakeBackend implements AdminBackend {
   readonly cluster: FakeCluster = new FakeCluster()
   readonly keys: FakeKeys = new FakeKeys()
   readonly life: FakeLife = new FakeLife()
+  readonly snapshots: FakeSnapshots = new FakeSnapshots()
   readonly volumesByName = new Map<string, Volume>()
   readonly clients: Client[] = []
   /** Calls worth checking, in order: 'start scrub', 'disconnect 3', … */

@@ -1,0 +1,146 @@
+import type { Command } from 'commander'
+import { formatSize } from '../../core/units.ts'
+import { action, type Context, withExamples } from '../context.ts'
+import { UsageError } from '../errors.ts'
+import type { Snapshot } from '../life-api.ts'
+import type { Output } from '../output.ts'
+
+export function addSnapshotCommands(program: Command): void {
+  const snapshot = program.command('snapshot').description('what volumes were at one moment')
+  withExamples(snapshot, 'torus snapshot create demo@monday', 'torus snapshot list demo')
+  addCreate(snapshot)
+  addList(snapshot)
+  addShow(snapshot)
+  addRename(snapshot)
+  addProtect(snapshot)
+  addDelete(snapshot)
+}
+
+/** 'volume@snapshot'. @throws UsageError */
+function partsOf(name: string): [volume: string, snapshot: string] {
+  const at = name.indexOf('@')
+  if (at > 0 && at < name.length - 1) return [name.slice(0, at), name.slice(at + 1)]
+  throw new UsageError(`"${name}" is not VOLUME@SNAPSHOT`)
+}
+
+const fullName = ({ volume, name }: Snapshot): string => `${volume}@${name}`
+
+function addCreate(parent: Command): void {
+  const command = parent
+    .command('create')
+    .description('take a snapshot while clients go on; it costs nothing until they write')
+    .argument('<volume@snapshot>', 'the volume, and a name for it')
+    .option('--description <text>', 'a note for people')
+    .action(
+      action<[string], { description?: string }>(
+        async ({ api, output }, [given], { description = '' }) => {
+          const [volume, name] = partsOf(given)
+          const made = await api.life.createSnapshot(volume, { name, description, labels: {} })
+          output.result(made, () => `took ${fullName(made)}; NBD clients open it by that name`)
+        }
+      )
+    )
+  withExamples(command, 'torus snapshot create demo@monday --description "before the upgrade"')
+}
+
+function addList(parent: Command): void {
+  const command = parent
+    .command('list')
+    .alias('ls')
+    .description('snapshots of a volume, or of all, oldest first')
+    .argument('[volume]', 'its name')
+    .action(
+      action<[string | undefined], object>(async ({ api, output }, [volume]) => {
+        const volumes =
+          volume === undefined ? (await api.volumes()).map(({ name }) => name) : [volume]
+        const lists = await Promise.all(volumes.map((name) => api.life.snapshots(name)))
+        const all = lists.flat()
+        output.result(all, () =>
+          all.length === 0
+            ? 'no snapshots'
+            : output.table(['NAME', 'SIZE', 'TAKEN', 'DESCRIPTION'], all.map(rowOf), 'lrll')
+        )
+      })
+    )
+  withExamples(command, 'torus snapshot list', 'torus snapshot list demo --json')
+}
+
+const rowOf = (snapshot: Snapshot): string[] => [
+  fullName(snapshot),
+  formatSize(snapshot.sizeBytes),
+  snapshot.createdAt.slice(0, 16).replace('T', ' '),
+  `${snapshot.protected ? '(protected) ' : ''}${snapshot.description}`
+]
+
+function addShow(parent: Command): void {
+  const command = parent
+    .command('show')
+    .description('one snapshot')
+    .argument('<volume@snapshot>', 'its name')
+    .action(
+      action<[string], object>(async ({ api, output }, [given]) => {
+        const snapshot = await api.life.snapshot(...partsOf(given))
+        output.result(snapshot, () => factsOf(snapshot, output))
+      })
+    )
+  withExamples(command, 'torus snapshot show demo@monday')
+}
+
+const factsOf = (snapshot: Snapshot, output: Output): string =>
+  output.facts([
+    ['name', fullName(snapshot)],
+    ['size', `${formatSize(snapshot.sizeBytes)} (${snapshot.sizeBytes} bytes)`],
+    ['taken', snapshot.createdAt],
+    ['protected', snapshot.protected ? 'yes' : 'no'],
+    ['id', snapshot.id],
+    ...(snapshot.description === '' ? [] : [['description', snapshot.description] as const])
+  ])
+
+function addRename(parent: Command): void {
+  const command = parent
+    .command('rename')
+    .description('give a snapshot another name')
+    .argument('<volume@snapshot>', 'its name')
+    .argument('<new-name>', 'the new one, without the volume')
+    .action(
+      action<[string, string], object>(async ({ api, output }, [given, newName]) => {
+        const snapshot = await api.life.changeSnapshot(...partsOf(given), { newName })
+        output.result(snapshot, () => `renamed ${given} to ${fullName(snapshot)}`)
+      })
+    )
+  withExamples(command, 'torus snapshot rename demo@monday last-week')
+}
+
+function addProtect(parent: Command): void {
+  for (const [verb, isProtected] of [['protect', true] as const, ['unprotect', false] as const]) {
+    const command = parent
+      .command(verb)
+      .description(isProtected ? 'refuse to delete a snapshot' : 'let a snapshot be deleted again')
+      .argument('<volume@snapshot>', 'its name')
+      .action(
+        action<[string], object>(async ({ api, output }, [given]) => {
+          const change = { protected: isProtected }
+          const snapshot = await api.life.changeSnapshot(...partsOf(given), change)
+          output.result(snapshot, () => `${verb}ed ${fullName(snapshot)}`)
+        })
+      )
+    withExamples(command, `torus snapshot ${verb} demo@monday`)
+  }
+}
+
+function addDelete(parent: Command): void {
+  const command = parent
+    .command('delete')
+    .alias('rm')
+    .description('delete a snapshot; nobody may have it open')
+    .argument('<volume@snapshot>', 'its name')
+    .action(action<[string], object>((context, [given]) => remove(context, given)))
+  withExamples(command, 'torus snapshot delete demo@monday --yes')
+}
+
+async function remove({ api, output, confirm }: Context, given: string): Promise<void> {
+  const [volume, name] = partsOf(given)
+  await confirm(`Snapshot ${given} goes for good.`)
+  await api.life.deleteSnapshot(volume, name)
+  output.result({ deleted: given }, () => `deleted ${given}`)
+}
