@@ -49,9 +49,9 @@ const FILE_SECONDS_MAX = 180
 
 /** Folders whose files need the machine for themselves: mounts, kernel devices, full load. */
 const aloneFolders = new Set(['e2e'])
-/** Among them those that wait for leases and restarts most of their time: two go together. */
+/** Among them those that wait for leases, restarts or commands most of their time: two at once. */
 const waiting =
-  /^e2e\/(cluster-(encryption|full|gateway|init|network)|dev-cluster|etcd|metadata|recover|upgrade)/
+  /^e2e\/(cluster-(enc|full|gat|init|net)|dev-|etcd|meta|rec|upg|cli|enc|off|plu|ses|tls)/
 
 const budgetOf = (folder: string): number => budgetSeconds[folder] ?? BUDGET_SECONDS_ELSEWHERE
 
