@@ -66,7 +66,9 @@ const peerSchema = z.looseObject({
   /** Set by a clean shutdown to the boot that ended. */
   cleanBootId: id128.nullable().optional(),
   /** The boot before this one, if that ended cleanly: its place in groups is this one's. */
-  cleanPredecessor: id128.nullable().optional()
+  cleanPredecessor: id128.nullable().optional(),
+  /** A boot whose lease another peer ended: it may trust it for a while yet. */
+  revokedBootId: id128.optional()
 })
 export type PeerRecord = z.infer<typeof peerSchema>
 
@@ -204,6 +206,9 @@ const snapshotSchema = z.looseObject({
 })
 export type SnapshotRecord = z.infer<typeof snapshotSchema>
 
+/** A process of a peer. */
+const memberSchema = z.object({ peer: id128, boot: id128 })
+
 const familySchema = z.looseObject({
   v: version,
   /** Highest that was given out: the next writer gets one more. */
@@ -214,7 +219,11 @@ const familySchema = z.looseObject({
    */
   settledEpoch: u32.optional(),
   /** The last writer left nothing undone: every write is on every member's disk. */
-  clean: z.boolean().optional()
+  clean: z.boolean().optional(),
+  /** Who has the right to write it, or had it last. */
+  gateway: memberSchema.optional(),
+  /** Who had it before, and may not know yet that it has not: until a takeover came to its end. */
+  former: z.array(memberSchema).optional()
 })
 export type FamilyRecord = z.infer<typeof familySchema>
 
@@ -280,8 +289,6 @@ const deletedSchema = z.looseObject({
   pendingPeers: z.array(id128)
 })
 export type DeletedRecord = z.infer<typeof deletedSchema>
-
-const memberSchema = z.object({ peer: id128, boot: id128 })
 
 /**
  * Of a group in metadata that was restored from a copy: its record may be older than what its

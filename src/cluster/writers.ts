@@ -3,7 +3,13 @@ import { follow } from '../metadata/follow.ts'
 import type { Entry, LeaseId } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
 import type { Claim } from './group-table.ts'
-import { decodeRecord, encodeRecord, type FamilyRecord, type VolumeRecord } from './records.ts'
+import {
+  decodeRecord,
+  encodeRecord,
+  type FamilyRecord,
+  type GroupMember,
+  type VolumeRecord
+} from './records.ts'
 
 const WRITER_EPOCH_MAX = 0xffffffff
 
@@ -25,11 +31,17 @@ export interface TakenWriter {
   readonly wasClean: boolean
   /** This process had it all the time. */
   readonly wasHeld: boolean
+  /**
+   * Processes of other peers that had it, and of which no takeover made sure that they know; null
+   * where an older program did not say who had it last.
+   */
+  readonly former: readonly GroupMember[] | null
 }
 
 /** Who has the right to write a family. */
 export interface WriterHolder {
   readonly gateway: string
+  readonly bootId: string
   readonly lease: LeaseId
 }
 
@@ -89,13 +101,15 @@ export class Writers {
           { key: writerKey, modRevision: writer?.modRevision ?? 0 },
           { key: present.key, is: 'present' }
         ],
-        family: { key: familyKey, value: encodeRecord('family', begun(old, writerEpoch)) },
+        family: { key: familyKey, value: encodeRecord('family', begun(old, record)) },
         writer: { key: writerKey, value: encodeRecord('writer', record) }
       })
       if (revision === null) return null
       const claim = { key: writerKey, modRevision: revision }
       const wasHeld = held?.bootId === self.bootId
-      return { writerEpoch, claim, previousEpoch, wasClean, wasHeld }
+      const isTold = wasClean || old?.gateway !== undefined
+      const former = isTold ? formerOf(old, self.peerId) : null
+      return { writerEpoch, claim, previousEpoch, wasClean, wasHeld, former }
     })
   }
 
@@ -105,18 +119,46 @@ export class Writers {
     const key = keys.writer(family)
     const entry = await store.get(key)
     if (entry === null) return null
-    const { gateway } = decodeRecord('writer', key, entry.value)
-    return { gateway, lease: entry.lease }
+    const { gateway, bootId } = decodeRecord('writer', key, entry.value)
+    return { gateway, bootId, lease: entry.lease }
   }
 
-  /** Ends the lease of a writer that does not let go, and all else that it holds by it. */
-  async revoke({ lease }: WriterHolder): Promise<void> {
+  /**
+   * Ends the lease of a writer that does not let go, and all else that it holds by it. First its
+   * peer's record says so: that it may trust the lease yet concerns all that it holds.
+   */
+  async revoke({ gateway, bootId, lease }: WriterHolder): Promise<void> {
+    const { keys, store } = this.#cluster
+    const key = keys.peer(gateway)
+    await untilSettled(`peer ${gateway}`, async () => {
+      const entry = await store.get(key)
+      if (entry === null) return true
+      const record = decodeRecord('peer', key, entry.value)
+      if (record.bootId !== bootId || record.revokedBootId === bootId) return true
+      const value = encodeRecord('peer', { ...record, revokedBootId: bootId })
+      const compare = [{ key, modRevision: entry.modRevision }]
+      return (await store.transact({ compare, success: [{ put: key, value }] })).succeeded || null
+    })
     try {
       await this.#cluster.store.revokeLease(lease)
     } catch (thrown) {
       if (!(thrown instanceof StoreError) || thrown.code !== ErrorCode.NotFound) throw thrown
       // It has ended meanwhile.
     }
+  }
+
+  /**
+   * How long a process that had a family may go on reading it: not at all if its peer runs another
+   * one now, `endedMs` if its lease ended by itself, `revokedMs` if it was revoked.
+   */
+  async trustOf({ peer, boot }: GroupMember, endedMs: number, revokedMs: number): Promise<number> {
+    const { keys, store } = this.#cluster
+    const key = keys.peer(peer)
+    const entry = await store.get(key)
+    if (entry === null) return revokedMs
+    const { bootId, revokedBootId } = decodeRecord('peer', key, entry.value)
+    if (bootId !== boot) return 0
+    return revokedBootId === boot ? revokedMs : endedMs
   }
 
   /** Asks the writer of the family to let it go. */
@@ -140,9 +182,16 @@ export class Writers {
     return () => following.stop()
   }
 
-  /** Members in sync agree about all that was written before: see FamilyRecord. */
+  /**
+   * Members in sync agree about all that was written before, and nobody reads who had the family:
+   * see FamilyRecord.
+   */
   async settle(family: string, { writerEpoch, claim }: TakenWriter): Promise<void> {
-    await this.#change(family, claim, (old) => ({ ...old, settledEpoch: writerEpoch }), [])
+    const settled = ({ former: _, ...old }: FamilyRecord): FamilyRecord => ({
+      ...old,
+      settledEpoch: writerEpoch
+    })
+    await this.#change(family, claim, settled, [])
   }
 
   /** Gives the lease back and leaves word that nothing is undone. */
@@ -212,9 +261,27 @@ export class Writers {
   }
 }
 
-/** The family's record while `writerEpoch` writes. What was left clean is settled by that. */
-function begun(old: FamilyRecord | null, writerEpoch: number): FamilyRecord {
-  if (old === null) return { v: 1, writerEpoch }
-  const { clean = false, ...kept } = old
-  return clean ? { ...kept, writerEpoch, settledEpoch: writerEpoch } : { ...kept, writerEpoch }
+/** The family's record while `writer` writes. What was left clean is settled by that. */
+function begun(
+  old: FamilyRecord | null,
+  writer: { readonly writerEpoch: number; readonly gateway: string; readonly bootId: string }
+): FamilyRecord {
+  const { writerEpoch, gateway: peer, bootId: boot } = writer
+  const gateway = { peer, boot }
+  if (old === null) return { v: 1, writerEpoch, gateway }
+  const { clean = false, former: _, ...kept } = old
+  if (clean) return { ...kept, writerEpoch, gateway, settledEpoch: writerEpoch }
+  const former = formerOf(old, peer)
+  return { ...kept, writerEpoch, gateway, ...(former.length === 0 ? {} : { former }) }
+}
+
+/** An earlier process of the same peer does not run any more: the data directory is locked. */
+function formerOf(old: FamilyRecord | null, self: string): GroupMember[] {
+  if (old === null || old.clean === true) return []
+  const { former = [], gateway } = old
+  const all = gateway === undefined ? former : [...former, gateway]
+  return all.filter(
+    ({ peer, boot }, at) =>
+      peer !== self && all.findIndex((each) => each.peer === peer && each.boot === boot) === at
+  )
 }

@@ -125,6 +125,7 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
       return pools.find(volume.pool ?? DEFAULT_POOL)
     }
   })
+  service.onFence = (family, writerEpoch) => writers.noteFence(family, writerEpoch)
   undo.add(() => {
     writers.close()
     store.close()

@@ -6,7 +6,7 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import { HANDOVER_MS, HANDOVER_POLL_MS, MEMBER_TRUST_MS, SESSION_TTL_MS } from '../core/limits.ts'
 import type { FamilyIo } from './family-io.ts'
 import type { ReplicatedStore } from './replicated-store.ts'
-import { Takeover } from './takeover.ts'
+import { type FormerReader, Takeover } from './takeover.ts'
 
 /**
  * Why a volume that is served here has to be given up: another gateway has it, or asks for it; or
@@ -74,7 +74,8 @@ export class ReplicatedWriters {
   ): Promise<number> {
     const { store, writers, poolOf } = this.#options
     const pool = store.pool(await poolOf(volume))
-    const { taken, quarantineMs } = await this.#take(volume, options.takeover ?? false)
+    const taken = await this.#take(volume, options.takeover ?? false)
+    const readers = await this.#readers(taken)
     const family = store.openFamily(pool, {
       family: volume.family,
       writerEpoch: taken.writerEpoch,
@@ -84,7 +85,7 @@ export class ReplicatedWriters {
       onPowerLoss: () => options.onLost('powerLoss')
     })
     try {
-      await new Takeover({ store, writers, family, taken, quarantineMs }).run()
+      await new Takeover({ store, writers, family, taken, readers }).run()
     } catch (thrown) {
       store.closeFamily(family)
       throw thrown
@@ -118,7 +119,7 @@ export class ReplicatedWriters {
       const isWhole = taken.wasHeld && !known.isRetaking
       known.isRetaking = !isWhole
       const again = { ...taken, wasClean: isWhole }
-      await new Takeover({ store, writers, family, taken: again, quarantineMs: 0 }).run()
+      await new Takeover({ store, writers, family, taken: again, readers: [] }).run()
       known.isRetaking = false
       return taken.writerEpoch
     } catch (thrown) {
@@ -130,6 +131,12 @@ export class ReplicatedWriters {
     } finally {
       family.isRetaken = false
     }
+  }
+
+  /** This peer was asked to admit nothing of the family below `writerEpoch`. */
+  noteFence(family: string, writerEpoch: number): void {
+    const known = this.#open.get(family)?.family
+    if (known !== undefined && known.writerEpoch < writerEpoch) this.#options.store.fence(known)
   }
 
   /** The record of a volume that may be served here is another now. */
@@ -190,22 +197,30 @@ export class ReplicatedWriters {
     })
   }
 
-  async #take(
-    volume: VolumeRecord,
-    takeover: boolean
-  ): Promise<{ taken: TakenWriter; quarantineMs: number }> {
-    const { writers, cluster, ttlMs = SESSION_TTL_MS } = this.#options
-    let quarantineMs = MEMBER_TRUST_MS
+  /** R16: who may read the family yet, after it was taken from them. */
+  async #readers({ former, wasClean }: TakenWriter): Promise<FormerReader[]> {
+    const { writers, ttlMs = SESSION_TTL_MS } = this.#options
+    if (wasClean) return []
+    // Somebody, of whom nothing is known.
+    if (former === null) return [{ peer: '', boot: '', trustMs: ttlMs }]
+    const readers: FormerReader[] = []
+    for (const each of former) {
+      const trustMs = await writers.trustOf(each, MEMBER_TRUST_MS, ttlMs)
+      if (trustMs > 0) readers.push({ ...each, trustMs })
+    }
+    return readers
+  }
+
+  async #take(volume: VolumeRecord, takeover: boolean): Promise<TakenWriter> {
+    const { writers, cluster } = this.#options
     for (let asked = false; ; asked = true) {
       const holder = await writers.holder(volume.family)
       const isOther = holder !== null && holder.gateway !== cluster.self.peerId
       if (isOther && takeover && !(await this.#ask(volume.family))) {
         await writers.revoke(holder)
-        // It does not know: it trusts its lease for as long as that would have lasted.
-        quarantineMs = ttlMs
       }
       try {
-        return { taken: await writers.take(volume), quarantineMs }
+        return await writers.take(volume)
       } catch (thrown) {
         const isBusy = thrown instanceof StoreError && thrown.code === ErrorCode.Busy
         if (!isBusy || !takeover || asked) throw thrown

@@ -30,6 +30,8 @@ export class ShardMemberService implements MemberService {
   readonly fences: Fences
   /** How this peer is; null before anybody can tell. */
   report: (() => PeerReport) | null = null
+  /** A family is fenced here: a gateway in this process that had it before has it no more. */
+  onFence: (family: string, writerEpoch: number) => void = () => {}
   readonly #store: ShardedStore
   /** Sums of chunks by who asked for which, for answers that go on; the newest one last. */
   readonly #lists = new Map<string, Buffer>()
@@ -87,6 +89,7 @@ export class ShardMemberService implements MemberService {
       case 'fenceFamily': {
         const { high, low } = parseId64(request.family)
         this.fences.raiseFamily(high, low, request.writerEpoch)
+        this.onFence(request.family, request.writerEpoch)
         return this.#hold()
       }
       case 'fenceGroup': {

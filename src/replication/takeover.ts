@@ -3,6 +3,7 @@
  * or reads it any more (fence), its members in sync hold the same (equalise), on disk (flush).
  * Groups that cannot be settled yet wait, and are tried again; the others are served.
  */
+import { peersOf } from '../cluster/groups.ts'
 import type { TakenWriter, Writers } from '../cluster/writers.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { SETTLED_AT_ONCE_MAX, REPLICATION_RETRY_MS, REPLICATION_TICK_MS } from '../core/limits.ts'
@@ -17,10 +18,15 @@ export interface TakeoverOptions {
   readonly writers: Writers
   readonly family: FamilyIo
   readonly taken: TakenWriter
-  /**
-   * How long after the last fence the writer before may still read from its own disk, R16.
-   */
-  readonly quarantineMs: number
+  readonly readers: readonly FormerReader[]
+}
+
+/** R16: a gateway that had the family, and may not know that it has not. */
+export interface FormerReader {
+  readonly peer: string
+  readonly boot: string
+  /** How long after the last fence it may still read where it was not fenced. */
+  readonly trustMs: number
 }
 
 /** A member that failed so often has to leave, although it answers. */
@@ -39,7 +45,8 @@ export class Takeover {
   /** How often members failed that could be fenced. */
   readonly #failures = new Map<Boot, number>()
   #lastFenceMs = 0
-  #removed = false
+  /** Groups that have a record. */
+  #groups: readonly GroupIo[] = []
   /** Chunks that differed between members. */
   chunks = 0
 
@@ -69,10 +76,12 @@ export class Takeover {
       this.#store.learn(this.#family.pool.group(index), known)
     }
     const groups = [...records.keys()].map((index) => this.#family.pool.group(index))
+    this.#groups = groups
     const blocked = await this.#settle(groups)
-    const { taken, writers, quarantineMs } = this.#options
+    const { taken, writers } = this.#options
+    await this.#quarantine()
+    // Should this process end before, the next takeover waits as long.
     if (blocked.length === 0) await writers.settle(this.#family.id, taken)
-    await this.#quarantine(quarantineMs)
     for (const group of groups) {
       if (!blocked.includes(group)) this.#store.settled(this.#family, group)
     }
@@ -91,10 +100,16 @@ export class Takeover {
     }
   }
 
-  /** A writer that was removed with its disk, not fenced, may read from that for a while. */
-  async #quarantine(quarantineMs: number): Promise<void> {
-    if (!this.#removed || quarantineMs === 0) return
-    const untilMs = this.#lastFenceMs + quarantineMs
+  /** Who had the family and was not fenced may read for a while where nobody was fenced. */
+  async #quarantine(): Promise<void> {
+    const { readers } = this.#options
+    if (readers.length === 0) return
+    const fenced = new Set([...this.#fences.keys()].map(({ peerId }) => peerId))
+    const isLeft = readers.filter(({ peer }) => !fenced.has(peer))
+    const isFenced = ({ known }: GroupIo): boolean =>
+      peersOf(known!.record).every((peer) => fenced.has(peer))
+    if (isLeft.length === 0 || this.#groups.every(isFenced)) return
+    const untilMs = this.#lastFenceMs + Math.max(...isLeft.map(({ trustMs }) => trustMs))
     await this.#sleep(untilMs - this.#store.clock.monotonicMs())
   }
 
@@ -109,7 +124,7 @@ export class Takeover {
         const before = blocked
         this.#failures.clear()
         blocked = await this.#settle(before)
-        if (blocked.length < before.length) await this.#quarantine(this.#options.quarantineMs)
+        if (blocked.length < before.length) await this.#quarantine()
         for (const group of before) {
           if (!blocked.includes(group)) store.settled(this.#family, group)
         }
@@ -179,7 +194,6 @@ export class Takeover {
     const result = await this.#store.groups.remove(view, group.index, entries, claims)
     if (result.kind === 'fenced') throw leaseLost(this.#family)
     if (result.kind === 'belowMinimum') return 'blocked'
-    this.#removed = true
     this.#store.learn(group, result.known)
     return 'again'
   }

@@ -201,6 +201,39 @@ test('one peer writes a volume at a time, each time under a higher writerEpoch',
   await Promise.all([sessionA.close(), sessionB.close(), store.close()])
 })
 
+test('R16: who had a volume is remembered until a takeover came to its end', async () => {
+  const { peer, store, clock } = await openSite()
+  const open = async (name: string, boot = 1) => {
+    const session = await Session.open(store, clock)
+    const writers = new Writers(await peer(name, boot), session)
+    return { writers, session, entry: { peer: name.repeat(32), boot: `${boot}`.repeat(32) } }
+  }
+  const [a, b, c] = [await open('a'), await open('b'), await open('c')]
+  const volume = await new VolumeDirectory(await peer('d')).create({ ...SPEC, name: 'v' })
+  const { family } = volume
+  deepStrictEqual((await a.writers.take(volume)).former, [])
+  await a.session.close()
+  deepStrictEqual((await b.writers.take(volume)).former, [a.entry])
+  await a.session.close()
+  await b.writers.revoke((await b.writers.holder(family))!)
+  const taken = await c.writers.take(volume)
+  deepStrictEqual(taken.former, [a.entry, b.entry])
+  const trust = (entry: typeof a.entry): Promise<number> => c.writers.trustOf(entry, 1, 10)
+  deepStrictEqual([await trust(a.entry), await trust(b.entry)], [1, 10])
+  await peer('b', 2)
+  strictEqual(await trust(b.entry), 0, 'another process runs there')
+  await c.writers.settle(family, taken)
+  await c.session.close()
+  const again = await open('a', 2)
+  const last = await again.writers.take(volume)
+  deepStrictEqual(last.former, [c.entry])
+  await again.writers.leaveClean(family, last.claim)
+  const e = await open('e')
+  deepStrictEqual((await e.writers.take(volume)).former, [])
+  await Promise.all([again.session.close(), e.session.close()])
+  await store.close()
+})
+
 test('a writer whose lease has ended takes a new one by itself', async () => {
   const { peer, store, clock } = await openSite()
   const session = await Session.open(store, clock)

@@ -1,6 +1,7 @@
 /** Reads that a gateway answers at once, from its own disk, follow the rules of all others. */
 import { ok, strictEqual } from 'node:assert'
 import { test } from 'uvu'
+import { HANDOVER_MS } from '../../src/core/limits.ts'
 import { OpKind } from '../../src/replication/block-store.ts'
 import { QuietCluster, REQUESTS } from './quiet.ts'
 import type { Session, SimVolume } from './volume.ts'
@@ -60,6 +61,61 @@ test('R26: they end with the lease, before another gateway writes', async () => 
   const { reads } = volume
   await world.runUntil(world.nowMs + 1000)
   strictEqual(volume.reads, reads)
+})
+
+/** The gateway of both volumes is cut off, and asked all the time. */
+async function cutOffWhileRead(): Promise<QuietCluster> {
+  // Longer than it is asked to let go.
+  const ttlMs = 2 * HANDOVER_MS
+  const sim = new QuietCluster({ peers: 3, copies: 3, volumes: 2, ttlMs })
+  const { volume: first, session } = await sim.open()
+  const second = sim.volumes[1]!
+  const other = await sim.openAt(0, second)
+  for (let i = 0; i < REQUESTS; i++) second.write(other, OpKind.Write)
+  await sim.ended(other, LIMIT_MS)
+  cutOff(sim, 'p1', 'p2', 'metadata')
+  const ask = (): void => {
+    readMuch(first, session)
+    readMuch(second, other)
+    sim.world.after(50, ask)
+  }
+  ask()
+  return sim
+}
+
+function writeMuch(volume: SimVolume, session: Session): void {
+  for (let i = 0; i < 3 * REQUESTS; i++) volume.write(session, OpKind.Write)
+  session.boot.store!.ring()
+}
+
+test('R16: a takeover that is not the first waits as long as that would have', async () => {
+  const sim = await cutOffWhileRead()
+  const { world } = sim
+  const [volume] = sim.volumes as [SimVolume]
+  volume.open(sim.peers[1]!.boot!, true)
+  const isOut = (): boolean => [...sim.groups().values()].every(({ inSync }) => inSync.length === 2)
+  await world.runFor(LIMIT_MS * 2, 'p0 is taken out', isOut)
+  sim.peers[1]!.crash(false)
+  sim.peers[1]!.start()
+  await world.runFor(LIMIT_MS, 'p1 serves', () => sim.peers[1]!.boot?.writers != null)
+  await world.runUntil(world.nowMs + 150)
+  const next = await sim.openAt(1, volume)
+  writeMuch(volume, next)
+  await sim.ended(next, LIMIT_MS)
+  await world.runUntil(world.nowMs + 5000)
+})
+
+test('R16: so does one of another volume, which finds the member taken out', async () => {
+  const sim = await cutOffWhileRead()
+  const { world } = sim
+  const [first, second] = sim.volumes as [SimVolume, SimVolume]
+  first.open(sim.peers[1]!.boot!, true)
+  const isOut = (): boolean => [...sim.groups().values()].every(({ inSync }) => inSync.length === 2)
+  await world.runFor(LIMIT_MS * 2, 'p0 is taken out', isOut)
+  const next = await sim.openAt(2, second)
+  writeMuch(second, next)
+  await sim.ended(next, LIMIT_MS)
+  await world.runUntil(world.nowMs + 5000)
 })
 
 test.run()

@@ -37,6 +37,8 @@ export interface SimOptions {
   readonly scrub?: boolean
   /** After so long copies of a peer that is away are made elsewhere. */
   readonly downAfterMs: number
+  /** Of sessions; of a few seconds by default. */
+  readonly ttlMs?: number | undefined
   /** Of a message in so many one is late by far. */
   readonly lateOneIn: number
 }

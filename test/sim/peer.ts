@@ -205,10 +205,10 @@ export class SimPeer {
       if (message.includes('this disk is an older state')) boot.isDistrusted = true
       world.log(`${this.name}: ${message} ${JSON.stringify(fields)}`)
     }
-    const session = await Session.open(boot.metadata, process, { ttlMs: TTL_MS, timers: process })
+    const { downAfterMs, ttlMs = TTL_MS } = sim.options
+    const session = await Session.open(boot.metadata, process, { ttlMs, timers: process })
     const alive = { peerAddress: this.name, adminAddresses: [], nbdAddresses: [], usedBytes: 0 }
     const membership = await Membership.open(cluster, session, { alive, onTrouble })
-    const { downAfterMs } = sim.options
     const controller = new Controller({
       cluster,
       session,
@@ -299,8 +299,9 @@ function gatewayOf(
     cluster,
     writers: new Writers(cluster, session),
     poolOf: async () => pools.find(DEFAULT_POOL),
-    ttlMs: TTL_MS
+    ttlMs: boot.sim.options.ttlMs ?? TTL_MS
   })
+  service.onFence = (family, writerEpoch) => writers.noteFence(family, writerEpoch)
   const blocks = boot.sim.options.sealed ? sealedBlocks(boot, store) : store
   return { table, store, blocks, writers }
 }

@@ -6,7 +6,7 @@ import type { Session, SimVolume } from './volume.ts'
 export const REQUESTS = 20
 
 /** A lease has to end first, and who might still trust it. */
-const OPEN_MS = 15_000
+const OPEN_MS = 30_000
 
 /** A cluster whose clients do only what a test says, and may get errors. */
 export class QuietCluster extends SimCluster {
@@ -17,13 +17,14 @@ export class QuietCluster extends SimCluster {
     readonly copies: number
     volumes?: number
     engine?: boolean
+    ttlMs?: number
   }) {
-    const { peers, copies, volumes = 1, engine = false } = options
+    const { peers, copies, volumes = 1, engine = false, ttlMs } = options
     const writeMinimum = Math.ceil(copies / 2)
     const limits = { downAfterMs: 600_000, lateOneIn: 2 ** 32 - 1 }
     // With this seed both groups have chunks, and are on different peers if they have one copy.
     const size = { seed: 5, peers, copies, writeMinimum, volumes, groups: 2 }
-    super({ ...size, ...limits, engine, sealed: false, moves: false })
+    super({ ...size, ...limits, ttlMs, engine, sealed: false, moves: false })
   }
 
   override mayFail(error: number): boolean {
