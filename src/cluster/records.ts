@@ -200,6 +200,8 @@ const snapshotSchema = z.looseObject({
   sizeBytes: count,
   /** It is not deleted by mistake. */
   protected: z.boolean().optional(),
+  /** Not on stable storage yet, and perhaps never: nobody may open it, and its layer stays. */
+  taking: z.boolean().optional(),
   description: z.string(),
   labels: z.record(z.string(), z.string()),
   createdAt: time

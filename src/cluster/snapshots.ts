@@ -1,6 +1,7 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { layerNumber, nextLayerLow } from '../core/layer-ids.ts'
 import { SNAPSHOTS_MAX, VOLUME_NAME_BYTES_MAX } from '../core/limits.ts'
+import { follow } from '../metadata/follow.ts'
 import type { Entry } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
 import { formatId64, parseId64, randomId64 } from './ids.ts'
@@ -9,8 +10,6 @@ import { decodeRecord, encodeRecord, type SnapshotRecord, type VolumeRecord } fr
 
 export interface NewSnapshot {
   readonly name: string
-  readonly layer: string
-  readonly sizeBytes: number
   readonly description?: string
   readonly labels?: Readonly<Record<string, string>>
 }
@@ -58,103 +57,153 @@ export class SnapshotDirectory {
   }
 
   /**
-   * Moves the head of a volume to its next layer, in the name of who has its writer lease under
-   * `writerEpoch`. Until that process follows it writes to the layer below, which is as well: a
-   * read of the new one sees that. Returns the record as it is then, and as it was.
-   * @throws StoreError Busy (feature level), Closed when the lease is lost, NotFound, LimitReached
+   * Begins a snapshot in the name of who has the writer lease of the volume under `writerEpoch`:
+   * the next layer becomes the head. Until that process follows it writes to the layer below, which
+   * is as well: a read of the new one sees that.
+   * @throws StoreError AlreadyExists, LimitReached, InvalidArgument, NotFound, Busy (feature level,
+   * rekey), Closed when the lease is lost
    */
-  async openLayer(
+  async begin(
     id: string,
-    writerEpoch: number
-  ): Promise<{ record: VolumeRecord; before: VolumeRecord }> {
+    writerEpoch: number,
+    spec: NewSnapshot
+  ): Promise<{ volume: VolumeRecord; snapshot: SnapshotRecord }> {
     this.#cluster.features.require('layers', 'a snapshot')
-    const { keys, store } = this.#cluster
-    return untilSettled(`opening a layer of volume ${id}`, async () => {
-      const { entry, record: before } = await this.#volume(id)
-      const writer = await this.#writer(before, writerEpoch)
-      await this.#checkKeys(before)
-      const { high, low } = parseId64(before.headLayer)
+    const { keys, store, random } = this.#cluster
+    const { name, description = '', labels = {} } = spec
+    checkSnapshotName(name)
+    checkLabels(labels)
+    checkDescription(description)
+    return untilSettled(`beginning snapshot ${name}`, async () => {
+      const { entry, record } = await this.#volume(id)
+      const writer = await this.#writer(record, writerEpoch)
+      await this.#checkKeys(record)
+      await this.#checkRoom(record, name, writer)
+      const { high, low } = parseId64(record.headLayer)
       const headLayer = formatId64(high, nextLayerLow(low))
-      const record = { ...before, headLayer, rootLayer: before.rootLayer ?? before.headLayer }
+      const volume = { ...record, headLayer, rootLayer: record.rootLayer ?? record.headLayer }
+      const createdAt = this.#cluster.nowText()
+      const snapshot: SnapshotRecord = {
+        ...{ v: 1, id: randomId64(random), name, volume: id, layer: record.headLayer },
+        ...{ sizeBytes: record.sizeBytes, taking: true, description, labels, createdAt }
+      }
+      const key = keys.snapshot(id, name)
       const { succeeded } = await store.transact({
         compare: [
           { key: entry.key, modRevision: entry.modRevision },
-          { key: writer.key, modRevision: writer.modRevision }
+          { key: writer.key, modRevision: writer.modRevision },
+          { key, is: 'absent' }
         ],
-        success: [{ put: keys.volume(id), value: encodeRecord('volume', record) }]
+        success: [
+          { put: keys.volume(id), value: encodeRecord('volume', volume) },
+          { put: key, value: encodeRecord('snapshot', snapshot) }
+        ]
       })
-      return succeeded ? { record, before } : null
+      return succeeded ? { volume, snapshot } : null
     })
   }
 
   /**
-   * Records a snapshot of the volume, under its writer lease: what it shows is on stable storage.
-   * @throws StoreError AlreadyExists, Closed when the lease is lost, NotFound, InvalidArgument
+   * What the snapshot shows is on stable storage: from now on it is there.
+   * @throws StoreError Closed when the lease was lost meanwhile, or another one was begun
    */
-  async add(id: string, writerEpoch: number, spec: NewSnapshot): Promise<SnapshotRecord> {
-    const { keys, store, random } = this.#cluster
-    checkSnapshotName(spec.name)
-    checkLabels(spec.labels ?? {})
-    checkDescription(spec.description ?? '')
-    const snapshot: SnapshotRecord = {
-      v: 1,
-      id: randomId64(random),
-      name: spec.name,
-      volume: id,
-      layer: spec.layer,
-      sizeBytes: spec.sizeBytes,
-      description: spec.description ?? '',
-      labels: { ...spec.labels },
-      createdAt: this.#cluster.nowText()
-    }
-    const key = keys.snapshot(id, spec.name)
-    return untilSettled(`recording snapshot ${spec.name}`, async () => {
-      const { entry, record } = await this.#volume(id)
+  async finish(
+    begun: SnapshotRecord,
+    writerEpoch: number,
+    sizeBytes: number
+  ): Promise<SnapshotRecord> {
+    const { keys, store } = this.#cluster
+    const key = keys.snapshot(begun.volume, begun.name)
+    const { taking: _, ...rest } = begun
+    const finished = { ...rest, sizeBytes }
+    return untilSettled(`recording snapshot ${begun.name}`, async () => {
+      const { record } = await this.#volume(begun.volume)
       const writer = await this.#writer(record, writerEpoch)
-      const { succeeded, entries } = await store.transact({
+      const entry = await store.get(key)
+      const known = entry === null ? null : decode(entry)
+      if (entry === null || known?.id !== begun.id) {
+        const text = `snapshot ${record.name}@${begun.name} was given up meanwhile`
+        throw new StoreError(ErrorCode.Closed, text)
+      }
+      if (known.taking !== true) return known // the answer to an earlier attempt was lost
+      const { succeeded } = await store.transact({
         compare: [
-          { key, is: 'absent' },
-          { key: entry.key, is: 'present' },
+          { key, modRevision: entry.modRevision },
           { key: writer.key, modRevision: writer.modRevision }
         ],
-        success: [{ put: key, value: encodeRecord('snapshot', snapshot) }],
-        failure: [{ get: key }]
+        success: [{ put: key, value: encodeRecord('snapshot', finished) }]
       })
-      if (succeeded) return snapshot
-      const there = entries[0] ?? null
-      if (there === null) return null
-      // The answer to an earlier attempt may have been lost.
-      const found = decodeRecord('snapshot', key, there.value)
-      if (found.id === snapshot.id) return found
-      throw nameTaken(record.name, spec.name)
+      return succeeded ? finished : null
     })
   }
 
-  /** @throws StoreError AlreadyExists, LimitReached: one more of that name cannot be */
-  async checkRoom(volume: VolumeRecord, name: string): Promise<void> {
-    checkSnapshotName(name)
-    const all = await this.list(volume.id)
-    if (all.some((each) => each.name === name)) throw nameTaken(volume.name, name)
-    if (all.length < SNAPSHOTS_MAX) return
-    const text = `volume ${volume.name} has ${all.length} snapshots, the most that it may have`
+  /** One that was begun will not be. */
+  async giveUp(begun: SnapshotRecord): Promise<void> {
+    const { keys, store } = this.#cluster
+    const entry = await store.get(keys.snapshot(begun.volume, begun.name))
+    if (entry === null || decode(entry).id !== begun.id) return
+    await store.transact({
+      compare: [{ key: entry.key, modRevision: entry.modRevision }],
+      success: [{ delete: entry.key }]
+    })
+  }
+
+  /**
+   * There may be one more of that name. Those that another run began and did not finish go: who has
+   * the lease knows that nobody does. @throws StoreError AlreadyExists, LimitReached
+   */
+  async #checkRoom({ id, name: volume }: VolumeRecord, name: string, writer: Entry): Promise<void> {
+    const { keys, store } = this.#cluster
+    let count = 0
+    for (const { key, value, modRevision } of await this.#cluster.readAll(keys.snapshots(id))) {
+      const known = decodeRecord('snapshot', key, value)
+      if (known.taking === true) {
+        await store.transact({
+          compare: [
+            { key, modRevision },
+            { key: writer.key, modRevision: writer.modRevision }
+          ],
+          success: [{ delete: key }]
+        })
+      } else if (known.name === name) throw nameTaken(volume, name)
+      else count++
+    }
+    if (count < SNAPSHOTS_MAX) return
+    const text = `volume ${volume} has ${count} snapshots, the most that it may have`
     throw new StoreError(ErrorCode.LimitReached, text)
+  }
+
+  /** Layers that snapshots show, or are about to. */
+  async layers(id: string): Promise<string[]> {
+    return (await this.#all(id)).map(({ layer }) => layer)
   }
 
   /** Oldest first. */
   async list(id: string): Promise<SnapshotRecord[]> {
+    return (await this.#all(id)).filter(({ taking }) => taking !== true)
+  }
+
+  async #all(id: string): Promise<SnapshotRecord[]> {
     const entries = await this.#cluster.readAll(this.#cluster.keys.snapshots(id))
     const all = entries.map(({ key, value }) => decodeRecord('snapshot', key, value))
     return all.sort((one, other) => numberOf(one) - numberOf(other))
   }
 
   /** @throws StoreError NotFound */
-  async get({ id, name }: VolumeRecord, snapshot: string): Promise<SnapshotRecord> {
-    checkSnapshotName(snapshot)
+  async get(volume: VolumeRecord, name: string): Promise<SnapshotRecord> {
+    return (await this.#find(volume, name)).known
+  }
+
+  async #find(
+    { id, name: volume }: VolumeRecord,
+    name: string
+  ): Promise<{ entry: Entry; known: SnapshotRecord }> {
+    checkSnapshotName(name)
     const { keys, store } = this.#cluster
-    const key = keys.snapshot(id, snapshot)
-    const entry = await store.get(key)
-    if (entry !== null) return decodeRecord('snapshot', key, entry.value)
-    throw new StoreError(ErrorCode.NotFound, `volume ${name} has no snapshot ${snapshot}`)
+    const entry = await store.get(keys.snapshot(id, name))
+    const known = entry === null ? null : decode(entry)
+    if (entry !== null && known !== null && known.taking !== true) return { entry, known }
+    throw new StoreError(ErrorCode.NotFound, `volume ${volume} has no snapshot ${name}`)
   }
 
   /** Changes what `change` says. @throws StoreError NotFound, and what `change` throws */
@@ -163,16 +212,15 @@ export class SnapshotDirectory {
     name: string,
     change: (snapshot: SnapshotRecord) => SnapshotChange
   ): Promise<SnapshotRecord> {
-    const { keys, store } = this.#cluster
-    const key = keys.snapshot(volume.id, name)
+    const { store } = this.#cluster
     return untilSettled(`changing snapshot ${name}`, async () => {
-      const entry = await store.get(key)
-      const known = entry === null ? await this.get(volume, name) : decode(entry)
+      const { entry, known } = await this.#find(volume, name)
+      const { key, modRevision } = entry
       const changed = { ...known, ...change(known) }
       checkLabels(changed.labels)
       checkDescription(changed.description)
       const { succeeded } = await store.transact({
-        compare: [{ key, modRevision: entry?.modRevision ?? 0 }],
+        compare: [{ key, modRevision }],
         success: [{ put: key, value: encodeRecord('snapshot', changed) }]
       })
       return succeeded ? changed : null
@@ -183,18 +231,17 @@ export class SnapshotDirectory {
   async rename(volume: VolumeRecord, name: string, newName: string): Promise<SnapshotRecord> {
     checkSnapshotName(newName)
     const { keys, store } = this.#cluster
-    const [oldKey, newKey] = [keys.snapshot(volume.id, name), keys.snapshot(volume.id, newName)]
+    const newKey = keys.snapshot(volume.id, newName)
     return untilSettled(`renaming snapshot ${name}`, async () => {
-      const entry = await store.get(oldKey)
-      const known = entry === null ? await this.get(volume, name) : decode(entry)
+      const { entry, known } = await this.#find(volume, name)
       if (name === newName) return known
       const renamed = { ...known, name: newName }
       const { succeeded, entries } = await store.transact({
         compare: [
-          { key: oldKey, modRevision: entry?.modRevision ?? 0 },
+          { key: entry.key, modRevision: entry.modRevision },
           { key: newKey, is: 'absent' }
         ],
-        success: [{ delete: oldKey }, { put: newKey, value: encodeRecord('snapshot', renamed) }],
+        success: [{ delete: entry.key }, { put: newKey, value: encodeRecord('snapshot', renamed) }],
         failure: [{ get: newKey }]
       })
       if (succeeded) return renamed
@@ -209,18 +256,25 @@ export class SnapshotDirectory {
     name: string,
     mayGo: (snapshot: SnapshotRecord) => void = () => {}
   ): Promise<SnapshotRecord> {
-    const { keys, store } = this.#cluster
-    const key = keys.snapshot(volume.id, name)
+    const { store } = this.#cluster
     return untilSettled(`deleting snapshot ${name}`, async () => {
-      const entry = await store.get(key)
-      const known = entry === null ? await this.get(volume, name) : decode(entry)
+      const { entry, known } = await this.#find(volume, name)
       mayGo(known)
       const { succeeded } = await store.transact({
-        compare: [{ key, modRevision: entry?.modRevision ?? 0 }],
-        success: [{ delete: key }]
+        compare: [{ key: entry.key, modRevision: entry.modRevision }],
+        success: [{ delete: entry.key }]
       })
       return succeeded ? known : null
     })
+  }
+
+  /** Calls `listener` with the id of each volume that lost a snapshot; returns what ends it. */
+  onRemoved(listener: (volume: string) => void): () => void {
+    const { keys, store, timers } = this.#cluster
+    const onDelete = (key: string): void =>
+      listener(key.slice(keys.allSnapshots.length).split('/')[0]!)
+    const following = follow(store, keys.allSnapshots, { onPut: () => {}, onDelete }, timers)
+    return () => following.stop()
   }
 
   /** Removes the records of a volume that is gone. */

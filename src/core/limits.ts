@@ -132,6 +132,8 @@ export const TRASH_LOOK_MS = 30_000
 export const VOLUME_EVENTS_MAX = 64
 /** Each is a layer that reads may have to look at, and a record. */
 export const SNAPSHOTS_MAX = 4096
+/** Runs of merged layers that a shard remembers: one for each snapshot that is kept, at most. */
+export const MERGES_MAX = 262_144
 /** A snapshot gives up when changes in flight take longer: the ones behind them wait so long. */
 export const SNAPSHOT_HOLD_MS = 5000
 /** A volume that clients open and leave all the time tells of it so often at most. */

@@ -241,6 +241,7 @@ export class ChunkStore {
     const words = this.pages.slabs[slabOf(address)]!
     const halves = this.pages.halves[slabOf(address)]!
     const at = wordOf(address)
+    this.counter.select(words[at + AT_LAYER]!)
     found.begin(words, at)
     found.append(words, halves, at, first, end)
     image.beginAs(found)

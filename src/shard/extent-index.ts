@@ -29,6 +29,7 @@ import { ChunkStore } from './chunk-store.ts'
 import { IndexLoad, IndexSave } from './extent-index-save.ts'
 import { IndexDrops } from './index-drops.ts'
 import { IndexLayers, type LayerKey } from './index-layers.ts'
+import { IndexMerges } from './index-merges.ts'
 import { slabOf, wordOf } from './index-pages.ts'
 import { IndexQueries } from './index-queries.ts'
 import { IndexReplay, REPLAY_BLOCKS_MAX } from './index-replay.ts'
@@ -76,11 +77,14 @@ export class ExtentIndex {
   private replay: IndexReplay | null = null
   /** Chunks that go as a whole. */
   readonly drops: IndexDrops
+  /** What deleted snapshots leave. */
+  readonly merges: IndexMerges
   private readonly reads: LayerReads
 
   constructor(counter: LiveCounter) {
     this.counter = new LayerUsage(counter)
     this.store = new ChunkStore(this.counter)
+    this.merges = new IndexMerges(this.store, this.layers, this.counter)
     this.reads = new LayerReads(this.store, this.layers)
     this.drops = new IndexDrops(this.store, this.layers, this.counter)
   }
@@ -98,6 +102,12 @@ export class ExtentIndex {
   /** Memory of the index, in bytes. */
   get bytes(): number {
     return this.store.bytes + this.layers.bytes + this.counter.bytes
+  }
+
+  /** Blocks with data in one layer. */
+  layerBlocks(familyHigh: number, familyLow: number, layerHigh: number, layerLow: number): number {
+    const layer = this.layers.find(familyHigh, familyLow, layerHigh, layerLow)
+    return layer < 0 ? 0 : this.counter.blocksOf(layer)
   }
 
   /** Blocks with data of all layers of the family; dropped ones count no more. */
@@ -438,6 +448,16 @@ export class ExtentIndex {
         if (from < to) visit(layer, chunk, found.firsts[run]! + from - location, to - from, from)
       }
     })
+  }
+
+  /** Merges chunks that have anything at `lost` or behind it: there is no data any more. */
+  dropHiddenFrom(lost: number): void {
+    const chunks: { layer: number; chunk: number }[] = []
+    this.forEachWithin(lost, LOCATION_END, (layer, chunk) => {
+      const last = chunks.at(-1)
+      if (last?.layer !== layer || last.chunk !== chunk) chunks.push({ layer, chunk })
+    })
+    for (const { layer, chunk } of chunks) this.merges.mergeNow(layer, chunk)
   }
 
   /** Answers what replication asks. */

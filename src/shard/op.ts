@@ -59,7 +59,7 @@ export const OpKind = {
    * OpFlag.Sealed also the other frame of the same number.
    */
   Locate: 19,
-  /** `resultA` is how many blocks of the family hold data. */
+  /** `resultA` is how many blocks of the family hold data; with a layer: of that layer alone. */
   Usage: 20,
   /**
    * Chunks of some groups: `resultA` entries of DROP_BYTES, behind the pages that name the groups
@@ -78,7 +78,13 @@ export const OpKind = {
    * Blocks that a scrub found damaged and nobody asked for yet: `resultA` entries of DAMAGE_BYTES
    * in `blockCount` pages of payload. The shard forgets them; its next round names them anew.
    */
-  TakeDamage: 23
+  TakeDamage: 23,
+  /**
+   * Nobody reads the layers of the op's branch from the one with lower half `chunk` on, up to below
+   * the op's layer, but through that: what is hidden in them becomes dead, bit by bit. Idempotent;
+   * a restart forgets what is not done.
+   */
+  MergeLayers: 24
 } as const
 export type OpKind = (typeof OpKind)[keyof typeof OpKind]
 

@@ -34,6 +34,7 @@ import { ExtentIndex } from './extent-index.ts'
 import type { FailureMarker } from './failure-marker.ts'
 import type { Files } from './files.ts'
 import { FooterBuffer, writeFooter } from './footer-buffer.ts'
+import { Merges } from './merges.ts'
 import { blockName, type Problem } from './problem.ts'
 import { openFooterRecords, RecordCursor } from './record-source.ts'
 import { LOCATION_HOLE, LOCATION_ZERO } from './run-list.ts'
@@ -71,6 +72,7 @@ class Recovery {
   private readonly index: ExtentIndex
   private readonly voids: Voids
   private readonly drops: Drops
+  private readonly merges: Merges
   private readonly report: (problem: Problem) => void
   private readonly skipped: ReadonlySet<string>
   private readonly marker: FailureMarker | null
@@ -107,6 +109,7 @@ class Recovery {
       index: ExtentIndex
       voids: Voids
       drops: Drops
+      merges: Merges
       report: (problem: Problem) => void
       /** Checkpoints that were found broken before. */
       skipped: ReadonlySet<string>
@@ -121,6 +124,7 @@ class Recovery {
     this.index = parts.index
     this.voids = parts.voids
     this.drops = parts.drops
+    this.merges = parts.merges
     this.report = parts.report
     this.skipped = parts.skipped
     this.marker = parts.marker
@@ -151,6 +155,7 @@ class Recovery {
     this.result.provenLsn = this.mark
     for (const candidate of candidates) this.replay(candidate)
     this.index.endReplay()
+    this.merges.applyTo(this.index, this.segments.locationOf(this.segments.lostSlot, 0))
     this.reportLostBlocks()
     if (!this.config.readOnly) {
       for (const segment of this.toSync) this.files.sync(this.segments.open(segment))
@@ -483,6 +488,7 @@ export interface RecoveredShard {
   readonly index: ExtentIndex
   readonly voids: Voids
   readonly drops: Drops
+  readonly merges: Merges
   readonly result: RecoveryResult
 }
 
@@ -496,14 +502,15 @@ export function recoverShard(
   const skipped = new Set<string>()
   const voids = new Voids(config, host)
   const drops = new Drops(config, host)
+  const merges = new Merges(config, host)
   for (;;) {
     const segments = new Segments(config, host)
     const index = new ExtentIndex(segments)
     try {
       const result = new Recovery(config, host, {
-        ...{ segments, index, voids, drops, report, skipped, marker }
+        ...{ segments, index, voids, drops, merges, report, skipped, marker }
       }).run()
-      return { segments, index, voids, drops, result }
+      return { segments, index, voids, drops, merges, result }
     } catch (thrown) {
       segments.closeAll()
       const error = storeErrorOf(thrown)

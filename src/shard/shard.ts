@@ -20,6 +20,7 @@ import { BlockViews } from './memory.ts'
 import { readFailureMarker, removeFailureMarker, writeFailureMarker } from './failure-marker.ts'
 import { Forgetting, isForgetting } from './forgetting.ts'
 import { OpFlag, OpKind, type ShardOp } from './op.ts'
+import type { Merges } from './merges.ts'
 import type { Problem } from './problem.ts'
 import { type RecoveredShard, type RecoveryResult, recoverShard } from './recovery.ts'
 import { ReplicaOps } from './replica-ops.ts'
@@ -54,6 +55,7 @@ export class Shard {
   private readonly host: ShardHost
   private readonly segments: Segments
   private readonly index: ExtentIndex
+  private readonly merges: Merges
   private readonly appender: Appender
   private readonly tags: TagTable
   private readonly reader: BlockReader
@@ -123,6 +125,7 @@ export class Shard {
     this.host = host
     this.segments = recovered.segments
     this.index = recovered.index
+    this.merges = recovered.merges
     this.tags = new TagTable(host.files, this.segments, config.tagBytesMax)
     this.segments.onFree = (slot) => this.tags.drop(slot)
     this.appender = new Appender(config, host, this.segments, this.tags)
@@ -264,6 +267,7 @@ export class Shard {
   private backgroundSlice(): boolean {
     if (this.state !== ShardState.Serving || this.config.readOnly) return false
     if (this.index.drops.reclaim(RECLAIM_CHUNKS)) return true
+    if (this.index.merges.step(RECLAIM_CHUNKS)) return true
     if (this.checkpoint.isRunning) {
       if (this.checkpoint.step()) return true
     } else if (this.checkpoint.isDue) {
@@ -309,7 +313,11 @@ export class Shard {
         this.reader.locate(op)
         return
       case OpKind.Usage:
-        op.resultA = this.index.familyBlocks(op.familyHigh, op.familyLow)
+        op.resultA = usageOf(this.index, op)
+        return
+      case OpKind.MergeLayers:
+        op.error = this.refusal()
+        if (op.error === ErrorCode.Ok) this.merges.add(op, this.index)
         return
       case OpKind.Flush:
         this.host.tracker.syncNow()
@@ -421,6 +429,12 @@ export class Shard {
     stats[shardStatIndex.tagBytes] = this.tags.bytes
     stats[shardStatIndex.durableLsn] = this.appender.durableLsn()
   }
+}
+
+function usageOf(index: ExtentIndex, op: ShardOp): number {
+  const { familyHigh, familyLow, layerHigh, layerLow } = op
+  if (layerHigh === 0 && layerLow === 0) return index.familyBlocks(familyHigh, familyLow)
+  return index.layerBlocks(familyHigh, familyLow, layerHigh, layerLow)
 }
 
 const isReadOnlyError = (error: StoreError): boolean => error.message.endsWith('EROFS')

@@ -140,30 +140,29 @@ export class ManagedVolume {
    * Takes a snapshot, alone, while clients go on: what was acknowledged before is in it, what is
    * begun afterwards is not. Changes are held only until those in flight are over.
    *
-   *   the next layer is the head in the metadata -> changes are held, none is in flight
-   *     -> ops are for that layer -> changes go on -> flush -> the snapshot's record
+   *   the next layer is the head in the metadata, the snapshot is *taking* -> changes are held,
+   *     none is in flight -> ops are for that layer -> changes go on -> flush -> it is there
    *
    * Whatever fails in between leaves a layer more, which nobody sees.
    * @throws StoreError AlreadyExists, LimitReached, Busy, Closed, Unavailable
    */
-  async snapshotAlone(
-    snapshots: SnapshotDirectory,
-    spec: Omit<NewSnapshot, 'layer' | 'sizeBytes'>
-  ): Promise<SnapshotRecord> {
+  async snapshotAlone(snapshots: SnapshotDirectory, spec: NewSnapshot): Promise<SnapshotRecord> {
     this.#checkThere()
-    await snapshots.checkRoom(this.record, spec.name)
     await this.ensureWriter()
     const { volume } = this
-    const { id } = this.record
-    const { record, before } = await snapshots.openLayer(id, volume.ops.writerEpoch)
-    this.record = record
-    await volume.quiesce(SNAPSHOT_HOLD_MS)
-    const { sizeBytes } = volume
-    volume.ops.openLayer(parseId64(record.headLayer))
-    volume.resume()
-    await this.#flush(`for snapshot ${spec.name}`, volume.ops.identity)
-    const layer = before.headLayer
-    return snapshots.add(id, volume.ops.writerEpoch, { ...spec, layer, sizeBytes })
+    const begun = await snapshots.begin(this.record.id, volume.ops.writerEpoch, spec)
+    this.record = begun.volume
+    try {
+      await volume.quiesce(SNAPSHOT_HOLD_MS)
+      const { sizeBytes } = volume
+      volume.ops.openLayer(parseId64(begun.volume.headLayer))
+      volume.resume()
+      await this.#flush(`for snapshot ${spec.name}`, volume.ops.identity)
+      return await snapshots.finish(begun.snapshot, volume.ops.writerEpoch, sizeBytes)
+    } catch (thrown) {
+      await snapshots.giveUp(begun.snapshot)
+      throw thrown
+    }
   }
 
   /** Carries `request` out; resolves when it is over. Its `error` tells how. */

@@ -94,20 +94,29 @@ export class Snapshots {
   }
 
   /**
-   * Nobody reads it any more. `mayGo` throws where it has to stay.
-   * @throws StoreError NotFound, Busy while it is open here, and what `mayGo` throws
+   * Nobody reads it any more, and every peer gives back what it alone had, bit by bit. `mayGo`
+   * throws where it has to stay.
+   * @throws StoreError NotFound, Busy while it is open or another peer serves the volume, and what
+   * `mayGo` throws
    */
   delete(
     volume: string,
     name: string,
     mayGo: (snapshot: SnapshotRecord) => void = () => {}
   ): Promise<SnapshotInfo> {
-    return this.#parts.exclusively(volume, async ({ record, opens }) => {
+    return this.#parts.exclusively(volume, async (managed) => {
+      const { record, opens } = managed
       const { layer } = await this.directory.get(record, name)
       if ([...opens].some((open) => open.snapshotLayer === layer)) {
         throw new StoreError(ErrorCode.Busy, `snapshot ${volume}@${name} is in use by clients`)
       }
-      return infoOf(record, await this.directory.remove(record, name, mayGo))
+      // Nobody has it open on another peer then.
+      await managed.ensureWriter()
+      try {
+        return infoOf(record, await this.directory.remove(record, name, mayGo))
+      } finally {
+        await managed.release()
+      }
     })
   }
 }

@@ -11,6 +11,7 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import { BLOCK_BYTES } from '../core/limits.ts'
 import type { BlockStore } from '../replication/block-store.ts'
 import type { BlockDevice, DeviceSource } from './block-device.ts'
+import { LayerMerger } from './layer-merger.ts'
 import { Locks } from './locks.ts'
 import { type ManagedContext, ManagedVolume } from './managed-volume.ts'
 import type { OpenVolume } from './open-volume.ts'
@@ -53,6 +54,7 @@ export class Volumes implements DeviceSource {
   readonly #context: ManagedContext
   readonly #maker: VolumeMaker
   readonly #managed = new Map<string, ManagedVolume>()
+  readonly #merger: LayerMerger
   #stopFollowing: (() => void) | null = null
   #closed = false
 
@@ -97,6 +99,8 @@ export class Volumes implements DeviceSource {
       findVolume: (name) => this.#directory.get(name),
       exclusively: (volume, work) => this.#exclusively(volume, (found) => work(this.#manage(found)))
     })
+    const { directory, trouble } = this.#context
+    this.#merger = new LayerMerger({ cluster, store, directory, trouble })
     session.onReplaced(() => {
       for (const managed of this.#managed.values()) managed.retakeWriter()
     })
@@ -370,12 +374,14 @@ export class Volumes implements DeviceSource {
         )
       }
     }
+    await this.#attempt('looking for layers to merge', () => this.#merger.start())
   }
 
   /** Ends all opens once their requests are done. The session, and its leases, are the owner's. */
   async close(): Promise<void> {
     this.#closed = true
     this.#stopFollowing?.()
+    this.#merger.close()
     await this.#context.history.settled()
     const all = [...this.#managed.values()]
     await Promise.all(

@@ -36,6 +36,7 @@ const others = [
   ...(['snapshot', 'background', 'compact', 'checkpoint', 'flush', 'restart', 'kill'] as const)
 ]
 type Step =
+  | { kind: 'delete'; at: number }
   | { kind: (typeof changes)[number]; chunk: number; at: number; n: number }
   | { kind: (typeof others)[number] }
 
@@ -54,6 +55,10 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 2, arbitrary: change('zeroes') },
   { weight: 2, arbitrary: change('noHole') },
   { weight: 4, arbitrary: plain('snapshot') },
+  {
+    weight: 2,
+    arbitrary: fc.record({ kind: fc.constant('delete' as const), at: fc.nat(20) })
+  },
   { weight: 3, arbitrary: plain('background') },
   { weight: 2, arbitrary: plain('compact') },
   { weight: 1, arbitrary: plain('checkpoint') },
@@ -95,6 +100,10 @@ function runStep(world: World, one: Step): void {
       world.snapshots.push({ layerLow: world.head, blocks: structuredClone(world.blocks) })
       world.head = nextLayerLow(world.head)
       return
+    case 'delete':
+      if (world.snapshots.length > 0) world.snapshots.splice(one.at % world.snapshots.length, 1)
+      merge(world)
+      return
     case 'compact':
       rig.run(rig.op(OpKind.Compact, 0, 0, 0))
       return
@@ -109,14 +118,32 @@ function runStep(world: World, one: Step): void {
       return
     case 'restart':
       rig.restart()
+      merge(world)
       return
     case 'kill':
       world.files.kill()
       rig.reopen()
+      if (world.nextValue % 2 === 0) merge(world)
   }
 }
 
-function applyChange(world: World, one: Extract<Step, { at: number }>): void {
+/** As a peer does that learns which snapshots there are. */
+function merge({ rig, snapshots, head }: World): void {
+  let lowest = ROOT
+  for (const layerLow of [...snapshots.map((each) => each.layerLow), head]) {
+    const op = rig.op(OpKind.MergeLayers, lowest, 0, 0)
+    op.layerLow = layerLow
+    assert.is(rig.run(op), 0)
+    lowest = nextLayerLow(layerLow)
+  }
+}
+
+/** All background work that there is. */
+function settle({ rig }: World): void {
+  for (let i = 0; i < 1000 && rig.shard.background(5); i++);
+}
+
+function applyChange(world: World, one: Extract<Step, { chunk: number }>): void {
   const { rig } = world
   const count = Math.min(one.n, BLOCKS - one.at)
   const kind =
@@ -181,6 +208,11 @@ for (const isSealed of [false, true]) {
         compare(world)
         runStep(world, { kind: 'restart' })
         compare(world)
+        while (world.snapshots.length > 0) runStep(world, { kind: 'delete', at: 0 })
+        settle(world)
+        compare(world)
+        const data = world.blocks.flat().filter((value) => value > 0).length
+        assert.is(world.rig.stat('liveBytes'), data * BLOCK_BYTES, 'only what is read lives')
         const errors = world.rig.log.filter(({ level }) => level === 'error')
         assert.is(errors.length, 0, JSON.stringify(errors[0]))
       }),
@@ -201,6 +233,33 @@ test('a trim hides what is below for good, whatever compaction and restarts make
     }
   }
   assert.equal(world.blocks[0]!.slice(0, 12), new Array(12).fill(0))
+})
+
+test('what a deleted snapshot alone had is dead, and the others keep theirs', () => {
+  const world = makeWorld(false)
+  for (let round = 0; round < 4; round++) {
+    runStep(world, { kind: 'write', chunk: 0, at: 0, n: 10 })
+    runStep(world, { kind: 'write', chunk: 1, at: 10 * round, n: 10 })
+    runStep(world, { kind: 'snapshot' })
+  }
+  settle(world)
+  assert.is(world.rig.stat('liveBytes'), 80 * BLOCK_BYTES)
+  for (const [left, blocks] of [
+    [3, 70],
+    [2, 60],
+    [1, 60]
+  ] as const) {
+    runStep(world, { kind: 'delete', at: 1 })
+    settle(world)
+    compare(world)
+    assert.is(world.snapshots.length, left)
+    assert.is(world.rig.stat('liveBytes'), blocks * BLOCK_BYTES)
+  }
+  runStep(world, { kind: 'kill' })
+  merge(world)
+  settle(world)
+  compare(world)
+  assert.is(world.rig.stat('liveBytes'), 60 * BLOCK_BYTES)
 })
 
 test('a thousand snapshots of one volume read as they were', () => {

@@ -6,7 +6,12 @@ import { join } from 'node:path'
 import { test } from 'uvu'
 import { ErrorCode } from '../../src/core/errors.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
-import { openPeer, type RunningPeer } from '../../src/index.ts'
+import { startPeer } from '../../src/coordinator.ts'
+import { resolveConfig } from '../../src/core/config.ts'
+import { createLog } from '../../src/core/log.ts'
+import type { RunningPeer } from '../../src/index.ts'
+import { VolumeTypes } from '../../src/volume/volume-types.ts'
+import { until } from '../helpers/process.ts'
 import type { VolumeFile } from '../../src/volume/volume-file.ts'
 import { SeededRandom } from '../helpers/manual-clock.ts'
 import { failsWith } from '../helpers/volume-bench.ts'
@@ -17,11 +22,26 @@ const seed = Number(process.env['SEED'] ?? 1)
 async function withPeer(work: (open: () => Promise<RunningPeer>) => Promise<void>): Promise<void> {
   const directory = mkdtempSync(join(tmpdir(), 'torus-snapshots-'))
   const options = { dataDir: join(directory, 'data'), shards: 2, capacityBytes: 2 ** 31 }
+  const listen = { nbdListen: 'off', adminListen: '127.0.0.1:0', adminSocket: 'off' }
+  const flags = { ...options, ...listen, logLevel: 'warn' }
+  const resolved = resolveConfig({ flags, env: {}, file: null })
+  const peers: RunningPeer[] = []
   try {
-    await work(() => openPeer(options))
+    await work(async () => {
+      peers.push(await startPeer(resolved, createLog(resolved.config), new VolumeTypes()))
+      return peers.at(-1)!
+    })
   } finally {
+    await peers.at(-1)?.stop()
     rmSync(directory, { recursive: true, force: true })
   }
+}
+
+/** Of data, in all layers of all volumes. */
+async function usedBytes({ adminAddresses }: RunningPeer): Promise<number> {
+  const url = `${adminAddresses.find((address) => address.startsWith('http'))}/v1/volumes`
+  const { volumes } = (await (await fetch(url)).json()) as { volumes: { usedBytes: number }[] }
+  return volumes.reduce((sum, volume) => sum + volume.usedBytes, 0)
 }
 
 async function readAll(peer: RunningPeer, name: string): Promise<Buffer> {
@@ -131,6 +151,33 @@ test('a snapshot is one moment: what was acknowledged before, nothing begun afte
     running = false
     await Promise.all(lanesRun)
     await file.close()
+    await peer.stop()
+  }))
+
+test('what a deleted snapshot alone had is given back, also after a restart', () =>
+  withPeer(async (open) => {
+    let peer = await open()
+    await peer.volumes.create({ name: 'v', sizeBytes: SIZE })
+    const { snapshots } = peer.volumes
+    const file = await peer.volumes.openFile('v')
+    for (let i = 0; i < 4; i++) {
+      await file.writeAt(0, Buffer.alloc(1024 * 1024, i + 1))
+      await file.writeAt((i + 1) * 1024 * 1024, Buffer.alloc(1024 * 1024, i + 1))
+      await snapshots.create('v', `s${i}`)
+    }
+    await file.close()
+    const usesMib = (mib: number): Promise<void> =>
+      until(async () => (await usedBytes(peer)) === mib * 1024 * 1024, `${mib} MiB in use`)
+    await usesMib(8)
+    await snapshots.delete('v', 's1')
+    await snapshots.delete('v', 's2')
+    await usesMib(6)
+    await peer.stop()
+    peer = await open()
+    await usesMib(6)
+    ok((await readAll(peer, 'v@s0')).subarray(0, 1024 * 1024).every((byte) => byte === 1))
+    ok((await readAll(peer, 'v@s3')).subarray(0, 1024 * 1024).every((byte) => byte === 4))
+    ok((await readAll(peer, 'v')).subarray(2 ** 21, 2 ** 21 + 4096).every((byte) => byte === 2))
     await peer.stop()
   }))
 

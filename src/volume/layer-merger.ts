@@ -1,0 +1,117 @@
+import type { Cluster } from '../cluster/cluster.ts'
+import { parseId64 } from '../cluster/ids.ts'
+import type { VolumeRecord } from '../cluster/records.ts'
+import { SnapshotDirectory } from '../cluster/snapshots.ts'
+import type { VolumeDirectory } from '../cluster/volume-directory.ts'
+import { layerNumber, nextLayerLow } from '../core/layer-ids.ts'
+import type { BlockStore } from '../replication/block-store.ts'
+import { mergeLayers } from './reclaim.ts'
+
+/** Snapshots that go together are looked at together. */
+const GATHER_MS = 500
+const RETRY_MS = 10_000
+
+export interface LayerMergerParts {
+  readonly cluster: Cluster
+  readonly store: BlockStore
+  readonly directory: VolumeDirectory
+  readonly trouble: (what: string, thrown: unknown) => void
+}
+
+/**
+ * Tells the shards of this peer which layers nobody reads any more but through a higher one: at
+ * start, and when a snapshot is deleted, by whomever (src/shard/LAYERS.md).
+ */
+export class LayerMerger {
+  readonly #parts: LayerMergerParts
+  readonly #snapshots: SnapshotDirectory
+  readonly #waiting = new Set<string>()
+  /** By volume id: what the shards were told. */
+  readonly #told = new Map<string, ReadonlySet<string>>()
+  #stopFollowing: (() => void) | null = null
+  #stopTimer: (() => void) | null = null
+  #running = false
+  #closed = false
+
+  constructor(parts: LayerMergerParts) {
+    this.#parts = parts
+    this.#snapshots = new SnapshotDirectory(parts.cluster)
+  }
+
+  async start(): Promise<void> {
+    if (this.#closed) return
+    this.#stopFollowing = this.#snapshots.onRemoved((id) => this.#wake(id, GATHER_MS))
+    for (const { id, rootLayer } of await this.#parts.directory.list()) {
+      if (rootLayer !== undefined) this.#wake(id, 0)
+    }
+  }
+
+  close(): void {
+    this.#closed = true
+    this.#stopFollowing?.()
+    this.#stopTimer?.()
+  }
+
+  #wake(id: string, delayMs: number): void {
+    this.#waiting.add(id)
+    if (this.#closed || this.#running || this.#stopTimer !== null) return
+    this.#stopTimer = this.#parts.cluster.timers.start(delayMs, () => void this.#run())
+  }
+
+  async #run(): Promise<void> {
+    this.#stopTimer = null
+    this.#running = true
+    let delayMs = GATHER_MS
+    for (const id of this.#waiting) {
+      if (this.#closed) return
+      this.#waiting.delete(id)
+      try {
+        await this.#merge(id)
+      } catch (thrown) {
+        this.#waiting.add(id)
+        delayMs = RETRY_MS
+        this.#parts.trouble(`merging layers of volume ${id}`, thrown)
+        break
+      }
+    }
+    this.#running = false
+    for (const id of this.#waiting) this.#wake(id, delayMs)
+  }
+
+  async #merge(id: string): Promise<void> {
+    const { directory, store } = this.#parts
+    // The head first: a layer that a snapshot freezes from here on is this one or a later one.
+    const volume = await directory.find(id)
+    if (volume?.rootLayer === undefined) return
+    const known = this.#told.get(id) ?? new Set<string>()
+    const runs = runsOf(volume, await this.#snapshots.layers(id))
+    const told = new Set<string>()
+    for (const run of runs) {
+      const name = `${run.lowest} ${run.highest}`
+      told.add(name)
+      if (!known.has(name)) await mergeLayers(store, volume, run)
+    }
+    this.#told.set(id, told)
+  }
+}
+
+/** Layers from `lowest` up to `highest`, of which only the highest is read. */
+export interface MergedLayers {
+  readonly branch: number
+  readonly lowest: number
+  readonly highest: number
+}
+
+/** Of the layers from the root to the head, `read` and the head are read. */
+function runsOf({ rootLayer, headLayer }: VolumeRecord, read: readonly string[]): MergedLayers[] {
+  const { high: branch, low: head } = parseId64(headLayer)
+  const lows = [...read.map((layer) => parseId64(layer).low), head]
+  const runs: MergedLayers[] = []
+  let { low: lowest } = parseId64(rootLayer!)
+  for (const highest of lows.sort((one, other) => layerNumber(one) - layerNumber(other))) {
+    if (layerNumber(highest) < layerNumber(lowest)) continue
+    if (layerNumber(highest) > layerNumber(lowest)) runs.push({ branch, lowest, highest })
+    lowest = nextLayerLow(highest)
+  }
+  return runs
+}
