@@ -87,6 +87,8 @@ class AllMembers implements Members {
   }
 }
 
+const clocks = { clock: systemClock, timers: systemTimers }
+
 /** @throws StoreError: fences that cannot be read, certificates or a secret that cannot be used */
 export async function prepareReplication(parts: ReplicationParts): Promise<Replication> {
   const { config, directory, bootId, cluster, session, membership, arena, local, undo } = parts
@@ -110,11 +112,11 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
     members,
     groups,
     arena,
-    clock: systemClock,
-    timers: systemTimers,
+    ...clocks,
     local,
     trustedForMs: () => session.trustedForMs,
-    onTrouble: trouble
+    onTrouble: trouble,
+    isUp: (peer) => membership.addressOf(peer) !== null
   })
   const writers = new ReplicatedWriters({
     store,

@@ -51,6 +51,8 @@ export interface ReplicatedStoreOptions {
   readonly onTrouble?: (what: string, error: StoreError | null) => void
   readonly patienceMs?: number
   readonly deadlineMs?: number
+  /** Whether the peer is up as far as the metadata knows; always by default. */
+  readonly isUp?: (peerId: string) => boolean
 }
 
 /** Ticks without anything to do after which they end. */

@@ -1,10 +1,12 @@
 /** The service of a peer over its own shards. */
 import { parseId64 } from '../cluster/ids.ts'
 import type { Arena } from '../core/arena.ts'
+import { type Clock, systemClock } from '../core/clock.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { CHUNK_LISTS_MAX, CHUNK_SUMS_MAX } from '../core/limits.ts'
 import { CHUNK_SUM_BYTES } from '../shard/op.ts'
 import { type BlockOp, OpKind, type ShardedStore } from './block-store.ts'
+import { Confirmations, encodeQuiet } from './confirmations.ts'
 import type { Fences } from './fences.ts'
 import type { MemberAnswer, MemberCall } from './member.ts'
 import type { Caller, MemberService } from './member-service.ts'
@@ -33,13 +35,15 @@ export class ShardMemberService implements MemberService {
   /** A family is fenced here: a gateway in this process that had it before has it no more. */
   onFence: (family: string, writerEpoch: number) => void = () => {}
   readonly #store: ShardedStore
+  readonly #confirmations: Confirmations
   /** Sums of chunks by who asked for which, for answers that go on; the newest one last. */
   readonly #lists = new Map<string, Buffer>()
   /** Ops answered without the shards, from a microtask. */
   #refused: BlockOp[] = []
 
-  constructor(store: ShardedStore, arena: Arena, fences: Fences) {
+  constructor(store: ShardedStore, arena: Arena, fences: Fences, clock: Clock = systemClock) {
     this.#store = store
+    this.#confirmations = new Confirmations(clock)
     this.fences = fences
     this.questions = new ShardQuestions(store, arena)
   }
@@ -90,7 +94,9 @@ export class ShardMemberService implements MemberService {
         const { high, low } = parseId64(request.family)
         this.fences.raiseFamily(high, low, request.writerEpoch)
         this.onFence(request.family, request.writerEpoch)
-        return this.#hold()
+        const quietMs = this.#confirmations.quietMs(request.family)
+        await this.#hold()
+        return { data: encodeQuiet(quietMs) }
       }
       case 'fenceGroup': {
         const { pool, group } = request.id
@@ -129,7 +135,9 @@ export class ShardMemberService implements MemberService {
   #ping(request: CallOf<'ping'>): MemberAnswer {
     const fenced = request.families.filter(([family, writerEpoch]) => {
       const { high, low } = parseId64(family)
-      return this.fences.familyEpoch(high, low) > writerEpoch
+      if (this.fences.familyEpoch(high, low) > writerEpoch) return true
+      this.#confirmations.note(family)
+      return false
     })
     return {
       fenced: fenced.map(([family]) => family),

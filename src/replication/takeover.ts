@@ -6,8 +6,14 @@
 import { peersOf } from '../cluster/groups.ts'
 import type { TakenWriter, Writers } from '../cluster/writers.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import { SETTLED_AT_ONCE_MAX, REPLICATION_RETRY_MS, REPLICATION_TICK_MS } from '../core/limits.ts'
+import {
+  MEMBER_TRUST_MS,
+  REPLICATION_RETRY_MS,
+  REPLICATION_TICK_MS,
+  SETTLED_AT_ONCE_MAX
+} from '../core/limits.ts'
 import type { Boot } from './boots.ts'
+import { decodeQuiet } from './confirmations.ts'
 import { callBoot, Equaliser, forEach, MemberFailed } from './equalise.ts'
 import type { FamilyIo } from './family-io.ts'
 import type { GroupIo } from './group-io.ts'
@@ -32,6 +38,9 @@ export interface FormerReader {
 /** A member that failed so often has to leave, although it answers. */
 const MEMBER_FAILURES_MAX = 3
 
+/** Of the patience: what a peer gets whose own lease has ended too. */
+const DOWN_PART = 4
+
 type Outcome = 'settled' | 'again' | 'blocked'
 
 export class Takeover {
@@ -45,6 +54,8 @@ export class Takeover {
   /** How often members failed that could be fenced. */
   readonly #failures = new Map<Boot, number>()
   #lastFenceMs = 0
+  /** When one of those that were fenced last confirmed the writer before, at the latest. */
+  #lastConfirmedMs = Number.NEGATIVE_INFINITY
   /** Groups that have a record. */
   #groups: readonly GroupIo[] = []
   /** Chunks that differed between members. */
@@ -106,11 +117,15 @@ export class Takeover {
     if (readers.length === 0) return
     const fenced = new Set([...this.#fences.keys()].map(({ peerId }) => peerId))
     const isLeft = readers.filter(({ peer }) => !fenced.has(peer))
-    const isFenced = ({ known }: GroupIo): boolean =>
-      peersOf(known!.record).every((peer) => fenced.has(peer))
-    if (isLeft.length === 0 || this.#groups.every(isFenced)) return
-    const untilMs = this.#lastFenceMs + Math.max(...isLeft.map(({ trustMs }) => trustMs))
-    await this.#sleep(untilMs - this.#store.clock.monotonicMs())
+    const named = new Set(this.#groups.flatMap(({ known }) => peersOf(known!.record)))
+    const unfenced = [...named].filter((peer) => !fenced.has(peer))
+    if (isLeft.length === 0 || unfenced.length === 0) return
+    const trustMs = Math.max(...isLeft.map((each) => each.trustMs))
+    // One that may go on by what others confirm, and nobody is left to confirm it.
+    const isKnown =
+      trustMs <= MEMBER_TRUST_MS && isLeft.length === 1 && unfenced.join() === isLeft[0]!.peer
+    const sinceMs = isKnown ? this.#lastConfirmedMs : this.#lastFenceMs
+    await this.#sleep(sinceMs + trustMs - this.#store.clock.monotonicMs())
   }
 
   /** Tries the groups that could not be settled until they can. */
@@ -212,20 +227,28 @@ export class Takeover {
   async #askFence(boot: Boot): Promise<boolean> {
     const { clock, patienceMs, boots } = this.#store
     // Waited for once, not once for each of its groups.
-    const endMs = clock.monotonicMs() + (this.#away.has(boot) ? 0 : patienceMs)
+    const startMs = clock.monotonicMs()
+    const isAway = this.#away.has(boot)
     const { id: family, writerEpoch } = this.#family
     if ((this.#failures.get(boot) ?? 0) >= MEMBER_FAILURES_MAX) return false
     for (;;) {
       if (boot.member === null) boots.find(boot.peerId)
       if (boot.member !== null) {
         const request = { call: 'fenceFamily', family, writerEpoch } as const
-        if (await this.#try(async () => void (await callBoot(boot, request)))) {
+        let quietMs = 0
+        const call = async (): Promise<void> => {
+          quietMs = decodeQuiet((await callBoot(boot, request)).data)
+        }
+        if (await this.#try(call)) {
           this.#lastFenceMs = clock.monotonicMs()
+          this.#lastConfirmedMs = Math.max(this.#lastConfirmedMs, this.#lastFenceMs - quietMs)
           this.#away.delete(boot)
           return true
         }
       }
-      if (clock.monotonicMs() >= endMs) {
+      const isUp = this.#store.options.isUp?.(boot.peerId) ?? true
+      const waitMs = isAway ? 0 : isUp ? patienceMs : patienceMs / DOWN_PART
+      if (clock.monotonicMs() - startMs >= waitMs) {
         this.#away.add(boot)
         return false
       }

@@ -3,7 +3,10 @@ import { deepStrictEqual, ok, rejects, strictEqual } from 'node:assert/strict'
 import { suite } from 'uvu'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { BlockOp, OpFlag, OpKind } from '../../src/replication/block-store.ts'
+import { decodeQuiet } from '../../src/replication/confirmations.ts'
+import { ShardMemberService } from '../../src/replication/shard-member-service.ts'
 import type { MemberAnswer, MemberCall } from '../../src/replication/member.ts'
+import { ManualClock } from '../helpers/manual-clock.ts'
 import { MemberPeer } from '../helpers/member-peer.ts'
 
 const test = suite('member service')
@@ -53,6 +56,32 @@ test('R3: a read that needs no worker is admitted like any other', async () => {
   await fenceGroup(peer, 4)
   strictEqual(read({ ...epochs, fenceEpoch: 6 }), -1)
   strictEqual(read({ ...epochs, fenceEpoch: 6, groupEpoch: 4 }), 1)
+})
+
+test('R16: a fence is told for how long nobody was confirmed as the writer', async () => {
+  const peer = await MemberPeer.create(1)
+  const clock = new ManualClock()
+  const service = new ShardMemberService(peer.store, peer.arena, peer.fences, clock)
+  const from = { peerId: 'a'.repeat(32), bootId: 'b'.repeat(32) }
+  const ping = (family: string, writerEpoch: number) =>
+    service.call({ call: 'ping', families: [[family, writerEpoch]] }, from)
+  const quiet = async (writerEpoch: number): Promise<number> => {
+    const { data } = await service.call({ call: 'fenceFamily', family: FAMILY, writerEpoch }, from)
+    return decodeQuiet(data)
+  }
+  clock.nowMs += 300
+  strictEqual(await quiet(5), 300, 'this process cannot know of before its start')
+  clock.nowMs += 5000
+  strictEqual(await quiet(5), 1000)
+  await ping(FAMILY, 5)
+  clock.nowMs += 40
+  await ping('0000000000000002', 5)
+  strictEqual(await quiet(6), 40)
+  // The old one is told that it is not the writer any more.
+  deepStrictEqual((await ping(FAMILY, 5)).fenced, [FAMILY])
+  clock.nowMs += 40
+  strictEqual(await quiet(7), 80)
+  strictEqual(decodeQuiet(Buffer.alloc(0)), 0, 'of a member of an earlier version')
 })
 
 test('a newer op raises the bar as a fence does', async () => {

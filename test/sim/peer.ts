@@ -222,8 +222,8 @@ export class SimPeer {
     await pools.ready
     const shards = new SimShards(() => this.#openShard(boot), disk, process)
     const fences = await Fences.open(new SimFences(disk, process))
-    const service = new ShardMemberService(shards, boot.arena, fences)
-    const gateway = gatewayOf(boot, { cluster, session, pools, service, onTrouble })
+    const service = new ShardMemberService(shards, boot.arena, fences, process)
+    const gateway = gatewayOf(boot, { cluster, session, membership, pools, service, onTrouble })
     const records = new GroupRecords(cluster)
     const here = new GroupsHere({
       self: { peerId, bootId },
@@ -275,12 +275,12 @@ export class SimPeer {
 /** What serves volumes. */
 function gatewayOf(
   boot: Boot,
-  parts: Pick<Serving, 'cluster' | 'session' | 'pools'> & {
+  parts: Pick<Serving, 'cluster' | 'session' | 'membership' | 'pools'> & {
     readonly service: ShardMemberService
     readonly onTrouble: (what: string, error: Error | null) => void
   }
 ): Pick<Serving, 'table' | 'store' | 'blocks' | 'writers'> {
-  const { cluster, session, pools, service, onTrouble } = parts
+  const { cluster, session, membership, pools, service, onTrouble } = parts
   const { process, members } = boot
   const table = new GroupTable(cluster, (error) => onTrouble('groups', error))
   members.serveHere(service)
@@ -292,7 +292,8 @@ function gatewayOf(
     timers: process,
     local: null,
     trustedForMs: () => session.trustedForMs,
-    onTrouble
+    onTrouble,
+    isUp: (peer) => membership.addressOf(peer) !== null
   })
   const writers = new ReplicatedWriters({
     store,
