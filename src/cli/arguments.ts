@@ -53,11 +53,11 @@ export const countArgument = (text: string): number => {
   throw new InvalidArgumentError(`"${text}" is not a whole number`)
 }
 
-/** What `parse` reads, or 'off', which is null. */
+/** What `parse` reads, or 'off', which is 0: commander makes '' of null. */
 export const orOff =
   (parse: (text: string) => number) =>
-  (text: string): number | null => {
-    if (text === 'off') return null
+  (text: string): number => {
+    if (text === 'off') return 0
     const value = parse(text)
     if (value > 0) return value
     throw new InvalidArgumentError(`${text} would stop it: say "off" for no limit`)

@@ -99,8 +99,11 @@ test('what is set about a volume, and what happened to it', async (here) => {
   const { torus, fixture } = here
   await addVolume(here, 'demo', 1)
   const flags = ['--read-only', 'on', '--description', 'x', '--label', 'a=b=c', '--label', 'old=']
+  flags.push('--iops', 'off', '--bandwidth', '1MiB')
   match((await torus(['volume', 'set', 'demo', ...flags])).stdout, /read-only +yes\n/)
-  deepEqual(fixture.backend.calls, ['change demo {"a":"b=c","old":null}'])
+  deepEqual(fixture.backend.calls, [
+    'change demo {"a":"b=c","old":null} {"iops":null,"bandwidth":1048576}'
+  ])
   const { stdout } = await torus(['volume', 'events', 'demo'])
   match(stdout, /resized +aaaaaaaa +from=4KiB to=8KiB force=true \(2 times, last 2026-01-31/)
   fixture.backend.clients.push(fakeClient(7, 'demo'))

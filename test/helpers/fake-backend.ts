@@ -193,7 +193,8 @@ export class FakeBackend implements AdminBackend {
   async changeVolume(name: string, change: VolumeChange): Promise<Volume> {
     const volume = await this.volume(name)
     const { unavailableMs = null, readOnly = false, description = '', labels = {} } = change
-    this.calls.push(`change ${name} ${JSON.stringify(labels)}`)
+    const { limits = {} } = change
+    this.calls.push(`change ${name} ${JSON.stringify(labels)} ${JSON.stringify(limits)}`)
     const changed = { ...volume, unavailableMs, readOnly, description }
     this.volumesByName.set(name, changed)
     return changed

@@ -73,9 +73,10 @@ interface SetOptions {
   readonly nbdReadOnly?: boolean
   readonly readOnly?: boolean
   readonly description?: string
-  readonly iops?: number | null
-  readonly iopsBurst?: number | null
-  readonly bandwidth?: number | null
+  /** 0 is off. */
+  readonly iops?: number
+  readonly iopsBurst?: number
+  readonly bandwidth?: number
   readonly label?: Record<string, string | null>
 }
 
@@ -125,7 +126,8 @@ export function addSet(parent: Command): void {
 function changeOf(options: SetOptions): Parameters<ApiClient['changeVolume']>[1] {
   const { unavailable, allow, allowTlsName, nbdReadOnly, readOnly, description, label } = options
   const { iops, iopsBurst, bandwidth } = options
-  const limits = withoutUndefined({ iops, iopsBurst, bandwidth })
+  const given = Object.entries(withoutUndefined({ iops, iopsBurst, bandwidth }))
+  const limits = Object.fromEntries(given.map(([name, value]) => [name, value || null]))
   const access = {
     ...(allow === undefined ? {} : { addresses: allow }),
     ...(allowTlsName === undefined ? {} : { tlsNames: allowTlsName }),
