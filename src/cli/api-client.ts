@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { request } from 'node:http'
+import { type IncomingMessage, request } from 'node:http'
 import type { AcceptLoss, WaitingGroups } from '../admin/recovery-schemas.ts'
 import { isLoopback } from '../core/addresses.ts'
 import { request as secureRequest } from 'node:https'
@@ -91,7 +91,10 @@ export class ApiClient {
   readonly #tls: AdminTlsOptions
   /** As the user wrote it. */
   readonly address: string
-  readonly life: LifeApi = new LifeApi((method, path, body) => this.#send(method, path, body))
+  readonly life: LifeApi = new LifeApi(
+    (method, path, body) => this.#send(method, path, body),
+    (path) => this.#stream(path)
+  )
 
   constructor(
     address: string,
@@ -266,10 +269,22 @@ export class ApiClient {
   async #exchange(method: string, path: string, body: unknown): Promise<Buffer> {
     const { status, bytes } = await this.#roundTrip(method, path, body)
     if (status >= 200 && status < 300) return bytes
+    throw this.#failureOf(status, bytes)
+  }
+
+  #failureOf(status: number, bytes: Buffer): CommandError {
     const answer = this.#parse(bytes) as { error?: { code?: string; message?: string } }
     const { code = 'Unavailable', message = `HTTP status ${status}` } = answer?.error ?? {}
     const hint = status === 401 ? `; ${TOKEN_HINT}` : ''
-    throw new CommandError(code, message + hint)
+    return new CommandError(code, message + hint)
+  }
+
+  /** The body of an answer as it comes. */
+  async #stream(path: string): Promise<IncomingMessage> {
+    const response = await this.#begin('GET', path, undefined)
+    if (response.statusCode === 200) return response
+    const { status, bytes } = await wholeOf(response)
+    throw this.#failureOf(status, bytes)
   }
 
   /** What shows who asks. @throws UsageError, CommandError */
@@ -287,10 +302,17 @@ export class ApiClient {
   }
 
   async #roundTrip(method: string, path: string, body: unknown) {
+    const response = await this.#begin(method, path, body)
+    return wholeOf(response).catch((error: Error) => {
+      throw this.#unreachable(error)
+    })
+  }
+
+  async #begin(method: string, path: string, body: unknown): Promise<IncomingMessage> {
     const text = body === undefined ? undefined : JSON.stringify(body)
     const admin = this.#admin
     const authorization = this.#authorization()
-    return new Promise<{ status: number; bytes: Buffer }>((resolve, reject) => {
+    return new Promise((resolve, reject) => {
       const common = {
         method,
         path,
@@ -307,14 +329,7 @@ export class ApiClient {
             : request(admin.url, common)
       outgoing.on('timeout', () => outgoing.destroy(new Error('ETIMEDOUT')))
       outgoing.on('error', (error) => reject(this.#unreachable(error)))
-      outgoing.on('response', (response) => {
-        const parts: Buffer[] = []
-        response.on('data', (part: Buffer) => parts.push(part))
-        response.on('error', (error) => reject(this.#unreachable(error)))
-        response.on('end', () =>
-          resolve({ status: response.statusCode ?? 0, bytes: Buffer.concat(parts) })
-        )
-      })
+      outgoing.on('response', resolve)
       outgoing.end(text)
     })
   }
@@ -348,6 +363,12 @@ export class ApiClient {
       { cause: error }
     )
   }
+}
+
+async function wholeOf(response: IncomingMessage): Promise<{ status: number; bytes: Buffer }> {
+  const parts: Buffer[] = []
+  for await (const part of response) parts.push(part as Buffer)
+  return { status: response.statusCode ?? 0, bytes: Buffer.concat(parts) }
 }
 
 const JSON_TYPE = { 'content-type': 'application/json' }

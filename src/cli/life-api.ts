@@ -7,14 +7,27 @@ export type Deleted = life.Deleted
 export type Trashed = life.Trashed
 export type Snapshot = snapshots.Snapshot
 
+type Stream = (path: string) => Promise<AsyncIterable<Buffer>>
 type Send = <T>(method: string, path: string, body?: unknown) => Promise<T>
 
 /** The life of volumes, as functions over the admin API. */
 export class LifeApi {
   readonly #send: Send
+  readonly #stream: Stream
 
-  constructor(send: Send) {
+  constructor(send: Send, stream: Stream) {
     this.#send = send
+    this.#stream = stream
+  }
+
+  /** The volume, or its snapshot, in the format of torus from a byte on. */
+  export(
+    volume: string,
+    snapshot: string | undefined,
+    start: number
+  ): Promise<AsyncIterable<Buffer>> {
+    const which = snapshot === undefined ? '' : `&snapshot=${encodeURIComponent(snapshot)}`
+    return this.#stream(`${pathOf(volume)}/export?start=${start}${which}`)
   }
 
   async events(name: string): Promise<VolumeEvent[]> {

@@ -92,7 +92,9 @@ class Progress {
     if (!this.#shown || performance.now() - this.#startedMs < BAR_DELAY_MS) return
     if (this.#bar === null) {
       this.#bar = new SingleBar({
-        format: `${this.#label} {bar} {percentage}%  {done} of {all}  {eta_formatted} left`,
+        format:
+          `${this.#label} {bar} {percentage}%  {done} of {all}  ` +
+          '{rate}/s  {eta_formatted} left',
         stream: process.stderr,
         // Its handler for Ctrl-C would have to wait for an offline check, which never pauses.
         gracefulExit: false,
@@ -112,6 +114,7 @@ class Progress {
 
   #texts = (done: number, total: number) => ({
     done: this.#format(done),
+    rate: this.#format((done * 1000) / (performance.now() - this.#startedMs)),
     all: this.#format(total)
   })
 }

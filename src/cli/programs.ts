@@ -19,6 +19,10 @@ const hints: Readonly<Record<string, ProgramHint>> = {
     needs: 'mount needs the program nbdfuse',
     install: 'package libnbd-bin on Debian and Ubuntu, nbdfuse on Fedora, libnbd on Arch'
   },
+  'qemu-img': {
+    needs: 'qcow2 needs the program qemu-img',
+    install: 'package qemu-utils on Debian and Ubuntu, qemu-img on Fedora and Arch'
+  },
   fusermount3: {
     needs: 'mount and unmount need the program fusermount3',
     install: 'package fuse3'

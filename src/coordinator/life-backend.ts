@@ -1,7 +1,9 @@
 /** The admin API's view of the life of volumes. */
+import { Readable } from 'node:stream'
 import type { LifeBackend } from '../admin/life-routes.ts'
 import type { Trashed, VolumeEvent } from '../admin/life-schemas.ts'
 import type { Volume } from '../admin/schemas.ts'
+import { exportVolume } from '../backup/exporter.ts'
 import { DEFAULT_POOL } from '../cluster/pools.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { BackendParts } from './backend.ts'
@@ -21,6 +23,18 @@ export class PeerLifeBackend implements LifeBackend {
 
   events(name: string): Promise<readonly VolumeEvent[]> {
     return this.#parts.volumes.events(name)
+  }
+
+  async export(name: string, snapshot: string | undefined, start: number): Promise<Readable> {
+    const { volumes } = this.#parts
+    const which = snapshot === undefined ? name : `${name}@${snapshot}`
+    const file = await volumes.openFile(which, { readOnly: true, own: true })
+    if (start > file.sizeBytes) {
+      await file.close()
+      const text = `${which} has ${file.sizeBytes} bytes: nothing is at ${start}`
+      throw new StoreError(ErrorCode.OutOfRange, text)
+    }
+    return Readable.from(exportVolume(file, start), { objectMode: false })
   }
 
   async trash(): Promise<readonly Trashed[]> {

@@ -37,6 +37,7 @@ const decided: Record<string, readonly [Role, VolumeUse]> = {
   createSnapshot: ['operator', 'change'],
   changeSnapshot: ['operator', 'change'],
   deleteSnapshot: ['operator', 'no'],
+  exportVolume: ['operator', 'change'],
   listTrash: ['viewer', 'no'],
   restoreVolume: ['operator', 'no'],
   deleteTrashed: ['operator', 'no'],

@@ -1,4 +1,5 @@
 /** A LifeBackend that tells one event of every volume. */
+import { Readable } from 'node:stream'
 import type { LifeBackend } from '../../src/admin/life-routes.ts'
 import type { Trashed, VolumeEvent } from '../../src/admin/life-schemas.ts'
 import type { Volume } from '../../src/admin/schemas.ts'
@@ -12,6 +13,10 @@ export class FakeLife implements LifeBackend {
   async events(): Promise<readonly VolumeEvent[]> {
     const details = { from: 4096, to: 8192, force: true }
     return [{ at: AT, kind: 'resized', peer: 'a'.repeat(32), details, count: 2, lastAt: AT }]
+  }
+
+  async export(): Promise<Readable> {
+    return Readable.from([Buffer.from('TORUSVOL')], { objectMode: false })
   }
 
   async trash(): Promise<readonly Trashed[]> {

@@ -13,6 +13,7 @@ import {
   secretOf
 } from '../secrets.ts'
 import { volumeFacts } from '../volume-text.ts'
+import { addExport } from './export.ts'
 import { addEvents } from './volume-events.ts'
 import { addResize, addSet } from './volume-set.ts'
 import { addDelete, addTrash } from './volume-trash.ts'
@@ -29,6 +30,7 @@ export function addVolumeCommands(program: Command): void {
   addSet(volume)
   addTake(volume)
   addEvents(volume)
+  addExport(volume)
   addVolumeKeyCommands(volume)
   addDelete(volume)
   addTrash(volume)
