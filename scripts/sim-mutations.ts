@@ -22,7 +22,7 @@ interface Mutation {
   readonly to: string
   /** Of the simulator: what the mutation needs to show. */
   readonly options?: readonly string[]
-  /** A scenario of test/sim that has to fail, where seeds meet it too rarely. */
+  /** A scenario of test/sim, or a test `folder/file`, that must fail: seeds meet it too rarely. */
   readonly scenario?: string
 }
 
@@ -43,7 +43,8 @@ function copyOfSources(): string {
 function caught(directory: string, mutation: Mutation, seeds: string): string {
   const { options = [], scenario } = mutation
   const seeded = ['dist/scripts/sim.js', '--seeds', seeds, ...options]
-  const shows = scenario === undefined ? seeded : [`dist/test/sim/${scenario}.test.js`]
+  const test = scenario?.includes('/') === true ? scenario : `sim/${scenario}`
+  const shows = scenario === undefined ? seeded : [`dist/test/${test}.test.js`]
   const path = join(directory, mutation.file)
   const before = readFileSync(path, 'utf8')
   if (before.split(mutation.from).length !== 2) {

@@ -7,7 +7,8 @@
  * With --no-data nothing fails and nobody writes: it tells what the metadata and the controller of
  * a cluster of --peers peers cost (by default of 10, 100, 1,000 and 10,000), see test/sim/scale.ts.
  *
- * Usage: npm run sim -- [--seeds N] [--minutes M] [--seed S] [--engine] [--moves] [--keep-going]
+ * Usage: npm run sim -- [--seeds N] [--minutes M] [--seed S] [--engine] [--moves]
+ *          [--scrub] [--keep-going]
  *        npm run sim -- --no-data [--peers N[,N]]
  * Exit codes: 0 nothing was broken; 1 a seed failed; 2 wrong usage
  */
@@ -43,10 +44,10 @@ async function main(): Promise<void> {
   }
   const endMs = performance.now() + minutes * 60_000
   let lineMs = performance.now()
-  const total = { seeds: 0, failed: 0, acknowledged: 0, reads: 0, opens: 0, faults: 0 }
+  const total = { seeds: 0, failed: 0, acknowledged: 0, reads: 0, opens: 0, faults: 0, mended: 0 }
   for (let seed = first; seed < first + count && performance.now() < endMs; seed++) {
     try {
-      const { acknowledged, reads, opens, faults } = await runSeed({
+      const { acknowledged, reads, opens, faults, mended } = await runSeed({
         seed,
         engine: values.engine || values.moves || values.scrub,
         scrub: values.scrub,
@@ -56,12 +57,13 @@ async function main(): Promise<void> {
       total.reads += reads
       total.opens += opens
       total.faults += faults
+      total.mended += mended
     } catch (thrown) {
       total.failed++
       process.exitCode = 1
       console.log((thrown as Error).message.split('\n')[0])
       const kind = values.engine || values.moves ? 'ENGINE=1 ' : ''
-      const how = kind + (values.moves ? 'MOVES=1 ' : '')
+      const how = kind + (values.moves ? 'MOVES=1 ' : '') + (values.scrub ? 'SCRUB=1 ' : '')
       console.log(`  ${how}SEED=${seed} node dist/test/sim/sim.test.js`)
     }
     total.seeds++

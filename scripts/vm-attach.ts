@@ -40,6 +40,7 @@ function startMachine(image: Image, { peers }: ClusterSite): ChildProcess {
  */
 function follow(machine: ChildProcess, site: ClusterSite, timeoutMs: number): Promise<number> {
   let failed = -1
+  let killedMs = 0
   const timer = setTimeout(() => {
     console.log(`FAIL the machine is not done after ${timeoutMs / 1000} s`)
     machine.kill('SIGKILL')
@@ -49,8 +50,14 @@ function follow(machine: ChildProcess, site: ClusterSite, timeoutMs: number): Pr
     const line = text.trimEnd()
     const [, verdict, rest] = /VM (PASS|FAIL|DONE|KILL) (.*)$/.exec(line) ?? []
     if (verdict === 'DONE') failed = Number(rest)
-    else if (verdict === 'KILL') void site.peers[0]!.kill()
-    else if (verdict !== undefined) console.log(`${verdict} ${rest}`)
+    else if (verdict === 'KILL') {
+      killedMs = performance.now()
+      void site.peers[0]!.kill()
+    } else if (verdict !== undefined) {
+      const seconds = (performance.now() - killedMs) / 1000
+      console.log(`${verdict} ${rest}${killedMs === 0 ? '' : `, after ${seconds.toFixed(0)} s`}`)
+      killedMs = 0
+    }
     // What a failed step printed; the firmware's own lines are nobody's business.
     else if (line.startsWith('    ')) console.log(line)
   })

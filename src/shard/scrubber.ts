@@ -27,6 +27,7 @@ export class Scrubber {
   private readonly segments: Segments
   private readonly index: ExtentIndex
   private readonly damage: DamageList
+  private readonly appender: { seal(): void }
   private buffer: Buffer | null = null
   private views: BlockViews | null = null
   private readonly cursor = new RecordCursor()
@@ -45,13 +46,19 @@ export class Scrubber {
   constructor(
     config: ShardConfig,
     host: ShardHost,
-    parts: { segments: Segments; index: ExtentIndex; damage: DamageList }
+    parts: {
+      readonly segments: Segments
+      readonly index: ExtentIndex
+      readonly damage: DamageList
+      readonly appender: { seal(): void }
+    }
   ) {
     this.config = config
     this.host = host
     this.segments = parts.segments
     this.index = parts.index
     this.damage = parts.damage
+    this.appender = parts.appender
     this.roundStartMs = host.clock.monotonicMs()
   }
 
@@ -101,6 +108,8 @@ export class Scrubber {
     this.active = true
     this.errorsInRound = 0
     this.roundStartMs = this.host.clock.monotonicMs()
+    // Where little is written all there is may be in the active segment, for ever.
+    if (!this.config.readOnly) this.appender.seal()
     const sealed = this.segments.used().filter(({ state }) => state === SegmentState.Sealed)
     const start = sealed.length === 0 ? 0 : this.host.random.u32() % sealed.length
     const order = [...sealed.slice(start), ...sealed.slice(0, start)]

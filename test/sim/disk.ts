@@ -40,6 +40,7 @@ export class SimDisk {
   readonly #world: World
   readonly #peerId: string
   readonly #isReal: boolean
+  readonly #scrubPeriodMs: number
   #files: FaultyFiles
   #model = new ModelDisk()
   #isFormatted = false
@@ -53,9 +54,10 @@ export class SimDisk {
   /** All that is asked of it takes so many times as long. */
   slowness = 1
 
-  constructor(world: World, peerId: string, isReal: boolean) {
+  constructor(world: World, peerId: string, isReal: boolean, scrubPeriodMs: number = 0) {
     this.#world = world
     this.#peerId = peerId
+    this.#scrubPeriodMs = scrubPeriodMs
     this.#isReal = isReal
     this.#files = new FaultyFiles(world.random)
   }
@@ -132,6 +134,7 @@ export class SimDisk {
       peerId: this.#peerId,
       segmentBytes: SEGMENT_BYTES,
       capacityBytes: CAPACITY_BYTES,
+      scrubPeriodMs: this.#scrubPeriodMs,
       holdHoles: true
     })
     const host = this.#hostOf(boot)

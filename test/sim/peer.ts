@@ -96,6 +96,8 @@ export class Boot implements Host {
   }
 }
 
+const scrubPeriodOf = ({ options }: SimCluster): number => (options.scrub === true ? 3000 : 0)
+
 export class SimPeer {
   readonly sim: SimCluster
   readonly name: string
@@ -113,7 +115,7 @@ export class SimPeer {
     this.sim = sim
     this.name = name
     this.peerId = randomId128(sim.world.random)
-    this.disk = new SimDisk(sim.world, this.peerId, sim.options.engine)
+    this.disk = new SimDisk(sim.world, this.peerId, sim.options.engine, scrubPeriodOf(sim))
   }
 
   start(): void {
@@ -236,7 +238,7 @@ export class SimPeer {
       arena: boot.arena,
       members: boot.members,
       resyncBytesPerSecond: 2 ** 40,
-      scrubPeriodMs: sim.options.scrub === true ? 3000 : 0,
+      scrubPeriodMs: scrubPeriodOf(sim),
       tombstones: { areHeld: true },
       onGroup: () => {},
       log

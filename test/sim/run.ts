@@ -1,7 +1,9 @@
 /** One seed: a cluster under load and faults, then quiet, then everything must be right again. */
 import { SimCluster, type SimOptions } from './cluster.ts'
 import type { ShardMemberService } from '../../src/replication/shard-member-service.ts'
+import { damageIsMended } from './damage.ts'
 import { Faults } from './faults.ts'
+import { heldByMembers } from './held.ts'
 import { Mover } from './mover.ts'
 import { TTL_MS } from './peer.ts'
 import { loseMetadata } from './restore.ts'
@@ -21,6 +23,8 @@ export interface RunReport {
   readonly reads: number
   readonly opens: number
   readonly faults: number
+  /** Damaged blocks that a scrub got back from others. */
+  readonly mended: number
   /** Groups that waited for an operator after a restore: the run ends there. */
   readonly behind: number
   readonly trace: readonly string[]
@@ -35,7 +39,7 @@ export interface RunOptions {
   readonly engine?: boolean
   /** Groups move between peers all the time. */
   readonly moves?: boolean
-  /** Members are compared again and again. */
+  /** Shards are read, and members compared, again and again; at the end a disk is damaged. */
   readonly scrub?: boolean
   /** At the end all peers lose power, and the metadata is restored from a copy of some time ago. */
   readonly restore?: boolean
@@ -84,6 +88,7 @@ export async function runSeed(options: RunOptions): Promise<RunReport> {
     faults.end()
     mover.end()
     if (behind === 0) await quiet(sim, faults)
+    const mended = options.scrub === true ? await damageIsMended(sim) : 0
     return {
       seed,
       events: world.events,
@@ -91,6 +96,7 @@ export async function runSeed(options: RunOptions): Promise<RunReport> {
       reads: sum(sim.volumes.map(({ reads }) => reads)),
       opens: sum(sim.volumes.map(({ opens }) => opens)),
       faults: faults.count,
+      mended,
       behind,
       trace: world.trace
     }
@@ -246,23 +252,15 @@ async function chunksOf(
 
 /** Members in sync hold the same bytes under the same versions. */
 async function compareMembers(sim: SimCluster): Promise<void> {
-  for (const volume of sim.volumes) {
-    for (const [group, { inSync, epoch }] of sim.groups()) {
-      const held: Map<string, string | null>[] = []
-      for (const { peer } of inSync) {
-        const { boot } = sim.peers.find(({ peerId }) => peerId === peer)!
-        const found = volume.heldBy(boot!, group, epoch)
-        held.push(await sim.world.until(30_000, 'a member tells what it holds', found))
-      }
-      for (const key of new Set(held.flatMap((each) => [...each.keys()]))) {
-        const good = held.filter((each) => each.get(key) !== null)
-        const [first = new Map()] = good
-        if (good.every((each) => each.get(key) === first.get(key))) continue
-        const all = held.map((each) => each.get(key)).join(', ')
-        throw new Error(`members in sync differ in group ${group}, block ${key}: ${all}`)
-      }
+  await heldByMembers(sim, (group, held) => {
+    for (const key of new Set(held.flatMap((each) => [...each.keys()]))) {
+      const good = held.filter((each) => each.get(key) !== null)
+      const [first = new Map()] = good
+      if (good.every((each) => each.get(key) === first.get(key))) continue
+      const all = held.map((each) => each.get(key)).join(', ')
+      throw new Error(`members in sync differ in group ${group}, block ${key}: ${all}`)
     }
-  }
+  })
 }
 
 /** How gateways stand, for who looks into a failure. */

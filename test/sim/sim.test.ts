@@ -15,11 +15,14 @@ const restores = Number(process.env['RESTORES'] ?? 8)
 
 /** `MOVES=1`: also while groups move. */
 const moves = process.env['MOVES'] === '1'
+/** `SCRUB=1`: also while shards are scrubbed and members compared. */
+const scrub = process.env['SCRUB'] === '1'
+const scrubSeeds = Number(process.env['SCRUB_SEEDS'] ?? 4)
 const movesSeeds = Number(process.env['MOVES_SEEDS'] ?? 15)
 
 async function run(seed: number, real: boolean = engine, moving: boolean = moves): Promise<void> {
   try {
-    const report = await runSeed({ seed, engine: real, moves: moving })
+    const report = await runSeed({ seed, engine: real || scrub, moves: moving, scrub })
     if (fixed !== undefined) console.log({ ...report, trace: report.trace.length })
   } catch (thrown) {
     if (thrown instanceof SimFailure && fixed !== undefined) {
@@ -46,6 +49,16 @@ test('nor with the real engine on a faulty disk', async () => {
 test('nor while groups move, and what they leave behind is given back', async () => {
   if (fixed !== undefined) return
   for (let seed = 1; seed <= movesSeeds; seed++) await run(seed, true, true)
+})
+
+test('a scrub gets damaged blocks back from other members, and breaks nothing', async () => {
+  if (fixed !== undefined) return
+  let blocks = 0
+  for (let seed = 1; seed <= scrubSeeds; seed++) {
+    const { mended } = await runSeed({ seed, engine: true, faultyMs: 3000, scrub: true })
+    blocks += mended
+  }
+  ok(blocks > 0 || scrubSeeds === 0, 'something was damaged')
 })
 
 test('R31: no flushed write is lost where restored metadata is used again', async () => {
