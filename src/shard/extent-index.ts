@@ -34,6 +34,7 @@ import { slabOf, wordOf } from './index-pages.ts'
 import { IndexQueries } from './index-queries.ts'
 import { IndexReplay, REPLAY_BLOCKS_MAX } from './index-replay.ts'
 import { LayerReads } from './layer-reads.ts'
+import { LayerTops } from './layer-tops.ts'
 import { LayerUsage } from './layer-usage.ts'
 import { Change, type LiveCounter } from './packed-chunks.ts'
 import {
@@ -80,13 +81,16 @@ export class ExtentIndex {
   /** What deleted snapshots leave. */
   readonly merges: IndexMerges
   private readonly reads: LayerReads
+  private readonly tops: LayerTops
 
   constructor(counter: LiveCounter) {
     this.counter = new LayerUsage(counter)
     this.store = new ChunkStore(this.counter)
-    this.merges = new IndexMerges(this.store, this.layers, this.counter)
-    this.reads = new LayerReads(this.store, this.layers)
-    this.drops = new IndexDrops(this.store, this.layers, this.counter)
+    this.tops = new LayerTops(this.layers.chains)
+    const onRemoved = (chunk: number): void => this.tops.forget(chunk)
+    this.merges = new IndexMerges(this.store, this.layers, this.counter, onRemoved)
+    this.reads = new LayerReads(this.store, this.layers, this.tops)
+    this.drops = new IndexDrops(this.store, this.layers, this.counter, onRemoved)
   }
 
   /** Blocks with an entry: data, hole or zeroes. */
@@ -101,7 +105,7 @@ export class ExtentIndex {
 
   /** Memory of the index, in bytes. */
   get bytes(): number {
-    return this.store.bytes + this.layers.bytes + this.counter.bytes
+    return this.store.bytes + this.layers.bytes + this.counter.bytes + this.tops.bytes
   }
 
   /** Blocks with data in one layer. */
@@ -168,6 +172,7 @@ export class ExtentIndex {
     change.crcs = crcs
     change.crcAt = crcAt
     change.insert = true
+    this.tops.noteEntries(layer, chunk, first, count)
     return this.store.apply(layer, chunk, change)
   }
 
@@ -223,6 +228,7 @@ export class ExtentIndex {
     change.location = mark
     change.stride = 0
     change.insert = keepHole || mark === LOCATION_ZERO
+    if (change.insert) this.tops.noteEntries(layer, chunk, first, count)
     return this.store.apply(layer, chunk, change)
   }
 
@@ -397,6 +403,7 @@ export class ExtentIndex {
     if (address === 0) return 0
     const high = Math.floor(sequence / 2 ** 32)
     const found = this.store.found
+    this.tops.forget(chunk)
     this.store.take(address, first, first + count)
     let dropped = 0
     for (let run = 0; run < found.length; run++) {
@@ -481,6 +488,7 @@ export class ExtentIndex {
     const address = layer < 0 ? 0 : this.store.find(layer, chunk)
     if (address === 0) return 0
     this.replay?.flush()
+    this.tops.forget(chunk)
     const found = this.store.found
     this.store.take(address, first, first + count)
     const high = Math.floor(gone.sequence / 2 ** 32)

@@ -20,13 +20,20 @@ export class IndexDrops {
   private readonly store: ChunkStore
   private readonly layers: IndexLayers
   private readonly counter: LayerUsage
+  private readonly onRemoved: (chunk: number) => void
   /** Where `reclaim` stands, as hash; what it has to do is done when nothing was dropped since. */
   private reclaimAt = 0
   private dropped = 0
   private droppedAtStart = 0
   private readonly addresses: number[] = []
 
-  constructor(store: ChunkStore, layers: IndexLayers, counter: LayerUsage) {
+  constructor(
+    store: ChunkStore,
+    layers: IndexLayers,
+    counter: LayerUsage,
+    onRemoved: (chunk: number) => void
+  ) {
+    this.onRemoved = onRemoved
     this.store = store
     this.layers = layers
     this.counter = counter
@@ -101,6 +108,7 @@ export class IndexDrops {
     const { counter, store } = this
     const words = store.pages.slabs[slabOf(address)]!
     counter.select(words[wordOf(address) + AT_LAYER]!)
+    this.onRemoved(words[wordOf(address) + AT_CHUNK]!)
     const found = store.look(address, 0, CHUNK_BLOCKS)
     let blocks = 0
     for (let run = 0; run < found.length; run++) {

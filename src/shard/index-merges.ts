@@ -32,6 +32,7 @@ export class IndexMerges {
   private readonly store: ChunkStore
   private readonly layers: IndexLayers
   private readonly counter: LayerUsage
+  private readonly onRemoved: (chunk: number) => void
   private waiting: Merge[] = []
   /** Of the walk that goes on: by layer those above it that hide what it has. */
   private readonly above = new Map<number, Stack>()
@@ -40,7 +41,13 @@ export class IndexMerges {
   private readonly addresses: number[] = []
   private readonly hidden = new Uint8Array(CHUNK_BLOCKS)
 
-  constructor(store: ChunkStore, layers: IndexLayers, counter: LayerUsage) {
+  constructor(
+    store: ChunkStore,
+    layers: IndexLayers,
+    counter: LayerUsage,
+    onRemoved: (chunk: number) => void
+  ) {
+    this.onRemoved = onRemoved
     this.store = store
     this.layers = layers
     this.counter = counter
@@ -123,7 +130,9 @@ export class IndexMerges {
         isHidden = true
       }
     }
-    return isHidden && this.dropHidden(address) > 0
+    if (!isHidden || this.dropHidden(address) === 0) return false
+    this.onRemoved(chunk)
+    return true
   }
 
   /** Blocks that are `hidden` hold nothing now. Returns how many held something. */

@@ -13,6 +13,9 @@ interface Branch {
 
 /** Which of the layers in this shard stand on which: their ids tell (core/layer-ids.ts). */
 export class LayerChains {
+  /** A layer has this place among those of its branch, which it may have taken from another. */
+  onAdded: (layer: number, place: number) => void = () => {}
+  onDropped: () => void = () => {}
   private readonly byHash = new Map<number, Branch[]>()
   /** By number in the index. */
   private readonly branches: (Branch | null)[] = []
@@ -29,6 +32,7 @@ export class LayerChains {
     layers.splice(place, 0, layer)
     this.branches[layer] = branch
     for (let at = place; at < layers.length; at++) this.places[layers[at]!] = at
+    this.onAdded(layer, place)
   }
 
   drop(layer: number): void {
@@ -39,6 +43,7 @@ export class LayerChains {
     branch.layers.splice(place, 1)
     this.branches[layer] = null
     for (let at = place; at < branch.layers.length; at++) this.places[branch.layers[at]!] = at
+    this.onDropped()
   }
 
   /** Is anything here of what such a layer, which is not known, stands on? */
@@ -52,6 +57,13 @@ export class LayerChains {
   /** Does the layer, which was not dropped, stand on others that are here? */
   isStacked(layer: number): boolean {
     return this.bottomOf(layer) < this.places[layer]!
+  }
+
+  /** Is `lower` of the same branch and below `layer`? */
+  isAbove(layer: number, lower: number): boolean {
+    const branch = this.branches[layer] ?? null
+    const isSame = branch !== null && this.branches[lower] === branch
+    return isSame && this.places[lower]! < this.places[layer]!
   }
 
   /** Place of the layer in `layersOf`. */

@@ -17,6 +17,7 @@ import type { ChunkStore } from './chunk-store.ts'
 import type { IndexLayers } from './index-layers.ts'
 import { slabOf, wordOf } from './index-pages.ts'
 import type { BlockVersions } from './index-queries.ts'
+import type { LayerTops, Tops } from './layer-tops.ts'
 import { StatusExtent } from './op.ts'
 import { LOCATION_END, LOCATION_ZERO, type RunList } from './run-list.ts'
 
@@ -25,12 +26,16 @@ const TWO_32 = 2 ** 32
 export class LayerReads {
   private readonly store: ChunkStore
   private readonly layers: IndexLayers
+  private readonly tops: LayerTops
   private readonly fill = new BlockFill()
+  /** Places that a read is from. */
+  private readonly places = new Uint16Array(CHUNK_BLOCKS)
   private readonly seen = new Uint8Array(CHUNK_BLOCKS)
 
-  constructor(store: ChunkStore, layers: IndexLayers) {
+  constructor(store: ChunkStore, layers: IndexLayers, tops: LayerTops) {
     this.store = store
     this.layers = layers
+    this.tops = tops
   }
 
   /** As `ExtentIndex.lookup`, through the layers. */
@@ -67,28 +72,50 @@ export class LayerReads {
     const { seen } = this
     const { chains } = this.layers
     const layers = chains.layersOf(layer)
-    const bottom = chains.bottomOf(layer)
+    const tops = this.tops.find(layer, chunk)
     seen.fill(0, 0, count)
+    if (tops !== null) {
+      const places = this.placesIn(tops, first, count)
+      for (let i = places - 1; i >= 0; i--) {
+        this.versionsFrom(layers[this.places[i]!]!, chunk, first, count, out)
+      }
+      return
+    }
     let missing = count
-    for (let place = chains.placeOf(layer); place >= bottom && missing > 0; place--) {
-      const address = this.store.find(layers[place]!, chunk)
-      if (address === 0) continue
-      const found = this.store.look(address, first, first + count)
-      for (let run = 0; run < found.length; run++) {
-        const isData = found.locations[run]! < LOCATION_END
-        const epoch = found.epochs[found.palettes[run]!]!
-        const sequence = found.highs[found.palettes[run]!]! * TWO_32 + found.lows[run]!
-        const from = found.firsts[run]! - first
-        for (let i = from; i < from + found.counts[run]!; i++) {
-          if (seen[i] === 1) continue
-          seen[i] = 1
-          missing--
-          if (!isData) continue
-          out.epochs[i] = epoch
-          out.sequences[i] = sequence
-        }
+    for (let place = chains.placeOf(layer); place >= chains.bottomOf(layer); place--) {
+      missing -= this.versionsFrom(layers[place]!, chunk, first, count, out)
+      if (missing === 0) return
+    }
+  }
+
+  /** Of blocks that are not `seen`. Returns how many it found. */
+  private versionsFrom(
+    layer: number,
+    chunk: number,
+    first: number,
+    count: number,
+    out: BlockVersions
+  ): number {
+    const { seen } = this
+    const address = this.store.find(layer, chunk)
+    if (address === 0) return 0
+    const found = this.store.look(address, first, first + count)
+    let blocks = 0
+    for (let run = 0; run < found.length; run++) {
+      const isData = found.locations[run]! < LOCATION_END
+      const epoch = found.epochs[found.palettes[run]!]!
+      const sequence = found.highs[found.palettes[run]!]! * TWO_32 + found.lows[run]!
+      const from = found.firsts[run]! - first
+      for (let i = from; i < from + found.counts[run]!; i++) {
+        if (seen[i] === 1) continue
+        seen[i] = 1
+        blocks++
+        if (!isData) continue
+        out.epochs[i] = epoch
+        out.sequences[i] = sequence
       }
     }
+    return blocks
   }
 
   /** Fills `fill.locations` and `crcs` for the blocks of the range. */
@@ -99,21 +126,65 @@ export class LayerReads {
     count: number,
     crcs: Uint32Array
   ): void {
-    const { fill, store } = this
+    const { fill } = this
     const { chains } = this.layers
     const layers = chains.layersOf(layer)
-    const bottom = chains.bottomOf(layer)
+    const tops = this.tops.find(layer, chunk) ?? this.makeTops(layer, chunk)
     fill.begin(first, first + count, crcs)
-    for (let place = chains.placeOf(layer); place >= bottom && fill.missing > 0; place--) {
-      const address = store.find(layers[place]!, chunk)
-      if (address === 0) continue
-      const words = store.pages.slabs[slabOf(address)]!
-      const at = wordOf(address)
-      const shape = words[at + AT_SHAPE]!
-      const bodyAt = at + HEADER_WORDS + paletteOf(shape) * PALETTE_WORDS
-      if (formOf(shape) === FORM_PACKED) fill.fromPacked(words, at, bodyAt)
-      else fill.fromRuns(words, bodyAt, countOf(shape))
+    if (tops === null) {
+      const bottom = chains.bottomOf(layer)
+      for (let place = chains.placeOf(layer); place >= bottom && fill.missing > 0; place--) {
+        this.fillFrom(layers[place]!, chunk)
+      }
+      return
     }
+    const places = this.placesIn(tops, first, count)
+    for (let i = places - 1; i >= 0; i--) this.fillFrom(layers[this.places[i]!]!, chunk)
+  }
+
+  /** Fills `places` with those of the range, lowest first; returns how many. */
+  private placesIn(tops: Tops, first: number, count: number): number {
+    const { places } = this
+    let found = 0
+    for (let block = first; block < first + count; block++) {
+      const top = tops[block]!
+      if (top === 0) continue
+      let at = found
+      while (at > 0 && places[at - 1]! > top - 1) at--
+      if (at > 0 && places[at - 1] === top - 1) continue
+      places.copyWithin(at + 1, at, found)
+      places[at] = top - 1
+      found++
+    }
+    return found
+  }
+
+  private makeTops(layer: number, chunk: number): Tops | null {
+    const tops = this.tops.make(layer, chunk)
+    if (tops === null) return null
+    const { chains } = this.layers
+    const layers = chains.layersOf(layer)
+    for (let place = chains.bottomOf(layer); place <= chains.placeOf(layer); place++) {
+      const address = this.store.find(layers[place]!, chunk)
+      if (address === 0) continue
+      const found = this.store.look(address, 0, CHUNK_BLOCKS)
+      for (let run = 0; run < found.length; run++) {
+        tops.fill(place + 1, found.firsts[run]!, found.firsts[run]! + found.counts[run]!)
+      }
+    }
+    return tops
+  }
+
+  private fillFrom(layer: number, chunk: number): void {
+    const { fill, store } = this
+    const address = store.find(layer, chunk)
+    if (address === 0) return
+    const words = store.pages.slabs[slabOf(address)]!
+    const at = wordOf(address)
+    const shape = words[at + AT_SHAPE]!
+    const bodyAt = at + HEADER_WORDS + paletteOf(shape) * PALETTE_WORDS
+    if (formOf(shape) === FORM_PACKED) fill.fromPacked(words, at, bodyAt)
+    else fill.fromRuns(words, bodyAt, countOf(shape))
   }
 }
 

@@ -235,6 +235,22 @@ test('a trim hides what is below for good, whatever compaction and restarts make
   assert.equal(world.blocks[0]!.slice(0, 12), new Array(12).fill(0))
 })
 
+test('a layer that is read for the first time between others changes nothing', () => {
+  const world = makeWorld(false)
+  for (let round = 0; round < 6; round++) {
+    // Nobody writes to the third one, so the shard knows of it when it is read.
+    if (round !== 2) runStep(world, { kind: 'write', chunk: 0, at: 4 * round, n: 6 })
+    runStep(world, { kind: 'snapshot' })
+  }
+  runStep(world, { kind: 'write', chunk: 0, at: 2, n: 3 })
+  compareLayer(world, world.head, world.blocks)
+  const { layerLow, blocks } = world.snapshots[2]!
+  compareLayer(world, layerLow, blocks)
+  compareLayer(world, world.head, world.blocks)
+  runStep(world, { kind: 'write', chunk: 0, at: 9, n: 3 })
+  compare(world)
+})
+
 test('what a deleted snapshot alone had is dead, and the others keep theirs', () => {
   const world = makeWorld(false)
   for (let round = 0; round < 4; round++) {
