@@ -64,7 +64,10 @@ export class GroupsHere {
   readonly #families: ClusterFamilies
   readonly #following = new Map<number, Following>()
   readonly #pools = new Set<number>()
+  /** Groups that are not whole, or may not be: others know of a newer record than this peer. */
   readonly #degraded = new Set<string>()
+  /** Epochs of the records that are known here. */
+  readonly #epochs = new Map<string, number>()
   #deletions: Following | null = null
   /** Shards start like that, until all groups are known. */
   #isHolding = true
@@ -92,6 +95,7 @@ export class GroupsHere {
       copiesOf(pools.all().find((pool) => pool.number === number))
     this.#reclaimer = new Reclaimer({ ...shared, rule: giveBackRule(shared, copies) })
     this.#joiner = new Reclaimer({ ...shared, rule: giveUpRule(shared, records) })
+    service.fences.onGroupRaised = (pool, group, epoch) => this.#hear(keyOf(pool, group), epoch)
     const { random } = cluster
     this.scrub = new GroupScrub({ ...shared, random, periodMs: parts.scrubPeriodMs })
   }
@@ -184,11 +188,13 @@ export class GroupsHere {
   }
 
   #learn(pool: PoolRecord, group: number, { record }: KnownGroup): void {
-    const { self } = this.#parts
+    const { self, service } = this.#parts
     const isOurs = ({ peer }: { peer: string }): boolean => peer === self.peerId
-    const key = `${pool.number}/${group}`
+    const key = keyOf(pool.number, group)
+    this.#epochs.set(key, record.epoch)
     const isMember = record.inSync.some(isOurs) || record.syncing.some(isOurs)
-    if (isMember && !isWhole(record)) this.#degraded.add(key)
+    const isBehind = record.epoch < service.fences.groupEpoch(pool.number, group)
+    if (isBehind || (isMember && !isWhole(record))) this.#degraded.add(key)
     else this.#degraded.delete(key)
     this.#holdHoles(this.#degraded.size > 0)
     const isSyncing = record.syncing.some(
@@ -199,6 +205,16 @@ export class GroupsHere {
     this.#joiner.learn(shape, group, record)
     this.scrub.learn(shape, group, record)
     if (isSyncing) this.#resyncer.want(shape, group)
+  }
+
+  /**
+   * An op or a fence names an epoch of a group. It is not carried out yet: what it trims is kept,
+   * until the record says that nobody is missing who may come back without it.
+   */
+  #hear(key: string, epoch: number): void {
+    if (epoch <= (this.#epochs.get(key) ?? 0)) return
+    this.#degraded.add(key)
+    this.#holdHoles(true)
   }
 
   /** R12: compaction keeps tombstones while an older copy may come back. */
@@ -218,6 +234,8 @@ export class GroupsHere {
     this.#parts.log('warn', what, { reason: thrown.message })
   }
 }
+
+const keyOf = (pool: number, group: number): string => `${pool}/${group}`
 
 /** More than there are peers where the pool is unknown: nothing is given back then. */
 function copiesOf(pool: PoolRecord | undefined): number {

@@ -19,6 +19,8 @@ export interface FenceStore {
 }
 
 export class Fences {
+  /** The bar of a group was raised, by an op that is not carried out yet or by a fence. */
+  onGroupRaised: (pool: number, group: number, epoch: number) => void = () => {}
   readonly #store: FenceStore
   readonly #families = new EpochTable('families', FENCED_FAMILIES_MAX)
   /** Keys are the pool and the group + 1: no key is all zero. */
@@ -60,8 +62,10 @@ export class Fences {
   #raise(op: BlockOp): ErrorCode {
     try {
       this.#families.raise(op.familyHigh, op.familyLow, op.fenceEpoch)
+      const isNews = op.groupEpoch > this.groupEpoch(op.pool, op.group)
       this.#groups.raise(op.pool, op.group + 1, op.groupEpoch)
       this.#raised++
+      if (isNews) this.onGroupRaised(op.pool, op.group, op.groupEpoch)
       return ErrorCode.Ok
     } catch (thrown) {
       if (thrown instanceof StoreError) return thrown.code
@@ -121,6 +125,7 @@ export class Fences {
     if (known === epoch) return
     this.#groups.raise(pool, group + 1, epoch)
     this.#raised++
+    this.onGroupRaised(pool, group, epoch)
   }
 
   /** A deleted family needs no fence: its id is never used again. */
