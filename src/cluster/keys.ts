@@ -18,6 +18,7 @@
  *   families/<family>    FamilyRecord: highest writerEpoch given     who takes the writer lease
  *   writers/<family>     WriterRecord, bound to the writer's lease   the writer
  *   handovers/<family>   HandoverRecord, bound to a lease            who wants to write instead
+ *   clients/<volume id>  ClientSessionRecord: who wrote last         the writer
  *   groups/<pool>/<nr>   GroupRecord: who holds a group's data      who needs it (PROTOCOL.md)
  *   volumekeys/<family>  VolumeKeysRecord: slots, data keys     operators of an encrypted volume
  *   snapshots/<volume id>/<name>  SnapshotRecord: a frozen layer    who takes it, operators
@@ -122,6 +123,9 @@ export class Keys {
   }
   poolNumber(number: number | string): string {
     return `${this.root}poolnumbers/${number}`
+  }
+  clientSession(volume: string): string {
+    return `${this.root}clients/${volume}`
   }
   get handovers(): string {
     return `${this.root}handovers/`

@@ -237,6 +237,9 @@ const writerSchema = z.looseObject({
   writerEpoch: u32
 })
 
+/** Who alone has written a volume since it began, if it would write again; null: nobody. */
+const clientSessionSchema = z.looseObject({ v: version, session: id64.nullable() })
+
 /** A gateway asks the writer of a family to let it go. Bound to the lease of who asks. */
 const handoverSchema = z.looseObject({ v: version, gateway: id128 })
 
@@ -374,6 +377,7 @@ const kinds = {
   alive: aliveSchema,
   pool: poolSchema,
   controller: controllerSchema,
+  clientSession: clientSessionSchema,
   handover: handoverSchema,
   token: tokenSchema,
   tokensRequired: tokensRequiredSchema

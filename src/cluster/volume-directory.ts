@@ -271,6 +271,7 @@ export class VolumeDirectory {
           { delete: writerKey },
           { delete: keys.volumeKeys(record.family) },
           { delete: keys.volumeEvents(record.id) },
+          { delete: keys.clientSession(record.id) },
           { put: keys.deleted(record.family), value: encodeRecord('deleted', deleted) }
         ]
       })

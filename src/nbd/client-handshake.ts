@@ -1,4 +1,5 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import type { ClientSession } from '../volume/block-device.ts'
 import * as p from './protocol.ts'
 
 const GREETING_BYTES = 18
@@ -27,9 +28,22 @@ export class ClientHandshake {
   #pending: Buffer = Buffer.alloc(0)
   readonly #wantsTls: boolean
   #isSecured = false
+  readonly #session: ClientSession | null
+  #isSessionAsked = false
+  /** The server keeps clients apart by their sessions. */
+  knowsSessions = false
 
-  constructor(exportName: string, server: string, settle: Settle, wantsTls = false) {
+  constructor(
+    exportName: string,
+    server: string,
+    settle: Settle,
+    {
+      wantsTls = false,
+      session = null
+    }: { wantsTls?: boolean; session?: ClientSession | null } = {}
+  ) {
     this.#wantsTls = wantsTls
+    this.#session = session
     this.#exportName = exportName
     this.#server = server
     this.#settle = settle
@@ -38,7 +52,7 @@ export class ClientHandshake {
   /** TLS is on; returns what is to be sent. */
   secured(): Buffer {
     this.waitsForTls = false
-    return this.#goOption()
+    return this.#firstOption()
   }
 
   /** Takes what the server sent; returns what is to be answered. */
@@ -59,15 +73,22 @@ export class ClientHandshake {
       this.#checkGreeting(this.#pending)
       this.#greeted = true
       this.#pending = this.#pending.subarray(GREETING_BYTES)
-      return Buffer.concat([clientFlags(), this.#wantsTls ? startTls() : this.#goOption()])
+      return Buffer.concat([clientFlags(), this.#wantsTls ? startTls() : this.#firstOption()])
     }
     while (!this.done && !this.waitsForTls && this.#pending.length >= OPTION_REPLY_BYTES) {
       const length = this.#pending.readUInt32BE(16)
       if (length > HANDSHAKE_BYTES_MAX) throw this.#noNbd()
       if (this.#pending.length < OPTION_REPLY_BYTES + length) break
       const type = this.#pending.readUInt32BE(12)
-      this.#takeReply(type, this.#pending.subarray(OPTION_REPLY_BYTES, OPTION_REPLY_BYTES + length))
+      const data = this.#pending.subarray(OPTION_REPLY_BYTES, OPTION_REPLY_BYTES + length)
+      const isAboutSession = this.#pending.readUInt32BE(8) === p.NBD_OPT_SESSION
       this.#pending = this.#pending.subarray(OPTION_REPLY_BYTES + length)
+      if (isAboutSession && this.#isSessionAsked) {
+        this.#isSessionAsked = false
+        this.knowsSessions = type === p.NBD_REP_ACK
+        return this.#goOption()
+      }
+      this.#takeReply(type, data)
     }
     return null
   }
@@ -82,6 +103,13 @@ export class ClientHandshake {
   }
 
   #noNbd = (): StoreError => unavailable(`what answers at ${this.#server} is no NBD server`)
+
+  #firstOption(): Buffer {
+    if (this.#session === null) return this.#goOption()
+    this.#isSessionAsked = true
+    const { id, goesOn } = this.#session
+    return optionOf(p.NBD_OPT_SESSION, Buffer.from(`${goesOn ? '01' : '00'}${id}`, 'hex'))
+  }
 
   #goOption(): Buffer {
     const name = Buffer.from(this.#exportName)
@@ -112,6 +140,7 @@ export class ClientHandshake {
     if (type === p.NBD_REP_ERR_UNKNOWN) {
       return new StoreError(ErrorCode.NotFound, `${name} is not served over NBD: ${said}`)
     }
+    if (type === p.NBD_REP_ERR_SESSION_OVER) return new StoreError(ErrorCode.StaleEpoch, said)
     if (type === p.NBD_REP_ERR_TLS_REQD) {
       const message = `${this.#server} serves NBD only with TLS, which this client does not speak`
       return new StoreError(ErrorCode.Forbidden, message)

@@ -8,6 +8,7 @@ import {
   NBD_ESHUTDOWN,
   NBD_REP_ERR_INVALID,
   NBD_REP_ERR_POLICY,
+  NBD_REP_ERR_SESSION_OVER,
   NBD_REP_ERR_SHUTDOWN,
   NBD_REP_ERR_UNKNOWN
 } from './protocol.ts'
@@ -47,7 +48,7 @@ export const optionErrorOf: Readonly<Record<ErrorCode, number>> = {
   // Never asked for: there is no error to tell.
   [ErrorCode.Ok]: NBD_REP_ERR_INVALID,
   [ErrorCode.ChecksumMismatch]: NBD_REP_ERR_POLICY,
-  [ErrorCode.StaleEpoch]: NBD_REP_ERR_POLICY,
+  [ErrorCode.StaleEpoch]: NBD_REP_ERR_SESSION_OVER,
   [ErrorCode.NoQuorum]: NBD_REP_ERR_POLICY,
   [ErrorCode.OutOfSpace]: NBD_REP_ERR_POLICY,
   [ErrorCode.DiskFailure]: NBD_REP_ERR_POLICY,

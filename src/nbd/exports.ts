@@ -1,6 +1,6 @@
 /** Exports as clients name them: what a name stands for, and what is told about it. */
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import type { BlockDevice, DeviceSource } from '../volume/block-device.ts'
+import type { BlockDevice, ClientSession, DeviceSource } from '../volume/block-device.ts'
 import { OPEN_ACCESS } from '../volume/export-access.ts'
 import { type ExportClient, mayOpen } from './access.ts'
 import {
@@ -62,10 +62,12 @@ export class Exports {
   /** @throws StoreError NotFound, Busy, … */
   async open(
     name: string,
-    client: ExportClient
+    client: ExportClient,
+    session: ClientSession | null = null
   ): Promise<{ entry: ExportEntry; device: BlockDevice }> {
     const { name: wanted, readOnly } = await this.find(name, client)
-    const device = await this.source.open(wanted, readOnly ? { readOnly } : {})
+    const named = session === null ? {} : { session }
+    const device = await this.source.open(wanted, { ...(readOnly ? { readOnly } : {}), ...named })
     try {
       // What was forbidden meanwhile was told to those only who had it open.
       const entry = await this.find(wanted, client)

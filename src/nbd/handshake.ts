@@ -4,7 +4,7 @@
  */
 import { ErrorCode, errorCodeName, StoreError, storeErrorOf } from '../core/errors.ts'
 import type { ExportClient } from './access.ts'
-import type { BlockDevice } from '../volume/block-device.ts'
+import type { BlockDevice, ClientSession } from '../volume/block-device.ts'
 import { optionErrorOf } from './errors.ts'
 import { type ExportEntry, type Exports, transmissionFlags } from './exports.ts'
 import { BLOCK_SIZE_MIN, BLOCK_SIZE_PREFERRED, PAYLOAD_BYTES_MAX } from './limits.ts'
@@ -61,6 +61,7 @@ export class Handshake {
   private fixedNewstyle = false
   private noZeroes = false
   isSecure = false
+  private session: ClientSession | null = null
 
   constructor(parts: HandshakeParts) {
     this.parts = parts
@@ -76,6 +77,7 @@ export class Handshake {
   /** TLS is on: "the server MUST NOT preserve any negotiation state". */
   secured(): void {
     this.isSecure = true
+    this.session = null
     this.mode = ReplyMode.Simple
     this.contexts = []
     this.contextsOf = ''
@@ -110,6 +112,9 @@ export class Handshake {
         if (data.length > 0) return this.unwantedData(option)
         this.mode = ReplyMode.Extended
         return this.ack(option)
+      case p.NBD_OPT_SESSION:
+        this.session = sessionOf(data)
+        return this.session === null ? this.error(option, p.NBD_REP_ERR_INVALID) : this.ack(option)
       case p.NBD_OPT_LIST_META_CONTEXT:
       case p.NBD_OPT_SET_META_CONTEXT:
         return this.metaContext(option, data)
@@ -184,7 +189,7 @@ export class Handshake {
     let entry: ExportEntry
     try {
       if (option === p.NBD_OPT_GO) {
-        const opened = await exports.open(request.name, client())
+        const opened = await exports.open(request.name, client(), this.session)
         entry = opened.entry
         device = opened.device
         this.keepContextsFor(entry)
@@ -296,6 +301,13 @@ export class Handshake {
     data.copy(bytes, 20)
     return this.parts.send(bytes)
   }
+}
+
+/** Null when it makes no sense. */
+function sessionOf(data: Buffer): ClientSession | null {
+  if (data.length !== p.SESSION_OPTION_BYTES || data[0]! > 1) return null
+  const id = data.toString('hex', 1)
+  return id === '0'.repeat(16) ? null : { id, goesOn: data[0] === 1 }
 }
 
 /** Data of the NBD_REP_INFO replies: the mandatory one, then those the client asked for. */

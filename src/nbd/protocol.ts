@@ -27,6 +27,9 @@ export const NBD_OPT_STRUCTURED_REPLY = 8
 export const NBD_OPT_LIST_META_CONTEXT = 9
 export const NBD_OPT_SET_META_CONTEXT = 10
 export const NBD_OPT_EXTENDED_HEADERS = 11
+/** Our own: who writes again what it wrote names its session: u8 1 if it goes on, u64 its id. */
+export const NBD_OPT_SESSION = 0x746f7273
+export const SESSION_OPTION_BYTES = 9
 
 export const NBD_REP_ACK = 1
 export const NBD_REP_SERVER = 2
@@ -43,6 +46,8 @@ export const NBD_REP_ERR_SHUTDOWN = REP_ERROR + 7
 export const NBD_REP_ERR_BLOCK_SIZE_REQD = REP_ERROR + 8
 export const NBD_REP_ERR_TOO_BIG = REP_ERROR + 9
 export const NBD_REP_ERR_EXT_HEADER_REQD = REP_ERROR + 10
+/** Our own: the session may not go on. */
+export const NBD_REP_ERR_SESSION_OVER = REP_ERROR + 0x746f72
 
 export const NBD_INFO_EXPORT = 0
 export const NBD_INFO_NAME = 1

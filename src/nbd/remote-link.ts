@@ -1,6 +1,7 @@
 import { connect, type Socket } from 'node:net'
 import tls from 'node:tls'
 import type { StoreError } from '../core/errors.ts'
+import type { ClientSession } from '../volume/block-device.ts'
 import type { NbdEndpoint } from './client.ts'
 import { ClientHandshake, type Settle, unavailable } from './client-handshake.ts'
 import * as p from './protocol.ts'
@@ -16,6 +17,8 @@ export interface RemoteLinkOptions {
   readonly tls: tls.ConnectionOptions | null
   /** For all until the export is open: another gateway's takeover is part of that. */
   readonly timeoutMs: number
+  /** Of who would write again what it wrote; null: who would not. */
+  readonly session?: ClientSession | null
 }
 
 /** What is sent; `cookie` comes back with the reply. */
@@ -64,7 +67,8 @@ export class RemoteLink {
     this.#options = options
     this.name = 'path' in endpoint ? endpoint.path : `${endpoint.host}:${endpoint.port}`
     const wantsTls = options.tls !== null
-    this.#handshake = new ClientHandshake(options.exportName, this.name, settle, wantsTls)
+    const { exportName, session = null } = options
+    this.#handshake = new ClientHandshake(exportName, this.name, settle, { wantsTls, session })
     this.#socket = connect({ ...endpoint, noDelay: true })
     this.#listen(this.#socket, settle)
   }
@@ -87,6 +91,11 @@ export class RemoteLink {
         settle(unavailable(`no NBD handshake with ${link.name} in time`))
       }, options.timeoutMs)
     })
+  }
+
+  /** Did the server take part in keeping clients apart? */
+  get knowsSessions(): boolean {
+    return this.#handshake.knowsSessions
   }
 
   listen(listener: RemoteListener): void {

@@ -6,8 +6,10 @@
  *   NbdServer ─► RemoteVolume ─► RequestLog ─► RemoteLink ─► gateway A, or B, or A again
  *
  * What was written and not flushed is kept, and written again at the next server: a gateway that
- * dies takes nothing along, and neither does a single server that loses power.
+ * dies takes nothing along, and neither does a single server that loses power. Only while nobody
+ * else wrote, says the server (PROTOCOL.md, R35): else all that is asked from then on fails.
  */
+import { randomBytes } from 'node:crypto'
 import type { Arena } from '../core/arena.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { BLOCK_BYTES } from '../core/limits.ts'
@@ -62,6 +64,10 @@ export class RemoteVolume implements DeviceSource, RemoteListener {
   #looking: NodeJS.Timeout | null = null
   #isProbing = false
   #closed = false
+  readonly #sessionId = randomBytes(8).toString('hex')
+  #hasBegun = false
+  /** Somebody else wrote: what is asked fails. */
+  #isOver = false
   sizeBytes = 0
   #flags = 0
 
@@ -119,7 +125,8 @@ export class RemoteVolume implements DeviceSource, RemoteListener {
   submit(request: VolumeRequest): void {
     const { kind, offset, length } = request
     request.error = 0
-    if (offset + length > this.sizeBytes && kind !== RequestKind.Flush) {
+    if (this.#isOver) this.#defer(request, ErrorCode.Unavailable)
+    else if (offset + length > this.sizeBytes && kind !== RequestKind.Flush) {
       this.#defer(request, ErrorCode.OutOfRange)
     } else if (kind === RequestKind.Cache) this.#defer(request, 0)
     else if (kind === RequestKind.BlockStatus) {
@@ -239,6 +246,10 @@ export class RemoteVolume implements DeviceSource, RemoteListener {
     const startMs = performance.now()
     while (!this.#closed) {
       const failure = await this.#tryAll()
+      if (this.#isOver || failure?.code === ErrorCode.StaleEpoch) {
+        if (!this.#isOver) this.#giveUp(failure!.message)
+        return
+      }
       if (failure === null) {
         const tookMs = Math.round(performance.now() - startMs)
         this.#say('info', `${this.#options.volume}: goes on at ${this.#link!.name}, ${tookMs} ms`)
@@ -250,7 +261,7 @@ export class RemoteVolume implements DeviceSource, RemoteListener {
 
   /** Null when one of them serves now; else why the last did not. */
   async #tryAll(): Promise<StoreError | null> {
-    const { gateways, volume } = this.#options
+    const { gateways, volume, readOnly } = this.#options
     let failure: StoreError | null = null
     for (let turn = 0; turn < gateways.length; turn++) {
       const { endpoint, tls } = gateways[this.#gateway]!
@@ -259,11 +270,13 @@ export class RemoteVolume implements DeviceSource, RemoteListener {
       try {
         if (!isThere) throw new StoreError(ErrorCode.Unavailable, unanswered(endpoint))
         const options = { endpoint, tls, exportName: volume, timeoutMs: HANDSHAKE_MS }
-        this.#begin(await RemoteLink.connect(options))
+        const session = readOnly === true ? null : { id: this.#sessionId, goesOn: this.#hasBegun }
+        this.#begin(await RemoteLink.connect({ ...options, session }))
         return null
       } catch (thrown) {
         if (!(thrown instanceof StoreError)) throw thrown
         failure = thrown
+        if (thrown.code === ErrorCode.StaleEpoch) return failure
       }
       this.#gateway = (this.#gateway + 1) % gateways.length
     }
@@ -275,10 +288,30 @@ export class RemoteVolume implements DeviceSource, RemoteListener {
     this.sizeBytes = link.sizeBytes
     this.#flags = link.flags
     link.listen(this)
+    this.#hasBegun = true
     const again = this.#log.replay()
+    if (again.length > 0 && !link.knowsSessions) {
+      this.#link = null
+      link.close()
+      this.#giveUp(`${link.name} cannot tell whether another client wrote since`)
+      return
+    }
     this.#again = again.length
     for (const entry of again) this.#send(entry)
     if (again.length === 0) this.#goOn()
+  }
+
+  /** To write again now could undo what somebody else wrote. */
+  #giveUp(why: string): void {
+    this.#isOver = true
+    this.#again = 0
+    this.#held = []
+    const { unflushedBytes } = this.#log
+    const { volume } = this.#options
+    const lost = `${unflushedBytes} bytes that were not flushed are lost, and all requests fail`
+    this.#say('warn', `${volume}: ${why}: ${lost} until it is attached anew`)
+    this.#reads.clear()
+    for (const { onEnd } of this.#log.abandon()) onEnd?.(p.NBD_EIO)
   }
 
   #goOn(): void {

@@ -119,6 +119,14 @@ export class RequestLog {
     return again
   }
 
+  /** Nothing of it is to be sent any more. */
+  abandon(): LogEntry[] {
+    const all = [...this.#entries.values()]
+    this.#entries.clear()
+    this.unflushedBytes = 0
+    return all
+  }
+
   /** What is to be sent when that is answered, in order. */
   waiting(): LogEntry[] {
     return [...this.#entries.values()].filter(({ state }) => state === EntryState.Waiting)

@@ -40,6 +40,14 @@ export interface BlockDevice {
   close(): Promise<void>
 }
 
+/** A client that keeps what it wrote, and writes it again where it goes on. */
+export interface ClientSession {
+  /** 16 hex digits, its own choice, not zero. */
+  readonly id: string
+  /** It was open before; else it begins. */
+  readonly goesOn: boolean
+}
+
 /** One client connection, as `torus client list` shows it. The protocol keeps it up to date. */
 export interface ClientInfo {
   readonly id: number
@@ -76,9 +84,9 @@ export interface DeviceSource {
   ): Promise<{ readonly sizeBytes: number; readonly description: string } | null>
   /**
    * Opens an export for a client.
-   * @throws StoreError NotFound, Busy, Forbidden, …
+   * @throws StoreError NotFound, Busy, Forbidden, …; StaleEpoch when `session` may not go on
    */
-  open(name: string, options: { readOnly?: boolean }): Promise<BlockDevice>
+  open(name: string, options: { readOnly?: boolean; session?: ClientSession }): Promise<BlockDevice>
   /**
    * Submits everything queued by `BlockDevice.submit` since the last call. Requests that are done
    * already may be answered from inside.

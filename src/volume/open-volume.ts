@@ -28,6 +28,11 @@ export class OpenVolume implements BlockDevice {
   /** Of a snapshot: its layer; null of a volume. */
   readonly snapshotLayer: string | null
   readonly volume: BlockVolume
+  /** Of a client that would write again; null: of one that would not. */
+  session: string | null = null
+  /** Has to be done before anything is changed; calls `go` once, with an error or 0. */
+  beforeChange: ((go: (error: number) => void) => void) | null = null
+  #waiting: VolumeRequest[] = []
   readonly #onClosed: () => void
   #inFlight = 0
   #closed = false
@@ -68,7 +73,21 @@ export class OpenVolume implements BlockDevice {
     request.device = this
     this.#inFlight++
     const refused = this.#closed ? ErrorCode.Closed : this.#refusal(request)
-    this.volume.submit(request, refused, false)
+    if (refused === 0 && this.beforeChange !== null && isChange(request)) this.#wait(request)
+    else this.volume.submit(request, refused, false)
+  }
+
+  #wait(request: VolumeRequest): void {
+    if (this.#waiting.push(request) > 1) return
+    const { beforeChange } = this
+    beforeChange!((error) => {
+      if (error === 0 && this.beforeChange === beforeChange) this.beforeChange = null
+      const waiting = this.#waiting
+      this.#waiting = []
+      for (const each of waiting) {
+        this.volume.submit(each, this.#closed ? ErrorCode.Closed : error, false)
+      }
+    })
   }
 
   readNow(offset: number, length: number, into: Buffer, start: number): number {
@@ -117,9 +136,9 @@ export class OpenVolume implements BlockDevice {
   }
 
   #refusal(request: VolumeRequest): number {
-    const { kind } = request
-    const changes =
-      kind === RequestKind.Write || kind === RequestKind.Trim || kind === RequestKind.WriteZeroes
-    return changes && (this.readOnly || this.#frozen) ? ErrorCode.ReadOnly : 0
+    return isChange(request) && (this.readOnly || this.#frozen) ? ErrorCode.ReadOnly : 0
   }
 }
+
+const isChange = ({ kind }: VolumeRequest): boolean =>
+  kind === RequestKind.Write || kind === RequestKind.Trim || kind === RequestKind.WriteZeroes

@@ -19,6 +19,8 @@ export class VolumeOps {
   #identity: VolumeIdentity
   /** Called once per writerEpoch when half of its sequence numbers are used. */
   onSequenceLow: () => void = () => {}
+  /** Counts how often this process got the right to write: it is the same while it has it. */
+  tenure = 0
   readonly #io: VolumeIo
   readonly #onRequestOp: (op: BlockOp) => void
   /** 0 when this process may not write. */
@@ -59,6 +61,7 @@ export class VolumeOps {
   startEpoch(writerEpoch: number, firstSequence: number = 1): void {
     assert(writerEpoch > 0 && firstSequence > 0, 'versions start at (1, 1)')
     if (writerEpoch <= this.#highestEpoch) return
+    if (this.#writerEpoch === 0) this.tenure++
     this.#highestEpoch = writerEpoch
     this.#writerEpoch = writerEpoch
     this.#sequence = firstSequence - 1

@@ -4,6 +4,7 @@ import type { Session } from '../cluster/session.ts'
 import type { Arena } from '../core/arena.ts'
 import type { StoreError } from '../core/errors.ts'
 import type { BlockStore } from '../replication/block-store.ts'
+import type { ClientSession } from './block-device.ts'
 import type { NewSlot, VolumeKeyring } from './volume-keyring.ts'
 import type { VolumeSettings, VolumeTypes } from './volume-types.ts'
 import type { WriterGate } from './writer-gate.ts'
@@ -49,6 +50,8 @@ export interface CreateOptions {
 }
 
 export interface OpenOptions {
+  /** Of a client over a protocol. */
+  readonly session?: ClientSession
   readonly readOnly?: boolean
   /** Also if another peer serves it: that is asked to let go, and loses it if it does not. */
   readonly takeover?: boolean

@@ -11,6 +11,7 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import { BLOCK_BYTES } from '../core/limits.ts'
 import type { BlockStore } from '../replication/block-store.ts'
 import type { BlockDevice, DeviceSource } from './block-device.ts'
+import { ClientSessions } from './client-sessions.ts'
 import { LayerMerger } from './layer-merger.ts'
 import { Locks } from './locks.ts'
 import { type ManagedContext, ManagedVolume } from './managed-volume.ts'
@@ -52,6 +53,7 @@ export class Volumes implements DeviceSource {
   readonly #store: BlockStore
   readonly #options: VolumesOptions
   readonly #context: ManagedContext
+  readonly #clients: ClientSessions
   readonly #maker: VolumeMaker
   readonly #managed = new Map<string, ManagedVolume>()
   readonly #merger: LayerMerger
@@ -100,6 +102,7 @@ export class Volumes implements DeviceSource {
       exclusively: (volume, work) => this.#exclusively(volume, (found) => work(this.#manage(found)))
     })
     const { directory, trouble } = this.#context
+    this.#clients = new ClientSessions(cluster, () => this.ring())
     this.#merger = new LayerMerger({ cluster, store, directory, trouble })
     session.onReplaced(() => {
       for (const managed of this.#managed.values()) managed.retakeWriter()
@@ -146,6 +149,7 @@ export class Volumes implements DeviceSource {
         const text = `volume ${name}: type ${type.name} has no block interface`
         throw new StoreError(ErrorCode.Forbidden, text)
       }
+      await this.#clients.enter(managed, device, options.session ?? null)
       const attach = type.attach.bind(type)
       return await ofType(type, () => attach(device, detailsOf(managed.record)))
     } catch (thrown) {
