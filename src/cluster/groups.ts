@@ -135,6 +135,25 @@ export class GroupRecords {
   }
 }
 
+/** For people to look at: who asks while a pool is being read gets what is found then. */
+export class SharedReads {
+  readonly #records: GroupRecords
+  readonly #reading = new Map<number, Promise<Map<number, KnownGroup>>>()
+
+  constructor(records: GroupRecords) {
+    this.#records = records
+  }
+
+  readAll(pool: number): Promise<Map<number, KnownGroup>> {
+    let reading = this.#reading.get(pool)
+    if (reading === undefined) {
+      reading = this.#records.readAll(pool).finally(() => this.#reading.delete(pool))
+      this.#reading.set(pool, reading)
+    }
+    return reading
+  }
+}
+
 const numberOf = (key: string, prefix: string): number => Number(key.slice(prefix.length))
 
 const knownOf = (entry: Entry): KnownGroup => ({

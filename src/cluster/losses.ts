@@ -85,10 +85,10 @@ function waitingOf(
 
 export async function waitingGroups(
   parts: Parts,
-  pools: readonly PoolRecord[]
+  pools: readonly PoolRecord[],
+  records: Pick<GroupRecords, 'readAll'> = new GroupRecords(parts.cluster)
 ): Promise<WaitingGroups> {
   const { keys, store } = parts.cluster
-  const records = new GroupRecords(parts.cluster)
   const groups: WaitingGroup[] = []
   for (const pool of pools) {
     for (const [group, { record }] of await records.readAll(pool.number)) {

@@ -5,7 +5,7 @@ import { assertPlaceable } from '../placement/targets.ts'
 import type { Cluster } from './cluster.ts'
 import type { Controller } from './controller.ts'
 import { type PlannedPeer, plannedPeerOf, ringOf } from './controller-plan.ts'
-import { GroupRecords, type KnownGroup } from './groups.ts'
+import { GroupRecords, type KnownGroup, SharedReads } from './groups.ts'
 import {
   acceptLoss,
   type Acceptance,
@@ -59,6 +59,7 @@ export class ClusterOperations {
   readonly #membership: Membership
   readonly #controller: Controller
   readonly #records: GroupRecords
+  readonly #looks: SharedReads
   readonly pools: Pools
 
   constructor(parts: {
@@ -71,6 +72,7 @@ export class ClusterOperations {
     this.#membership = parts.membership
     this.#controller = parts.controller
     this.#records = new GroupRecords(parts.cluster)
+    this.#looks = new SharedReads(this.#records)
     this.pools = parts.pools
   }
 
@@ -94,7 +96,7 @@ export class ClusterOperations {
       into.set(peer, (into.get(peer) ?? 0) + 1)
     }
     for (const pool of await this.pools.list()) {
-      for (const { record } of (await this.#records.readAll(pool.number)).values()) {
+      for (const { record } of (await this.#looks.readAll(pool.number)).values()) {
         for (const { peer } of record.inSync) count(inSync, peer)
         for (const { peer } of record.syncing) count(syncing, peer)
       }
@@ -109,7 +111,7 @@ export class ClusterOperations {
   async poolSummaries(): Promise<PoolSummary[]> {
     const pools = await this.pools.list()
     return Promise.all(
-      pools.map(async (pool) => this.#summaryOf(pool, await this.#records.readAll(pool.number)))
+      pools.map(async (pool) => this.#summaryOf(pool, await this.#looks.readAll(pool.number)))
     )
   }
 
@@ -179,7 +181,7 @@ export class ClusterOperations {
   }
 
   async waitingGroups(): Promise<WaitingGroups> {
-    return waitingGroups(this.#parts, await this.pools.list())
+    return waitingGroups(this.#parts, await this.pools.list(), this.#looks)
   }
 
   /** @throws StoreError NotFound, Busy */

@@ -12,6 +12,7 @@ import { EmbeddedStore } from '../../src/metadata/embedded-store.ts'
 import { MemoryTables } from '../../src/metadata/memory-tables.ts'
 import { ManualClock, SeededRandom } from '../helpers/manual-clock.ts'
 import { until } from '../helpers/process.ts'
+import { delegateTo } from '../helpers/store-delegate.ts'
 
 const test = suite('operations of a cluster')
 const id = (name: string): string => name.repeat(32)
@@ -21,7 +22,14 @@ const BOOT = id('1')
 async function site() {
   const clock = new ManualClock()
   const random = new SeededRandom(1)
-  const store = await EmbeddedStore.open(new MemoryTables(), { clock, random })
+  const inner = await EmbeddedStore.open(new MemoryTables(), { clock, random })
+  const ranges: string[] = []
+  const store = delegateTo(inner, {
+    range: (prefix, options) => {
+      ranges.push(prefix)
+      return inner.range(prefix, options)
+    }
+  })
   const start = async (name: string, rack: string) => {
     const self = {
       ...{ clusterId: id('c'), peerId: id(name), bootId: BOOT, bootCounter: 1 },
@@ -52,7 +60,7 @@ async function site() {
     for (const peer of peers) peer.membership.close()
     await store.close()
   }
-  return { store, peers, membership, operations, group, end }
+  return { store, ranges, peers, membership, operations, group, end }
 }
 
 type Site = Awaited<ReturnType<typeof site>>
@@ -93,6 +101,35 @@ test('a pool that the peers cannot hold is refused, new or by a change', async (
   const minimum = () => operations.changePool('p', { writeMinimum: 3 })
   await refuses(here, minimum, invalid, /write minimum 3.*1 to 2/)
   await here.end()
+})
+
+test('what a status needs of the groups is read once', async () => {
+  const { operations, group, ranges, end } = await site()
+  for (let number = 0; number < 3; number++) await group(0, number, 'a', 'b')
+  await operations.createPool({ name: 'p', redundancy: 'replicated:2' })
+  await group(1, 0, 'a', 'd')
+  ranges.length = 0
+  const [peers, pools] = await Promise.all([
+    operations.peers(),
+    operations.poolSummaries(),
+    operations.waitingGroups()
+  ])
+  deepStrictEqual(
+    peers.map(({ inSync }) => inSync),
+    [1, 0, 1]
+  )
+  deepStrictEqual(
+    pools.map(({ groupsUsed }) => groupsUsed),
+    [1]
+  )
+  strictEqual(ranges.filter((prefix) => prefix.endsWith('/groups/1/')).length, 1)
+  await group(1, 1, 'b')
+  deepStrictEqual(
+    (await operations.peers()).map(({ inSync }) => inSync),
+    [1, 1, 1],
+    'who asks later gets what is there then'
+  )
+  await end()
 })
 
 test('a peer that has the last copy of something is removed only by force', async () => {
