@@ -70,6 +70,16 @@ export class BlockReader {
     const { chunk, firstBlock, blockCount } = op
     if (isAlone) this.index.lookupAlone(layer, chunk, firstBlock, blockCount, runs)
     else this.index.lookup(layer, chunk, firstBlock, blockCount, runs)
+    const isOpened = op.keySlot !== 0
+    // A seal that opens tells more than a checksum.
+    if (!this.readRuns(op, !isOpened)) return
+    if (isOpened) this.openSealed(op, layer)
+    else if ((op.flags & OpFlag.Sealed) !== 0) this.finishSealed(op, layer)
+  }
+
+  /** Brings the blocks of `runs`. False when the op failed. */
+  private readRuns(op: ShardOp, isVerified: boolean): boolean {
+    const { runs } = this
     for (let run = 0; run < runs.length; run++) {
       const first = runs.firsts[run]! - op.firstBlock
       const count = runs.counts[run]!
@@ -77,17 +87,29 @@ export class BlockReader {
       const offset = op.payload + first * BLOCK_BYTES
       if (location >= LOCATION_END) {
         this.memory.fill(0, offset, offset + count * BLOCK_BYTES)
-      } else if (!this.readRun(op, location, first, count, offset)) {
-        return
+      } else if (!this.readRun(op, location, first, count, offset, isVerified)) {
+        return false
       }
     }
-    if (op.keySlot !== 0 || (op.flags & OpFlag.Sealed) !== 0) this.finishSealed(op, layer)
+    return true
   }
 
-  /** The bytes are there, as they are in the files. */
+  /** The bytes are there, not verified: of a block that does not open its checksum tells why. */
+  private openSealed(op: ShardOp, layer: number): void {
+    const { sealed, runs } = this
+    let error = sealed.open(op, layer, runs)
+    if (error === ErrorCode.SealBroken) {
+      // What was opened stands in the place of what was read.
+      if (!this.readRuns(op, true)) return
+      error = sealed.open(op, layer, runs)
+    }
+    if (error !== ErrorCode.Ok) this.fail(op, sealed.failedBlock, error, sealed.why)
+  }
+
+  /** Adds to the bytes what opens them. */
   private finishSealed(op: ShardOp, layer: number): void {
     const { sealed, runs } = this
-    const error = op.keySlot === 0 ? sealed.describe(op, layer, runs) : sealed.open(op, layer, runs)
+    const error = sealed.describe(op, layer, runs)
     if (error !== ErrorCode.Ok) this.fail(op, sealed.failedBlock, error, sealed.why)
   }
 
@@ -200,7 +222,8 @@ export class BlockReader {
     location: number,
     first: number,
     count: number,
-    offset: number
+    offset: number,
+    isVerified: boolean
   ): boolean {
     const segment = this.segments.get(location >>> this.segments.pageShift)
     if (segment === null || segment.state === SegmentState.Free) {
@@ -223,6 +246,7 @@ export class BlockReader {
       const code = missing ? ErrorCode.ChecksumMismatch : ErrorCode.DiskFailure
       return this.fail(op, first, code, error.message)
     }
+    if (!isVerified && got === bytes) return true
     const { crcs } = this.runs
     if (count >= LONG_RUN_BLOCKS && got === bytes) {
       const all = crc32c(this.memory.subarray(offset, offset + bytes))
