@@ -255,7 +255,7 @@ export class Appender {
     this.tracker.appended(handle, lsn)
     this.segments.trackNames(lsn)
     this.account(header.headerPages, header.payloadPages, lsn)
-    this.allocateAhead(segment, lsn)
+    if (header.payloadPages < STREAM_PAGES_MIN) this.allocateAhead(segment, lsn)
     return lsn
   }
 
