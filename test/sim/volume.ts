@@ -4,9 +4,10 @@
  * is the block's floor: no read that begins later may return less.
  */
 import { errorCodeName, ErrorCode } from '../../src/core/errors.ts'
+import { nextLayerLow } from '../../src/core/layer-ids.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
 import { encodeRecord, type VolumeRecord } from '../../src/cluster/records.ts'
-import { randomId64, parseId64 } from '../../src/cluster/ids.ts'
+import { formatId64, parseId64, randomId64 } from '../../src/cluster/ids.ts'
 import { decodeHeld } from '../../src/replication/resync-plan.ts'
 import { crc32c } from '../../src/core/checksum.ts'
 import { BlockOp, OpKind } from '../../src/replication/block-store.ts'
@@ -57,6 +58,12 @@ interface BlockRange {
   readonly count: number
 }
 
+/** `LAYERS=1`: the head is frozen now and then, and the next layer written. With `ENGINE=1`. */
+const layered = process.env['LAYERS'] === '1'
+const LAYER_EVERY = 8
+/** Nothing is merged here: more would fill the small disks. */
+const LAYERS_MAX = 5
+
 /** One open of the volume at one gateway. */
 interface Session {
   readonly boot: Boot
@@ -73,6 +80,7 @@ export class SimVolume {
   readonly blocks: BlockModel[] = Array.from({ length: BLOCKS }, () => new BlockModel())
   sessions: Session[] = []
   opening = false
+  layers = 1
   acknowledged = 0
   reads = 0
   opens = 0
@@ -316,7 +324,19 @@ export class SimVolume {
     return { first, count, chunk }
   }
 
+  /** As a snapshot does it: what is written from now on goes to the next layer. */
+  #freezeSometimes(): void {
+    const { random } = this.sim.world
+    if (this.layers === LAYERS_MAX || random.below(LAYER_EVERY) > 0) return
+    if (this.sessions.some(({ inFlight }) => inFlight > 0)) return
+    const { high, low } = parseId64(this.record.headLayer)
+    this.record.headLayer = formatId64(high, nextLayerLow(low))
+    this.layers++
+    this.#world.log(`${this.record.name} writes to layer ${this.record.headLayer}`)
+  }
+
   write(session: Session, kind: number, range: BlockRange = this.#range()): void {
+    if (layered && this.sim.options.engine) this.#freezeSometimes()
     const { boot } = session
     const { first, count, chunk } = range
     const number = this.#next++
