@@ -157,6 +157,10 @@ function operate(sim: SimCluster, isLate: boolean): void {
       world.log(`${peer.name} is brought back`)
       peer.isGone = false
     }
+    // A shard that could not write down something takes no more until the next start.
+    if (isLate && peer.boot !== null && peer.disk.isBroken && !peer.disk.isFailing) {
+      peer.crash(false)
+    }
     const right = sim.reverted.get(peer)
     if (peer.boot?.isDistrusted === true && right !== undefined) {
       world.log(`the right disk of ${peer.name} is put back`)
