@@ -3,7 +3,7 @@
  * flushed and writes it anew at the next gateway; that is right only while nobody else wrote. The
  * metadata name the session of such a client as long as that is so:
  *
- *   begins     the volume's record names it
+ *   begins     the volume's record names it, and the one before is over
  *   goes on    refused unless it is named still
  *   others     before their first change nobody is named any more
  */
@@ -57,7 +57,10 @@ export class ClientSessions {
       if (named !== session.id) await this.#name(opened, session.id)
       device.session = session.id
       for (const other of opened.opens) {
-        if (!other.readOnly && other.session !== session.id) this.#guard(opened, other)
+        if (other.readOnly || other.session === session.id) continue
+        // It goes on elsewhere, or here, where it is told that it is over.
+        if (other.session !== null) other.shut()
+        else this.#guard(opened, other)
       }
     })
   }

@@ -94,4 +94,17 @@ for (const who of ['another relay', 'a plain client'] as const) {
   })
 }
 
+test('a relay that seems to be connected is over when another one begins', async () => {
+  await withGateway(async ({ port, stale, proxy }) => {
+    proxy.set(null, PASS)
+    await stale.client.flush()
+    await stale.client.write(0, block(2), false)
+    const relay = await relayTo(port)
+    ok((await relay.client.read(0, 4096)).equals(block(2)))
+    await rejects(stale.client.write(0, block(4), false))
+    ok((await relay.client.read(0, 4096)).equals(block(2)))
+    await relay.close()
+  })
+})
+
 test.run()

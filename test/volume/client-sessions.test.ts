@@ -63,7 +63,7 @@ test('it is over when a client without one changes something, before that is don
   })
 })
 
-test('it is over when another begins, which does not survive a write of the first', async () => {
+test('it is over when another begins, also where it is open', async () => {
   await withVolume(async (bench) => {
     const first = await begin(bench, ONE)
     const plain = await bench.volumes.open('v', {})
@@ -71,7 +71,11 @@ test('it is over when another begins, which does not survive a write of the firs
     await isRefused(bench, ONE)
     await write(bench, second, 3)
     await (await goOn(bench, OTHER)).close()
-    await write(bench, first, 4)
+    const data = Buffer.alloc(4096, 4)
+    const { error } = await ask(bench, first, { kind: RequestKind.Write, data })
+    strictEqual(error, ErrorCode.Closed)
+    await (await goOn(bench, OTHER)).close()
+    await write(bench, plain, 4)
     await isRefused(bench, OTHER)
     for (const each of [first, plain, second]) await each.close()
     const third = await begin(bench, OTHER)
