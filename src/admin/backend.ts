@@ -10,6 +10,7 @@ import type { SnapshotBackend } from './snapshot-routes.ts'
 import type { MemberScrub } from './scrub-schemas.ts'
 import type { ClusterBackend } from './cluster-routes.ts'
 import type { KeyBackend } from './key-routes.ts'
+import type { ImportBackend } from './import-routes.ts'
 import type { LifeBackend } from './life-routes.ts'
 import type { Deleted } from './life-schemas.ts'
 import type {
@@ -32,6 +33,7 @@ export interface AdminBackend {
   readonly cluster: ClusterBackend
   readonly keys: KeyBackend
   readonly life: LifeBackend
+  readonly imports: ImportBackend
   readonly snapshots: SnapshotBackend
   /** May this peer serve clients now; `reasons` tells in words what is missing. Never throws. */
   ready(): Ready

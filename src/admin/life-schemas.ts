@@ -61,3 +61,32 @@ export const restoreSchema = z
 export const emptiedSchema = z
   .object({ volumes: z.number().int().meta({ description: 'Deleted for good' }) })
   .meta({ id: 'TrashEmptied' })
+
+export const importSchema = z
+  .object({
+    id: z.string(),
+    name: z.string(),
+    sizeBytes: z.number(),
+    state: z.enum(['receiving', 'verifying', 'done', 'failed']),
+    doneBytes: z.number().meta({ description: 'All before it was received' }),
+    verifiedBytes: z.number().meta({ description: 'All before it was read back' }),
+    error: z
+      .object({ code: z.string(), message: z.string() })
+      .nullable()
+      .meta({ description: 'Why it failed' })
+  })
+  .meta({ id: 'Import' })
+export type Import = z.infer<typeof importSchema>
+
+export const importListSchema = z
+  .object({ imports: z.array(importSchema) })
+  .meta({ id: 'ImportList' })
+
+export const importFinishSchema = z
+  .strictObject({
+    digest: z
+      .string()
+      .regex(/^[0-9a-f]{64}$/)
+      .meta({ description: 'Of all that was sent, as src/backup/stream-format.ts defines it' })
+  })
+  .meta({ id: 'ImportFinish' })

@@ -10,6 +10,11 @@ import * as snapshotSchemas from './snapshot-schemas.ts'
 
 type Json = Record<string, unknown>
 
+const bytesBody = {
+  required: true,
+  content: { 'application/octet-stream': { schema: { type: 'string', format: 'binary' } } }
+}
+
 /** The OpenAPI 3.1 document of these routes; named schemas become components. */
 export function openApiOf(routes: readonly Route[], version: string): Json {
   const paths: Record<string, Json> = {}
@@ -56,6 +61,7 @@ function operationOf(route: Route): Json {
     summary: route.summary,
     ...securityOf(route),
     parameters: [...parametersOf('path', route.params), ...parametersOf('query', route.query)],
+    ...(route.takesBytes ? { requestBody: bytesBody } : {}),
     ...(route.body === null
       ? {}
       : {

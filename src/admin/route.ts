@@ -36,6 +36,8 @@ export interface Route {
   readonly params: z.ZodObject
   readonly query: z.ZodObject
   readonly body: z.ZodObject | null
+  /** What comes is no JSON. */
+  readonly takesBytes: boolean
   /** null: the answer is not JSON, see `contentType`. */
   readonly answer: z.ZodType | null
   readonly contentType: string
@@ -47,6 +49,8 @@ export interface RouteRequest {
   readonly params: Record<string, unknown>
   readonly query: Record<string, unknown>
   readonly body: unknown
+  /** What came, of a route that takes bytes. */
+  readonly bytes: Buffer
   readonly visitor: Visitor
 }
 
@@ -80,6 +84,7 @@ export function route<
   params?: Params
   query?: Query
   body?: Body
+  takesBytes?: boolean
   answer?: Answer
   contentType?: string
   status?: number
@@ -87,6 +92,7 @@ export function route<
     params: z.output<Params>
     query: z.output<Query>
     body: Body extends z.ZodObject ? z.output<Body> : null
+    bytes: Buffer
     visitor: Visitor
   }) => Promise<Answer extends z.ZodType ? z.output<Answer> | WithStatus : RawAnswer | null>
 }): Route {
@@ -104,6 +110,7 @@ export function route<
     params: given.params ?? nothing,
     query: given.query ?? nothing,
     body: given.body ?? null,
+    takesBytes: given.takesBytes ?? false,
     answer: given.answer ?? null,
     contentType: given.contentType ?? 'application/json',
     status,

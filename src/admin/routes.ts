@@ -8,6 +8,7 @@ import type { AuditLog } from './audit-log.ts'
 import type { AdminBackend } from './backend.ts'
 import { clusterRoutesOf } from './cluster-routes.ts'
 import { keyRoutesOf } from './key-routes.ts'
+import { importRoutesOf } from './import-routes.ts'
 import { lifeRoutesOf } from './life-routes.ts'
 import { RawAnswer, type Route, route, WithStatus } from './route.ts'
 import * as schemas from './schemas.ts'
@@ -37,6 +38,7 @@ export const routesOf = (context: RouteContext): readonly Route[] => [
   ...volumeChangesOf(context.backend),
   ...keyRoutesOf(context.backend.keys),
   ...lifeRoutesOf(context.backend.life),
+  ...importRoutesOf(context.backend.imports),
   ...snapshotRoutesOf(context.backend.snapshots),
   ...clientRoutes(context),
   ...taskRoutes(context),

@@ -21,6 +21,7 @@ import { AuditedRequests, type Passage } from './audited-requests.ts'
 import type { AdminBackend } from './backend.ts'
 import { debugBundle } from './bundle.ts'
 import { type DoorKind, Doors, notAllowed, type Refusal } from './doors.ts'
+import { IMPORT_PIECE_BYTES_MAX } from '../core/limits.ts'
 import { errorBody, httpFailureOf } from './errors.ts'
 import { refusalOf } from './guard.ts'
 import { type Listener, listenTcp, listenUnix } from './listener.ts'
@@ -141,6 +142,11 @@ async function buildApp(options: AdminOptions, doorOf: DoorOf): Promise<FastifyI
   })
   // Only JSON comes in. Text would let a browser's form through without asking us first.
   app.removeContentTypeParser('text/plain')
+  app.addContentTypeParser(
+    'application/octet-stream',
+    { parseAs: 'buffer', bodyLimit: IMPORT_PIECE_BYTES_MAX },
+    (_request, bytes, done) => done(null, bytes)
+  )
   const registry = createRegistry(
     backend,
     { version, nodeVersion: process.version },
@@ -254,10 +260,21 @@ async function answerOf(
   const body = route.body === null ? null : checked(route.body, request.body ?? {})
   passage.body = body
   const { visitor } = passage
-  const answer = await inTime(route.handle({ params, query, body, visitor }))
+  const bytes = bytesOf(route, request.body)
+  const answer = await inTime(route.handle({ params, query, body, bytes, visitor }))
   passage.answer = answer.value
   return answer
 }
+
+/** @throws StoreError InvalidArgument when there are some and should not be, or the other way */
+function bytesOf({ takesBytes }: Route, body: unknown): Buffer {
+  if (Buffer.isBuffer(body) === takesBytes) return takesBytes ? (body as Buffer) : NO_BYTES
+  const wanted = takesBytes ? 'application/octet-stream' : 'application/json'
+  const text = `the body must be sent with the header "content-type: ${wanted}"`
+  throw new StoreError(ErrorCode.InvalidArgument, text)
+}
+
+const NO_BYTES = Buffer.alloc(0)
 
 /** @throws StoreError InvalidArgument that names the field and what it must be */
 function checked(schema: z.ZodObject, value: unknown): Record<string, unknown> {

@@ -309,7 +309,8 @@ export class ApiClient {
   }
 
   async #begin(method: string, path: string, body: unknown): Promise<IncomingMessage> {
-    const text = body === undefined ? undefined : JSON.stringify(body)
+    const isBytes = Buffer.isBuffer(body)
+    const text = body === undefined || isBytes ? body : JSON.stringify(body)
     const admin = this.#admin
     const authorization = this.#authorization()
     return new Promise((resolve, reject) => {
@@ -319,7 +320,10 @@ export class ApiClient {
         // One request a process: a kept connection would only delay the exit.
         agent: false as const,
         timeout: ANSWER_TIMEOUT_MS,
-        headers: { ...authorization, ...(text === undefined ? {} : JSON_TYPE) }
+        headers: {
+          ...authorization,
+          ...(text === undefined ? {} : isBytes ? BYTES_TYPE : JSON_TYPE)
+        }
       }
       const outgoing =
         admin.kind === 'unix'
@@ -371,6 +375,7 @@ async function wholeOf(response: IncomingMessage): Promise<{ status: number; byt
   return { status: response.statusCode ?? 0, bytes: Buffer.concat(parts) }
 }
 
+const BYTES_TYPE = { 'content-type': 'application/octet-stream' }
 const JSON_TYPE = { 'content-type': 'application/json' }
 const TOKEN_HINT = 'give it with --token-file, TORUS_TOKEN or ~/.config/torus/token'
 const bearer = ({ text }: GivenToken) => ({ authorization: `Bearer ${text}` })

@@ -1,9 +1,10 @@
 import type * as life from '../admin/life-schemas.ts'
-import type { Volume } from '../admin/schemas.ts'
+import type { Volume, VolumeCreate } from '../admin/schemas.ts'
 import type * as snapshots from '../admin/snapshot-schemas.ts'
 
 export type VolumeEvent = life.VolumeEvent
 export type Deleted = life.Deleted
+export type Import = life.Import
 export type Trashed = life.Trashed
 export type Snapshot = snapshots.Snapshot
 
@@ -33,6 +34,30 @@ export class LifeApi {
   async events(name: string): Promise<VolumeEvent[]> {
     const path = `${pathOf(name)}/events`
     return (await this.#send<{ events: VolumeEvent[] }>('GET', path)).events
+  }
+
+  async imports(): Promise<Import[]> {
+    return (await this.#send<{ imports: Import[] }>('GET', '/v1/imports')).imports
+  }
+
+  import(id: string): Promise<Import> {
+    return this.#send('GET', `/v1/imports/${id}`)
+  }
+
+  beginImport(volume: VolumeCreate): Promise<Import> {
+    return this.#send('POST', '/v1/imports', volume)
+  }
+
+  writeImport(id: string, piece: Buffer, until: number): Promise<Import> {
+    return this.#send('POST', `/v1/imports/${id}/data?until=${until}`, piece)
+  }
+
+  finishImport(id: string, digest: string): Promise<Import> {
+    return this.#send('POST', `/v1/imports/${id}/finish`, { digest })
+  }
+
+  abandonImport(id: string): Promise<void> {
+    return this.#send('DELETE', `/v1/imports/${id}`)
   }
 
   async snapshots(volume: string): Promise<Snapshot[]> {

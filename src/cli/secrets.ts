@@ -50,7 +50,7 @@ export function addSecretOptions(command: Command, prefix: '' | 'new-' = ''): Co
   return command
 }
 
-export const hasSecretOption = (options: SecretOptions): boolean =>
+const hasSecretOption = (options: SecretOptions): boolean =>
   flags.some(({ flag }) => options[attributeOf('', flag)] !== undefined)
 
 /**
@@ -131,3 +131,16 @@ function encoded(secret: Buffer): string {
 /** As commander stores it: 'key-file' -> 'keyFile'. */
 const attributeOf = (prefix: string, flag: string): string =>
   `${prefix}${flag}`.replaceAll(/-(\w)/g, (_, letter: string) => letter.toUpperCase())
+
+/** The first key slot of a volume that is to be encrypted. */
+export async function slotFor(
+  name: string,
+  { encrypt, ...options }: SecretOptions & { encrypt?: boolean }
+): Promise<(SecretBody & { label: string }) | null> {
+  if (encrypt === true) {
+    const secret = await secretOf(options, { what: `passphrase for ${name}`, repeat: true })
+    return { ...secret, label: '' }
+  }
+  if (!hasSecretOption(options)) return null
+  throw new UsageError('a passphrase, key file or key command is for --encrypt: give that too')
+}

@@ -3,6 +3,7 @@ import { hostname } from 'node:os'
 import type { AdminBackend, PeerGauges } from '../admin/backend.ts'
 import type { ClusterBackend } from '../admin/cluster-routes.ts'
 import type { KeyBackend } from '../admin/key-routes.ts'
+import type { ImportBackend } from '../admin/import-routes.ts'
 import type { LifeBackend } from '../admin/life-routes.ts'
 import type { Deleted } from '../admin/life-schemas.ts'
 import type {
@@ -46,6 +47,7 @@ import type { Volumes } from '../volume/volumes.ts'
 import type { Credentials } from './credentials.ts'
 import type { DataDirectory } from './data-directory.ts'
 import { healthOf, healthProblems } from './health.ts'
+import { PeerImportBackend } from './import-backend.ts'
 import { PeerLifeBackend } from './life-backend.ts'
 import { newSlotOf, withSecrets } from './keys.ts'
 import { PeerSnapshotBackend } from './snapshot-backend.ts'
@@ -94,12 +96,14 @@ export class PeerBackend implements AdminBackend {
   readonly #parts: BackendParts
   readonly #life: PeerLifeBackend
   readonly snapshots: SnapshotBackend
+  readonly imports: ImportBackend
   /** Kept from the last look, so that `gauges` stays synchronous. */
   #volumeCount = 0
   #promisedBytes = 0
 
   constructor(parts: BackendParts) {
     this.#parts = parts
+    this.imports = new PeerImportBackend(parts)
     this.snapshots = new PeerSnapshotBackend(parts.volumes)
     this.#life = new PeerLifeBackend(parts, (name) => this.volume(name))
   }

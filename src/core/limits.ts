@@ -126,6 +126,10 @@ export const SHARED_TURN = 8
 /** Deleted volumes can be restored for so long, unless a setting says otherwise. */
 export const TRASH_MS_DEFAULT = 24 * 3600 * 1000
 export const TRASH_MS_MAX = 365 * 24 * 3600 * 1000
+/** An import that nobody goes on with is removed after this time. */
+export const IMPORT_KEPT_MS = 7 * 24 * 3600 * 1000
+/** One piece of an import: frames of some MiB. */
+export const IMPORT_PIECE_BYTES_MAX = 8 * 1024 * 1024
 /** Between looks for volumes in the trash whose time is over. */
 export const TRASH_LOOK_MS = 30_000
 /** Events that are kept of each volume: some 8 KiB of metadata. */

@@ -1,5 +1,5 @@
 import type { Cluster } from '../cluster/cluster.ts'
-import { HiddenVolumes, type HiddenVolume } from '../cluster/hidden-volumes.ts'
+import { type Hidden, type HiddenVolume, HiddenVolumes } from '../cluster/hidden-volumes.ts'
 import type { DeletedRecord, VolumeRecord } from '../cluster/records.ts'
 import { readSettings } from '../cluster/settings.ts'
 import type { VolumeDirectory } from '../cluster/volume-directory.ts'
@@ -60,14 +60,17 @@ export class Trash {
     })
   }
 
-  /** Deletes one for good. @throws StoreError NotFound, Conflict */
-  async delete(which: string): Promise<void> {
-    await this.#remove((await this.#hidden.find(which, 'deleted')).id)
+  /** Deletes one for good, or an import. @throws StoreError NotFound, Conflict */
+  async delete(which: string, why: Hidden['why'] = 'deleted'): Promise<void> {
+    await this.#remove((await this.#hidden.find(which, why)).id)
   }
 
   /** Deletes all of them for good, or those whose time is over. Returns how many. */
   async empty(isWanted: (volume: HiddenVolume) => boolean = () => true): Promise<number> {
-    const wanted = (await this.list()).filter(isWanted)
+    return this.#removeAll((await this.list()).filter(isWanted))
+  }
+
+  async #removeAll(wanted: readonly HiddenVolume[]): Promise<number> {
     let removed = 0
     for (const { id } of wanted) {
       try {
@@ -81,10 +84,11 @@ export class Trash {
     return removed
   }
 
-  /** Called now and then: deletes those whose time is over. */
-  removeExpired(): Promise<number> {
+  /** Called now and then: deletes those whose time is over, imports too. */
+  async removeExpired(): Promise<number> {
     const nowMs = this.#parts.cluster.clock.wallMs()
-    return this.empty(({ hidden }) => Date.parse(hidden.until) <= nowMs)
+    const all = await this.#hidden.list()
+    return this.#removeAll(all.filter(({ hidden }) => Date.parse(hidden.until) <= nowMs))
   }
 
   async #remove(id: string): Promise<void> {

@@ -1,5 +1,5 @@
 import type { Cluster } from '../cluster/cluster.ts'
-import { type HiddenVolume, isHidden } from '../cluster/hidden-volumes.ts'
+import { type HiddenVolume, HiddenVolumes, isHidden } from '../cluster/hidden-volumes.ts'
 import type { DeletedRecord, VolumeRecord } from '../cluster/records.ts'
 import { VolumeDirectory } from '../cluster/volume-directory.ts'
 import type { VolumeEvent, VolumeEventDetails, VolumeEventKind } from '../cluster/volume-events.ts'
@@ -55,6 +55,7 @@ export class Volumes implements DeviceSource {
   readonly #context: ManagedContext
   readonly #clients: ClientSessions
   readonly #maker: VolumeMaker
+  readonly #hidden: HiddenVolumes
   readonly #managed = new Map<string, ManagedVolume>()
   readonly #merger: LayerMerger
   #stopFollowing: (() => void) | null = null
@@ -84,6 +85,7 @@ export class Volumes implements DeviceSource {
       trouble: (what, thrown) => this.#trouble(what, thrown),
       disconnect: (volume) => options.disconnect?.(volume)
     }
+    this.#hidden = new HiddenVolumes(cluster)
     this.#maker = new VolumeMaker({
       ...this.#context,
       types: this.types,
@@ -459,6 +461,29 @@ export class Volumes implements DeviceSource {
     return { managed, device }
   }
 
+  /** Opens a volume that no name leads to, for who fills it. @throws StoreError NotFound */
+  openHidden(id: string): Promise<VolumeFile> {
+    return this.#context.locks.run(id, async () => {
+      const found = await this.#directory.find(id)
+      if (found === null || !isHidden(found)) {
+        throw new StoreError(ErrorCode.NotFound, `volume ${id} is not being imported`)
+      }
+      const managed = this.#manage(found)
+      return new VolumeFile(managed, await managed.openAlone({ own: true }))
+    })
+  }
+
+  /** Gives a volume that was imported its name. @throws StoreError NotFound, AlreadyExists */
+  async reveal(id: string, name: string): Promise<VolumeInfo> {
+    const record = await this.#context.locks.run(id, async () => {
+      const shown = await this.#hidden.show(id, name)
+      await this.#managed.get(id)?.refreshAlone()
+      return shown
+    })
+    await this.#context.history.tell(record, 'imported', {})
+    return this.#info(record)
+  }
+
   #openFor(name: string): Promise<VolumeFile> {
     return this.#exclusively(name, async (found) => {
       const managed = this.#manage(found)
@@ -562,7 +587,8 @@ export class Volumes implements DeviceSource {
 
   async #refreshAlone(managed: ManagedVolume): Promise<void> {
     await managed.refreshAlone()
-    if (!isHidden(managed.record) || this.#managed.get(managed.record.id) !== managed) return
+    const { hidden } = managed.record
+    if (hidden?.why !== 'deleted' || this.#managed.get(managed.record.id) !== managed) return
     // Another peer put it into the trash.
     await managed.evictAlone()
     this.#forget(managed)

@@ -22,6 +22,7 @@ import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { LatencyHistogram } from '../../src/core/histogram.ts'
 import { FakeCluster } from './fake-cluster.ts'
 import { FakeKeys } from './fake-keys.ts'
+import { FakeImports } from './fake-imports.ts'
 import { FakeLife } from './fake-life.ts'
 import { FakeSnapshots } from './fake-snapshots.ts'
 
@@ -44,6 +45,7 @@ export class FakeBackend implements AdminBackend {
   readonly cluster: FakeCluster = new FakeCluster()
   readonly keys: FakeKeys = new FakeKeys()
   readonly life: FakeLife = new FakeLife()
+  readonly imports: FakeImports = new FakeImports()
   readonly snapshots: FakeSnapshots = new FakeSnapshots()
   readonly volumesByName = new Map<string, Volume>()
   readonly clients: Client[] = []

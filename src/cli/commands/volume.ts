@@ -3,17 +3,11 @@ import { formatSize } from '../../core/units.ts'
 import type { Volume } from '../api-client.ts'
 import { sizeArgument } from '../arguments.ts'
 import { action, withExamples } from '../context.ts'
-import { UsageError } from '../errors.ts'
 import { programName } from '../programs.ts'
-import {
-  addSecretOptions,
-  hasSecretOption,
-  type SecretBody,
-  type SecretOptions,
-  secretOf
-} from '../secrets.ts'
+import { addSecretOptions, type SecretOptions, slotFor } from '../secrets.ts'
 import { volumeFacts } from '../volume-text.ts'
 import { addExport } from './export.ts'
+import { addImport } from './import.ts'
 import { addEvents } from './volume-events.ts'
 import { addResize, addSet } from './volume-set.ts'
 import { addDelete, addTrash } from './volume-trash.ts'
@@ -31,6 +25,7 @@ export function addVolumeCommands(program: Command): void {
   addTake(volume)
   addEvents(volume)
   addExport(volume)
+  addImport(volume)
   addVolumeKeyCommands(volume)
   addDelete(volume)
   addTrash(volume)
@@ -71,19 +66,6 @@ type CreateOptions = SecretOptions & {
   type: string
   pool: string
   encrypt?: boolean
-}
-
-/** The first key slot of a volume that is to be encrypted. */
-async function slotFor(
-  name: string,
-  { encrypt, ...options }: SecretOptions & { encrypt?: boolean }
-): Promise<(SecretBody & { label: string }) | null> {
-  if (encrypt === true) {
-    const secret = await secretOf(options, { what: `passphrase for ${name}`, repeat: true })
-    return { ...secret, label: '' }
-  }
-  if (!hasSecretOption(options)) return null
-  throw new UsageError('a passphrase, key file or key command is for --encrypt: give that too')
 }
 
 function addList(parent: Command): void {
