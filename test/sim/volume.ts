@@ -38,11 +38,16 @@ class BlockModel {
   lostMs = 0
   /** Floors at which reads began that are on their way. */
   readonly reading: number[] = []
+  /** Writes on their way, and who sent them. */
+  readonly pending: Map<number, Session> = new Map()
 
-  /** Something that began at `sinceMs` showed that the write is there. */
-  raise(number: number, sinceMs: number): void {
+  /** Something that began at `sinceMs` at `session` showed that the write is there. */
+  raise(number: number, sinceMs: number, session: Session): void {
+    // One that waits at a gateway which took over may come after those of the gateway before.
+    let least = number
+    for (const [waiting, by] of this.pending) if (by !== session) least = Math.min(least, waiting)
     // It may have been there before the loss, and told after it.
-    if (number > this.floor && sinceMs > this.lostMs) this.floor = number
+    if (least > this.floor && sinceMs > this.lostMs) this.floor = least
   }
   prune(): void {
     const lowest = Math.min(this.floor, this.durable, ...this.reading)
@@ -345,7 +350,10 @@ export class SimVolume {
     const isZero = kind !== OpKind.Write
     const start = chunk * CHUNK_BLOCKS_USED + first
     const covered = this.blocks.slice(start, start + count)
-    for (const block of covered) block.writes.push({ number, isZero })
+    for (const block of covered) {
+      block.writes.push({ number, isZero })
+      block.pending.set(number, session)
+    }
     if (!isZero) {
       for (let i = 0; i < count; i++) fillBlock(boot.arena.bytes, pages + i * BLOCK_BYTES, number)
     }
@@ -360,6 +368,7 @@ export class SimVolume {
     )
     op.onDone = () => {
       if (!isZero) boot.arena.release(pages)
+      for (const block of covered) block.pending.delete(number)
       const { error } = op
       this.#ended(session, op)
       if (error !== 0) {
@@ -369,7 +378,7 @@ export class SimVolume {
       this.acknowledged++
       this.#world.log(`${this.record.name}@${boot.place} acked ${number}`)
       for (const block of covered) {
-        block.raise(number, sinceMs)
+        block.raise(number, sinceMs, session)
         block.prune()
       }
     }
@@ -409,7 +418,7 @@ export class SimVolume {
       }
       this.reads++
       for (const [i, value] of values.entries())
-        this.#check(start + i, value, { floor: floors[i]!, sinceMs, place: boot.place })
+        this.#check(start + i, value, { floor: floors[i]!, sinceMs, session })
     }
     op.error = 0
     const isAtHand = this.#world.chance(2) && boot.blocks!.readNow(op, boot.arena.bytes, pages) >= 0
@@ -477,9 +486,10 @@ export class SimVolume {
   #check(
     at: number,
     value: number,
-    read: { readonly floor: number; readonly sinceMs: number; readonly place: string }
+    read: { readonly floor: number; readonly sinceMs: number; readonly session: Session }
   ): void {
-    const { floor, sinceMs, place } = read
+    const { floor, sinceMs, session } = read
+    const { place } = session.boot
     const block = this.blocks[at]!
     const fail = (why: string): void => {
       const low = `floor ${floor}, durable ${block.durable}`
@@ -500,7 +510,7 @@ export class SimVolume {
       if (found.number > block.floor) {
         this.#world.log(`${this.record.name}@${place} sees ${value} at ${at}`)
       }
-      block.raise(found.number, sinceMs)
+      block.raise(found.number, sinceMs, session)
     }
   }
 }
