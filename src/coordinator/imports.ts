@@ -36,6 +36,8 @@ class Session {
   verifiedBytes = 0
   error: ImportState['error'] = null
   file: VolumeFile | null = null
+  /** While it is verified and gets its name, and then: nothing hidden of this id may be there. */
+  volume: HiddenVolume | null = null
   timer: NodeJS.Timeout | undefined
   /** The piece that is being written, or the verification. */
   busy = false
@@ -85,10 +87,7 @@ export class Imports {
   /** @throws StoreError NotFound */
   async show(id: string): Promise<ImportState> {
     const session = this.#sessions.get(id)
-    if (session?.state === 'done') {
-      const { name, sizeBytes } = (await this.#findAny(id)) ?? { name: '', sizeBytes: 0 }
-      return stateOf({ id, name, sizeBytes }, session)
-    }
+    if (session !== undefined && session.volume !== null) return stateOf(session.volume, session)
     return stateOf(await this.#hidden.find(id, 'import'), this.#sessionOf(id))
   }
 
@@ -129,6 +128,7 @@ export class Imports {
     }
     void this.#alone(session, () => this.#verify(volume, session, digest)).catch((thrown) => {
       const { code, message } = storeErrorOf(thrown)
+      session.volume = null
       session.state = 'failed'
       session.error = { code: errorCodeName(code), message }
     })
@@ -145,6 +145,7 @@ export class Imports {
   }
 
   async #verify(volume: HiddenVolume, session: Session, digest: string): Promise<void> {
+    session.volume = volume
     session.state = 'verifying'
     session.verifiedBytes = 0
     const file = await this.#fileOf(volume.id, session)
@@ -200,10 +201,6 @@ export class Imports {
     if (file === null) return
     await file.flush()
     await file.close()
-  }
-
-  async #findAny(id: string): Promise<{ name: string; sizeBytes: number } | null> {
-    return (await this.#volumes.listAll()).find((each) => each.id === id) ?? null
   }
 }
 
