@@ -102,9 +102,9 @@ async function refused({ peers, etcd }: ClusterSite, old: string): Promise<void>
   for (const peer of [first, second, late]) peer.program = old
   try {
     const [marked, away, joining] = await Promise.all([first, second, late].map(refusalOf))
-    match(marked!, /superblock has format version 2, .*\(torus 0\.0\.1\) knows 1/)
-    match(away!, /cluster below \/torus is at feature level 2, .*\(torus 0\.0\.1\) knows level 1;/)
-    match(joining!, /at feature level 2, .* knows level 1;/)
+    match(marked!, /superblock has format version 3, .*\(torus 0\.0\.1\) knows 1/)
+    match(away!, /cluster below \/torus is at feature level 3, .*\(torus 0\.0\.1\) knows level 1;/)
+    match(joining!, /at feature level 3, .* knows level 1;/)
     ok(!existsSync(join(late.dataDir, 'superblock')))
   } finally {
     await late.dispose()
