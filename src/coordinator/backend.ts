@@ -136,14 +136,11 @@ export class PeerBackend implements AdminBackend {
 
   async status(): Promise<Status> {
     const peer = await this.peer()
-    await this.refreshVolumes().catch((thrown: unknown) => {
-      // Health must be told most of all when the metadata does not answer; it is a problem of it.
-      if (!(thrown instanceof StoreError) || thrown.code !== ErrorCode.Unavailable) throw thrown
-    })
+    // Health must be told most of all when the metadata does not answer; it is a problem of it.
+    const trashBytes = this.#parts.volumes.isAnswered ? await this.#lookAtVolumes() : 0
     const shards = this.shards()
     const gauges = this.gauges()
     const notes = [...this.#parts.problems(), ...this.#parts.credentials.problems()]
-    const trashBytes = await this.#life.trashBytes()
     const problems = healthProblems(peer, shards, notes, trashBytes)
     return {
       health: healthOf(problems),
@@ -335,6 +332,17 @@ export class PeerBackend implements AdminBackend {
   /** Brings the numbers of `gauges` up to date. */
   async refreshVolumes(): Promise<void> {
     this.#noteVolumes(await this.#parts.volumes.listAll())
+  }
+
+  /** How much the trash holds, 0 when that cannot be known now. */
+  async #lookAtVolumes(): Promise<number> {
+    try {
+      await this.refreshVolumes()
+      return await this.#life.trashBytes()
+    } catch (thrown) {
+      if (thrown instanceof StoreError && thrown.code === ErrorCode.Unavailable) return 0
+      throw thrown
+    }
   }
 
   async #volumeOf(info: VolumeInfo): Promise<Volume> {

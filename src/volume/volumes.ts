@@ -205,6 +205,11 @@ export class Volumes implements DeviceSource {
     return this.#info(record)
   }
 
+  /** Does the metadata answer, as far as is known? Who asks it else waits in vain. */
+  get isAnswered(): boolean {
+    return this.#options.session.isAnswered
+  }
+
   /** Sorted by name. */
   async listAll(): Promise<VolumeInfo[]> {
     const records = await this.#directory.list()
