@@ -36,11 +36,11 @@ const budgetSeconds: Record<string, number> = {
   volume: 60,
   nbd: 90,
   admin: 60,
-  cli: 120,
+  cli: 140,
   scripts: 60,
   // Seeds of whole clusters.
-  sim: 60,
-  e2e: 360
+  sim: 70,
+  e2e: 460
 }
 const BUDGET_SECONDS_ELSEWHERE = 30
 
