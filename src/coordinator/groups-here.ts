@@ -26,6 +26,13 @@ import { settleAtStart } from '../replication/start-rule.ts'
 import { membersOf, parseRedundancy } from '../placement/redundancy.ts'
 import { dropFamily } from '../volume/reclaim.ts'
 
+const RETRY_MS = 1000
+
+interface GroupId {
+  readonly pool: number
+  readonly group: number
+}
+
 /** Transactions of the start rule at a time. */
 const SETTLING_MAX = 16
 
@@ -69,6 +76,9 @@ export class GroupsHere {
   /** Epochs of the records that are known here. */
   readonly #epochs = new Map<string, number>()
   #deletions: Following | null = null
+  /** The start rule for one group; null before the start. */
+  #settle: ((id: GroupId) => Promise<unknown>) | null = null
+  #closed = false
   /** Shards start like that, until all groups are known. */
   #isHolding = true
 
@@ -122,7 +132,7 @@ export class GroupsHere {
     const numbers = pools.all().map(({ number }) => number)
     const memory = this.#parts.service.fences
     await settleRestored({ cluster, records, memory }, self, numbers)
-    const waiting: { pool: number; group: number }[] = []
+    const waiting: GroupId[] = []
     for (const { number } of pools.all()) {
       for (const [group, { record }] of await records.readAll(number)) {
         const lists = [...record.inSync, ...record.syncing].some(({ peer }) => peer === self.peerId)
@@ -130,9 +140,12 @@ export class GroupsHere {
       }
     }
     let distrusted = 0
+    const settle = (id: GroupId): ReturnType<typeof settleAtStart> =>
+      settleAtStart(records, id, started, hasAll)
+    this.#settle = settle
     const work = async (): Promise<void> => {
       for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
-        const settled = await settleAtStart(records, next, started, hasAll)
+        const settled = await settle(next)
         if (settled.distrusted) distrusted++
       }
     }
@@ -163,6 +176,7 @@ export class GroupsHere {
   }
 
   close(): void {
+    this.#closed = true
     this.#resyncer.close()
     this.#reclaimer.close()
     this.#joiner.close()
@@ -205,6 +219,18 @@ export class GroupsHere {
     this.#joiner.learn(shape, group, record)
     this.scrub.learn(shape, group, record)
     if (isSyncing) this.#resyncer.want(shape, group)
+    else if (record.syncing.some(isOurs)) this.#standIn({ pool: pool.number, group })
+  }
+
+  /** R13: somebody who had not heard of this start listed the boot before it. */
+  #standIn(id: GroupId): void {
+    const { self, membership, cluster } = this.#parts
+    if (this.#settle === null || this.#closed) return
+    if (!membership.isPresentBoot(self.peerId, self.bootId)) return
+    this.#settle(id).catch((thrown: unknown) => {
+      this.#trouble('a group lists an earlier start of this peer', thrown)
+      cluster.timers.start(RETRY_MS, () => this.#standIn(id))
+    })
   }
 
   /**
