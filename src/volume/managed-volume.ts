@@ -354,6 +354,10 @@ export class ManagedVolume {
     checkVolumeSize(sizeBytes, this.#unitBytes)
     const current = this.volume.sizeBytes
     const smaller = sizeBytes < current
+    if (smaller && this.record.readOnly) {
+      const text = `volume ${this.volume.name} is read-only: a shrink would lose its end`
+      throw new StoreError(ErrorCode.ReadOnly, text)
+    }
     if (smaller && !shrink) {
       const loss = `shrinking it to ${sizeBytes} loses its end`
       const text = `volume ${this.volume.name} has ${current} bytes: ${loss}`

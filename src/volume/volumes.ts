@@ -535,7 +535,13 @@ export class Volumes implements DeviceSource {
       await this.#options.disconnect?.(name)
       await managed.closeOpens()
     }
-    const { length } = await this.snapshots.directory.list(found.id)
+    const all = await this.snapshots.directory.list(found.id)
+    const guarded = all.find((snapshot) => snapshot.protected === true)
+    if (guarded !== undefined) {
+      const text = `snapshot ${name}@${guarded.name} is protected: unprotect it first`
+      throw new StoreError(ErrorCode.Busy, text)
+    }
+    const { length } = all
     if (length > 0 && !force) {
       const text = `volume ${name} has ${length} snapshot${length > 1 ? 's' : ''}`
       throw new StoreError(ErrorCode.Busy, `${text}; --force deletes ${length > 1 ? 'them' : 'it'}`)
