@@ -5,16 +5,16 @@
  * something that old: the chunks may be here again by then, without what was trimmed meanwhile.
  */
 import { assert } from '../core/assert.ts'
-import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
+import { ErrorCode, type StoreError, storeErrorOf } from '../core/errors.ts'
 import { BLOCK_BYTES, DROPS_MAX, GROUPS_MAX } from '../core/limits.ts'
 import type { BlockRecord } from '../format/batch.ts'
 import { type DropRun, decodeDrops, encodeDrops } from '../format/drops.ts'
-import { isSameOwner } from '../format/table-file.ts'
 import { groupOfChunk } from '../placement/hash.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import { DROP_BYTES, DROP_CHUNKS_MAX, type ShardOp } from './op.ts'
-import { readWholeFile, replaceFile } from './replace-file.ts'
+import { replaceFile } from './replace-file.ts'
 import type { ShardConfig, ShardHost } from './shard-config.ts'
+import { readShardTable } from './shard-table.ts'
 import { shardStatIndex } from './stats.ts'
 
 const DROPS_NAME = 'drops'
@@ -43,12 +43,7 @@ export class Drops {
   constructor(config: ShardConfig, host: ShardHost) {
     this.config = config
     this.host = host
-    if (!host.files.list().includes(DROPS_NAME)) return
-    const file = decodeDrops(readWholeFile(host.files, DROPS_NAME), DROPS_NAME)
-    if (!isSameOwner(file, config)) {
-      throw new StoreError(ErrorCode.Corrupt, `${DROPS_NAME} is of another shard`)
-    }
-    this.take(file.runs)
+    this.take(readShardTable(host.files, DROPS_NAME, config, decodeDrops))
   }
 
   get count(): number {

@@ -4,15 +4,15 @@
  * have it, with a place in a segment that is gone since. By this file recovery knows that this is
  * no loss.
  */
-import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
+import { ErrorCode, storeErrorOf } from '../core/errors.ts'
 import { layerNumber } from '../core/layer-ids.ts'
 import { MERGES_MAX } from '../core/limits.ts'
 import { decodeMerges, encodeMerges, type MergeRun } from '../format/merges.ts'
-import { isSameOwner } from '../format/table-file.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import type { ShardOp } from './op.ts'
-import { readWholeFile, replaceFile } from './replace-file.ts'
+import { replaceFile } from './replace-file.ts'
 import type { ShardConfig, ShardHost } from './shard-config.ts'
+import { readShardTable } from './shard-table.ts'
 
 const MERGES_NAME = 'merges'
 
@@ -25,12 +25,7 @@ export class Merges {
   constructor(config: ShardConfig, host: ShardHost) {
     this.config = config
     this.host = host
-    if (!host.files.list().includes(MERGES_NAME)) return
-    const file = decodeMerges(readWholeFile(host.files, MERGES_NAME), MERGES_NAME)
-    if (!isSameOwner(file, config)) {
-      throw new StoreError(ErrorCode.Corrupt, `${MERGES_NAME} is of another shard`)
-    }
-    this.runs = file.runs
+    this.runs = readShardTable(host.files, MERGES_NAME, config, decodeMerges)
   }
 
   /** The index was recovered: what is hidden in it goes again, and what it lacks at once. */

@@ -4,16 +4,16 @@
  * compaction drops these. There are none of them as long as no writer dies in the middle of a
  * write, so everything here may be slow but the question whether there are any.
  */
-import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
+import { ErrorCode, storeErrorOf } from '../core/errors.ts'
 import { CHUNK_BLOCKS, SEQUENCE_MAX, VOIDS_MAX } from '../core/limits.ts'
 import type { BlockRecord } from '../format/batch.ts'
-import { isSameOwner } from '../format/table-file.ts'
 import { decodeVoids, encodeVoids, type VoidRun } from '../format/voids.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import type { Files } from './files.ts'
 import { type ShardOp, VOID_BYTES } from './op.ts'
-import { readWholeFile, replaceFile } from './replace-file.ts'
+import { replaceFile } from './replace-file.ts'
 import type { ShardConfig, ShardHost } from './shard-config.ts'
+import { readShardTable } from './shard-table.ts'
 
 const VOIDS_NAME = 'voids'
 
@@ -37,12 +37,7 @@ export class Voids {
     this.config = config
     this.host = host
     this.files = host.files
-    if (!this.files.list().includes(VOIDS_NAME)) return
-    const file = decodeVoids(readWholeFile(this.files, VOIDS_NAME), VOIDS_NAME)
-    if (!isSameOwner(file, config)) {
-      throw new StoreError(ErrorCode.Corrupt, `${VOIDS_NAME} is of another shard`)
-    }
-    this.take(file.runs)
+    this.take(readShardTable(this.files, VOIDS_NAME, config, decodeVoids))
   }
 
   get count(): number {
