@@ -1,30 +1,16 @@
 import { parseId64 } from '../cluster/ids.ts'
 import type { DeletedRecord, VolumeRecord } from '../cluster/records.ts'
 import { type ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
-import { type BlockStore, OpKind } from '../replication/block-store.ts'
+import { type BlockOp, type BlockStore, OpKind } from '../replication/block-store.ts'
 import type { MergedLayers } from './layer-merger.ts'
 
 /** Drops every block of a deleted volume, durably. Doing it again changes nothing. */
 export async function dropFamily(store: BlockStore, deleted: DeletedRecord): Promise<void> {
-  const family = parseId64(deleted.family)
   const what = `deleted volume ${deleted.name}: a shard could not drop its blocks`
   for (const id of deleted.layers) {
-    const layer = parseId64(id)
-    const op = store.acquireOp()
-    op.kind = OpKind.DeleteLayer
-    op.flags = 0
-    op.familyHigh = family.high
-    op.familyLow = family.low
-    op.layerHigh = layer.high
-    op.layerLow = layer.low
-    op.chunk = 0
-    op.firstBlock = 0
-    op.blockCount = 0
-    op.writerEpoch = 0
-    op.sequence = 0
-    op.payload = 0
-    await answered(store, what, (done) => store.broadcast(op, done))
-    store.releaseOp(op)
+    const { high: layerHigh, low: layerLow } = parseId64(id)
+    const layer = { kind: OpKind.DeleteLayer, layerHigh, layerLow, chunk: 0 }
+    await broadcast(store, what, deleted.family, layer)
   }
   await answered(store, what, (done) => store.flush(done))
 }
@@ -35,21 +21,34 @@ export async function mergeLayers(
   volume: VolumeRecord,
   { branch, lowest, highest }: MergedLayers
 ): Promise<void> {
-  const family = parseId64(volume.family)
+  const what = `volume ${volume.name}: a shard could not merge layers`
+  const layers = { layerHigh: branch, layerLow: highest, chunk: lowest }
+  await broadcast(store, what, volume.family, { kind: OpKind.MergeLayers, ...layers })
+}
+
+type LayerOp = Pick<BlockOp, 'kind' | 'layerHigh' | 'layerLow' | 'chunk'>
+
+/** An op about a whole layer, to all shards. */
+async function broadcast(
+  store: BlockStore,
+  what: string,
+  family: string,
+  { kind, layerHigh, layerLow, chunk }: LayerOp
+): Promise<void> {
+  const { high, low } = parseId64(family)
   const op = store.acquireOp()
-  op.kind = OpKind.MergeLayers
+  op.kind = kind
   op.flags = 0
-  op.familyHigh = family.high
-  op.familyLow = family.low
-  op.layerHigh = branch
-  op.layerLow = highest
-  op.chunk = lowest
+  op.familyHigh = high
+  op.familyLow = low
+  op.layerHigh = layerHigh
+  op.layerLow = layerLow
+  op.chunk = chunk
   op.firstBlock = 0
   op.blockCount = 0
   op.writerEpoch = 0
   op.sequence = 0
   op.payload = 0
-  const what = `volume ${volume.name}: a shard could not merge layers`
   await answered(store, what, (done) => store.broadcast(op, done))
   store.releaseOp(op)
 }

@@ -116,8 +116,7 @@ export class Volumes implements DeviceSource {
   async list(): Promise<readonly VolumeInfo[]> {
     // While the metadata is away, those that this process writes can be opened again, see `#open`.
     const known = (): VolumeInfo[] => this.#written().map(({ record }) => this.#info(record))
-    const { isAnswered } = this.#options.session
-    const all = !isAnswered
+    const all = !this.isAnswered
       ? known()
       : await this.listAll().catch((thrown: unknown) => {
           if (!isAway(thrown)) throw thrown
@@ -414,11 +413,7 @@ export class Volumes implements DeviceSource {
   ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
     this.#checkOpen()
     const written = this.#writtenAs(name)
-    if (written !== undefined && !this.#options.session.isAnswered) {
-      return written.exclusively(() =>
-        this.#openAlone(written, { readOnly: options.readOnly ?? false })
-      )
-    }
+    if (written !== undefined && !this.isAnswered) return this.#openKnown(written, options)
     const { volume, snapshot } = splitSnapshotName(name) ?? { volume: name, snapshot: null }
     return this.#exclusively(volume, async (found) => {
       if (found.state !== 'ready') {
@@ -428,17 +423,18 @@ export class Volumes implements DeviceSource {
       if (snapshot === null) return this.#openAlone(managed, options)
       const record = await this.snapshots.directory.get(found, snapshot)
       return this.#opened(managed, await managed.openSnapshotAlone(record, options))
-    }).catch((thrown: unknown) => this.#openKnown(name, options, thrown))
+    }).catch((thrown: unknown) => {
+      const known = this.#writtenAs(name)
+      if (!isAway(thrown) || known === undefined) throw thrown
+      return this.#openKnown(known, options)
+    })
   }
 
   /** While the metadata is away, clients of a volume that this process writes may come back. */
-  async #openKnown(
-    name: string,
-    { readOnly = false }: OpenOptions,
-    thrown: unknown
+  #openKnown(
+    managed: ManagedVolume,
+    { readOnly = false }: OpenOptions
   ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
-    const managed = this.#writtenAs(name)
-    if (!isAway(thrown) || managed === undefined) throw thrown
     return managed.exclusively(() => this.#openAlone(managed, { readOnly }))
   }
 
