@@ -1,39 +1,32 @@
-import type { Cluster } from '../cluster/cluster.ts'
 import { type HiddenVolume, HiddenVolumes, isHidden } from '../cluster/hidden-volumes.ts'
-import type { DeletedRecord, VolumeRecord } from '../cluster/records.ts'
+import type { VolumeRecord } from '../cluster/records.ts'
+import { splitSnapshotName } from '../cluster/snapshots.ts'
 import { VolumeDirectory } from '../cluster/volume-directory.ts'
 import type { VolumeEvent, VolumeEventDetails, VolumeEventKind } from '../cluster/volume-events.ts'
-import { splitSnapshotName } from '../cluster/snapshots.ts'
 import { Writers } from '../cluster/writers.ts'
 import type { Arena } from '../core/arena.ts'
 import { assert } from '../core/assert.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import { BLOCK_BYTES } from '../core/limits.ts'
 import type { BlockStore } from '../replication/block-store.ts'
 import type { BlockDevice, DeviceSource } from './block-device.ts'
 import { ClientSessions } from './client-sessions.ts'
 import { LayerMerger } from './layer-merger.ts'
 import { Locks } from './locks.ts'
-import { type ManagedContext, ManagedVolume } from './managed-volume.ts'
-import type { OpenVolume } from './open-volume.ts'
-import { dropFamily } from './reclaim.ts'
+import type { ManagedContext } from './managed-volume.ts'
 import { type SnapshotInfo, Snapshots } from './snapshots.ts'
-import { Trash } from './trash.ts'
-import { VolumeFile } from './volume-file.ts'
-import {
-  countersOf,
-  detailsOf,
-  infoOf,
-  type VolumeCounters,
-  type VolumeInfo
-} from './volume-info.ts'
+import type { Trash } from './trash.ts'
+import type { VolumeFile } from './volume-file.ts'
 import { VolumeHistory } from './volume-history.ts'
+import { countersOf, type VolumeCounters, type VolumeInfo } from './volume-info.ts'
 import { VolumeIo } from './volume-io.ts'
 import { VolumeMaker } from './volume-maker.ts'
+import { isAway, VolumeOpener } from './volume-opener.ts'
 import type { CreateOptions, OpenOptions, ResizeOptions, VolumesOptions } from './volume-options.ts'
+import { VolumeRemover } from './volume-remover.ts'
 import { eventDetails, type SettingsChange } from './volume-settings.ts'
+import { VolumeTable } from './volume-table.ts'
+import { VolumeTypes } from './volume-types.ts'
 import { LocalWriters } from './writer-gate.ts'
-import { ofType, unitOf, type VolumeType, VolumeTypes } from './volume-types.ts'
 
 /** How long a volume that was moved here waits for its first client. */
 const TAKEN_MS = 30_000
@@ -48,66 +41,52 @@ export class Volumes implements DeviceSource {
   readonly types: VolumeTypes
   readonly trash: Trash
   readonly snapshots: Snapshots
-  readonly #cluster: Cluster
   readonly #directory: VolumeDirectory
   readonly #store: BlockStore
   readonly #options: VolumesOptions
   readonly #context: ManagedContext
-  readonly #clients: ClientSessions
+  readonly #table: VolumeTable
+  readonly #opener: VolumeOpener
+  readonly #remover: VolumeRemover
   readonly #maker: VolumeMaker
   readonly #hidden: HiddenVolumes
-  readonly #managed = new Map<string, ManagedVolume>()
   readonly #merger: LayerMerger
-  #stopFollowing: (() => void) | null = null
-  #closed = false
 
   constructor(options: VolumesOptions) {
-    const { store, arena, cluster, session, scratchPages } = options
-    const { clock } = cluster
-    const base = { store, arena, clock }
+    const { store, arena, cluster, session } = options
     this.#options = options
-    this.#cluster = cluster
     this.#store = store
     this.arena = arena
     this.types = options.types ?? new VolumeTypes()
     this.#directory = new VolumeDirectory(cluster)
-    const io = new VolumeIo(scratchPages === undefined ? base : { ...base, scratchPages })
-    const { keyring = null, sealed } = options
-    assert((keyring === null) === (sealed === undefined), 'who has keys seals')
-    this.#context = {
-      io,
-      sealedIo: sealed === undefined ? null : new VolumeIo({ ...base, store: sealed, beside: io }),
-      keyring,
-      directory: this.#directory,
-      history: new VolumeHistory(cluster, (what, thrown) => this.#trouble(what, thrown)),
-      gate: options.gate ?? new LocalWriters(new Writers(cluster, session)),
-      locks: new Locks(),
-      trouble: (what, thrown) => this.#trouble(what, thrown),
-      disconnect: (volume) => options.disconnect?.(volume)
-    }
+    const trouble = (what: string, thrown: unknown): void => this.#trouble(what, thrown)
+    const context = contextOf(options, this.#directory, trouble)
+    const onChange = (): void => options.onChange?.()
+    const table = new VolumeTable({ context, types: this.types, trouble, onChange })
+    this.#context = context
+    this.#table = table
     this.#hidden = new HiddenVolumes(cluster)
-    this.#maker = new VolumeMaker({
-      ...this.#context,
-      types: this.types,
-      openFor: (name) => this.#openFor(name),
-      removeHalfMade: (name) =>
-        this.#attempt(`removing half-made volume ${name}`, () => this.#removeHalfMade(name))
-    })
-    this.trash = new Trash({
-      ...this.#context,
-      cluster,
-      reclaim: (deleted) => this.#reclaimSoon(deleted)
-    })
     this.snapshots = new Snapshots({
       cluster,
       findVolume: (name) => this.#directory.get(name),
-      exclusively: (volume, work) => this.#exclusively(volume, (found) => work(this.#manage(found)))
+      exclusively: (volume, work) => table.exclusively(volume, (found) => work(table.manage(found)))
     })
-    const { directory, trouble } = this.#context
-    this.#clients = new ClientSessions(cluster, () => this.ring())
-    this.#merger = new LayerMerger({ cluster, store, directory, trouble })
+    const { snapshots } = this
+    const clients = new ClientSessions(cluster, () => this.ring())
+    const isAnswered = (): boolean => this.isAnswered
+    this.#opener = new VolumeOpener({ table, context, snapshots, clients, isAnswered })
+    const { directory } = snapshots
+    this.#remover = new VolumeRemover({ cluster, table, context, store, snapshots: directory })
+    this.trash = this.#remover.trash
+    this.#maker = new VolumeMaker({
+      ...context,
+      types: this.types,
+      openFor: (name) => this.#opener.own(name),
+      removeHalfMade: (name) => this.#removeHalfMade(name)
+    })
+    this.#merger = new LayerMerger({ cluster, store, directory: this.#directory, trouble })
     session.onReplaced(() => {
-      for (const managed of this.#managed.values()) managed.retakeWriter()
+      for (const managed of table.all()) managed.retakeWriter()
     })
   }
 
@@ -115,7 +94,8 @@ export class Volumes implements DeviceSource {
 
   async list(): Promise<readonly VolumeInfo[]> {
     // While the metadata is away, those that this process writes can be opened again, see `#open`.
-    const known = (): VolumeInfo[] => this.#written().map(({ record }) => this.#info(record))
+    const known = (): VolumeInfo[] =>
+      this.#table.written().map(({ record }) => this.#table.info(record))
     const all = !this.isAnswered
       ? known()
       : await this.listAll().catch((thrown: unknown) => {
@@ -142,21 +122,8 @@ export class Volumes implements DeviceSource {
    * @throws StoreError NotFound, Busy when another peer writes the volume, Forbidden when its type
    * has no block interface, Unavailable when its type is not loaded
    */
-  async open(name: string, options: OpenOptions): Promise<BlockDevice> {
-    const { managed, device } = await this.#open(name, options)
-    try {
-      const type = this.#typeOf(managed.record)
-      if (type.attach === undefined) {
-        const text = `volume ${name}: type ${type.name} has no block interface`
-        throw new StoreError(ErrorCode.Forbidden, text)
-      }
-      await this.#clients.enter(managed, device, options.session ?? null)
-      const attach = type.attach.bind(type)
-      return await ofType(type, () => attach(device, detailsOf(managed.record)))
-    } catch (thrown) {
-      await device.close()
-      throw thrown
-    }
+  open(name: string, options: OpenOptions): Promise<BlockDevice> {
+    return this.#opener.attach(name, options)
   }
 
   ring(): void {
@@ -170,9 +137,8 @@ export class Volumes implements DeviceSource {
    * Opens the plain bytes of a volume of any type, or of `volume@snapshot`.
    * @throws StoreError NotFound, Busy
    */
-  async openFile(name: string, options: OpenOptions = {}): Promise<VolumeFile> {
-    const { managed, device } = await this.#open(name, options)
-    return new VolumeFile(managed, device)
+  openFile(name: string, options: OpenOptions = {}): Promise<VolumeFile> {
+    return this.#opener.file(name, options)
   }
 
   /**
@@ -180,28 +146,15 @@ export class Volumes implements DeviceSource {
    * @throws StoreError NotFound, Busy, Forbidden when its type offers nothing, Unavailable when
    * its type is not loaded, and what the type throws
    */
-  async openTyped<T>(name: string, options: OpenOptions = {}): Promise<T> {
-    const { managed, device } = await this.#open(name, options)
-    const file = new VolumeFile(managed, device)
-    try {
-      const type = this.#typeOf(managed.record)
-      if (type.open === undefined) {
-        const text = `volume ${name}: type ${type.name} is only served to clients`
-        throw new StoreError(ErrorCode.Forbidden, text)
-      }
-      const open = type.open.bind(type)
-      return (await ofType(type, () => open(file, detailsOf(managed.record)))) as T
-    } catch (thrown) {
-      await file.close()
-      throw thrown
-    }
+  openTyped<T>(name: string, options: OpenOptions = {}): Promise<T> {
+    return this.#opener.typed(name, options)
   }
 
   /** @throws StoreError InvalidArgument, AlreadyExists, and what the type throws */
   async create(options: CreateOptions): Promise<VolumeInfo> {
-    this.#checkOpen()
+    this.#table.checkOpen()
     const record = await this.#maker.make(options)
-    return this.#info(record)
+    return this.#table.info(record)
   }
 
   /** Does the metadata answer, as far as is known? Who asks it else waits in vain. */
@@ -212,12 +165,12 @@ export class Volumes implements DeviceSource {
   /** Sorted by name. */
   async listAll(): Promise<VolumeInfo[]> {
     const records = await this.#directory.list()
-    return records.filter(isShown).map((record) => this.#info(record))
+    return records.filter(isShown).map((record) => this.#table.info(record))
   }
 
   /** @throws StoreError NotFound */
   async show(name: string): Promise<VolumeInfo> {
-    return this.#info(await this.#directory.get(name))
+    return this.#table.info(await this.#directory.get(name))
   }
 
   /** The sum of all sizes: what was promised, however little of it is written. */
@@ -228,15 +181,15 @@ export class Volumes implements DeviceSource {
 
   /** Clients keep their opens. @throws StoreError NotFound, AlreadyExists, InvalidArgument */
   rename(name: string, newName: string): Promise<VolumeInfo> {
-    return this.#exclusively(name, async () => {
+    return this.#table.exclusively(name, async () => {
       const record = await this.#directory.rename(name, newName)
-      const managed = this.#managed.get(record.id)
+      const managed = this.#table.find(record.id)
       if (managed !== undefined) {
         managed.record = record
         managed.volume.name = newName
       }
       await this.#context.history.tell(record, 'renamed', { from: name, to: newName })
-      return this.#info(record)
+      return this.#table.info(record)
     })
   }
 
@@ -251,15 +204,15 @@ export class Volumes implements DeviceSource {
     sizeBytes: number,
     { shrink = false, clients = 'keep' }: ResizeOptions = {}
   ): Promise<VolumeInfo> {
-    return this.#exclusively(name, async (found) => {
-      const managed = this.#manage(found)
+    return this.#table.exclusively(name, async (found) => {
+      const managed = this.#table.manage(found)
       const from = managed.volume.sizeBytes
       if (shrink && sizeBytes < from && clients !== 'keep') {
         await managed.leaveAlone(clients === 'disconnect')
       }
       await managed.resizeAlone(sizeBytes, shrink).finally(() => managed.release())
       await this.#context.history.tell(found, 'resized', { from, to: sizeBytes })
-      return this.#info(managed.record)
+      return this.#table.info(managed.record)
     })
   }
 
@@ -268,11 +221,11 @@ export class Volumes implements DeviceSource {
    * serves the volume. @throws StoreError NotFound, InvalidArgument
    */
   async change(name: string, change: SettingsChange): Promise<VolumeInfo> {
-    const info = await this.#exclusively(name, async (found) => {
-      const managed = this.#manage(found)
+    const info = await this.#table.exclusively(name, async (found) => {
+      const managed = this.#table.manage(found)
       await managed.changeAlone(change)
       await this.#context.history.tell(found, 'changed', eventDetails(change))
-      return this.#info(managed.record)
+      return this.#table.info(managed.record)
     })
     this.#options.onChange?.()
     return info
@@ -284,9 +237,7 @@ export class Volumes implements DeviceSource {
    * @throws StoreError NotFound, Busy when it is open and not `force`
    */
   async delete(name: string, options: { readonly force?: boolean } = {}): Promise<void> {
-    const force = options.force ?? false
-    const deleted = await this.#exclusively(name, (found) => this.#deleteAlone(found, force))
-    await this.#reclaimSoon(deleted)
+    await this.#remover.delete(name, options.force ?? false)
   }
 
   /**
@@ -294,17 +245,8 @@ export class Volumes implements DeviceSource {
    * for that it is deleted, and null is returned. With `force` its clients are disconnected first.
    * @throws StoreError NotFound, Busy when it is open and not `force`
    */
-  async discard(
-    name: string,
-    options: { readonly force?: boolean } = {}
-  ): Promise<HiddenVolume | null> {
-    const force = options.force ?? false
-    const keepMs = await this.trash.keepMs()
-    if (keepMs > 0) {
-      return this.#exclusively(name, (found) => this.#discardAlone(found, force, keepMs))
-    }
-    await this.delete(name, options)
-    return null
+  discard(name: string, options: { readonly force?: boolean } = {}): Promise<HiddenVolume | null> {
+    return this.#remover.discard(name, options.force ?? false)
   }
 
   /**
@@ -313,7 +255,7 @@ export class Volumes implements DeviceSource {
    * @throws StoreError NotFound, Busy when another gateway has it and not `takeover`
    */
   async take(name: string, { takeover = false }: { takeover?: boolean } = {}): Promise<void> {
-    const { device, managed } = await this.#open(name, { takeover, own: true })
+    const { device, managed } = await this.#opener.open(name, { takeover, own: true })
     setTimeout(() => void device.close(), TAKEN_MS).unref()
     await this.#context.history.tell(managed.record, 'moved', { takeover })
   }
@@ -323,7 +265,7 @@ export class Volumes implements DeviceSource {
    * @throws StoreError NotFound, InvalidArgument for one that is not encrypted
    */
   withEncrypted<T>(name: string, work: (record: VolumeRecord) => Promise<T>): Promise<T> {
-    return this.#exclusively(name, (record) => {
+    return this.#table.exclusively(name, (record) => {
       if (record.encryption !== undefined) return work(record)
       throw new StoreError(ErrorCode.InvalidArgument, `volume ${name} is not encrypted`)
     })
@@ -331,13 +273,13 @@ export class Volumes implements DeviceSource {
 
   /** For a new data key: nothing is written under a writer epoch below `least` from then on. */
   raiseEpoch(name: string, least: number): Promise<void> {
-    return this.withEncrypted(name, (record) => this.#manage(record).raiseEpochAlone(least))
+    return this.withEncrypted(name, (record) => this.#table.manage(record).raiseEpochAlone(least))
   }
 
   /** Ends its clients' connections and forgets its keys. @throws StoreError NotFound */
   lock(name: string): Promise<void> {
     return this.withEncrypted(name, async (record) => {
-      await this.#managed.get(record.id)?.evictAlone()
+      await this.#table.find(record.id)?.evictAlone()
       this.#context.keyring?.lockByHand(record.family)
     })
   }
@@ -354,12 +296,12 @@ export class Volumes implements DeviceSource {
 
   /** Counters of the volumes that were opened since start. Cheap. */
   counters(): VolumeCounters[] {
-    return [...this.#managed.values()].map(countersOf)
+    return this.#table.all().map(countersOf)
   }
 
   get requestsInFlight(): number {
     let count = 0
-    for (const { volume } of this.#managed.values()) count += volume.inFlight
+    for (const { volume } of this.#table.all()) count += volume.inFlight
     return count
   }
 
@@ -371,16 +313,18 @@ export class Volumes implements DeviceSource {
    */
   async resume(): Promise<void> {
     for (const record of await this.#directory.listDeleted()) {
-      await this.#attempt(`reclaiming deleted volume ${record.name}`, () => this.#reclaim(record))
+      await this.#attempt(`reclaiming deleted volume ${record.name}`, () =>
+        this.#remover.reclaim(record)
+      )
     }
     for (const record of await this.#directory.list()) {
       const { name, state, sizeBytes, touchedBytes } = record
       if (isHidden(record)) continue
       if (state === 'creating') {
-        await this.#attempt(`removing half-made volume ${name}`, () => this.#removeHalfMade(name))
+        await this.#removeHalfMade(name)
       } else if (touchedBytes > sizeBytes) {
         await this.#attempt(`trimming behind the end of volume ${name}`, () =>
-          this.#exclusively(name, (found) => this.#manage(found).ensureWriter())
+          this.#table.exclusively(name, (found) => this.#table.manage(found).ensureWriter())
         )
       }
     }
@@ -389,11 +333,10 @@ export class Volumes implements DeviceSource {
 
   /** Ends all opens once their requests are done. The session, and its leases, are the owner's. */
   async close(): Promise<void> {
-    this.#closed = true
-    this.#stopFollowing?.()
+    this.#table.close()
     this.#merger.close()
     await this.#context.history.settled()
-    const all = [...this.#managed.values()]
+    const all = this.#table.all()
     await Promise.all(
       all.map(async (managed) => {
         await managed.closeOpens()
@@ -407,220 +350,25 @@ export class Volumes implements DeviceSource {
     )
   }
 
-  async #open(
-    name: string,
-    options: OpenOptions
-  ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
-    this.#checkOpen()
-    const written = this.#writtenAs(name)
-    if (written !== undefined && !this.isAnswered) return this.#openKnown(written, options)
-    const { volume, snapshot } = splitSnapshotName(name) ?? { volume: name, snapshot: null }
-    return this.#exclusively(volume, async (found) => {
-      if (found.state !== 'ready') {
-        throw new StoreError(ErrorCode.Busy, `volume ${name} is still being made`)
-      }
-      const managed = this.#manage(found)
-      if (snapshot === null) return this.#openAlone(managed, options)
-      const record = await this.snapshots.directory.get(found, snapshot)
-      return this.#opened(managed, await managed.openSnapshotAlone(record, options))
-    }).catch((thrown: unknown) => {
-      const known = this.#writtenAs(name)
-      if (!isAway(thrown) || known === undefined) throw thrown
-      return this.#openKnown(known, options)
-    })
-  }
-
-  /** While the metadata is away, clients of a volume that this process writes may come back. */
-  #openKnown(
-    managed: ManagedVolume,
-    { readOnly = false }: OpenOptions
-  ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
-    return managed.exclusively(() => this.#openAlone(managed, { readOnly }))
-  }
-
-  #written(): ManagedVolume[] {
-    return [...this.#managed.values()].filter(({ volume }) => volume.writable)
-  }
-
-  #writtenAs(name: string): ManagedVolume | undefined {
-    return this.#written().find(({ volume }) => volume.name === name)
-  }
-
-  async #openAlone(
-    managed: ManagedVolume,
-    options: OpenOptions
-  ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
-    return this.#opened(managed, await managed.openAlone(options))
-  }
-
-  async #opened(
-    managed: ManagedVolume,
-    device: OpenVolume
-  ): Promise<{ managed: ManagedVolume; device: OpenVolume }> {
-    if (this.#closed) await device.close()
-    this.#checkOpen()
-    return { managed, device }
-  }
-
   /** Opens a volume that no name leads to, for who fills it. @throws StoreError NotFound */
   openHidden(id: string): Promise<VolumeFile> {
-    return this.#context.locks.run(id, async () => {
-      const found = await this.#directory.find(id)
-      if (found === null || !isHidden(found)) {
-        throw new StoreError(ErrorCode.NotFound, `volume ${id} is not being imported`)
-      }
-      const managed = this.#manage(found)
-      return new VolumeFile(managed, await managed.openAlone({ own: true }))
-    })
+    return this.#opener.hidden(id)
   }
 
   /** Gives a volume that was imported its name. @throws StoreError NotFound, AlreadyExists */
   async reveal(id: string, name: string): Promise<VolumeInfo> {
     const record = await this.#context.locks.run(id, async () => {
       const shown = await this.#hidden.show(id, name)
-      await this.#managed.get(id)?.refreshAlone()
+      await this.#table.find(id)?.refreshAlone()
       return shown
     })
     await this.#context.history.tell(record, 'imported', {})
-    return this.#info(record)
+    return this.#table.info(record)
   }
 
-  #openFor(name: string): Promise<VolumeFile> {
-    return this.#exclusively(name, async (found) => {
-      const managed = this.#manage(found)
-      return new VolumeFile(managed, await managed.openAlone({ own: true }))
-    })
-  }
-
-  async #removeHalfMade(name: string): Promise<void> {
-    const deleted = await this.#exclusively(name, (found) => this.#deleteAlone(found, true))
-    await this.#reclaim(deleted)
-  }
-
-  async #discardAlone(found: VolumeRecord, force: boolean, keepMs: number): Promise<HiddenVolume> {
-    const managed = this.#manage(found)
-    managed.requireUnused(force)
-    await managed.evictAlone()
-    const put = (): Promise<HiddenVolume> => this.trash.put(managed.record, keepMs)
-    const hidden = await put().catch(async (thrown: unknown) => {
-      if (!force || !isBusy(thrown)) throw thrown
-      // Taken from the gateway that has it, nothing that it acknowledged is lost.
-      await managed.ensureWriter(true)
-      await managed.release()
-      return put()
-    })
-    this.#forget(managed)
-    return hidden
-  }
-
-  #forget(managed: ManagedVolume): void {
-    const { id, family } = managed.record
-    managed.abandon()
-    this.#context.history.forget(id)
-    this.#context.keyring?.lock(family)
-    this.#managed.delete(id)
-  }
-
-  async #deleteAlone(found: VolumeRecord, force: boolean): Promise<DeletedRecord> {
-    const { name } = found
-    const managed = this.#managed.get(found.id)
-    const clients = managed?.opens.size ?? 0
-    managed?.requireUnused(force)
-    if (managed !== undefined && clients > 0) {
-      managed.shutOpens()
-      await this.#options.disconnect?.(name)
-      await managed.closeOpens()
-    }
-    const all = await this.snapshots.directory.list(found.id)
-    const guarded = all.find((snapshot) => snapshot.protected === true)
-    if (guarded !== undefined) {
-      const text = `snapshot ${name}@${guarded.name} is protected: unprotect it first`
-      throw new StoreError(ErrorCode.Busy, text)
-    }
-    const { length } = all
-    if (length > 0 && !force) {
-      const text = `volume ${name} has ${length} snapshot${length > 1 ? 's' : ''}`
-      throw new StoreError(ErrorCode.Busy, `${text}; --force deletes ${length > 1 ? 'them' : 'it'}`)
-    }
-    const record = await this.#directory.delete(name, { force })
-    if (managed === undefined) this.#context.keyring?.lock(found.family)
-    else this.#forget(managed)
-    return record
-  }
-
-  async #reclaimSoon(deleted: DeletedRecord): Promise<void> {
-    await this.#reclaim(deleted).catch((thrown: unknown) => {
-      this.#trouble(`reclaiming the space of deleted volume ${deleted.name}`, thrown)
-    })
-  }
-
-  /** Drops the blocks of a deleted volume on this peer, and says so once that is durable. */
-  async #reclaim(deleted: DeletedRecord): Promise<void> {
-    const { peerId } = this.#cluster.self
-    if (!deleted.pendingPeers.includes(peerId)) return
-    await dropFamily(this.#store, deleted)
-    await this.#directory.confirmDeleted(deleted.family, peerId)
-  }
-
-  #typeOf(record: VolumeRecord): VolumeType {
-    const type = this.types.find(record.type)
-    if (type !== null) return type
-    const missing = `type ${record.type}, which is not loaded: see --plugin`
-    throw new StoreError(ErrorCode.Unavailable, `volume ${record.name} is of ${missing}`)
-  }
-
-  #manage(record: VolumeRecord): ManagedVolume {
-    const known = this.#managed.get(record.id)
-    if (known !== undefined) return known
-    const type = this.types.find(record.type)
-    const unitBytes = type === null ? BLOCK_BYTES : unitOf(type)
-    const managed = new ManagedVolume(this.#context, record, unitBytes)
-    this.#managed.set(record.id, managed)
-    this.#follow()
-    return managed
-  }
-
-  /** Hears what other processes change about volumes that are open here. */
-  #follow(): void {
-    if (!this.#context.gate.isShared || this.#closed) return
-    this.#stopFollowing ??= this.#directory.onChange((id) => {
-      const managed = this.#managed.get(id)
-      if (managed === undefined) return
-      void this.#attempt(`following volume ${managed.volume.name}`, () =>
-        managed.exclusively(() => this.#refreshAlone(managed))
-      ).then(() => this.#options.onChange?.())
-    })
-  }
-
-  async #refreshAlone(managed: ManagedVolume): Promise<void> {
-    await managed.refreshAlone()
-    const { hidden } = managed.record
-    if (hidden?.why !== 'deleted' || this.#managed.get(managed.record.id) !== managed) return
-    // Another peer put it into the trash.
-    await managed.evictAlone()
-    this.#forget(managed)
-  }
-
-  /** Runs `work` alone among all that change or open the volume, with its record as it is then. */
-  async #exclusively<T>(name: string, work: (record: VolumeRecord) => Promise<T>): Promise<T> {
-    const { id } = await this.#directory.get(name)
-    return this.#context.locks.run(id, async () => {
-      const record = await this.#directory.get(name)
-      if (record.id !== id) {
-        throw new StoreError(ErrorCode.Conflict, `volume ${name} was replaced meanwhile`)
-      }
-      const managed = this.#managed.get(id)
-      if (managed !== undefined) managed.record = record
-      return work(record)
-    })
-  }
-
-  #info(record: VolumeRecord): VolumeInfo {
-    return infoOf(record, this.#managed.get(record.id) ?? null)
-  }
-
-  #checkOpen(): void {
-    if (this.#closed) throw new StoreError(ErrorCode.Closed, 'the peer is shutting down')
+  #removeHalfMade(name: string): Promise<void> {
+    const work = (): Promise<void> => this.#remover.removeHalfMade(name)
+    return this.#attempt(`removing half-made volume ${name}`, work)
   }
 
   async #attempt(what: string, work: () => Promise<unknown>): Promise<void> {
@@ -639,10 +387,27 @@ export class Volumes implements DeviceSource {
 
 const isShown = (record: VolumeRecord): boolean => record.state === 'ready' && !isHidden(record)
 
-const isBusy = (thrown: unknown): boolean =>
-  thrown instanceof StoreError && thrown.code === ErrorCode.Busy
-
 const absentCodes: readonly number[] = [ErrorCode.NotFound, ErrorCode.InvalidArgument]
 
-const isAway = (thrown: unknown): boolean =>
-  thrown instanceof StoreError && thrown.code === ErrorCode.Unavailable
+/** @throws AssertionError when keys come without a store that seals, or that without keys */
+function contextOf(
+  options: VolumesOptions,
+  directory: VolumeDirectory,
+  trouble: (what: string, thrown: unknown) => void
+): ManagedContext {
+  const { store, arena, cluster, session, scratchPages, keyring = null, sealed } = options
+  assert((keyring === null) === (sealed === undefined), 'who has keys seals')
+  const base = { store, arena, clock: cluster.clock }
+  const io = new VolumeIo(scratchPages === undefined ? base : { ...base, scratchPages })
+  return {
+    io,
+    sealedIo: sealed === undefined ? null : new VolumeIo({ ...base, store: sealed, beside: io }),
+    keyring,
+    directory,
+    history: new VolumeHistory(cluster, trouble),
+    gate: options.gate ?? new LocalWriters(new Writers(cluster, session)),
+    locks: new Locks(),
+    trouble,
+    disconnect: (volume) => options.disconnect?.(volume)
+  }
+}
