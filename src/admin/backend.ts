@@ -7,6 +7,7 @@
  * Failures are thrown as StoreError and become HTTP statuses.
  */
 import type { SnapshotBackend } from './snapshot-routes.ts'
+import type { StreamBackend } from './stream-routes.ts'
 import type { MemberScrub } from './scrub-schemas.ts'
 import type { ClusterBackend } from './cluster-routes.ts'
 import type { KeyBackend } from './key-routes.ts'
@@ -35,6 +36,7 @@ export interface AdminBackend {
   readonly life: LifeBackend
   readonly imports: ImportBackend
   readonly snapshots: SnapshotBackend
+  readonly streams: StreamBackend
   /** May this peer serve clients now; `reasons` tells in words what is missing. Never throws. */
   ready(): Ready
   status(): Promise<Status>

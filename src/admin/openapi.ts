@@ -7,6 +7,7 @@ import * as lifeSchemas from './life-schemas.ts'
 import * as recoverySchemas from './recovery-schemas.ts'
 import * as schemas from './schemas.ts'
 import * as snapshotSchemas from './snapshot-schemas.ts'
+import * as streamSchemas from './stream-schemas.ts'
 
 type Json = Record<string, unknown>
 
@@ -115,7 +116,8 @@ function components(): Json {
     keySchemas,
     auditSchemas,
     lifeSchemas,
-    snapshotSchemas
+    snapshotSchemas,
+    streamSchemas
   ]
   for (const schema of modules.flatMap((module) => Object.values(module) as unknown[])) {
     if (!(schema instanceof z.ZodType)) continue

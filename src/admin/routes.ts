@@ -13,6 +13,7 @@ import { lifeRoutesOf } from './life-routes.ts'
 import { RawAnswer, type Route, route, WithStatus } from './route.ts'
 import * as schemas from './schemas.ts'
 import { snapshotRoutesOf } from './snapshot-routes.ts'
+import { streamRoutesOf } from './stream-routes.ts'
 import { securityRoutesOf } from './security-routes.ts'
 import type { Tasks } from './tasks.ts'
 import { volumeChangesOf, volumeRoutesOf } from './volume-routes.ts'
@@ -40,6 +41,7 @@ export const routesOf = (context: RouteContext): readonly Route[] => [
   ...lifeRoutesOf(context.backend.life),
   ...importRoutesOf(context.backend.imports),
   ...snapshotRoutesOf(context.backend.snapshots),
+  ...streamRoutesOf(context.backend.streams),
   ...clientRoutes(context),
   ...taskRoutes(context),
   ...securityRoutesOf(context),

@@ -9,6 +9,7 @@ import type * as audit from '../admin/audit-schemas.ts'
 import type * as schemas from '../admin/schemas.ts'
 import { CommandError, UsageError } from './errors.ts'
 import { type Deleted, LifeApi } from './life-api.ts'
+import { StreamApi } from './stream-api.ts'
 import { programName } from './programs.ts'
 import type { GivenToken } from './token.ts'
 
@@ -95,6 +96,8 @@ export class ApiClient {
     (method, path, body) => this.#send(method, path, body),
     (path) => this.#stream(path)
   )
+
+  readonly streams: StreamApi = new StreamApi((...request) => this.#send(...request))
 
   constructor(
     address: string,

@@ -27,6 +27,7 @@ import type {
 } from '../admin/schemas.ts'
 import { shardStates } from '../admin/schemas.ts'
 import type { SnapshotBackend } from '../admin/snapshot-routes.ts'
+import type { StreamBackend } from '../admin/stream-routes.ts'
 import type { MemberScrub } from '../admin/scrub-schemas.ts'
 import type { Cluster } from '../cluster/cluster.ts'
 import { readBackup } from '../cluster/metadata-copy.ts'
@@ -51,6 +52,7 @@ import { PeerImportBackend } from './import-backend.ts'
 import { PeerLifeBackend } from './life-backend.ts'
 import { newSlotOf, withSecrets } from './keys.ts'
 import { PeerSnapshotBackend } from './snapshot-backend.ts'
+import { PeerStreamBackend } from './stream-backend.ts'
 import type { Replication } from './replication.ts'
 import { bytesOfFamilies } from './volume-usage.ts'
 
@@ -96,6 +98,7 @@ export class PeerBackend implements AdminBackend {
   readonly #parts: BackendParts
   readonly #life: PeerLifeBackend
   readonly snapshots: SnapshotBackend
+  readonly streams: StreamBackend
   readonly imports: ImportBackend
   /** Kept from the last look, so that `gauges` stays synchronous. */
   #volumeCount = 0
@@ -105,6 +108,7 @@ export class PeerBackend implements AdminBackend {
     this.#parts = parts
     this.imports = new PeerImportBackend(parts)
     this.snapshots = new PeerSnapshotBackend(parts.volumes)
+    this.streams = new PeerStreamBackend(parts.volumes)
     this.#life = new PeerLifeBackend(parts, (name) => this.volume(name))
   }
 

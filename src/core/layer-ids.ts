@@ -22,6 +22,15 @@ export const layerNumber = (layerLow: number): number =>
 /** For the first layer of a volume. */
 export const isRootLayer = (layerLow: number): boolean => layerLow < NUMBERED_START
 
+interface Halves {
+  readonly high: number
+  readonly low: number
+}
+
+/** Does a read of `layer` see what is in `lower`? It does of its own. */
+export const standsOn = (layer: Halves, lower: Halves): boolean =>
+  layer.high === lower.high && layerNumber(layer.low) >= layerNumber(lower.low)
+
 /**
  * Lower half of the layer that comes after this one in its branch.
  * @throws StoreError LimitReached

@@ -68,7 +68,8 @@ const flagsOf: Readonly<Record<number, number>> = {
   [OpKind.WriteZeroes]: OpFlag.NoHole | OpFlag.KeepHole,
   [OpKind.Read]: OpFlag.Sealed,
   [OpKind.Write]: OpFlag.Sealed,
-  [OpKind.ReadVersions]: OpFlag.Sealed
+  [OpKind.ReadVersions]: OpFlag.Sealed,
+  [OpKind.BlockStatus]: OpFlag.Since
 }
 
 /** Of a BlockStatus answer: two u32. There are at most as many extents as blocks. */

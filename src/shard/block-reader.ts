@@ -120,14 +120,22 @@ export class BlockReader {
   status(op: ShardOp): void {
     const at = op.payload / 4
     const layer = this.readLayerOf(op)
+    const isSince = (op.flags & OpFlag.Since) !== 0
     if (layer < 0) {
       this.words[at] = op.blockCount
-      this.words[at + 1] = StatusExtent.Hole
+      this.words[at + 1] = isSince ? StatusExtent.Unchanged : StatusExtent.Hole
       op.resultA = 1
       return
     }
     const { runs } = this
-    this.index.status(layer, op.chunk, op.firstBlock, op.blockCount, runs)
+    const { chunk, firstBlock, blockCount } = op
+    if (isSince) {
+      const since = { layerHigh: op.writerEpoch, layerLow: op.sequence }
+      if (!this.index.changes(layer, chunk, firstBlock, blockCount, since, runs)) {
+        op.error = ErrorCode.InvalidArgument
+        return
+      }
+    } else this.index.status(layer, chunk, firstBlock, blockCount, runs)
     const pairs = Math.min(runs.length, STATUS_PAIRS_MAX)
     for (let run = 0; run < pairs; run++) {
       this.words[at + 2 * run] = runs.counts[run]!

@@ -12,6 +12,7 @@
  * segment's first page is its header. Versions are compared as (writerEpoch, sequence).
  */
 import { assert } from '../core/assert.ts'
+import { layerNumber } from '../core/layer-ids.ts'
 import { CHUNK_BLOCKS } from '../core/limits.ts'
 import {
   AT_CHUNK,
@@ -302,6 +303,25 @@ export class ExtentIndex {
   /** Runs of equal `StatusExtent` that cover the whole range; `out.locations` holds these. */
   status(layer: number, chunk: number, first: number, count: number, out: RunList): void {
     this.reads.status(layer, chunk, first, count, out)
+  }
+
+  /**
+   * As `status`, of what the layer does not have from the one with the given halves, or from below
+   * it. Returns false if that is none on which the layer can stand.
+   */
+  changes(
+    layer: number,
+    chunk: number,
+    first: number,
+    count: number,
+    since: Pick<LayerKey, 'layerHigh' | 'layerLow'>,
+    out: RunList
+  ): boolean {
+    const { layerHigh, layerLow } = this.layers.keyOf(layer)
+    const number = layerNumber(since.layerLow)
+    if (layerHigh !== since.layerHigh || layerNumber(layerLow) < number) return false
+    this.reads.changes(layer, chunk, first, count, number, out)
+    return true
   }
 
   /** As `lookup`, of what this layer alone has. */

@@ -77,6 +77,14 @@ export class LayerChains {
     return this.branches[layer]!.numbers[place]! > 0 ? 0 : place
   }
 
+  /** Place of the lowest of them that is above the layer `number` of its branch. */
+  placeAbove(layer: number, number: number): number {
+    const { numbers } = this.branches[layer]!
+    let place = this.bottomOf(layer)
+    while (place < numbers.length && numbers[place]! <= number) place++
+    return place
+  }
+
   /** All layers of its branch, lowest first. */
   layersOf(layer: number): readonly number[] {
     return this.branches[layer]!.layers

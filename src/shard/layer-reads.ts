@@ -19,7 +19,7 @@ import { slabOf, wordOf } from './index-pages.ts'
 import type { BlockVersions } from './index-queries.ts'
 import type { LayerTops, Tops } from './layer-tops.ts'
 import { StatusExtent } from './op.ts'
-import { LOCATION_END, LOCATION_ZERO, type RunList } from './run-list.ts'
+import { LOCATION_ABSENT, LOCATION_END, LOCATION_ZERO, type RunList } from './run-list.ts'
 
 const TWO_32 = 2 ** 32
 
@@ -62,6 +62,27 @@ export class LayerReads {
     for (let i = 1; i <= count; i++) {
       const kind = statusOf(locations[run]!)
       if (i < count && statusOf(locations[i]!) === kind) continue
+      out.add(first + run, i - run, kind)
+      run = i
+    }
+  }
+
+  /** As `status`, of what is from layers above the one with `number`; the rest is Unchanged. */
+  changes(
+    layer: number,
+    chunk: number,
+    first: number,
+    count: number,
+    number: number,
+    out: RunList
+  ): void {
+    const { locations } = this.fill
+    this.find(layer, chunk, first, count, out.crcs, this.layers.chains.placeAbove(layer, number))
+    out.length = 0
+    let run = 0
+    for (let i = 1; i <= count; i++) {
+      const kind = changeOf(locations[run]!)
+      if (i < count && changeOf(locations[i]!) === kind) continue
       out.add(first + run, i - run, kind)
       run = i
     }
@@ -118,13 +139,14 @@ export class LayerReads {
     return blocks
   }
 
-  /** Fills `fill.locations` and `crcs` for the blocks of the range. */
+  /** Fills `fill.locations` and `crcs` for the range, of layers from place `from` on. */
   private find(
     layer: number,
     chunk: number,
     first: number,
     count: number,
-    crcs: Uint32Array
+    crcs: Uint32Array,
+    from = this.layers.chains.bottomOf(layer)
   ): void {
     const { fill } = this
     const { chains } = this.layers
@@ -132,14 +154,15 @@ export class LayerReads {
     const tops = this.tops.find(layer, chunk) ?? this.makeTops(layer, chunk)
     fill.begin(first, first + count, crcs)
     if (tops === null) {
-      const bottom = chains.bottomOf(layer)
-      for (let place = chains.placeOf(layer); place >= bottom && fill.missing > 0; place--) {
+      for (let place = chains.placeOf(layer); place >= from && fill.missing > 0; place--) {
         this.fillFrom(layers[place]!, chunk)
       }
       return
     }
     const places = this.placesIn(tops, first, count)
-    for (let i = places - 1; i >= 0; i--) this.fillFrom(layers[this.places[i]!]!, chunk)
+    for (let i = places - 1; i >= 0 && this.places[i]! >= from; i--) {
+      this.fillFrom(layers[this.places[i]!]!, chunk)
+    }
   }
 
   /** Fills `places` with those of the range, lowest first; returns how many. */
@@ -195,3 +218,6 @@ const statusOf = (location: number): number =>
     : location === LOCATION_ZERO
       ? StatusExtent.Zero
       : StatusExtent.Hole
+
+const changeOf = (location: number): number =>
+  location === LOCATION_ABSENT ? StatusExtent.Unchanged : statusOf(location)

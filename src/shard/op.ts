@@ -112,7 +112,12 @@ export const OpFlag = {
    * Write: taken only where the shard holds exactly this version of each block as data, else
    * Conflict: other bytes for what is there (PROTOCOL.md, R32).
    */
-  SameVersion: 64
+  SameVersion: 64,
+  /**
+   * BlockStatus: of what the layer shows, only what is from layers above the one whose halves are
+   * in `writerEpoch` and `sequence`, of the same branch; the rest is Unchanged.
+   */
+  Since: 128
 } as const
 
 /**
@@ -120,7 +125,7 @@ export const OpFlag = {
  * these. Runs cover the asked range from its start; `resultA` is the number of pairs, at most
  * `blockCount`, and the payload has room for as many: two pages for a whole chunk.
  */
-export const StatusExtent = { Data: 0, Hole: 1, Zero: 2 } as const
+export const StatusExtent = { Data: 0, Hole: 1, Zero: 2, Unchanged: 3 } as const
 
 // Entries in payloads, little-endian, as they also go from peer to peer:
 //

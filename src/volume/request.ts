@@ -4,6 +4,12 @@
  */
 import type { BlockDevice } from './block-device.ts'
 
+/** Id of a layer. */
+export interface LayerHalves {
+  readonly high: number
+  readonly low: number
+}
+
 export { StatusExtent } from '../replication/block-store.ts'
 
 export const RequestKind = {
@@ -53,6 +59,11 @@ export class VolumeRequest {
    * adjacent extents may be of one kind. The array is reused.
    */
   extents: number[] = []
+  /**
+   * BlockStatus: only what is from layers of its branch above this one is told, the rest is
+   * Unchanged. Whoever sets it takes it back.
+   */
+  since: LayerHalves | null = null
   /** Answer: ErrorCode, 0 for Ok. */
   error: number = 0
   /** Called once, never from inside `submit` (though from inside `ring`, perhaps). */

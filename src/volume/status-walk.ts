@@ -1,7 +1,7 @@
 import type { Arena } from '../core/arena.ts'
 import { assert } from '../core/assert.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS, STATUS_CHUNKS_MAX, STATUS_EXTENTS_MAX } from '../core/limits.ts'
-import { type BlockOp, type BlockStore, OpKind } from '../replication/block-store.ts'
+import { type BlockOp, type BlockStore, OpFlag, OpKind } from '../replication/block-store.ts'
 import { complete, type OpenVolume } from './open-volume.ts'
 import { RequestFlag, type VolumeRequest } from './request.ts'
 
@@ -52,7 +52,8 @@ class StatusWalk {
   }
 
   #ask(): void {
-    const { identity } = (this.#request!.device as OpenVolume).volume.ops
+    const { device, since } = this.#request!
+    const { identity } = (device as OpenVolume).volume.ops
     const { store } = this.#owner
     this.#roundBlock = this.#nextBlock
     this.#slots = 0
@@ -61,7 +62,7 @@ class StatusWalk {
       const inChunk = this.#nextBlock - chunk * CHUNK_BLOCKS
       const op = store.acquireOp()
       op.kind = OpKind.BlockStatus
-      op.flags = 0
+      op.flags = since === null ? 0 : OpFlag.Since
       op.familyHigh = identity.familyHigh
       op.familyLow = identity.familyLow
       op.layerHigh = identity.layerHigh
@@ -69,8 +70,8 @@ class StatusWalk {
       op.chunk = chunk
       op.firstBlock = inChunk
       op.blockCount = Math.min(this.#endBlock - this.#nextBlock, CHUNK_BLOCKS - inChunk)
-      op.writerEpoch = 0
-      op.sequence = 0
+      op.writerEpoch = since?.high ?? 0
+      op.sequence = since?.low ?? 0
       op.payload = this.#base + this.#slots * SLOT_BYTES
       op.error = 0
       op.resultA = 0

@@ -2,13 +2,14 @@ import { ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
 import { BLOCK_BYTES, FILE_PIECE_BYTES, FILE_PIECES_IN_FLIGHT } from '../core/limits.ts'
 import type { ManagedVolume } from './managed-volume.ts'
 import type { OpenVolume } from './open-volume.ts'
-import { RequestFlag, RequestKind, VolumeRequest } from './request.ts'
+import { type LayerHalves, RequestFlag, RequestKind, VolumeRequest } from './request.ts'
 
 /** A run of bytes of one kind, see `VolumeFile.extents`. */
 export interface FileExtent {
   readonly offset: number
   readonly length: number
-  readonly kind: 'data' | 'hole' | 'zero'
+  /** `unchanged`: of what differs from a snapshot alone. */
+  readonly kind: 'data' | 'hole' | 'zero' | 'unchanged'
 }
 
 export interface WriteOptions {
@@ -16,7 +17,7 @@ export interface WriteOptions {
   readonly durable?: boolean
 }
 
-const extentKinds = ['data', 'hole', 'zero'] as const
+const extentKinds = ['data', 'hole', 'zero', 'unchanged'] as const
 
 /**
  * An open volume as a file: the primitives that volume types and programs build on. Offsets and
@@ -128,13 +129,27 @@ export class VolumeFile {
     await this.#managed.resize(sizeBytes, options.shrink ?? false)
   }
 
-  /** Which parts of the range hold data, are zeroes that hold space, or hold nothing. */
-  async extents(offset: number, length: number): Promise<FileExtent[]> {
+  /** Id of the layer that reads of it see. */
+  get layer(): LayerHalves {
+    const { layerHigh: high, layerLow: low } = this.#device.volume.ops.identity
+    return { high, low }
+  }
+
+  /**
+   * Which parts of the range hold data, are zeroes that hold space, or hold nothing; with `since`,
+   * a layer on which this one stands, only of what was written, trimmed or zeroed after it.
+   */
+  async extents(
+    offset: number,
+    length: number,
+    since: LayerHalves | null = null
+  ): Promise<FileExtent[]> {
     this.#checkRange(offset, length)
     const found: FileExtent[] = []
     const end = offset + length
     for (let at = offset; at < end; ) {
-      const { extents } = await this.#request(RequestKind.BlockStatus, at, end - at, 0)
+      const ask = { kind: RequestKind.BlockStatus, offset: at, length: end - at, since }
+      const { extents } = await this.#run(Object.assign(new VolumeRequest(), ask))
       for (let pair = 0; pair < extents.length; pair += 2) {
         const kind = extentKinds[extents[pair + 1]!]!
         const bytes = extents[pair]!
@@ -249,8 +264,13 @@ export class VolumeFile {
     request.offset = offset
     request.length = length
     request.pages = pages
+    return this.#run(request, beyondEnd)
+  }
+
+  async #run(request: VolumeRequest, beyondEnd = false): Promise<VolumeRequest> {
     await this.#managed.run(this.#device, request, beyondEnd)
     if (request.error === 0) return request
+    const { kind, offset, length } = request
     const doing = requestNames[kind] ?? 'request'
     const range = kind === RequestKind.Flush ? '' : ` of ${length} bytes at ${offset}`
     const text = `volume ${this.name}: ${doing}${range} failed: ${errorCodeName(request.error)}`

@@ -72,6 +72,22 @@ test('a deleted volume is listed in the trash, restored, or deleted for good', a
   equal(fixture.backend.life.volumes.length, 0)
 })
 
+test('a diff is asked for in pieces and told with its sums', async ({ torus }) => {
+  const [table, json, wrong, other] = await Promise.all([
+    torus(['volume', 'diff', 'demo@a', 'demo@b']),
+    torus(['volume', 'diff', 'demo@a', '--json']),
+    torus(['volume', 'diff', 'demo']),
+    torus(['volume', 'diff', 'demo@a', 'more@b'])
+  ])
+  match(table.stdout, /^ *4096 +4096 +data$/m)
+  match(table.stdout, /^ *65536 +8192 +zeroes$/m)
+  match(table.stdout, /4 KiB of data, 8 KiB of zeroes/)
+  const { dataBytes, zeroBytes, extents, to } = JSON.parse(json.stdout)
+  deepEqual([dataBytes, zeroBytes, extents.length, to], [4096, 8192, 2, 'demo'])
+  match(wrong.stderr, /"demo" is not VOLUME@SNAPSHOT/)
+  match(other.stderr, /different volumes/)
+})
+
 test('snapshots are taken, listed, shown, renamed, protected and deleted', async (here) => {
   const { torus, fixture } = here
   const { all } = fixture.backend.snapshots

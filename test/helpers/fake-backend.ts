@@ -25,6 +25,7 @@ import { FakeKeys } from './fake-keys.ts'
 import { FakeImports } from './fake-imports.ts'
 import { FakeLife } from './fake-life.ts'
 import { FakeSnapshots } from './fake-snapshots.ts'
+import { FakeStreams } from './fake-streams.ts'
 
 const GIB = 1024 ** 3
 
@@ -47,6 +48,7 @@ export class FakeBackend implements AdminBackend {
   readonly life: FakeLife = new FakeLife()
   readonly imports: FakeImports = new FakeImports()
   readonly snapshots: FakeSnapshots = new FakeSnapshots()
+  readonly streams: FakeStreams = new FakeStreams()
   readonly volumesByName = new Map<string, Volume>()
   readonly clients: Client[] = []
   /** Calls worth checking, in order: 'start scrub', 'disconnect 3', … */

@@ -7,7 +7,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { nextLayerLow } from '../../src/core/layer-ids.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
-import { OpFlag, OpKind, StatusExtent } from '../../src/shard/op.ts'
+import { OpFlag, OpKind, type ShardOp, StatusExtent } from '../../src/shard/op.ts'
 import { FaultyFiles } from '../helpers/faulty-files.ts'
 import { blockValue, fillBlock, seededRandom, ShardRig } from '../helpers/shard-rig.ts'
 
@@ -25,10 +25,13 @@ interface World {
   readonly rig: ShardRig
   readonly files: FaultyFiles
   readonly keySlot: number
-  readonly snapshots: { layerLow: number; blocks: Blocks }[]
+  /** `steps`: when each block was changed last. */
+  readonly snapshots: { layerLow: number; blocks: Blocks; steps: Blocks }[]
   head: number
   blocks: Blocks
+  steps: Blocks
   nextValue: number
+  nextStep: number
 }
 
 const changes = ['write', 'trim', 'zeroes', 'noHole'] as const
@@ -84,7 +87,9 @@ function makeWorld(isSealed: boolean): World {
   })
   const blocks = Array.from({ length: CHUNKS }, () => new Array<number>(BLOCKS).fill(0))
   const { keySlot } = rig
-  return { rig, files, keySlot, snapshots: [], head: ROOT, blocks, nextValue: 1 }
+  const counts = { nextValue: 1, nextStep: 1 }
+  const steps = structuredClone(blocks)
+  return { rig, files, keySlot, snapshots: [], head: ROOT, blocks, steps, ...counts }
 }
 
 function runStep(world: World, one: Step): void {
@@ -97,7 +102,7 @@ function runStep(world: World, one: Step): void {
       applyChange(world, one)
       return
     case 'snapshot':
-      world.snapshots.push({ layerLow: world.head, blocks: structuredClone(world.blocks) })
+      world.snapshots.push({ ...structuredClone(pick(world)), layerLow: world.head })
       world.head = nextLayerLow(world.head)
       return
     case 'delete':
@@ -127,6 +132,8 @@ function runStep(world: World, one: Step): void {
   }
 }
 
+const pick = ({ blocks, steps }: World): { blocks: Blocks; steps: Blocks } => ({ blocks, steps })
+
 /** As a peer does that learns which snapshots there are. */
 function merge({ rig, snapshots, head }: World): void {
   let lowest = ROOT
@@ -155,6 +162,7 @@ function applyChange(world: World, one: Extract<Step, { chunk: number }>): void 
   for (let i = 0; i < count; i++) fillBlock(rig.memory, i * BLOCK_BYTES, Math.max(0, value))
   assert.is(rig.run(op), 0)
   world.blocks[one.chunk]!.fill(value, one.at, one.at + count)
+  world.steps[one.chunk]!.fill(world.nextStep++, one.at, one.at + count)
 }
 
 const statusOf = (value: number): number =>
@@ -177,18 +185,52 @@ function compareLayer({ rig }: World, layerLow: number, blocks: Blocks): void {
     const status = rig.op(OpKind.BlockStatus, chunk, 0, BLOCKS)
     status.layerLow = layerLow
     rig.run(status)
-    const words = new Uint32Array(rig.memory.buffer, rig.memory.byteOffset, 2 * status.resultA)
-    const kinds: number[] = []
-    for (let i = 0; i < words.length; i += 2) {
-      for (let n = 0; n < words[i]!; n++) kinds.push(words[i + 1]!)
+    assert.equal(kindsOf(rig, status), expected.map(statusOf))
+  }
+}
+
+function kindsOf(rig: ShardRig, { resultA }: ShardOp): number[] {
+  const words = new Uint32Array(rig.memory.buffer, rig.memory.byteOffset, 2 * resultA)
+  const kinds: number[] = []
+  for (let i = 0; i < words.length; i += 2) {
+    for (let n = 0; n < words[i]!; n++) kinds.push(words[i + 1]!)
+  }
+  return kinds
+}
+
+/** What the shard says has changed from each snapshot to each later one, and to the head. */
+function compareChanges({ rig, snapshots, head, blocks, steps }: World): void {
+  const all = [...snapshots, { layerLow: head, blocks, steps }]
+  for (const [at, older] of all.entries()) {
+    for (const newer of all.slice(at)) {
+      for (let chunk = 0; chunk < CHUNKS; chunk++) {
+        const op = rig.op(OpKind.BlockStatus, chunk, 0, BLOCKS)
+        op.layerLow = newer.layerLow
+        op.flags = OpFlag.Since
+        op.writerEpoch = op.layerHigh
+        op.sequence = older.layerLow
+        assert.is(rig.run(op), 0)
+        for (const [block, kind] of kindsOf(rig, op).entries()) {
+          const where = `block ${block} of ${chunk}, ${older.layerLow} to ${newer.layerLow}`
+          const value = newer.blocks[chunk]![block]!
+          const isSame = older.steps[chunk]![block] === newer.steps[chunk]![block]
+          if (kind !== StatusExtent.Unchanged) assert.is(kind, statusOf(value), where)
+          if (isSame) assert.is(kind, StatusExtent.Unchanged, where)
+          else if (kind === StatusExtent.Unchanged) {
+            // A hole over nothing need not be kept.
+            assert.is(Math.max(0, older.blocks[chunk]![block]!), 0, where)
+            assert.is(value, 0, where)
+          }
+        }
+      }
     }
-    assert.equal(kinds, expected.map(statusOf))
   }
 }
 
 function compare(world: World): void {
   for (const { layerLow, blocks } of world.snapshots) compareLayer(world, layerLow, blocks)
   compareLayer(world, world.head, world.blocks)
+  compareChanges(world)
 }
 
 const seed = Number(process.env['SEED'] ?? 42)

@@ -1,41 +1,17 @@
 /** Snapshots of volumes on real shards, taken while clients write. */
 import { deepStrictEqual, ok, rejects, strictEqual } from 'node:assert'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { test } from 'uvu'
 import { ErrorCode } from '../../src/core/errors.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
-import { startPeer } from '../../src/coordinator.ts'
-import { resolveConfig } from '../../src/core/config.ts'
-import { createLog } from '../../src/core/log.ts'
 import type { RunningPeer } from '../../src/index.ts'
-import { VolumeTypes } from '../../src/volume/volume-types.ts'
 import { until } from '../helpers/process.ts'
 import type { VolumeFile } from '../../src/volume/volume-file.ts'
 import { SeededRandom } from '../helpers/manual-clock.ts'
+import { withPeer } from '../helpers/own-peer.ts'
 import { failsWith } from '../helpers/volume-bench.ts'
 
 const SIZE = 8 * 1024 * 1024
 const seed = Number(process.env['SEED'] ?? 1)
-
-async function withPeer(work: (open: () => Promise<RunningPeer>) => Promise<void>): Promise<void> {
-  const directory = mkdtempSync(join(tmpdir(), 'torus-snapshots-'))
-  const options = { dataDir: join(directory, 'data'), shards: 2, capacityBytes: 2 ** 31 }
-  const listen = { nbdListen: 'off', adminListen: '127.0.0.1:0', adminSocket: 'off' }
-  const flags = { ...options, ...listen, logLevel: 'warn' }
-  const resolved = resolveConfig({ flags, env: {}, file: null })
-  const peers: RunningPeer[] = []
-  try {
-    await work(async () => {
-      peers.push(await startPeer(resolved, createLog(resolved.config), new VolumeTypes()))
-      return peers.at(-1)!
-    })
-  } finally {
-    await peers.at(-1)?.stop()
-    rmSync(directory, { recursive: true, force: true })
-  }
-}
 
 /** Of data, in all layers of all volumes. */
 async function usedBytes({ adminAddresses }: RunningPeer): Promise<number> {

@@ -17,7 +17,7 @@ export function addSnapshotCommands(program: Command): void {
 }
 
 /** 'volume@snapshot'. @throws UsageError */
-function partsOf(name: string): [volume: string, snapshot: string] {
+export function snapshotNameOf(name: string): [volume: string, snapshot: string] {
   const at = name.indexOf('@')
   if (at > 0 && at < name.length - 1) return [name.slice(0, at), name.slice(at + 1)]
   throw new UsageError(`"${name}" is not VOLUME@SNAPSHOT`)
@@ -34,7 +34,7 @@ function addCreate(parent: Command): void {
     .action(
       action<[string], { description?: string }>(
         async ({ api, output }, [given], { description = '' }) => {
-          const [volume, name] = partsOf(given)
+          const [volume, name] = snapshotNameOf(given)
           const made = await api.life.createSnapshot(volume, { name, description, labels: {} })
           output.result(made, () => `took ${fullName(made)}; NBD clients open it by that name`)
         }
@@ -79,7 +79,7 @@ function addShow(parent: Command): void {
     .argument('<volume@snapshot>', 'its name')
     .action(
       action<[string], object>(async ({ api, output }, [given]) => {
-        const snapshot = await api.life.snapshot(...partsOf(given))
+        const snapshot = await api.life.snapshot(...snapshotNameOf(given))
         output.result(snapshot, () => factsOf(snapshot, output))
       })
     )
@@ -104,7 +104,7 @@ function addRename(parent: Command): void {
     .argument('<new-name>', 'the new one, without the volume')
     .action(
       action<[string, string], object>(async ({ api, output }, [given, newName]) => {
-        const snapshot = await api.life.changeSnapshot(...partsOf(given), { newName })
+        const snapshot = await api.life.changeSnapshot(...snapshotNameOf(given), { newName })
         output.result(snapshot, () => `renamed ${given} to ${fullName(snapshot)}`)
       })
     )
@@ -120,7 +120,7 @@ function addProtect(parent: Command): void {
       .action(
         action<[string], object>(async ({ api, output }, [given]) => {
           const change = { protected: isProtected }
-          const snapshot = await api.life.changeSnapshot(...partsOf(given), change)
+          const snapshot = await api.life.changeSnapshot(...snapshotNameOf(given), change)
           output.result(snapshot, () => `${verb}ed ${fullName(snapshot)}`)
         })
       )
@@ -139,7 +139,7 @@ function addDelete(parent: Command): void {
 }
 
 async function remove({ api, output, confirm }: Context, given: string): Promise<void> {
-  const [volume, name] = partsOf(given)
+  const [volume, name] = snapshotNameOf(given)
   await confirm(`Snapshot ${given} goes for good.`)
   await api.life.deleteSnapshot(volume, name)
   output.result({ deleted: given }, () => `deleted ${given}`)

@@ -8,6 +8,7 @@ import { addSecretOptions, type SecretOptions, slotFor } from '../secrets.ts'
 import { volumeFacts } from '../volume-text.ts'
 import { addExport } from './export.ts'
 import { addImport } from './import.ts'
+import { addDiff } from './volume-diff.ts'
 import { addEvents } from './volume-events.ts'
 import { addResize, addSet } from './volume-set.ts'
 import { addDelete, addTrash } from './volume-trash.ts'
@@ -24,6 +25,7 @@ export function addVolumeCommands(program: Command): void {
   addSet(volume)
   addTake(volume)
   addEvents(volume)
+  addDiff(volume)
   addExport(volume)
   addImport(volume)
   addVolumeKeyCommands(volume)

@@ -1,0 +1,32 @@
+import type { Diff } from '../admin/stream-schemas.ts'
+
+type Send = <T>(method: string, path: string, body?: unknown) => Promise<T>
+
+export type ChangedExtent = Diff['extents'][number]
+
+/** What changed in volumes, as functions over the admin API. */
+export class StreamApi {
+  readonly #send: Send
+
+  constructor(send: Send) {
+    this.#send = send
+  }
+
+  /** What changed after snapshot `from`, up to `snapshot` or now. */
+  async diff(
+    volume: string,
+    from: string,
+    snapshot: string | undefined
+  ): Promise<{ sizeBytes: number; extents: ChangedExtent[] }> {
+    const query = new URLSearchParams({ from, ...(snapshot === undefined ? {} : { snapshot }) })
+    const extents: ChangedExtent[] = []
+    for (let start = 0; ; ) {
+      query.set('start', `${start}`)
+      const path = `/v1/volumes/${encodeURIComponent(volume)}/diff?${query}`
+      const { sizeBytes, nextBytes, ...answer } = await this.#send<Diff>('GET', path)
+      extents.push(...answer.extents)
+      if (nextBytes === null) return { sizeBytes, extents }
+      start = nextBytes
+    }
+  }
+}
