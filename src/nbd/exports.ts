@@ -3,6 +3,7 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { BlockDevice, ClientSession, DeviceSource } from '../volume/block-device.ts'
 import { OPEN_ACCESS } from '../volume/export-access.ts'
 import { type ExportClient, mayOpen } from './access.ts'
+import { contextsOn, type MetaContext } from './meta-contexts.ts'
 import {
   NBD_FLAG_BLOCK_STATUS_PAYLOAD,
   NBD_FLAG_CAN_MULTI_CONN,
@@ -57,6 +58,11 @@ export class Exports {
     const isHidden = (await this.source.list()).some((each) => each.name === wanted)
     const cause = isHidden ? new StoreError(ErrorCode.Forbidden, 'its rule of access') : undefined
     throw new StoreError(ErrorCode.NotFound, shown, { cause })
+  }
+
+  /** What block status can tell of an export that was found. */
+  async contextsOf({ name }: ExportEntry): Promise<readonly MetaContext[]> {
+    return contextsOn((await this.source.findBases?.(name)) ?? [])
   }
 
   /** @throws StoreError NotFound, Busy, … */

@@ -7,8 +7,8 @@ import type { ExportClient } from './access.ts'
 import type { BlockDevice, ClientSession } from '../volume/block-device.ts'
 import { optionErrorOf } from './errors.ts'
 import { type ExportEntry, type Exports, transmissionFlags } from './exports.ts'
-import { BLOCK_SIZE_MIN, BLOCK_SIZE_PREFERRED, PAYLOAD_BYTES_MAX } from './limits.ts'
-import { contextIdOf, type MetaContext, matchContexts, metaContexts } from './meta-contexts.ts'
+import { CONTEXTS_MAX, BLOCK_SIZE_MIN, BLOCK_SIZE_PREFERRED, PAYLOAD_BYTES_MAX } from './limits.ts'
+import { contextIdOf, type MetaContext, matchContexts } from './meta-contexts.ts'
 import { parseInfoOption, parseMetaOption, parseString } from './option-data.ts'
 import * as p from './protocol.ts'
 import { ReplyMode } from './replies.ts'
@@ -217,26 +217,31 @@ export class Handshake {
     }
     const request = parseMetaOption(data)
     if (request === null) return this.error(option, p.NBD_REP_ERR_INVALID)
-    const matched = new Set<MetaContext>()
-    if (listing && request.queries.length === 0) for (const each of metaContexts) matched.add(each)
-    for (const query of request.queries) {
-      const contexts = matchContexts(query, listing)
-      if (contexts === undefined) return this.error(option, p.NBD_REP_ERR_INVALID)
-      for (const each of contexts) matched.add(each)
-    }
+    const { exports, client } = this.parts
+    const isQuery = (query: string): boolean => matchContexts([], query, listing) !== undefined
+    if (!request.queries.every(isQuery)) return this.error(option, p.NBD_REP_ERR_INVALID)
     let entry: ExportEntry
+    let all: readonly MetaContext[]
     try {
-      entry = await this.parts.exports.find(request.name, this.parts.client())
+      entry = await exports.find(request.name, client())
+      all = await exports.contextsOf(entry)
     } catch (thrown) {
       return this.failure(option, thrown)
     }
+    const everything = listing && request.queries.length === 0
+    const asked = request.queries.flatMap((query) => matchContexts(all, query, listing) ?? [])
+    const matched = everything ? all : [...new Set(asked)]
+    if (!listing && matched.length > CONTEXTS_MAX) {
+      const text = `at most ${CONTEXTS_MAX} contexts at once`
+      return this.error(option, p.NBD_REP_ERR_TOO_BIG, text)
+    }
     for (const context of matched) {
-      const id = u32(listing ? 0 : contextIdOf(context))
+      const id = u32(listing ? 0 : contextIdOf(matched, context))
       const name = Buffer.from(context.name)
       await this.reply(option, p.NBD_REP_META_CONTEXT, Buffer.concat([id, name]))
     }
     if (!listing) {
-      this.contexts = [...matched]
+      this.contexts = matched
       this.contextsOf = entry.name
     }
     return this.ack(option)

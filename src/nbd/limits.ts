@@ -85,8 +85,10 @@ export const HOLE_CELL_BYTES = 64 * 1024
 export const OPTION_BYTES_MAX = 32 * 1024
 /** Option data that is skipped; a client that announces more is disconnected. */
 export const OPTION_SKIP_BYTES_MAX = 1024 * 1024
-/** Metadata contexts a client may filter block status by; we serve fewer. */
-export const STATUS_FILTER_IDS_MAX = 16
+/** Metadata contexts of a connection: each is a question of its own to the volume. */
+export const CONTEXTS_MAX = 16
+/** So many of them may be named to filter block status by. */
+export const STATUS_FILTER_IDS_MAX: number = CONTEXTS_MAX
 
 /** Extents in one block status chunk: 16 KiB with extended headers. */
 export const STATUS_REPLY_EXTENTS_MAX = 1_024

@@ -1,42 +1,66 @@
 /**
  * Metadata contexts that NBD_CMD_BLOCK_STATUS can report. A context says which question goes to
- * the volume and how the extents of the answer read on the wire; another one is one more entry
- * in `metaContexts`.
+ * the volume and how the extents of the answer read on the wire:
+ *
+ *   base:allocation         of every export, as the specification has it
+ *   torus:layer:SNAPSHOT    for each snapshot that the export stands on; bit 0 of the flags:
+ *                           written, trimmed or zeroed after it
  */
-import { RequestKind, StatusExtent } from '../volume/request.ts'
+import type { SnapshotBase } from '../volume/block-device.ts'
+import { type LayerHalves, StatusExtent } from '../volume/request.ts'
 import { NBD_STATE_HOLE, NBD_STATE_ZERO } from './protocol.ts'
 
 export interface MetaContext {
   readonly name: string
-  /** RequestKind of the request whose `extents` are reported. */
-  readonly requestKind: number
+  /** Of the request whose `extents` are reported. */
+  readonly since: LayerHalves | null
   /** StatusExtent kind -> status flags. */
   readonly stateOf: readonly number[]
 }
+
+const TORUS_STATE_CHANGED = 1
 
 const allocationStates: number[] = []
 allocationStates[StatusExtent.Data] = 0
 allocationStates[StatusExtent.Hole] = NBD_STATE_HOLE | NBD_STATE_ZERO
 allocationStates[StatusExtent.Zero] = NBD_STATE_ZERO
 
+const layerStates: number[] = []
+layerStates[StatusExtent.Data] = TORUS_STATE_CHANGED
+layerStates[StatusExtent.Hole] = TORUS_STATE_CHANGED
+layerStates[StatusExtent.Zero] = TORUS_STATE_CHANGED
+layerStates[StatusExtent.Unchanged] = 0
+
 const baseAllocation: MetaContext = {
   name: 'base:allocation',
-  requestKind: RequestKind.BlockStatus,
+  since: null,
   stateOf: allocationStates
 }
 
-/** All of them. The id of a context in a connection is its index here plus one. */
-export const metaContexts: readonly MetaContext[] = [baseAllocation]
+/** Those of an export that stands on these snapshots. */
+export const contextsOn = (bases: readonly SnapshotBase[]): MetaContext[] => [
+  baseAllocation,
+  ...bases.map(({ name, layer }) => ({
+    name: `torus:layer:${name}`,
+    since: layer,
+    stateOf: layerStates
+  }))
+]
 
-export const contextIdOf = (context: MetaContext): number => metaContexts.indexOf(context) + 1
+/** In a connection that selected these. */
+export const contextIdOf = (selected: readonly MetaContext[], context: MetaContext): number =>
+  selected.indexOf(context) + 1
 
 /** Answers `undefined` for a query no context can be named by: it has no namespace. */
-export function matchContexts(query: string, listing: boolean): MetaContext[] | undefined {
-  const colon = query.indexOf(':')
-  if (colon <= 0) return undefined
+export function matchContexts(
+  all: readonly MetaContext[],
+  query: string,
+  listing: boolean
+): readonly MetaContext[] | undefined {
+  if (query.indexOf(':') <= 0) return undefined
   // "base:" alone is a wildcard in a listing and selects nothing otherwise.
-  if (colon === query.length - 1) {
-    return listing ? metaContexts.filter((context) => context.name.startsWith(query)) : []
+  if (query.endsWith(':')) {
+    return listing ? all.filter((context) => context.name.startsWith(query)) : []
   }
-  return metaContexts.filter((context) => context.name === query)
+  return all.filter((context) => context.name === query)
 }

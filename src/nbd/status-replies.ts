@@ -2,7 +2,7 @@
  * Block status: one question to the volume per metadata context, one chunk per answer. The volume
  * answers as much of the range as costs little (at least one extent); clients ask on from there.
  */
-import { RequestFlag } from '../volume/request.ts'
+import { RequestFlag, RequestKind } from '../volume/request.ts'
 import {
   STATUS_FILTER_IDS_MAX,
   STATUS_REPLIES_PER_CONNECTION,
@@ -44,7 +44,7 @@ export class StatusReplies {
     const wanted: MetaContext[] = []
     for (let offset = 8; offset < payloadBytes; offset += 4) {
       const id = view.getUint32(at + offset)
-      const context = this.contexts.find((each) => contextIdOf(each) === id)
+      const context = this.contexts.find((each) => contextIdOf(this.contexts, each) === id)
       if (context === undefined || wanted.includes(context)) return null
       wanted.push(context)
     }
@@ -87,7 +87,7 @@ export class StatusReplies {
     const size = statusChunkSize(mode, lengths.length)
     if (!sender.room(size)) return false
     const last = index === contexts.length - 1
-    const id = contextIdOf(contexts[index]!)
+    const id = contextIdOf(this.contexts, contexts[index]!)
     putStatusChunk(mode, sender.view, sender.reserve(size), request, last, id, lengths, states)
     if (last) this.end(request, false)
     else {
@@ -110,7 +110,8 @@ export class StatusReplies {
   private ask(request: NbdRequest, progress: StatusProgress): void {
     progress.lengths = []
     progress.states = []
-    request.kind = progress.contexts[progress.index]!.requestKind
+    request.kind = RequestKind.BlockStatus
+    request.since = progress.contexts[progress.index]!.since
     const one = (request.commandFlags & NBD_CMD_FLAG_REQ_ONE) !== 0
     request.flags = one ? RequestFlag.FirstExtent : 0
     this.transmission.submit(request)

@@ -1,6 +1,6 @@
 import type { Arena } from '../core/arena.ts'
 import type { ExportAccess } from './export-access.ts'
-import type { VolumeRequest } from './request.ts'
+import type { LayerHalves, VolumeRequest } from './request.ts'
 
 /** When the next request of a device may begin. Cheap: asked for each. Times are monotonic. */
 export interface DeviceAdmission {
@@ -64,6 +64,14 @@ export interface ClientInfo {
   writtenBytes: number
 }
 
+/** A snapshot that an export stands on. */
+export interface SnapshotBase {
+  /** Without the volume's. */
+  readonly name: string
+  /** For `VolumeRequest.since`. */
+  readonly layer: LayerHalves
+}
+
 /** What a protocol server is given: volumes to open and the memory to move their bytes in. */
 export interface DeviceSource {
   readonly arena: Arena
@@ -82,6 +90,8 @@ export interface DeviceSource {
   findSnapshot?(
     name: string
   ): Promise<{ readonly sizeBytes: number; readonly description: string } | null>
+  /** Snapshots since which it can be asked what changed of an export, oldest first. */
+  findBases?(name: string): Promise<readonly SnapshotBase[]>
   /**
    * Opens an export for a client.
    * @throws StoreError NotFound, Busy, Forbidden, …; StaleEpoch when `session` may not go on

@@ -61,7 +61,7 @@ export class VolumeRequest {
   extents: number[] = []
   /**
    * BlockStatus: only what is from layers of its branch above this one is told, the rest is
-   * Unchanged. Whoever sets it takes it back.
+   * Unchanged. Other kinds do not look at it.
    */
   since: LayerHalves | null = null
   /** Answer: ErrorCode, 0 for Ok. */

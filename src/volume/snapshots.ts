@@ -1,7 +1,10 @@
 import type { Cluster } from '../cluster/cluster.ts'
 import type { SnapshotRecord, VolumeRecord } from '../cluster/records.ts'
 import { type NewSnapshot, type SnapshotChange, SnapshotDirectory } from '../cluster/snapshots.ts'
+import { parseId64 } from '../cluster/ids.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { standsOn } from '../core/layer-ids.ts'
+import type { SnapshotBase } from './block-device.ts'
 import type { ManagedVolume } from './managed-volume.ts'
 
 /** A snapshot as it is shown. Sizes are bytes, times ISO 8601, ids hex. */
@@ -79,6 +82,17 @@ export class Snapshots {
     return infoOf(record, await this.directory.get(record, name))
   }
 
+  /** Those that the volume, or this snapshot of it, stands on, oldest first. @throws StoreError */
+  async bases(volume: string, snapshot: string | null): Promise<SnapshotBase[]> {
+    const record = await this.#parts.findVolume(volume)
+    const all = await this.directory.list(record.id)
+    const top = snapshot === null ? record.headLayer : all.find(named(snapshot))?.layer
+    if (top === undefined) return []
+    return all
+      .map(({ name, layer }) => ({ name, layer: parseId64(layer) }))
+      .filter(({ name, layer }) => name !== snapshot && standsOn(parseId64(top), layer))
+  }
+
   /** What `change` does not name stays. @throws StoreError NotFound, InvalidArgument */
   change(volume: string, name: string, change: SnapshotChange): Promise<SnapshotInfo> {
     return this.#parts.exclusively(volume, async ({ record }) => {
@@ -120,6 +134,11 @@ export class Snapshots {
     })
   }
 }
+
+const named =
+  (wanted: string) =>
+  ({ name }: SnapshotRecord): boolean =>
+    name === wanted
 
 function infoOf(volume: VolumeRecord, snapshot: SnapshotRecord): SnapshotInfo {
   const { name, id, sizeBytes, layer, description, labels, createdAt } = snapshot

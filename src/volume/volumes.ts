@@ -8,7 +8,7 @@ import type { Arena } from '../core/arena.ts'
 import { assert } from '../core/assert.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { BlockStore } from '../replication/block-store.ts'
-import type { BlockDevice, DeviceSource } from './block-device.ts'
+import type { BlockDevice, DeviceSource, SnapshotBase } from './block-device.ts'
 import { ClientSessions } from './client-sessions.ts'
 import { LayerMerger } from './layer-merger.ts'
 import { Locks } from './locks.ts'
@@ -114,6 +114,13 @@ export class Volumes implements DeviceSource {
       if (thrown instanceof StoreError && absentCodes.includes(thrown.code)) return null
       throw thrown
     }
+  }
+
+  async findBases(name: string): Promise<readonly SnapshotBase[]> {
+    // Without metadata a client still finds its volume.
+    if (!this.isAnswered) return []
+    const { volume, snapshot } = splitSnapshotName(name) ?? { volume: name, snapshot: null }
+    return this.snapshots.bases(volume, snapshot)
   }
 
   /**

@@ -6,7 +6,12 @@ import type { Arena } from '../../src/core/arena.ts'
 import { assert } from '../../src/core/assert.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
-import type { BlockDevice, DeviceAdmission, DeviceSource } from '../../src/volume/block-device.ts'
+import type {
+  BlockDevice,
+  DeviceAdmission,
+  DeviceSource,
+  SnapshotBase
+} from '../../src/volume/block-device.ts'
 import { RequestFlag, RequestKind, type VolumeRequest } from '../../src/volume/request.ts'
 
 /** First fit over a page map: pages just given back are taken again first, while cached. */
@@ -94,6 +99,8 @@ export class MemoryVolume {
   description: string
   readonly bytes: Buffer
   readonly states: Uint8Array
+  /** By snapshot that it stands on: StatusExtent of each block since then. */
+  readonly changes = new Map<string, Uint8Array>()
   opens = 0
   /** Requests by kind, and the last of them, for tests that look at what arrived. */
   readonly seen: { kind: number; flags: number; offset: number; length: number }[] = []
@@ -154,6 +161,11 @@ export class MemorySource implements DeviceSource {
         description
       }))
       .sort((a, b) => (a.name < b.name ? -1 : 1))
+  }
+
+  async findBases(name: string): Promise<SnapshotBase[]> {
+    const names = [...(this.volumes.get(name)?.changes.keys() ?? [])]
+    return names.map((base, at) => ({ name: base, layer: { high: 7, low: at } }))
   }
 
   async open(name: string, options: { readOnly?: boolean }): Promise<BlockDevice> {
@@ -265,22 +277,28 @@ function carryOut(arena: MemoryArena, volume: MemoryVolume, request: VolumeReque
       return
     }
     case RequestKind.BlockStatus:
-      status(volume, offset, end, request.extents)
+      status(volume, offset, end, request)
       return
     default:
   }
 }
 
-function status(volume: MemoryVolume, offset: number, end: number, extents: number[]): void {
+function status(
+  volume: MemoryVolume,
+  offset: number,
+  end: number,
+  { extents, since }: VolumeRequest
+): void {
+  const states = since === null ? volume.states : [...volume.changes.values()][since.low]!
   extents.length = 0
   if (volume.answerStatus !== null) {
     extents.push(...volume.answerStatus(offset, end))
     return
   }
   for (let at = offset; at < end; ) {
-    const state = volume.states[Math.floor(at / BLOCK_BYTES)]!
+    const state = states[Math.floor(at / BLOCK_BYTES)]!
     let block = Math.floor(at / BLOCK_BYTES) + 1
-    while (block * BLOCK_BYTES < end && volume.states[block] === state) block++
+    while (block * BLOCK_BYTES < end && states[block] === state) block++
     const stop = Math.min(end, block * BLOCK_BYTES)
     extents.push(stop - at, state)
     at = stop

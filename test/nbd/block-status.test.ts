@@ -3,7 +3,7 @@ import { suite } from 'uvu'
 import { ErrorCode } from '../../src/core/errors.ts'
 import { STATUS_REPLY_EXTENTS_MAX } from '../../src/nbd/limits.ts'
 import * as p from '../../src/nbd/protocol.ts'
-import { RequestFlag, RequestKind } from '../../src/volume/request.ts'
+import { RequestFlag, RequestKind, StatusExtent } from '../../src/volume/request.ts'
 import { BlockState } from '../helpers/memory-devices.ts'
 import { MIB, serving, until } from '../helpers/nbd-serving.ts'
 import { type Chunk, type NbdWireClient, u32, u64 } from '../helpers/nbd-wire-client.ts'
@@ -69,6 +69,51 @@ for (const options of [{ structured: true }, { extended: true }]) {
       },
       { sizeBytes: 100 * MIB }
     ))
+
+  test(`${mode}: what changed since snapshots is told beside what is allocated`, () =>
+    serving(async ({ connect, demo }) => {
+      const { Data, Hole, Zero, Unchanged } = StatusExtent
+      demo.states.fill(BlockState.Data, 0, 8)
+      demo.changes.set(
+        'old',
+        Uint8Array.from(demo.states, () => Unchanged)
+      )
+      demo.changes.set(
+        'new',
+        Uint8Array.from(demo.states, () => Unchanged)
+      )
+      demo.changes.get('old')!.set([Data, Data, Zero, Hole, Unchanged, Data], 2)
+      demo.changes.get('new')!.fill(Hole, 1, 2)
+      const client = await connect()
+      const names = ['torus:layer:new', 'base:allocation', 'torus:layer:old']
+      await client.attach('demo', { ...options, contexts: names })
+      client.command({ type, length: 16 * 4096 })
+      const chunks = await client.reply()
+      const told = new Map(chunks.map((chunk) => [chunk.payload.readUInt32BE(0), chunk]))
+      strictEqual(chunks.length, 3)
+      const ids = [1, 2, 3].map((id) => {
+        const chunk = told.get(id)!
+        chunk.payload.writeUInt32BE(1)
+        return extentsOf(chunk)
+      })
+      const one = 4096
+      deepStrictEqual(ids[0], [
+        [one, 0],
+        [one, 1],
+        [14 * one, 0]
+      ])
+      deepStrictEqual(ids[1], [
+        [8 * one, 0],
+        [8 * one, 3]
+      ])
+      deepStrictEqual(ids[2], [
+        [2 * one, 0],
+        [4 * one, 1],
+        [one, 0],
+        [one, 1],
+        [8 * one, 0]
+      ])
+    }))
 
   test(`${mode}: a fragmented range is answered in part, and always in part at least`, () =>
     serving(async ({ connect, demo }) => {

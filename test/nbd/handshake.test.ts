@@ -295,6 +295,37 @@ test('metadata contexts are listed and selected', () =>
     deepStrictEqual(await ask(list, [':leaf']), [p.NBD_REP_ERR_INVALID])
   }))
 
+test('an export has a context for each snapshot that it stands on', () =>
+  serving(async ({ connect, demo }) => {
+    const names = Array.from({ length: 20 }, (_, at) => `s${at}`)
+    for (const name of names) demo.changes.set(name, demo.states)
+    const client = await connect()
+    await client.greet()
+    await client.mustAck(p.NBD_OPT_STRUCTURED_REPLY)
+    const ask = async (option: number, queries: string[]) =>
+      (await client.option(option, metaData('demo', queries))).map(({ type, data }) =>
+        type === p.NBD_REP_META_CONTEXT ? `${data.readUInt32BE(0)} ${data.subarray(4)}` : type
+      )
+    const list = p.NBD_OPT_LIST_META_CONTEXT
+    const set = p.NBD_OPT_SET_META_CONTEXT
+    const layers = names.map((name) => `0 torus:layer:${name}`)
+    const ack = p.NBD_REP_ACK
+    deepStrictEqual(await ask(list, []), ['0 base:allocation', ...layers, ack])
+    for (const query of ['torus:', 'torus:layer:']) {
+      deepStrictEqual(await ask(list, [query]), [...layers, ack])
+      deepStrictEqual(await ask(set, [query]), [ack])
+    }
+    deepStrictEqual(await ask(list, ['torus:layer:s1']), ['0 torus:layer:s1', ack])
+    deepStrictEqual(await ask(set, ['torus:layer:s9', 'base:allocation', 'torus:layer:x']), [
+      '1 torus:layer:s9',
+      '2 base:allocation',
+      ack
+    ])
+    const all = names.map((name) => `torus:layer:${name}`)
+    deepStrictEqual(await ask(set, all), [p.NBD_REP_ERR_TOO_BIG])
+    strictEqual((await ask(set, all.slice(4))).length, 17)
+  }))
+
 test('metadata contexts need structured replies or extended headers', () =>
   serving(async ({ connect }) => {
     const client = await connect()
