@@ -20,6 +20,7 @@ import { type DataDirectory, openDataDirectory } from './coordinator/data-direct
 import { openMetadata } from './coordinator/metadata.ts'
 import { PeerReports } from './coordinator/peer-reports.ts'
 import { nbdWitness, openSecurity, type Security } from './coordinator/security.ts'
+import { keepSchedules } from './coordinator/schedule-keeper.ts'
 import { keepTrash } from './coordinator/trash-keeper.ts'
 import { shardsServe, startShards } from './coordinator/shards.ts'
 import { systemClock, systemRandom } from './core/clock.ts'
@@ -157,11 +158,10 @@ async function start(
     volumes,
     cluster,
     nbd,
-    bootId,
-    startedMs,
-    addresses,
-    syncLatency,
+    ...{ bootId, startedMs, addresses, syncLatency },
     peers: parts.backend,
+    isInCharge: parts.isInCharge,
+    onTrouble: (what, err) => log.warn({ err }, what),
     keys: unlocking.backend(volumes),
     credentials,
     problems: () => metadata.problems(),
@@ -175,7 +175,7 @@ async function start(
   await shardsServe(pool)
   await replication?.serve()
   void unlocking.start()
-  undo.add(await resumeVolumes(volumes, log, parts))
+  undo.add(await resumeVolumes(volumes, backend, log, parts))
   await createInitialVolumes(config, volumes, backend, output)
   undo.add(() => nbd.close(config.shutdownMs))
   addresses.nbd.push(...(await listenNbd(config, nbd)))
@@ -198,11 +198,13 @@ async function start(
 /** What earlier runs left undone, and what is to be done now and then. */
 async function resumeVolumes(
   volumes: Volumes,
+  { schedules }: PeerBackend,
   log: Log,
   { isInCharge }: ClusterParts
 ): Promise<() => Promise<void>> {
   await volumes.resume()
-  return keepTrash(volumes.trash, log, isInCharge)
+  const ends = [keepTrash(volumes.trash, log, isInCharge), keepSchedules(schedules, log)]
+  return async () => void (await Promise.all(ends.map((end) => end())))
 }
 
 /** However often it is asked for, it happens once. */

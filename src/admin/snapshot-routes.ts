@@ -16,12 +16,19 @@ export interface SnapshotBackend {
   change(volume: string, name: string, change: schemas.SnapshotChange): Promise<schemas.Snapshot>
   /** @throws StoreError NotFound, Busy (open, or protected) */
   delete(volume: string, name: string): Promise<void>
+  /** @throws StoreError NotFound */
+  schedule(volume: string): Promise<schemas.Schedule>
+  /** @throws StoreError NotFound, InvalidArgument */
+  setSchedule(volume: string, change: schemas.ScheduleChange): Promise<schemas.Schedule>
+  /** The snapshots that it took stay. @throws StoreError NotFound */
+  removeSchedule(volume: string): Promise<void>
 }
 
 const byVolume = z.strictObject({ name: volumeNameSchema })
 const bySnapshot = z.strictObject({ name: volumeNameSchema, snapshot: volumeNameSchema })
 
 export const snapshotRoutesOf = (backend: SnapshotBackend): readonly Route[] => [
+  ...scheduleRoutesOf(backend),
   route({
     method: 'GET',
     path: '/v1/volumes/{name}/snapshots',
@@ -81,6 +88,45 @@ export const snapshotRoutesOf = (backend: SnapshotBackend): readonly Route[] => 
     status: 204,
     handle: async ({ params }) => {
       await backend.delete(params.name, params.snapshot)
+      return null
+    }
+  })
+]
+
+const scheduleRoutesOf = (backend: SnapshotBackend): readonly Route[] => [
+  route({
+    method: 'GET',
+    path: '/v1/volumes/{name}/schedule',
+    operationId: 'getSchedule',
+    summary: 'Which snapshots of a volume are taken by themselves',
+    role: 'viewer',
+    volumeUse: 'see',
+    params: byVolume,
+    answer: schemas.scheduleSchema,
+    handle: ({ params }) => backend.schedule(params.name)
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/volumes/{name}/schedule',
+    operationId: 'setSchedule',
+    summary: 'Take snapshots of a volume by themselves, and delete those whose time is over',
+    role: 'operator',
+    tell: (body) => body,
+    params: byVolume,
+    body: schemas.scheduleChangeSchema,
+    answer: schemas.scheduleSchema,
+    handle: ({ params, body }) => backend.setSchedule(params.name, body)
+  }),
+  route({
+    method: 'DELETE',
+    path: '/v1/volumes/{name}/schedule',
+    operationId: 'removeSchedule',
+    summary: 'Take no more snapshots of a volume; those there are stay',
+    role: 'operator',
+    params: byVolume,
+    status: 204,
+    handle: async ({ params }) => {
+      await backend.removeSchedule(params.name)
       return null
     }
   })

@@ -45,3 +45,27 @@ export const snapshotChangeSchema = z
   })
   .meta({ id: 'SnapshotChange' })
 export type SnapshotChange = z.infer<typeof snapshotChangeSchema>
+
+const rule = z.object({
+  everyMs: z.number().int().meta({ description: 'Whole minutes, in milliseconds' }),
+  keep: z.number().int().meta({ description: 'So many of the last intervals keep one' })
+})
+
+export const scheduleSchema = z
+  .object({
+    volume: z.string(),
+    rules: z.array(rule).meta({ description: 'Empty: it has no schedule' }),
+    nextAt: z.string().nullable().meta({ description: 'When the next one is due, ISO 8601' }),
+    doneUntil: z
+      .string()
+      .nullable()
+      .meta({ description: 'All that was due until then was taken, ISO 8601' }),
+    snapshots: z.number().int().meta({ description: 'Those there are that it took' })
+  })
+  .meta({ id: 'SnapshotSchedule' })
+export type Schedule = z.infer<typeof scheduleSchema>
+
+export const scheduleChangeSchema = z
+  .strictObject({ rules: z.array(rule).meta({ description: 'Take the place of all before' }) })
+  .meta({ id: 'SnapshotScheduleChange' })
+export type ScheduleChange = z.infer<typeof scheduleChangeSchema>

@@ -7,6 +7,7 @@ export type Deleted = life.Deleted
 export type Import = life.Import
 export type Trashed = life.Trashed
 export type Snapshot = snapshots.Snapshot
+export type Schedule = snapshots.Schedule
 
 type Stream = (path: string) => Promise<AsyncIterable<Buffer>>
 type Send = <T>(method: string, path: string, body?: unknown) => Promise<T>
@@ -83,6 +84,18 @@ export class LifeApi {
 
   deleteSnapshot(volume: string, name: string): Promise<void> {
     return this.#send('DELETE', snapshotPath(volume, name))
+  }
+
+  schedule(volume: string): Promise<Schedule> {
+    return this.#send('GET', `${pathOf(volume)}/schedule`)
+  }
+
+  setSchedule(volume: string, change: snapshots.ScheduleChange): Promise<Schedule> {
+    return this.#send('POST', `${pathOf(volume)}/schedule`, change)
+  }
+
+  removeSchedule(volume: string): Promise<void> {
+    return this.#send('DELETE', `${pathOf(volume)}/schedule`)
   }
 
   async trash(): Promise<Trashed[]> {

@@ -158,6 +158,16 @@ const volumeSchema = z.looseObject({
       bandwidth: z.number().int().positive().nullable()
     })
     .optional(),
+  /** Snapshots that are taken by themselves. */
+  schedule: z
+    .looseObject({
+      rules: z.array(
+        z.object({ everyMs: z.number().int().positive(), keep: z.number().int().min(1) })
+      ),
+      /** All that was due until then was taken, or is not wanted. */
+      doneUntil: time
+    })
+    .optional(),
   /** No name leads to it: it was deleted and can be restored, or is being imported. */
   hidden: z
     .looseObject({
@@ -200,6 +210,8 @@ const snapshotSchema = z.looseObject({
   sizeBytes: count,
   /** It is not deleted by mistake. */
   protected: z.boolean().optional(),
+  /** It was taken by the volume's schedule, was due then, and had that name. */
+  scheduled: z.object({ due: time, name: z.string() }).optional(),
   /** Not on stable storage yet, and perhaps never: nobody may open it, and its layer stays. */
   taking: z.boolean().optional(),
   description: z.string(),

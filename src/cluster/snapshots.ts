@@ -1,8 +1,8 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { layerNumber, nextLayerLow } from '../core/layer-ids.ts'
-import { SNAPSHOTS_MAX, VOLUME_NAME_BYTES_MAX } from '../core/limits.ts'
+import { SCHEDULE_AHEAD_MS, SNAPSHOTS_MAX, VOLUME_NAME_BYTES_MAX } from '../core/limits.ts'
 import { follow } from '../metadata/follow.ts'
-import type { Entry } from '../metadata/store.ts'
+import type { Entry, Operation } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
 import { formatId64, parseId64, randomId64 } from './ids.ts'
 import { checkDescription, checkLabels } from './names.ts'
@@ -12,6 +12,8 @@ export interface NewSnapshot {
   readonly name: string
   readonly description?: string
   readonly labels?: Readonly<Record<string, string>>
+  /** ISO 8601 time at which the volume's schedule wanted it: it is taken once. */
+  readonly due?: string
 }
 
 /** What may change about a snapshot. */
@@ -34,6 +36,15 @@ function checkSnapshotName(name: string): void {
 export function splitSnapshotName(name: string): { volume: string; snapshot: string } | null {
   const at = name.indexOf('@')
   return at < 0 ? null : { volume: name.slice(0, at), snapshot: name.slice(at + 1) }
+}
+
+/** What a clock that was wrong wrote is not believed: a schedule would wait for that time. */
+export function doneUntilMs(
+  { doneUntil }: NonNullable<VolumeRecord['schedule']>,
+  nowMs: number
+): number {
+  const doneMs = Date.parse(doneUntil)
+  return doneMs > nowMs + SCHEDULE_AHEAD_MS ? 0 : doneMs
 }
 
 /** All layers that a volume may have blocks in, lowest first. */
@@ -69,13 +80,17 @@ export class SnapshotDirectory {
     spec: NewSnapshot
   ): Promise<{ volume: VolumeRecord; snapshot: SnapshotRecord }> {
     this.#cluster.features.require('layers', 'a snapshot')
-    const { keys, store, random } = this.#cluster
+    const { keys, store, random, clock } = this.#cluster
     const { name, description = '', labels = {} } = spec
     checkSnapshotName(name)
     checkLabels(labels)
     checkDescription(description)
     return untilSettled(`beginning snapshot ${name}`, async () => {
       const { entry, record } = await this.#volume(id)
+      if (spec.due !== undefined && isDone(record.schedule, spec.due, clock.wallMs())) {
+        const text = `volume ${record.name}: its schedule wants nothing any more`
+        throw new StoreError(ErrorCode.Conflict, text)
+      }
       const writer = await this.#writer(record, writerEpoch)
       await this.#checkKeys(record)
       await this.#checkRoom(record, name, writer)
@@ -85,7 +100,8 @@ export class SnapshotDirectory {
       const createdAt = this.#cluster.nowText()
       const snapshot: SnapshotRecord = {
         ...{ v: 1, id: randomId64(random), name, volume: id, layer: record.headLayer },
-        ...{ sizeBytes: record.sizeBytes, taking: true, description, labels, createdAt }
+        ...{ sizeBytes: record.sizeBytes, taking: true, description, labels, createdAt },
+        ...(spec.due === undefined ? {} : { scheduled: { due: spec.due, name } })
       }
       const key = keys.snapshot(id, name)
       const { succeeded } = await store.transact({
@@ -104,7 +120,8 @@ export class SnapshotDirectory {
   }
 
   /**
-   * What the snapshot shows is on stable storage: from now on it is there.
+   * What the snapshot shows is on stable storage: from now on it is there, and the schedule that
+   * wanted it knows.
    * @throws StoreError Closed when the lease was lost meanwhile, or another one was begun
    */
   async finish(
@@ -117,7 +134,7 @@ export class SnapshotDirectory {
     const { taking: _, ...rest } = begun
     const finished = { ...rest, sizeBytes }
     return untilSettled(`recording snapshot ${begun.name}`, async () => {
-      const { record } = await this.#volume(begun.volume)
+      const { record, entry: volume } = await this.#volume(begun.volume)
       const writer = await this.#writer(record, writerEpoch)
       const entry = await store.get(key)
       const known = entry === null ? null : decode(entry)
@@ -126,12 +143,14 @@ export class SnapshotDirectory {
         throw new StoreError(ErrorCode.Closed, text)
       }
       if (known.taking !== true) return known // the answer to an earlier attempt was lost
+      const done = doneOf(volume.key, record, begun, this.#cluster.clock.wallMs())
       const { succeeded } = await store.transact({
         compare: [
           { key, modRevision: entry.modRevision },
-          { key: writer.key, modRevision: writer.modRevision }
+          { key: writer.key, modRevision: writer.modRevision },
+          ...done.map(() => ({ key: volume.key, modRevision: volume.modRevision }))
         ],
-        success: [{ put: key, value: encodeRecord('snapshot', finished) }]
+        success: [{ put: key, value: encodeRecord('snapshot', finished) }, ...done]
       })
       return succeeded ? finished : null
     })
@@ -312,6 +331,26 @@ export class SnapshotDirectory {
     }
     throw new StoreError(ErrorCode.Closed, `volume ${name}: its writer lease was lost`)
   }
+}
+
+/** Was a snapshot that is due then taken, or is none wanted? */
+function isDone(schedule: VolumeRecord['schedule'], due: string, nowMs: number): boolean {
+  return schedule === undefined || doneUntilMs(schedule, nowMs) >= Date.parse(due)
+}
+
+/** The schedule has what it wanted. */
+function doneOf(
+  key: string,
+  volume: VolumeRecord,
+  { scheduled }: SnapshotRecord,
+  nowMs: number
+): Operation[] {
+  const { schedule: known } = volume
+  if (known === undefined || scheduled === undefined) return []
+  // One that was set anew meanwhile begins then.
+  if (isDone(known, scheduled.due, nowMs)) return []
+  const schedule = { ...known, doneUntil: scheduled.due }
+  return [{ put: key, value: encodeRecord('volume', { ...volume, schedule }) }]
 }
 
 const decode = ({ key, value }: Entry): SnapshotRecord => decodeRecord('snapshot', key, value)

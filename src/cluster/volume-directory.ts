@@ -1,5 +1,5 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import { follow } from '../metadata/follow.ts'
+import { type Following, follow } from '../metadata/follow.ts'
 import type { Entry, Operation } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
 import { layersOf, SnapshotDirectory } from './snapshots.ts'
@@ -50,6 +50,7 @@ export type VolumeChange = Partial<
     | 'labels'
     | 'description'
     | 'settings'
+    | 'schedule'
   >
 >
 
@@ -155,6 +156,17 @@ export class VolumeDirectory {
     const onPut = ({ key }: Entry): void => listener(key.slice(keys.volumes.length))
     const following = follow(store, keys.volumes, { onPut, onDelete: () => {} }, timers)
     return () => following.stop()
+  }
+
+  /**
+   * Shows the record of each volume that is there, and again when it changes; `onGone` hears the id
+   * of one that goes.
+   */
+  followRecords(onRecord: (record: VolumeRecord) => void, onGone: (id: string) => void): Following {
+    const { keys, store, timers } = this.#cluster
+    const onPut = ({ key, value }: Entry): void => onRecord(decodeRecord('volume', key, value))
+    const onDelete = (key: string): void => onGone(key.slice(keys.volumes.length))
+    return follow(store, keys.volumes, { onPut, onDelete }, timers)
   }
 
   /** The record of a volume; null when it is gone. */

@@ -44,6 +44,7 @@ import { OpFlag, OpKind, ShardOp } from '../shard/op.ts'
 import { shardStatNames } from '../shard/stats.ts'
 import { RequestKind } from '../volume/request.ts'
 import type { VolumeInfo } from '../volume/volume-info.ts'
+import { SnapshotSchedules } from '../volume/snapshot-schedules.ts'
 import type { Volumes } from '../volume/volumes.ts'
 import type { Credentials } from './credentials.ts'
 import type { DataDirectory } from './data-directory.ts'
@@ -73,6 +74,10 @@ export interface BackendParts {
   readonly peers: ClusterBackend
   readonly keys: KeyBackend
   readonly credentials: Credentials
+  /** Does this process what only one of a cluster should? */
+  readonly isInCharge: () => boolean
+  /** Something failed that nobody waits for. */
+  readonly onTrouble: (what: string, error: StoreError) => void
   /** Problems of what is not shards or space. */
   problems(): readonly HealthProblem[]
   stopping(): boolean
@@ -99,6 +104,7 @@ export class PeerBackend implements AdminBackend {
   readonly #life: PeerLifeBackend
   readonly snapshots: SnapshotBackend
   readonly streams: StreamBackend
+  readonly schedules: SnapshotSchedules
   readonly imports: ImportBackend
   /** Kept from the last look, so that `gauges` stays synchronous. */
   #volumeCount = 0
@@ -107,8 +113,9 @@ export class PeerBackend implements AdminBackend {
   constructor(parts: BackendParts) {
     this.#parts = parts
     this.imports = new PeerImportBackend(parts)
-    this.snapshots = new PeerSnapshotBackend(parts.volumes)
     this.streams = new PeerStreamBackend(parts.volumes)
+    this.schedules = new SnapshotSchedules({ ...parts, trouble: parts.onTrouble })
+    this.snapshots = new PeerSnapshotBackend(parts.volumes, this.schedules)
     this.#life = new PeerLifeBackend(parts, (name) => this.volume(name))
   }
 

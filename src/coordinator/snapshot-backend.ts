@@ -1,16 +1,25 @@
 /** The admin API's view of snapshots. */
 import type { SnapshotBackend } from '../admin/snapshot-routes.ts'
-import type { Snapshot, SnapshotChange, SnapshotCreate } from '../admin/snapshot-schemas.ts'
+import type {
+  Schedule,
+  ScheduleChange,
+  Snapshot,
+  SnapshotChange,
+  SnapshotCreate
+} from '../admin/snapshot-schemas.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { withoutUndefined } from '../core/without-undefined.ts'
+import type { ScheduleInfo, SnapshotSchedules } from '../volume/snapshot-schedules.ts'
 import type { SnapshotInfo } from '../volume/snapshots.ts'
 import type { Volumes } from '../volume/volumes.ts'
 
 export class PeerSnapshotBackend implements SnapshotBackend {
   readonly #volumes: Volumes
+  readonly #schedules: SnapshotSchedules
 
-  constructor(volumes: Volumes) {
+  constructor(volumes: Volumes, schedules: SnapshotSchedules) {
     this.#volumes = volumes
+    this.#schedules = schedules
   }
 
   async list(volume: string): Promise<readonly Snapshot[]> {
@@ -45,7 +54,23 @@ export class PeerSnapshotBackend implements SnapshotBackend {
     })
     await this.#volumes.tell(volume, 'snapshotDeleted', { name })
   }
+
+  async schedule(volume: string): Promise<Schedule> {
+    const found = await this.#schedules.show(volume)
+    if (found !== null) return scheduleOf(found)
+    return { volume, rules: [], nextAt: null, doneUntil: null, snapshots: 0 }
+  }
+
+  async setSchedule(volume: string, { rules }: ScheduleChange): Promise<Schedule> {
+    return scheduleOf(await this.#schedules.set(volume, rules))
+  }
+
+  removeSchedule(volume: string): Promise<void> {
+    return this.#schedules.remove(volume)
+  }
 }
+
+const scheduleOf = ({ rules, ...info }: ScheduleInfo): Schedule => ({ ...info, rules: [...rules] })
 
 const answerOf = ({ layer: _, labels, ...info }: SnapshotInfo): Snapshot => ({
   ...info,

@@ -138,6 +138,22 @@ export const VOLUME_EVENTS_MAX = 64
 export const SNAPSHOTS_MAX = 4096
 /** Runs of merged layers that a shard remembers: one for each snapshot that is kept, at most. */
 export const MERGES_MAX = 262_144
+/** Automatic snapshots of a volume: often enough for anybody, and metadata writes stay rare. */
+export const SCHEDULE_EVERY_MS_MIN = 60_000
+export const SCHEDULE_EVERY_MS_MAX = 366 * 24 * 3600 * 1000
+/** Of all rules of a volume together: half of SNAPSHOTS_MAX is for people. */
+export const SCHEDULE_KEEP_MAX = 2048
+export const SCHEDULE_RULES_MAX = 8
+/** Between looks for automatic snapshots that are due; in memory, so it costs next to nothing. */
+export const SCHEDULE_LOOK_MS = 5000
+/** An automatic snapshot that failed is tried again after this time. */
+export const SCHEDULE_RETRY_MS = 30_000
+/** One that is taken later than this was missed, and its volume's history says so. */
+export const SCHEDULE_LATE_MS = 5 * 60_000
+/** A time in the future further away than this was written by a clock that was wrong. */
+export const SCHEDULE_AHEAD_MS = 3600_000
+/** Volumes of which one process takes automatic snapshots at a time. */
+export const SCHEDULE_PARALLEL = 8
 /** A snapshot gives up when changes in flight take longer: the ones behind them wait so long. */
 export const SNAPSHOT_HOLD_MS = 5000
 /** A volume that clients open and leave all the time tells of it so often at most. */

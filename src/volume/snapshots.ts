@@ -22,7 +22,7 @@ export interface SnapshotInfo {
   readonly createdAt: string
 }
 
-export type SnapshotOptions = Pick<NewSnapshot, 'description' | 'labels'>
+export type SnapshotOptions = Pick<NewSnapshot, 'description' | 'labels' | 'due'>
 
 export interface SnapshotsParts {
   readonly cluster: Cluster

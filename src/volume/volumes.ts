@@ -291,6 +291,11 @@ export class Volumes implements DeviceSource {
     })
   }
 
+  /** Does this process serve it, so that it can be written? */
+  isWritten(id: string): boolean {
+    return this.#table.find(id)?.volume.writable === true
+  }
+
   /** Something happened to it. @throws StoreError NotFound */
   async tell(name: string, kind: VolumeEventKind, details: VolumeEventDetails): Promise<void> {
     await this.#context.history.tell(await this.#directory.get(name), kind, details)

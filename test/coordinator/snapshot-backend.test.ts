@@ -3,7 +3,7 @@ import { deepStrictEqual, rejects, strictEqual } from 'node:assert'
 import { test } from 'uvu'
 import { PeerSnapshotBackend } from '../../src/coordinator/snapshot-backend.ts'
 import { ErrorCode } from '../../src/core/errors.ts'
-import { failsWith, openBench } from '../helpers/volume-bench.ts'
+import { failsWith, openBench, schedulesOf } from '../helpers/volume-bench.ts'
 
 const MIB = 1024 * 1024
 const unnamed = { description: '', labels: {} }
@@ -11,7 +11,7 @@ const unnamed = { description: '', labels: {} }
 test('a protected snapshot stays until somebody says otherwise', async () => {
   const bench = await openBench()
   const { volumes } = bench
-  const backend = new PeerSnapshotBackend(volumes)
+  const backend = new PeerSnapshotBackend(volumes, schedulesOf(bench))
   await volumes.create({ name: 'v', sizeBytes: MIB })
   await backend.create('v', { ...unnamed, name: 'a' })
   await backend.change('v', 'a', { protected: true, newName: 'b' })
@@ -30,7 +30,7 @@ test('a protected snapshot stays until somebody says otherwise', async () => {
 test('a volume in the trash keeps its snapshots, and they go with it', async () => {
   const bench = await openBench()
   const { volumes } = bench
-  const backend = new PeerSnapshotBackend(volumes)
+  const backend = new PeerSnapshotBackend(volumes, schedulesOf(bench))
   await volumes.create({ name: 'v', sizeBytes: MIB })
   await backend.create('v', { ...unnamed, name: 'a' })
   await volumes.discard('v')

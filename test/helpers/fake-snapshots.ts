@@ -1,10 +1,17 @@
 /** A SnapshotBackend over a list. */
 import type { SnapshotBackend } from '../../src/admin/snapshot-routes.ts'
-import type { Snapshot, SnapshotChange, SnapshotCreate } from '../../src/admin/snapshot-schemas.ts'
+import type {
+  Schedule,
+  ScheduleChange,
+  Snapshot,
+  SnapshotChange,
+  SnapshotCreate
+} from '../../src/admin/snapshot-schemas.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 
 export class FakeSnapshots implements SnapshotBackend {
   readonly all: Snapshot[] = []
+  readonly scheduled = new Map<string, ScheduleChange>()
 
   async list(volume: string): Promise<readonly Snapshot[]> {
     return this.all.filter((each) => each.volume === volume)
@@ -29,6 +36,21 @@ export class FakeSnapshots implements SnapshotBackend {
 
   async delete(volume: string, name: string): Promise<void> {
     this.all.splice(this.all.indexOf(this.#find(volume, name)), 1)
+  }
+
+  async schedule(volume: string): Promise<Schedule> {
+    const { rules } = this.scheduled.get(volume) ?? { rules: [] }
+    const time = rules.length === 0 ? null : '2026-01-31T12:00:00.000Z'
+    return { volume, rules, nextAt: time, doneUntil: time, snapshots: 0 }
+  }
+
+  async setSchedule(volume: string, change: ScheduleChange): Promise<Schedule> {
+    this.scheduled.set(volume, change)
+    return this.schedule(volume)
+  }
+
+  async removeSchedule(volume: string): Promise<void> {
+    this.scheduled.delete(volume)
   }
 
   #find(volume: string, name: string): Snapshot {

@@ -15,6 +15,7 @@ import { VolumeRequest } from '../../src/volume/request.ts'
 import { SealedStore } from '../../src/replication/sealed-store.ts'
 import { VolumeKeyring } from '../../src/volume/volume-keyring.ts'
 import type { VolumesOptions } from '../../src/volume/volume-options.ts'
+import { SnapshotSchedules } from '../../src/volume/snapshot-schedules.ts'
 import { Volumes } from '../../src/volume/volumes.ts'
 import { ManualClock, SeededRandom } from './manual-clock.ts'
 import { MemoryStore } from './memory-store.ts'
@@ -109,6 +110,16 @@ export async function openBench(options: BenchOptions = {}): Promise<Bench> {
     }
   }
 }
+
+export const schedulesOf = ({ cluster, volumes }: Bench): SnapshotSchedules =>
+  new SnapshotSchedules({
+    cluster,
+    volumes,
+    isInCharge: () => true,
+    trouble: (what, error) => {
+      throw new Error(what, { cause: error })
+    }
+  })
 
 export interface Ask {
   readonly kind: number

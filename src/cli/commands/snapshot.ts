@@ -4,6 +4,7 @@ import { action, type Context, withExamples } from '../context.ts'
 import { UsageError } from '../errors.ts'
 import type { Snapshot } from '../life-api.ts'
 import type { Output } from '../output.ts'
+import { addSchedule } from './snapshot-schedule.ts'
 
 export function addSnapshotCommands(program: Command): void {
   const snapshot = program.command('snapshot').description('what volumes were at one moment')
@@ -14,6 +15,7 @@ export function addSnapshotCommands(program: Command): void {
   addRename(snapshot)
   addProtect(snapshot)
   addDelete(snapshot)
+  addSchedule(snapshot)
 }
 
 /** 'volume@snapshot'. @throws UsageError */

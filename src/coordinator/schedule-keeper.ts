@@ -1,0 +1,20 @@
+/** Takes the snapshots that volumes' schedules want. */
+import { StoreError } from '../core/errors.ts'
+import { SCHEDULE_LOOK_MS } from '../core/limits.ts'
+import type { Log } from '../core/log.ts'
+import type { SnapshotSchedules } from '../volume/snapshot-schedules.ts'
+
+/** Looks now and then. Returns what ends it; that resolves when nothing is being taken. */
+export function keepSchedules(schedules: SnapshotSchedules, log: Log): () => Promise<void> {
+  const onFailed = (err: unknown): void => {
+    if (!(err instanceof StoreError)) throw err
+    log.warn({ err }, 'schedules of snapshots were not looked through')
+  }
+  void schedules.start().catch(onFailed)
+  const look = (): void => void schedules.look().catch(onFailed)
+  const timer = setInterval(look, SCHEDULE_LOOK_MS).unref()
+  return () => {
+    clearInterval(timer)
+    return schedules.close()
+  }
+}
