@@ -14,7 +14,7 @@ export interface ImportBackend {
   /** @throws StoreError Corrupt, InvalidArgument, Busy, NotFound */
   write(id: string, piece: Buffer, untilBytes: number): Promise<life.Import>
   /** In the background: see its state. @throws StoreError NotFound, InvalidArgument */
-  finish(id: string, digest: string): Promise<life.Import>
+  finish(id: string, expected: life.ImportFinish): Promise<life.Import>
   /** @throws StoreError NotFound, Busy */
   abandon(id: string): Promise<void>
 }
@@ -76,7 +76,7 @@ export const importRoutesOf = (backend: ImportBackend): readonly Route[] => [
     body: life.importFinishSchema,
     answer: life.importSchema,
     status: 202,
-    handle: ({ params, body }) => backend.finish(params.id, body.digest)
+    handle: ({ params, body }) => backend.finish(params.id, body)
   }),
   route({
     method: 'DELETE',

@@ -1,7 +1,6 @@
 /** The life of volumes in the admin API: what happened to them, and what is done to them. */
 import type { Readable } from 'node:stream'
 import { z } from 'zod'
-import { BLOCK_BYTES } from '../core/limits.ts'
 import * as life from './life-schemas.ts'
 import { RawAnswer, type Route, route } from './route.ts'
 import { type Volume, volumeNameSchema, volumeSchema } from './schemas.ts'
@@ -11,7 +10,7 @@ export interface LifeBackend {
   /** Oldest first. @throws StoreError NotFound */
   events(name: string): Promise<readonly life.VolumeEvent[]>
   /** A volume, or its snapshot, as a stream. @throws StoreError NotFound, Busy, Locked */
-  export(name: string, snapshot: string | undefined, start: number): Promise<Readable>
+  export(name: string, what: life.ExportQuery): Promise<Readable>
   /** Deleted first come first. */
   trash(): Promise<readonly life.Trashed[]>
   /** `entry` is an id or a name. @throws StoreError NotFound, Conflict, AlreadyExists */
@@ -33,18 +32,17 @@ export const lifeRoutesOf = (backend: LifeBackend): readonly Route[] => [
     method: 'GET',
     path: '/v1/volumes/{name}/export',
     operationId: 'exportVolume',
-    summary: 'All data of a volume, or of its snapshot, with checksums; from byte `start` on',
+    summary:
+      'All data of a volume, or of its snapshot, with checksums, from byte `start` on; ' +
+      'with `from` what changed since that snapshot',
     role: 'operator',
     volumeUse: 'change',
     audited: true,
     params: byName,
-    query: z.strictObject({
-      snapshot: volumeNameSchema.optional(),
-      start: z.coerce.number().int().nonnegative().multipleOf(BLOCK_BYTES).default(0)
-    }),
+    query: life.exportQuerySchema,
     contentType: STREAM_TYPE,
     handle: async ({ params, query }) =>
-      new RawAnswer(STREAM_TYPE, await backend.export(params.name, query.snapshot, query.start))
+      new RawAnswer(STREAM_TYPE, await backend.export(params.name, query))
   }),
   route({
     method: 'GET',

@@ -1,6 +1,20 @@
 /** What the admin API says about the life of volumes. */
 import { z } from 'zod'
+import { BLOCK_BYTES } from '../core/limits.ts'
 import { volumeNameSchema } from './schemas.ts'
+import { snapshotName } from './snapshot-schemas.ts'
+
+const snapshotId = z
+  .string()
+  .regex(/^[0-9a-f]{16}$/)
+  .meta({ description: 'Of the snapshot that was exported' })
+
+export const exportQuerySchema = z.strictObject({
+  snapshot: volumeNameSchema.optional(),
+  from: volumeNameSchema.optional(),
+  start: z.coerce.number().int().nonnegative().multipleOf(BLOCK_BYTES).default(0)
+})
+export type ExportQuery = z.infer<typeof exportQuerySchema>
 
 const time = z.string().meta({ description: 'ISO 8601 time' })
 
@@ -87,6 +101,22 @@ export const importFinishSchema = z
     digest: z
       .string()
       .regex(/^[0-9a-f]{64}$/)
-      .meta({ description: 'Of all that was sent, as src/backup/stream-format.ts defines it' })
+      .meta({ description: 'Of all that was sent, as src/backup/stream-format.ts defines it' }),
+    snapshot: z
+      .strictObject({ id: snapshotId, name: snapshotName })
+      .optional()
+      .meta({ description: 'What it is of: a snapshot of that name is made, for increments' })
   })
   .meta({ id: 'ImportFinish' })
+export const incrementFinishSchema = importFinishSchema
+  .pick({ digest: true })
+  .meta({ id: 'IncrementFinish' })
+export type ImportFinish = z.infer<typeof importFinishSchema>
+
+export const incrementSchema = z
+  .strictObject({
+    sizeBytes: z.number().int().positive(),
+    snapshot: z.strictObject({ id: snapshotId, name: snapshotName, base: snapshotId })
+  })
+  .meta({ id: 'Increment' })
+export type Increment = z.infer<typeof incrementSchema>

@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import { VOLUME_NAME_BYTES_MAX } from '../core/limits.ts'
 
-const snapshotName = z
+export const snapshotName = z
   .string()
   .min(1, { error: 'must not be empty' })
   .max(VOLUME_NAME_BYTES_MAX, { error: `must be at most ${VOLUME_NAME_BYTES_MAX} bytes` })

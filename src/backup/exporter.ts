@@ -1,34 +1,62 @@
 /** A volume, or a snapshot of one, as a stream. */
 import { BLOCK_BYTES, FILE_PIECE_BYTES } from '../core/limits.ts'
+import { changesOf } from '../volume/changes.ts'
+import type { LayerHalves } from '../volume/request.ts'
 import type { VolumeFile } from '../volume/volume-file.ts'
-import { encodeData, encodeEnd, encodeHeader, partsOf, VolumeDigest } from './stream-format.ts'
+import {
+  encodeEnd,
+  encodeHeader,
+  encodePart,
+  partsOf,
+  partsWithZeroes,
+  type StreamData,
+  type StreamPart,
+  type StreamSnapshot,
+  VolumeDigest,
+  zeroParts
+} from './stream-format.ts'
 
 /** Asked for at a time: what is sparse is passed over in steps of this. */
 const EXTENTS_BYTES = 1024 * FILE_PIECE_BYTES
 
-/**
- * The stream of `file`, which is closed at its end. Blocks before `startBytes` are read for the
- * digest and not sent.
- */
-export async function* exportVolume(file: VolumeFile, startBytes: number): AsyncIterable<Buffer> {
+export interface Exported {
+  readonly snapshot: StreamSnapshot | null
+  /** Layer of the base of an increment; null: all is wanted. */
+  readonly base: LayerHalves | null
+  /** Blocks before this are read for the digest and not sent. */
+  readonly startBytes: number
+}
+
+/** The stream of `file`, which is closed at its end. */
+export async function* exportVolume(
+  file: VolumeFile,
+  { snapshot, base, startBytes }: Exported
+): AsyncIterable<Buffer> {
   try {
-    const { sizeBytes } = file
     const digest = new VolumeDigest()
-    yield encodeHeader({ sizeBytes, startBytes })
-    for await (const { offset, bytes } of dataOf(file, sizeBytes)) {
-      for (const { offset: at, crcs, blocks } of partsOf(offset, bytes)) {
-        digest.add(at, crcs)
-        const end = at + blocks.length
-        if (end <= startBytes) continue
-        const skip = Math.max(0, startBytes - at) / BLOCK_BYTES
-        yield encodeData({ offset: at + skip * BLOCK_BYTES, crcs: crcs.subarray(skip) })
-        yield blocks.subarray(skip * BLOCK_BYTES)
-      }
+    yield encodeHeader({ sizeBytes: file.sizeBytes, startBytes, snapshot })
+    for await (const part of base === null ? partsOfAll(file) : partsSince(file, base)) {
+      digest.addPart(part)
+      const rest = restOf(part, startBytes)
+      if (rest !== null) yield* encodePart(rest)
     }
     yield encodeEnd(digest.end())
   } finally {
     await file.close()
   }
+}
+
+/** What of it is not before `start`. */
+function restOf(part: StreamPart, start: number): StreamPart | null {
+  const { offset } = part
+  if (offset >= start) return part
+  const skip = start - offset
+  if (part.kind === 'zeroes') {
+    return part.length > skip ? { ...part, offset: start, length: part.length - skip } : null
+  }
+  if (part.blocks.length <= skip) return null
+  const crcs = part.crcs.subarray(skip / BLOCK_BYTES)
+  return { ...part, offset: start, crcs, blocks: part.blocks.subarray(skip) }
 }
 
 /** The digest of a volume, as it reads. `onProgress` is told how many bytes are done. */
@@ -37,33 +65,74 @@ export async function digestOf(
   onProgress: (doneBytes: number) => void
 ): Promise<ReturnType<VolumeDigest['end']>> {
   const digest = new VolumeDigest()
-  for await (const { offset, bytes } of dataOf(file, file.sizeBytes)) {
-    for (const part of partsOf(offset, bytes)) digest.add(part.offset, part.crcs)
-    onProgress(offset + bytes.length)
+  for await (const part of partsOfAll(file)) {
+    digest.addPart(part)
+    onProgress(part.offset + part.blocks.length)
   }
   return digest.end()
 }
 
-/** Its pieces that hold data, in order, as whole blocks: the last one is filled with zeroes. */
-async function* dataOf(
-  file: VolumeFile,
-  sizeBytes: number
-): AsyncIterable<{ offset: number; bytes: Buffer }> {
+async function* partsOfAll(file: VolumeFile): AsyncIterable<StreamData> {
+  const { sizeBytes } = file
   for (let start = 0; start < sizeBytes; start += EXTENTS_BYTES) {
     const extents = await file.extents(start, Math.min(EXTENTS_BYTES, sizeBytes - start))
     for (const { offset, length, kind } of extents) {
       if (kind !== 'data') continue
-      const end = offset + length
-      for (let at = offset; at < end; at += FILE_PIECE_BYTES) {
-        const bytes = await file.readAt(at, Math.min(FILE_PIECE_BYTES, end - at))
-        yield { offset: at, bytes: wholeBlocks(bytes) }
+      for await (const piece of piecesOf(file, offset, length)) {
+        yield* partsOf(piece.offset, piece.bytes)
       }
     }
   }
 }
 
-/** With zeroes behind the last bytes, if they are no whole block. */
-function wholeBlocks(bytes: Buffer): Buffer {
-  const rest = bytes.length % BLOCK_BYTES
-  return rest === 0 ? bytes : Buffer.concat([bytes, Buffer.alloc(BLOCK_BYTES - rest)])
+async function* partsSince(file: VolumeFile, base: LayerHalves): AsyncIterable<StreamPart> {
+  for await (const { offset, length, kind } of changesOf(file, base)) {
+    if (kind === 'zeroes') {
+      yield* zeroParts(offset, Math.ceil(length / BLOCK_BYTES) * BLOCK_BYTES)
+      continue
+    }
+    for await (const piece of piecesOf(file, offset, length)) {
+      yield* partsWithZeroes(piece.offset, piece.bytes)
+    }
+  }
+}
+
+/** As it reads now, of what an increment told: the same digest if it was stored. */
+export async function digestOfParts(
+  file: VolumeFile,
+  extents: Iterable<{ readonly offset: number; readonly length: number }>,
+  onProgress: (doneBytes: number) => void
+): Promise<ReturnType<VolumeDigest['end']>> {
+  const digest = new VolumeDigest()
+  for (const { offset, length } of extents) {
+    const inside = Math.min(length, file.sizeBytes - offset)
+    for (const each of await file.extents(offset, inside)) {
+      if (each.kind !== 'data') {
+        digest.addZeroes({ ...each, length: Math.ceil(each.length / BLOCK_BYTES) * BLOCK_BYTES })
+        continue
+      }
+      for await (const piece of piecesOf(file, each.offset, each.length)) {
+        for (const part of partsWithZeroes(piece.offset, piece.bytes)) digest.addPart(part)
+      }
+    }
+    onProgress(offset + inside)
+  }
+  return digest.end()
+}
+
+/** Whole blocks: the last one is filled with zeroes. */
+async function* piecesOf(
+  file: VolumeFile,
+  offset: number,
+  length: number
+): AsyncIterable<{ offset: number; bytes: Buffer }> {
+  const end = offset + length
+  for (let at = offset; at < end; at += FILE_PIECE_BYTES) {
+    const bytes = await file.readAt(at, Math.min(FILE_PIECE_BYTES, end - at))
+    const rest = bytes.length % BLOCK_BYTES
+    yield {
+      offset: at,
+      bytes: rest === 0 ? bytes : Buffer.concat([bytes, Buffer.alloc(BLOCK_BYTES - rest)])
+    }
+  }
 }

@@ -3,14 +3,17 @@ import { once } from 'node:events'
 import { type FileHandle, open, rename } from 'node:fs/promises'
 import type { Writable } from 'node:stream'
 import {
-  encodeData,
   encodeEnd,
   encodeHeader,
+  encodePart,
   partsOf,
   type StreamData,
   type StreamEnd,
+  type StreamHeader,
+  type StreamPart,
   VolumeDigest
 } from '../backup/stream-format.ts'
+import { assert } from '../core/assert.ts'
 import { CommandError } from './errors.ts'
 
 export interface Sink {
@@ -18,8 +21,8 @@ export interface Sink {
   readonly startBytes: number
   /** Of what is there already. */
   readonly digest: VolumeDigest
-  begin(sizeBytes: number): Promise<void>
-  data(part: StreamData): Promise<void>
+  begin(header: StreamHeader): Promise<void>
+  part(part: StreamPart): Promise<void>
   end(end: StreamEnd): Promise<void>
   /** It failed. */
   abort(): Promise<void>
@@ -30,6 +33,11 @@ const ZEROES = Buffer.alloc(PIECE_BYTES)
 
 /** What a file that is not whole yet is called. */
 export const partName = (path: string): string => `${path}.part`
+
+function dataOf(part: StreamPart): StreamData {
+  assert(part.kind === 'data', 'a raw image is of all, not of an increment')
+  return part
+}
 
 /** A raw image. One that an earlier run left is gone on with, and read for the digest. */
 export class RawFileSink implements Sink {
@@ -58,11 +66,12 @@ export class RawFileSink implements Sink {
     await this.#file.truncate(this.startBytes)
   }
 
-  async begin(sizeBytes: number): Promise<void> {
+  async begin({ sizeBytes }: StreamHeader): Promise<void> {
     this.#sizeBytes = sizeBytes
   }
 
-  async data({ offset, blocks }: StreamData): Promise<void> {
+  async part(part: StreamPart): Promise<void> {
+    const { offset, blocks } = dataOf(part)
     const bytes = blocks.subarray(0, Math.min(blocks.length, this.#sizeBytes - offset))
     await this.#file!.write(bytes, 0, bytes.length, offset).catch(failed(this.#path))
   }
@@ -92,11 +101,12 @@ export class RawPipeSink implements Sink {
     this.#out = out
   }
 
-  async begin(sizeBytes: number): Promise<void> {
+  async begin({ sizeBytes }: StreamHeader): Promise<void> {
     this.#sizeBytes = sizeBytes
   }
 
-  async data({ offset, blocks }: StreamData): Promise<void> {
+  async part(part: StreamPart): Promise<void> {
+    const { offset, blocks } = dataOf(part)
     await this.#fillTo(offset)
     const bytes = blocks.subarray(0, Math.min(blocks.length, this.#sizeBytes - offset))
     await written(this.#out, bytes)
@@ -150,13 +160,12 @@ export class StreamSink implements Sink {
     return new StreamSink(write, finish)
   }
 
-  begin(sizeBytes: number): Promise<void> {
-    return this.#write(encodeHeader({ sizeBytes, startBytes: 0 }))
+  begin(header: StreamHeader): Promise<void> {
+    return this.#write(encodeHeader({ ...header, startBytes: 0 }))
   }
 
-  async data(part: StreamData): Promise<void> {
-    await this.#write(encodeData(part))
-    await this.#write(part.blocks)
+  async part(part: StreamPart): Promise<void> {
+    for (const bytes of encodePart(part)) await this.#write(bytes)
   }
 
   async end(end: StreamEnd): Promise<void> {

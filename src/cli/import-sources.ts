@@ -1,7 +1,13 @@
 /** What is imported: its size, and its data in order. */
 import { type FileHandle, open } from 'node:fs/promises'
 import type { Readable } from 'node:stream'
-import { partsOf, type StreamData, StreamReader, VolumeDigest } from '../backup/stream-format.ts'
+import {
+  partsOf,
+  type StreamPart,
+  StreamReader,
+  type StreamSnapshot,
+  VolumeDigest
+} from '../backup/stream-format.ts'
 import { BLOCK_BYTES } from '../core/limits.ts'
 import { formatSize } from '../core/units.ts'
 import { CommandError, UsageError } from './errors.ts'
@@ -9,9 +15,17 @@ import { CommandError, UsageError } from './errors.ts'
 export interface Source {
   readonly sizeBytes: number
   readonly digest: VolumeDigest
-  /** All blocks that are not zeroes, in order. Throws at its end if something is wrong with it. */
-  parts(): AsyncIterable<StreamData>
+  /** What it says that it is of. */
+  readonly snapshot: StreamSnapshot | null
+  /**
+   * All blocks that are not zeroes, of an increment also what became zeroes, in order. Throws at
+   * its end if something is wrong with it.
+   */
+  parts(): AsyncIterable<StreamPart>
 }
+
+export const lengthOf = (part: StreamPart): number =>
+  part.kind === 'data' ? part.blocks.length : part.length
 
 const PIECE_BYTES = 1024 * 1024
 
@@ -19,6 +33,7 @@ const PIECE_BYTES = 1024 * 1024
 class RawSource implements Source {
   readonly digest: VolumeDigest = new VolumeDigest()
   readonly sizeBytes: number
+  readonly snapshot = null
   readonly #pieces: AsyncIterable<Buffer>
   /** So much has to come; null: what comes is right. */
   readonly #expected: number | null
@@ -29,7 +44,7 @@ class RawSource implements Source {
     this.#expected = expected
   }
 
-  async *parts(): AsyncIterable<StreamData> {
+  async *parts(): AsyncIterable<StreamPart> {
     let at = 0
     let came = 0
     for await (const piece of this.#pieces) {
@@ -73,20 +88,21 @@ export function rawPipe(input: Readable, sizeBytes: number | undefined): Source 
 /** In the format of torus. @throws StoreError Corrupt when it is not */
 export async function torusStream(input: AsyncIterable<Buffer>): Promise<Source> {
   const reader = new StreamReader(input)
-  const { sizeBytes, startBytes } = await reader.header()
+  const { sizeBytes, startBytes, snapshot } = await reader.header()
   if (startBytes > 0) throw new CommandError('Corrupt', 'the stream does not begin at byte 0')
   const digest = new VolumeDigest()
-  async function* parts(): AsyncIterable<StreamData> {
+  async function* parts(): AsyncIterable<StreamPart> {
     for (let part = await reader.next(); ; part = await reader.next()) {
       if (part.kind === 'end') {
-        if (part.blocks === digest.blocks) return
-        throw new CommandError('Corrupt', `it has ${digest.blocks} of ${part.blocks} blocks`)
+        const { blocks, digest: found } = digest.end()
+        if (blocks === part.blocks && found === part.digest) return
+        throw new CommandError('Corrupt', `it has ${blocks} of ${part.blocks} blocks, or others`)
       }
-      digest.add(part.offset, part.crcs)
+      digest.addPart(part)
       yield part
     }
   }
-  return { sizeBytes, digest, parts }
+  return { sizeBytes, digest, snapshot, parts }
 }
 
 export async function fileStream(path: string): Promise<AsyncIterable<Buffer>> {

@@ -25,11 +25,11 @@ export class LifeApi {
   /** The volume, or its snapshot, in the format of torus from a byte on. */
   export(
     volume: string,
-    snapshot: string | undefined,
-    start: number
+    { snapshot, from, start }: Partial<life.ExportQuery>
   ): Promise<AsyncIterable<Buffer>> {
     const which = snapshot === undefined ? '' : `&snapshot=${encodeURIComponent(snapshot)}`
-    return this.#stream(`${pathOf(volume)}/export?start=${start}${which}`)
+    const since = from === undefined ? '' : `&from=${encodeURIComponent(from)}`
+    return this.#stream(`${pathOf(volume)}/export?start=${start ?? 0}${which}${since}`)
   }
 
   async events(name: string): Promise<VolumeEvent[]> {
@@ -53,8 +53,8 @@ export class LifeApi {
     return this.#send('POST', `/v1/imports/${id}/data?until=${until}`, piece)
   }
 
-  finishImport(id: string, digest: string): Promise<Import> {
-    return this.#send('POST', `/v1/imports/${id}/finish`, { digest })
+  finishImport(id: string, expected: life.ImportFinish): Promise<Import> {
+    return this.#send('POST', `/v1/imports/${id}/finish`, expected)
   }
 
   abandonImport(id: string): Promise<void> {

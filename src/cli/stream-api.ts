@@ -1,3 +1,4 @@
+import type { Import, Increment } from '../admin/life-schemas.ts'
 import type { Diff } from '../admin/stream-schemas.ts'
 
 type Send = <T>(method: string, path: string, body?: unknown) => Promise<T>
@@ -10,6 +11,22 @@ export class StreamApi {
 
   constructor(send: Send) {
     this.#send = send
+  }
+
+  beginIncrement(volume: string, increment: Increment): Promise<Import> {
+    return this.#send('POST', pathOf(volume), increment)
+  }
+
+  increment(volume: string): Promise<Import> {
+    return this.#send('GET', pathOf(volume))
+  }
+
+  writeIncrement(volume: string, piece: Buffer, until: number): Promise<Import> {
+    return this.#send('POST', `${pathOf(volume)}/data?until=${until}`, piece)
+  }
+
+  finishIncrement(volume: string, digest: string): Promise<Import> {
+    return this.#send('POST', `${pathOf(volume)}/finish`, { digest })
   }
 
   /** What changed after snapshot `from`, up to `snapshot` or now. */
@@ -30,3 +47,5 @@ export class StreamApi {
     }
   }
 }
+
+const pathOf = (volume: string): string => `/v1/volumes/${encodeURIComponent(volume)}/increment`

@@ -1,6 +1,6 @@
 /** The admin API's view of imports. */
 import type { ImportBackend } from '../admin/import-routes.ts'
-import type { Import } from '../admin/life-schemas.ts'
+import type { Import, ImportFinish } from '../admin/life-schemas.ts'
 import type { VolumeCreate } from '../admin/schemas.ts'
 import { DEFAULT_POOL } from '../cluster/pools.ts'
 import type { BackendParts } from './backend.ts'
@@ -37,8 +37,8 @@ export class PeerImportBackend implements ImportBackend {
     return this.#imports.write(id, piece, untilBytes)
   }
 
-  finish(id: string, digest: string): Promise<Import> {
-    return this.#imports.finish(id, digest)
+  finish(id: string, expected: ImportFinish): Promise<Import> {
+    return this.#imports.finish(id, expected)
   }
 
   abandon(id: string): Promise<void> {

@@ -5,42 +5,28 @@
  * lives, and can be begun anew at any time: the same bytes are written again.
  */
 import { digestOf } from '../backup/exporter.ts'
-import { StreamReader } from '../backup/stream-format.ts'
+import { originLabels } from '../backup/origins.ts'
+import { StreamReader, type StreamSnapshot } from '../backup/stream-format.ts'
 import type { Cluster } from '../cluster/cluster.ts'
 import { type HiddenVolume, HiddenVolumes } from '../cluster/hidden-volumes.ts'
-import { errorCodeName, ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
+import { ErrorCode, StoreError } from '../core/errors.ts'
 import { IMPORT_KEPT_MS } from '../core/limits.ts'
 import type { VolumeFile } from '../volume/volume-file.ts'
 import type { CreateOptions } from '../volume/volume-options.ts'
 import type { Volumes } from '../volume/volumes.ts'
+import { IDLE_MS, only, Transfer, type TransferState, transferState } from './transfers.ts'
 
-/** Nothing came for so long: the volume is let go until more comes. */
-const IDLE_MS = 60_000
+/** The snapshot that was exported. */
+type MadeOf = Pick<StreamSnapshot, 'id' | 'name'>
 
-export interface ImportState {
-  readonly id: string
-  readonly name: string
-  readonly sizeBytes: number
-  readonly state: 'receiving' | 'verifying' | 'done' | 'failed'
-  /** All before it was received. */
-  readonly doneBytes: number
-  /** All before it was read back. */
-  readonly verifiedBytes: number
-  /** Why it failed. */
-  readonly error: { readonly code: string; readonly message: string } | null
+interface ExpectedVolume {
+  readonly digest: string
+  readonly snapshot?: MadeOf | undefined
 }
 
-class Session {
-  state: ImportState['state'] = 'receiving'
-  doneBytes = 0
-  verifiedBytes = 0
-  error: ImportState['error'] = null
-  file: VolumeFile | null = null
+class Session extends Transfer {
   /** While it is verified and gets its name, and then: nothing hidden of this id may be there. */
   volume: HiddenVolume | null = null
-  timer: NodeJS.Timeout | undefined
-  /** The piece that is being written, or the verification. */
-  busy = false
 }
 
 export class Imports {
@@ -55,16 +41,16 @@ export class Imports {
     this.#hidden = new HiddenVolumes(cluster)
   }
 
-  async list(): Promise<ImportState[]> {
+  async list(): Promise<TransferState[]> {
     const all = (await this.#hidden.list()).filter(({ hidden }) => hidden.why === 'import')
-    return all.map((volume) => stateOf(volume, this.#sessionOf(volume.id)))
+    return all.map((volume) => transferState(volume, this.#sessionOf(volume.id)))
   }
 
   /**
    * Makes a volume that nobody can open. @throws StoreError AlreadyExists when there is a volume,
    * or an import, of that name
    */
-  async begin(options: Omit<CreateOptions, 'hidden'>): Promise<ImportState> {
+  async begin(options: Omit<CreateOptions, 'hidden'>): Promise<TransferState> {
     const { name } = options
     const isImport = (await this.list()).some((each) => each.name === name)
     if (isImport) {
@@ -85,29 +71,26 @@ export class Imports {
   }
 
   /** @throws StoreError NotFound */
-  async show(id: string): Promise<ImportState> {
+  async show(id: string): Promise<TransferState> {
     const session = this.#sessions.get(id)
-    if (session !== undefined && session.volume !== null) return stateOf(session.volume, session)
-    return stateOf(await this.#hidden.find(id, 'import'), this.#sessionOf(id))
+    if (session !== undefined && session.volume !== null)
+      return transferState(session.volume, session)
+    return transferState(await this.#hidden.find(id, 'import'), this.#sessionOf(id))
   }
 
   /**
    * Writes a piece, which covers the volume from its start up to `untilBytes`.
    * @throws StoreError Corrupt, InvalidArgument (a gap, or another size), Busy, NotFound
    */
-  async write(id: string, piece: Buffer, untilBytes: number): Promise<ImportState> {
+  async write(id: string, piece: Buffer, untilBytes: number): Promise<TransferState> {
     const volume = await this.#hidden.find(id, 'import')
     const session = this.#sessionOf(id)
-    await this.#alone(session, async () => {
-      session.state = 'receiving'
-      session.error = null
+    await session.alone(async () => {
       const reader = new StreamReader(only(piece))
-      const { sizeBytes, startBytes } = await reader.header()
-      const isNext = startBytes <= session.doneBytes && untilBytes <= volume.sizeBytes
-      if (!isNext || sizeBytes !== volume.sizeBytes) {
-        const piece = `a piece from ${startBytes} to ${untilBytes} of ${sizeBytes} bytes`
-        const text = `${piece} does not go on at ${session.doneBytes} of ${volume.sizeBytes}`
-        throw new StoreError(ErrorCode.InvalidArgument, text)
+      const header = await reader.header()
+      session.receive({ ...header, untilBytes }, volume.sizeBytes)
+      if (header.snapshot !== null && header.snapshot.base !== null) {
+        throw new StoreError(ErrorCode.InvalidArgument, 'an increment does not make a volume')
       }
       const file = await this.#fileOf(id, session)
       for (let part = await reader.next(); part.kind === 'data'; part = await reader.next()) {
@@ -115,36 +98,36 @@ export class Imports {
       }
       session.doneBytes = Math.max(session.doneBytes, untilBytes)
     })
-    return stateOf(volume, session)
+    return transferState(volume, session)
   }
 
   /** Reads all back, in the background, and gives the volume its name if `digest` is its. */
-  async finish(id: string, digest: string): Promise<ImportState> {
+  async finish(id: string, expected: ExpectedVolume): Promise<TransferState> {
     const volume = await this.#hidden.find(id, 'import')
     const session = this.#sessionOf(id)
-    if (session.doneBytes < volume.sizeBytes) {
-      const text = `${session.doneBytes} of ${volume.sizeBytes} bytes are here: more has to come`
-      throw new StoreError(ErrorCode.InvalidArgument, text)
-    }
-    void this.#alone(session, () => this.#verify(volume, session, digest)).catch((thrown) => {
-      const { code, message } = storeErrorOf(thrown)
+    session.requireWhole(volume.sizeBytes)
+    const verify = (): Promise<void> => this.#verify(volume, session, expected)
+    void session.alone(verify).catch((thrown) => {
       session.volume = null
-      session.state = 'failed'
-      session.error = { code: errorCodeName(code), message }
+      session.failed(thrown)
     })
-    return stateOf(volume, session)
+    return transferState(volume, session)
   }
 
   /** @throws StoreError NotFound, Busy */
   async abandon(id: string): Promise<void> {
     await this.#hidden.find(id, 'import')
     const session = this.#sessionOf(id)
-    await this.#alone(session, () => this.#close(session))
+    await session.alone(() => session.close())
     this.#sessions.delete(id)
     await this.#volumes.trash.delete(id, 'import')
   }
 
-  async #verify(volume: HiddenVolume, session: Session, digest: string): Promise<void> {
+  async #verify(
+    volume: HiddenVolume,
+    session: Session,
+    { digest, snapshot }: ExpectedVolume
+  ): Promise<void> {
     session.volume = volume
     session.state = 'verifying'
     session.verifiedBytes = 0
@@ -158,28 +141,20 @@ export class Imports {
       session.doneBytes = 0
       throw new StoreError(ErrorCode.ChecksumMismatch, text)
     }
-    await this.#close(session)
+    await session.close()
     await this.#volumes.reveal(volume.id, volume.name)
+    if (snapshot !== undefined) await this.#mark(volume.name, snapshot)
     session.state = 'done'
     setTimeout(() => this.#sessions.delete(volume.id), IDLE_MS).unref()
   }
 
-  /** One thing at a time. @throws StoreError Busy */
-  async #alone(session: Session, work: () => Promise<void>): Promise<void> {
-    if (session.busy) {
-      throw new StoreError(ErrorCode.Busy, 'the import is busy with what came before')
-    }
-    session.busy = true
-    clearTimeout(session.timer)
-    try {
-      await work()
-    } finally {
-      session.busy = false
-      session.timer = setTimeout(() => {
-        this.#alone(session, () => this.#close(session)).catch(storeErrorOf)
-      }, IDLE_MS).unref()
-      if (session.file === null) clearTimeout(session.timer)
-    }
+  /** The snapshot that it is of, for increments to stand on. */
+  async #mark(name: string, { id, name: snapshot }: MadeOf): Promise<void> {
+    const labels = originLabels(id)
+    await this.#volumes.snapshots.create(name, snapshot, { labels }).catch((thrown: unknown) => {
+      // Below the feature level of snapshots a volume has none.
+      if (!(thrown instanceof StoreError) || thrown.code !== ErrorCode.Busy) throw thrown
+    })
   }
 
   #sessionOf(id: string): Session {
@@ -190,25 +165,7 @@ export class Imports {
     return session
   }
 
-  async #fileOf(id: string, session: Session): Promise<VolumeFile> {
-    session.file ??= await this.#volumes.openHidden(id)
-    return session.file
-  }
-
-  async #close(session: Session): Promise<void> {
-    const { file } = session
-    session.file = null
-    if (file === null) return
-    await file.flush()
-    await file.close()
+  #fileOf(id: string, session: Session): Promise<VolumeFile> {
+    return session.file(() => this.#volumes.openHidden(id))
   }
 }
-
-async function* only(bytes: Buffer): AsyncIterable<Buffer> {
-  yield bytes
-}
-
-const stateOf = (
-  { id, name, sizeBytes }: { id: string; name: string; sizeBytes: number },
-  { state, doneBytes, verifiedBytes, error }: Session
-): ImportState => ({ id, name, sizeBytes, state, doneBytes, verifiedBytes, error })

@@ -1,12 +1,12 @@
 /** The admin API's view of the life of volumes. */
-import { Readable } from 'node:stream'
+import type { Readable } from 'node:stream'
 import type { LifeBackend } from '../admin/life-routes.ts'
-import type { Trashed, VolumeEvent } from '../admin/life-schemas.ts'
+import type { ExportQuery, Trashed, VolumeEvent } from '../admin/life-schemas.ts'
 import type { Volume } from '../admin/schemas.ts'
-import { exportVolume } from '../backup/exporter.ts'
 import { DEFAULT_POOL } from '../cluster/pools.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { BackendParts } from './backend.ts'
+import { exportOf } from './exports.ts'
 import { bytesOfFamilies } from './volume-usage.ts'
 
 export class PeerLifeBackend implements LifeBackend {
@@ -25,16 +25,8 @@ export class PeerLifeBackend implements LifeBackend {
     return this.#parts.volumes.events(name)
   }
 
-  async export(name: string, snapshot: string | undefined, start: number): Promise<Readable> {
-    const { volumes } = this.#parts
-    const which = snapshot === undefined ? name : `${name}@${snapshot}`
-    const file = await volumes.openFile(which, { readOnly: true, own: true })
-    if (start > file.sizeBytes) {
-      await file.close()
-      const text = `${which} has ${file.sizeBytes} bytes: nothing is at ${start}`
-      throw new StoreError(ErrorCode.OutOfRange, text)
-    }
-    return Readable.from(exportVolume(file, start), { objectMode: false })
+  export(name: string, what: ExportQuery): Promise<Readable> {
+    return exportOf(this.#parts.volumes, name, what)
   }
 
   async trash(): Promise<readonly Trashed[]> {

@@ -8,6 +8,7 @@ import { type Bench, failsWith, openBench } from '../helpers/volume-bench.ts'
 
 const MIB = 1024 * 1024
 const SIZE = 2 * MIB
+const whole = { snapshot: null, base: null }
 
 /** The stream of a volume with data in its middle, and its digest. */
 async function exported(bench: Bench): Promise<{ stream: Buffer; digest: string }> {
@@ -15,7 +16,7 @@ async function exported(bench: Bench): Promise<{ stream: Buffer; digest: string 
   const file = await bench.volumes.openFile('source')
   await file.writeAt(MIB / 2, Buffer.alloc(MIB, 5))
   const parts: Buffer[] = []
-  for await (const part of exportVolume(file, 0)) parts.push(part)
+  for await (const part of exportVolume(file, { ...whole, startBytes: 0 })) parts.push(part)
   const stream = Buffer.concat(parts)
   return { stream, digest: stream.toString('hex', stream.length - 40, stream.length - 8) }
 }
@@ -35,7 +36,7 @@ test('an imported volume has its name when all of it is there and compared', asy
   const imports = new Imports(bench.volumes, bench.cluster)
   const { id } = await imports.begin({ name: 'v', sizeBytes: SIZE })
   await rejects(imports.begin({ name: 'v', sizeBytes: SIZE }), failsWith(ErrorCode.AlreadyExists))
-  await rejects(imports.finish(id, digest), failsWith(ErrorCode.InvalidArgument))
+  await rejects(imports.finish(id, { digest }), failsWith(ErrorCode.InvalidArgument))
   await rejects(bench.volumes.open('v', {}), failsWith(ErrorCode.NotFound))
   strictEqual((await bench.volumes.listAll()).length, 1)
   strictEqual((await imports.write(id, stream, SIZE)).doneBytes, SIZE)
@@ -46,7 +47,7 @@ test('an imported volume has its name when all of it is there and compared', asy
     await new Promise((resolve) => setTimeout(resolve, 10))
     return info
   }
-  await imports.finish(id, digest)
+  await imports.finish(id, { digest })
   strictEqual(await finished(imports, id), 'done')
   const file = await bench.volumes.openFile('v')
   deepStrictEqual(await file.readAt(MIB / 2, MIB), Buffer.alloc(MIB, 5))
@@ -63,7 +64,7 @@ test('pieces that are damaged, of another size or leave a gap are refused', asyn
   const { id } = await imports.begin({ name: 'v', sizeBytes: SIZE })
   const file = await bench.volumes.openFile('source', { readOnly: true })
   const rest: Buffer[] = []
-  for await (const part of exportVolume(file, MIB)) rest.push(part)
+  for await (const part of exportVolume(file, { ...whole, startBytes: MIB })) rest.push(part)
   const gap = imports.write(id, Buffer.concat(rest), SIZE)
   await rejects(gap, failsWith(ErrorCode.InvalidArgument))
   const far = imports.write(id, stream, SIZE + 4096)
@@ -73,10 +74,8 @@ test('pieces that are damaged, of another size or leave a gap are refused', asyn
   damaged[MIB]! ^= 1
   await rejects(imports.write(id, damaged, SIZE), failsWith(ErrorCode.Corrupt))
   await imports.write(id, stream, SIZE)
-  await imports.finish(
-    id,
-    digest.replace(/^./, (first) => (first === '0' ? '1' : '0'))
-  )
+  const other = digest.replace(/^./, (first) => (first === '0' ? '1' : '0'))
+  await imports.finish(id, { digest: other })
   strictEqual(await finished(imports, id), 'failed')
   strictEqual((await imports.show(id)).error?.code, 'ChecksumMismatch')
   await rejects(bench.volumes.show('v'), failsWith(ErrorCode.NotFound))

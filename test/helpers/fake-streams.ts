@@ -1,4 +1,6 @@
 /** A StreamBackend that tells the same of every volume, in two answers. */
+import type { Import } from '../../src/admin/life-schemas.ts'
+import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import type { StreamBackend } from '../../src/admin/stream-routes.ts'
 import type { Diff } from '../../src/admin/stream-schemas.ts'
 
@@ -12,4 +14,13 @@ export class FakeStreams implements StreamBackend {
     const extents = [{ offset: 4096, length: 4096, kind: 'data' as const }]
     return { sizeBytes, extents, nextBytes: 65536 }
   }
+
+  beginIncrement = absent
+  increment = absent
+  writeIncrement = absent
+  finishIncrement = absent
+}
+
+async function absent(name: string): Promise<Import> {
+  throw new StoreError(ErrorCode.NotFound, `no increment of volume ${name} is under way`)
 }

@@ -9,6 +9,7 @@ import { formatSize } from '../../core/units.ts'
 import { action, type Context, withExamples } from '../context.ts'
 import { CommandError, UsageError } from '../errors.ts'
 import { partName, RawFileSink, RawPipeSink, type Sink, StreamSink } from '../export-sinks.ts'
+import { lengthOf } from '../import-sources.ts'
 import { needProgram, runProgram } from '../programs.ts'
 
 const formats = ['raw', 'qcow2', 'torus'] as const
@@ -17,6 +18,11 @@ type Format = (typeof formats)[number]
 /** A connection that breaks is made again so often without getting any further. */
 const ATTEMPTS_MAX = 3
 
+interface ExportOptions {
+  readonly format: string
+  readonly from?: string
+}
+
 export function addExport(parent: Command): void {
   const command = parent
     .command('export')
@@ -24,15 +30,17 @@ export function addExport(parent: Command): void {
     .argument('<volume[@snapshot]>', 'what to export')
     .argument('<file>', 'where to, or - for standard output')
     .option('--format <raw|qcow2|torus>', 'raw image, qcow2, or with checksums', 'raw')
+    .option('--from <@older>', 'only what changed since that snapshot; with --format torus')
     .action(
-      action<[string, string], { format: string }>((context, [name, path], { format }) =>
-        run(context, name, path, formatOf(format))
+      action<[string, string], ExportOptions>((context, [name, path], options) =>
+        run(context, name, path, options)
       )
     )
   withExamples(
     command,
     'torus volume export demo@monday demo.img',
-    'torus volume export demo@monday - --format torus | ssh backup "cat > demo.torus"'
+    'torus volume export demo@monday - --format torus | ssh backup "cat > demo.torus"',
+    'torus volume export demo@tuesday tuesday.torus --from @monday --format torus'
   )
 }
 
@@ -42,7 +50,13 @@ function formatOf(text: string): Format {
   throw new UsageError(`--format "${text}" must be one of ${formats.join(', ')}`)
 }
 
-async function run(context: Context, name: string, path: string, format: Format): Promise<void> {
+async function run(
+  context: Context,
+  name: string,
+  path: string,
+  options: ExportOptions
+): Promise<void> {
+  const format = formatOf(options.format)
   const { api, output, confirm } = context
   if (format === 'qcow2') needProgram('qemu-img')
   const isPipe = path === '-'
@@ -52,18 +66,33 @@ async function run(context: Context, name: string, path: string, format: Format)
   }
   if (!isPipe && existsSync(path)) await confirm(`File ${path} is there and will be replaced.`)
   const [volume = '', snapshot] = name.split('@')
+  const from = olderOf(volume, snapshot, options)
   const { encryption } = await api.volume(volume)
   if (encryption !== null) output.note(`${name} is encrypted here; the export is not`)
   const raw = format === 'qcow2' ? `${path}.raw` : path
   const startedMs = performance.now()
   const sink = await sinkFor(raw, format)
-  const bytes = await download(context, { name, volume, snapshot, sink })
+  const bytes = await download(context, { name, volume, what: { snapshot, from }, sink })
   if (format === 'qcow2') await convert(raw, path)
   const seconds = (performance.now() - startedMs) / 1000
   const rate = `${formatSize(bytes)} of data in ${seconds.toFixed(1)} s`
   const result = { exported: name, file: path, format, bytes }
   if (isPipe) output.note(`exported ${name}, ${rate}`)
   else output.result(result, () => `exported ${name} to ${path}, ${rate}`)
+}
+
+/** The snapshot that an increment stands on. @throws UsageError */
+function olderOf(
+  volume: string,
+  snapshot: string | undefined,
+  { from, format }: ExportOptions
+): string | undefined {
+  if (from === undefined) return undefined
+  if (format !== 'torus') throw new UsageError('an increment needs --format torus')
+  if (snapshot === undefined) throw new UsageError('an increment is of a snapshot: VOLUME@SNAPSHOT')
+  const [of, older = ''] = from.split('@')
+  if ((of === '' || of === volume) && older !== '') return older
+  throw new UsageError(`--from "${from}" is not @SNAPSHOT of ${volume}`)
 }
 
 async function sinkFor(path: string, format: Format): Promise<Sink> {
@@ -79,7 +108,7 @@ async function sinkFor(path: string, format: Format): Promise<Sink> {
 interface Download {
   readonly name: string
   readonly volume: string
-  readonly snapshot: string | undefined
+  readonly what: { readonly snapshot: string | undefined; readonly from: string | undefined }
   readonly sink: Sink
 }
 
@@ -92,23 +121,24 @@ async function download({ api, output }: Context, given: Download): Promise<numb
   let failures = 0
   try {
     for (;;) {
-      const from = next
+      const start = next
       try {
-        const answer = await api.life.export(given.volume, given.snapshot, from)
+        const answer = await api.life.export(given.volume, { ...given.what, start })
         const reader = new StreamReader(answer)
-        const { sizeBytes } = await reader.header()
-        if (!begun) await sink.begin(sizeBytes)
+        const header = await reader.header()
+        const { sizeBytes } = header
+        if (!begun) await sink.begin(header)
         begun = true
         for (let part = await reader.next(); ; part = await reader.next()) {
           if (part.kind === 'end') return await finish(given, part)
-          sink.digest.add(part.offset, part.crcs)
-          await sink.data(part)
-          next = part.offset + part.blocks.length
+          sink.digest.addPart(part)
+          await sink.part(part)
+          next = part.offset + lengthOf(part)
           progress.update(next, sizeBytes)
         }
       } catch (thrown) {
         if (!isBroken(thrown)) throw thrown
-        failures = next > from ? 0 : failures + 1
+        failures = next > start ? 0 : failures + 1
         if (failures >= ATTEMPTS_MAX) {
           const message = `the peer sends nothing after ${formatSize(next)}: see its log`
           throw new CommandError('Unavailable', message, { cause: thrown })

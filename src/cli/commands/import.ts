@@ -2,9 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Command } from 'commander'
-import { encodeData, encodeEnd, encodeHeader, VolumeDigest } from '../../backup/stream-format.ts'
 import { StoreError } from '../../core/errors.ts'
 import { formatSize } from '../../core/units.ts'
 import { sizeArgument } from '../arguments.ts'
@@ -18,16 +16,13 @@ import {
   type Source,
   torusStream
 } from '../import-sources.ts'
+import { send, type Target, verified } from '../import-transfer.ts'
 import type { Import } from '../life-api.ts'
 import { needProgram, runProgram } from '../programs.ts'
 import { addSecretOptions, type SecretOptions, slotFor } from '../secrets.ts'
 
 const formats = ['raw', 'qcow2', 'torus'] as const
 type Format = (typeof formats)[number]
-
-/** Sent at a time, about. */
-const PIECE_BYTES = 4 * 1024 * 1024
-const POLL_MS = 200
 
 type ImportOptions = SecretOptions & {
   readonly format?: string
@@ -41,9 +36,11 @@ type ImportOptions = SecretOptions & {
 export function addImport(parent: Command): void {
   const command = parent
     .command('import')
-    .description('make a volume of a file; it is seen once all of it is there and verified')
+    .description(
+      'make a volume of a file, or put an increment on one; seen once it is there and verified'
+    )
     .argument('<file>', 'what to import, or - for standard input')
-    .argument('<volume>', 'name of the new volume')
+    .argument('<volume>', 'name of the new volume, or of the one that an increment is for')
     .option('--format <raw|qcow2|torus>', 'what a file is, its first bytes tell if not given')
     .option('--size <size>', 'of the volume, where it is not that of the file', sizeArgument)
     .option('--pool <pool>', 'pool that has its blocks', 'default')
@@ -59,7 +56,8 @@ export function addImport(parent: Command): void {
   withExamples(
     command,
     'torus volume import demo.qcow2 demo',
-    'ssh backup cat demo.torus | torus volume import - demo --format torus'
+    'ssh backup cat demo.torus | torus volume import - demo --format torus',
+    'torus volume import tuesday.torus demo'
   )
 }
 
@@ -115,25 +113,80 @@ async function transfer(
 ): Promise<void> {
   const { api, output } = context
   const startedMs = performance.now()
-  const begun = await beginOrGoOn(context, name, source.sizeBytes, options)
+  const isIncrement = source.snapshot !== null && source.snapshot.base !== null
+  const { id, target } = isIncrement
+    ? await beginIncrement(context, name, source, options)
+    : await beginVolume(context, name, source, options)
   const progress = output.progress(`import ${name}`, (value) => formatSize(value))
   try {
-    await send(context, begun, source, (done) => progress.update(done, source.sizeBytes))
-    await verified(context, begun.id, source.digest.end().digest)
+    await send(target, source, (done) => progress.update(done, source.sizeBytes))
+    await verified(target, output, source.digest.end().digest)
   } catch (thrown) {
     // Nothing of what cannot become whole is kept; what a connection cut off goes on.
     const isBad = thrown instanceof StoreError || isFatal(thrown)
-    if (isBad) await api.life.abandonImport(begun.id).catch(() => {})
+    if (isBad && !isIncrement) await api.life.abandonImport(id).catch(() => {})
     throw thrown instanceof StoreError ? corrupt(thrown) : thrown
   } finally {
     progress.stop()
   }
   const seconds = (performance.now() - startedMs) / 1000
   const size = formatSize(source.sizeBytes)
+  const which = isIncrement ? `the increment to ${name}@${source.snapshot?.name}` : name
   output.result(
     await api.volume(name),
-    () => `imported ${name}, ${size} in ${seconds.toFixed(1)} s`
+    () => `imported ${which}, ${size} in ${seconds.toFixed(1)} s`
   )
+}
+
+interface Begun {
+  readonly id: string
+  readonly target: Target
+}
+
+async function beginVolume(
+  context: Context,
+  name: string,
+  { sizeBytes, snapshot }: Source,
+  options: ImportOptions
+): Promise<Begun> {
+  const { life } = context.api
+  const { id, doneBytes } = await beginOrGoOn(context, name, sizeBytes, options)
+  const made = snapshot === null ? {} : { snapshot: { id: snapshot.id, name: snapshot.name } }
+  const target: Target = {
+    doneBytes,
+    snapshot: null,
+    write: (piece, until) => life.writeImport(id, piece, until),
+    finish: (digest) => life.finishImport(id, { digest, ...made }),
+    show: () => life.import(id)
+  }
+  return { id, target }
+}
+
+/** Onto a volume that has the snapshot on which it stands. */
+async function beginIncrement(
+  { api: { streams }, output }: Context,
+  name: string,
+  { sizeBytes, snapshot }: Source,
+  options: ImportOptions
+): Promise<Begun> {
+  if (options.encrypt === true || options.size !== undefined) {
+    throw new UsageError('an increment goes onto a volume that is there: no --encrypt, no --size')
+  }
+  const { id, name: newer, base } = snapshot!
+  const begun = await streams.beginIncrement(name, {
+    sizeBytes,
+    snapshot: { id, name: newer, base: base! }
+  })
+  const doneBytes = options.restart === true ? 0 : begun.doneBytes
+  if (doneBytes > 0) output.note(`going on with the increment at ${formatSize(doneBytes)}`)
+  const target: Target = {
+    doneBytes,
+    snapshot,
+    write: (piece, until) => streams.writeIncrement(name, piece, until),
+    finish: (digest) => streams.finishIncrement(name, digest),
+    show: () => streams.increment(name)
+  }
+  return { id, target }
 }
 
 const corrupt = (thrown: StoreError): CommandError =>
@@ -163,54 +216,4 @@ async function beginOrGoOn(
   const encrypt = await slotFor(name, options)
   const volume = { name, sizeBytes, type: 'block', description, pool }
   return api.life.beginImport(encrypt === null ? volume : { ...volume, encrypt })
-}
-
-/** Sends all that is not there yet. */
-async function send(
-  { api }: Context,
-  { id, doneBytes }: Import,
-  source: Source,
-  onProgress: (doneBytes: number) => void
-): Promise<void> {
-  const { sizeBytes } = source
-  let start = doneBytes
-  let piece: Buffer[] = []
-  let bytes = 0
-  let digest = new VolumeDigest()
-  const flush = async (until: number): Promise<void> => {
-    const header = encodeHeader({ sizeBytes, startBytes: start })
-    const stream = Buffer.concat([header, ...piece, encodeEnd(digest.end())])
-    await api.life.writeImport(id, stream, until)
-    start = until
-    piece = []
-    bytes = 0
-    digest = new VolumeDigest()
-  }
-  for await (const part of source.parts()) {
-    const end = Math.min(part.offset + part.blocks.length, sizeBytes)
-    onProgress(end)
-    // Pieces end between parts, so one is there as a whole or not at all.
-    if (end <= doneBytes) continue
-    if (part.offset < start) throw new CommandError('Conflict', 'it was cut otherwise: --restart')
-    digest.add(part.offset, part.crcs)
-    piece.push(encodeData(part), Buffer.from(part.blocks))
-    bytes += part.blocks.length
-    if (bytes >= PIECE_BYTES) await flush(end)
-  }
-  if (start < sizeBytes) await flush(sizeBytes)
-}
-
-async function verified({ api, output }: Context, id: string, digest: string): Promise<void> {
-  const progress = output.progress('verify', (value) => formatSize(value))
-  try {
-    let now = await api.life.finishImport(id, digest)
-    while (now.state !== 'done') {
-      if (now.error !== null) throw new CommandError(now.error.code, now.error.message)
-      progress.update(now.verifiedBytes, now.sizeBytes)
-      await sleep(POLL_MS)
-      now = await api.life.import(id)
-    }
-  } finally {
-    progress.stop()
-  }
 }
