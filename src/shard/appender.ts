@@ -62,6 +62,8 @@ export class Appender {
   recordsTotal = 0
   /** Everything up to this lsn was made durable by recovery, before the tracker began. */
   durableFloor = 0
+  /** Whatever the tracker says: it knows nothing of what syncs before this start left out. */
+  durableCap = Number.POSITIVE_INFINITY
   private readonly config: ShardConfig
   private readonly files: Files
   private readonly tracker: SyncTracker
@@ -109,7 +111,7 @@ export class Appender {
   }
 
   durableLsn(): number {
-    return Math.max(this.durableFloor, this.tracker.durableLsn())
+    return Math.min(this.durableCap, Math.max(this.durableFloor, this.tracker.durableLsn()))
   }
 
   get isPlanEmpty(): boolean {

@@ -7,7 +7,7 @@
  * Nothing of a victim is freed before everything that superseded its dead blocks is durable too,
  * nor while its header is what voids the remains of a failed write elsewhere (`mendFooters`).
  */
-import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
+import { ErrorCode, type StoreError, storeErrorOf } from '../core/errors.ts'
 import { RECORD_PREFIX_BYTES } from '../format/batch.ts'
 import { PAGE_BYTES } from '../format/fields.ts'
 import { SegmentUse } from '../format/segment.ts'
@@ -117,41 +117,6 @@ export class Compactor {
       return false
     }
     return true
-  }
-
-  /**
-   * Copies everything out of the segments that hold a lsn above `durableLsn`, and removes their
-   * files. For a start after a failed sync: on return the copies are durable.
-   * @throws StoreError when a write or a sync fails; the segments stay then
-   */
-  evacuate(durableLsn: number): void {
-    const { tracker } = this.host
-    this.removeFree()
-    const victims = this.segments.used().filter(({ lastLsn }) => lastLsn > durableLsn)
-    for (const victim of victims) {
-      this.begin(victim)
-      while (this.victim !== null) this.copySlice()
-    }
-    for (let round = 0; round < 3; round++) {
-      tracker.syncNow()
-      if (tracker.failure() !== '') throw new StoreError(ErrorCode.ShardFailed, tracker.failure())
-      this.drain()
-    }
-    for (const segment of victims) {
-      const isThere = this.segments.get(segment.slot) === segment
-      if (isThere && segment.state === SegmentState.Free) this.segments.remove(segment)
-    }
-  }
-
-  /**
-   * A free header may be in the page cache only, like the rest. On the disk the segment is full
-   * then, and what it holds would come back once no tombstone hides it.
-   */
-  private removeFree(): void {
-    for (const segment of this.segments.bySlot) {
-      if (segment?.state === SegmentState.Free) this.segments.remove(segment)
-    }
-    this.host.files.syncDirectory()
   }
 
   /** Segments are emptied and wait for a sync. */
@@ -279,12 +244,18 @@ export class Compactor {
     return this.draining.some((one) => one.segment === segment)
   }
 
-  private begin(victim: Segment): void {
+  /** Copies of it follow, by `copySlice`. */
+  begin(victim: Segment): void {
     this.victim = victim
     this.copy.open(victim)
   }
 
-  private copySlice(): void {
+  get isCopying(): boolean {
+    return this.victim !== null
+  }
+
+  /** @throws StoreError when the disk fails, or no segment may begin: `dropVictim` then */
+  copySlice(): void {
     if (this.copy.slice()) return
     const victim = this.victim!
     this.victim = null
@@ -334,10 +305,16 @@ export class Compactor {
     if (free) segments.remove(free)
   }
 
-  private leaveVictim(error: StoreError): void {
-    const victim = this.victim
+  /** What was copied of it is copied. */
+  dropVictim(): Segment | null {
+    const { victim } = this
     this.victim = null
     this.appender.dropPlan()
+    return victim
+  }
+
+  private leaveVictim(error: StoreError): void {
+    const victim = this.dropVictim()
     this.host.log('warn', 'compaction stopped', { segment: victim?.slot, why: error.message })
     if (error.code !== ErrorCode.OutOfSpace && victim !== null) victim.damaged = true
     this.retryAtMs = this.host.clock.monotonicMs() + RETRY_MS

@@ -8,8 +8,7 @@
  * A write is in the files when `execute` returns, and durable when the tracker's durableLsn has
  * reached its batch's lsn (a Flush op waits for that).
  */
-import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
-import { BLOCK_BYTES } from '../core/limits.ts'
+import { ErrorCode, type StoreError, storeErrorOf } from '../core/errors.ts'
 import { Appender } from './appender.ts'
 import { BlockReader } from './block-reader.ts'
 import { BlockWriter } from './block-writer.ts'
@@ -17,7 +16,8 @@ import { CheckpointWriter } from './checkpoint-writer.ts'
 import { Compactor } from './compactor.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import { BlockViews } from './memory.ts'
-import { readFailureMarker, removeFailureMarker, writeFailureMarker } from './failure-marker.ts'
+import { Evacuation } from './evacuation.ts'
+import { readFailureMarker, writeFailureMarker } from './failure-marker.ts'
 import { Forgetting, isForgetting } from './forgetting.ts'
 import { OpFlag, OpKind, type ShardOp } from './op.ts'
 import type { Merges } from './merges.ts'
@@ -29,12 +29,9 @@ import { Scrubber } from './scrubber.ts'
 import { COMPACTION_SEGMENTS, type ShardConfig, type ShardHost } from './shard-config.ts'
 import { Space } from './space.ts'
 import { shardStatIndex } from './stats.ts'
-import {
-  formatShardSuperblock,
-  requireShardSuperblock,
-  SUPERBLOCK_NAME
-} from './superblock-file.ts'
+import { formatShardSuperblock, requireShardSuperblock } from './superblock-file.ts'
 import { TagTable } from './tag-table.ts'
+import { noteUsage, usageOf } from './usage.ts'
 
 const ShardState = { Recovering: 0, Serving: 1, Failed: 2, Stopped: 3 } as const
 type ShardState = (typeof ShardState)[keyof typeof ShardState]
@@ -72,20 +69,13 @@ export class Shard {
   private idleSinceMs = 0
   /** Why the shard takes no writes; '' while it does. */
   private failure = ''
+  private evacuation: Evacuation | null = null
 
   /**
    * Makes an empty shard in an empty directory, or in one where that was begun and not finished.
    * @throws StoreError AlreadyExists when something else is in it
    */
   static format(config: ShardConfig, host: ShardHost): void {
-    for (const name of host.files.list()) {
-      if (name === SUPERBLOCK_NAME) continue
-      throw new StoreError(
-        ErrorCode.AlreadyExists,
-        `directory of shard ${config.shard} is not empty: it holds ${name}`
-      )
-    }
-    if (host.files.list().includes(SUPERBLOCK_NAME)) host.files.remove(SUPERBLOCK_NAME)
     formatShardSuperblock(config, host)
   }
 
@@ -108,7 +98,7 @@ export class Shard {
     try {
       const recovered = recoverShard(config, host, { report, marker })
       const shard = new Shard(config, host, recovered)
-      if (marker !== null) shard.moveUnsynced(recovered.result.provenLsn, marker.why)
+      if (marker !== null) shard.beginEvacuation(recovered.result.provenLsn, marker.why)
       return shard
     } catch (thrown) {
       const error = storeErrorOf(thrown)
@@ -221,7 +211,8 @@ export class Shard {
 
   /** Milliseconds until background work may be wanted again. */
   nextWakeMs(): number {
-    return this.state === ShardState.Serving ? WAKE_MS : IDLE_WAKE_MS
+    const isWaiting = this.state === ShardState.Serving || this.evacuation !== null
+    return isWaiting ? WAKE_MS : IDLE_WAKE_MS
   }
 
   /** Ends background work, writes a checkpoint if it saves time, seals, syncs, closes the files. */
@@ -265,6 +256,7 @@ export class Shard {
 
   /** One slice of whatever is most wanted. */
   private backgroundSlice(): boolean {
+    if (this.evacuation !== null) return this.evacuate(this.evacuation)
     if (this.state !== ShardState.Serving || this.config.readOnly) return false
     if (this.index.drops.reclaim(RECLAIM_CHUNKS)) return true
     if (this.index.merges.step(RECLAIM_CHUNKS)) return true
@@ -367,23 +359,38 @@ export class Shard {
     this.refreshStats()
   }
 
-  /**
-   * The process before saw a sync fail. What may be in the page cache only is written again, to
-   * segments that begin now, and the files it came from are removed.
-   */
-  private moveUnsynced(provenLsn: number, why: string): void {
+  /** The process before saw a sync fail. */
+  private beginEvacuation(provenLsn: number, why: string): void {
     if (this.config.readOnly || this.failure !== '') return
-    this.appender.durableFloor = Math.min(this.appender.durableFloor, provenLsn)
     try {
-      this.compactor.evacuate(provenLsn)
-      removeFailureMarker(this.host.files)
+      const { segments, appender, compactor } = this
+      this.evacuation = new Evacuation(this.host, { segments, appender, compactor }, provenLsn)
     } catch (thrown) {
-      this.noteFailure()
       this.fail(storeErrorOf(thrown).message)
       return
     }
-    this.appender.durableFloor = this.appender.nextLsn - 1
-    this.host.log('warn', 'a sync had failed: what was not durable was written again', { why })
+    this.host.log('warn', 'a sync had failed: what may not be on disk is written again', { why })
+    while (this.evacuate(this.evacuation));
+  }
+
+  /** A slice. Returns whether there is more to do now. */
+  private evacuate(evacuation: Evacuation): boolean {
+    try {
+      const state = evacuation.step()
+      if (state === 'more') return true
+      if (state === 'later') {
+        this.fail('a sync had failed, and the disk has no room to write anew what was not durable')
+        return false
+      }
+      this.failure = ''
+      this.setState(ShardState.Serving)
+      this.host.log('warn', 'what was not durable was written again', {})
+    } catch (thrown) {
+      this.noteFailure()
+      this.fail(storeErrorOf(thrown).message)
+    }
+    this.evacuation = null
+    return false
   }
 
   private noteFailure(): void {
@@ -415,26 +422,13 @@ export class Shard {
 
   private refreshStats(): void {
     const { stats } = this.host
-    const { segments } = this
     stats[shardStatIndex.capacityBytes] = this.config.capacityBytes
-    stats[shardStatIndex.usedBytes] = segments.usedCount * this.config.segmentBytes
-    stats[shardStatIndex.liveBytes] = segments.liveBlocks * BLOCK_BYTES
-    let usedPages = 0
-    for (const segment of segments.bySlot) if (segment !== null) usedPages += segment.endPage
-    stats[shardStatIndex.deadBytes] = Math.max(0, usedPages - segments.liveBlocks) * BLOCK_BYTES
-    stats[shardStatIndex.segments] = segments.usedCount
-    stats[shardStatIndex.segmentsFree] = segments.freeCount
+    noteUsage(stats, this.segments, this.config.segmentBytes)
     stats[shardStatIndex.indexEntries] = this.index.entries
     stats[shardStatIndex.indexBytes] = this.index.bytes
     stats[shardStatIndex.tagBytes] = this.tags.bytes
     stats[shardStatIndex.durableLsn] = this.appender.durableLsn()
   }
-}
-
-function usageOf(index: ExtentIndex, op: ShardOp): number {
-  const { familyHigh, familyLow, layerHigh, layerLow } = op
-  if (layerHigh === 0 && layerLow === 0) return index.familyBlocks(familyHigh, familyLow)
-  return index.layerBlocks(familyHigh, familyLow, layerHigh, layerLow)
 }
 
 const isReadOnlyError = (error: StoreError): boolean => error.message.endsWith('EROFS')

@@ -61,6 +61,15 @@ function updateSuperblock(files: Files, superblock: Superblock): Superblock {
 }
 
 export function formatShardSuperblock(config: ShardConfig, host: ShardHost): void {
+  const names = host.files.list()
+  const foreign = names.find((name) => name !== SUPERBLOCK_NAME)
+  if (foreign !== undefined) {
+    throw new StoreError(
+      ErrorCode.AlreadyExists,
+      `directory of shard ${config.shard} is not empty: it holds ${foreign}`
+    )
+  }
+  if (names.includes(SUPERBLOCK_NAME)) host.files.remove(SUPERBLOCK_NAME)
   createSuperblock(host.files, {
     formatVersion: LEVEL_MIN,
     generation: 1,

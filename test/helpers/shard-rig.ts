@@ -2,8 +2,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Random } from '../../src/core/clock.ts'
-import { systemClock } from '../../src/core/clock.ts'
+import { type Clock, type Random, systemClock } from '../../src/core/clock.ts'
 import { errorCodeName } from '../../src/core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../../src/core/limits.ts'
 import { KEY_BYTES } from '../../src/seal/key-mailbox.ts'
@@ -70,6 +69,7 @@ export class ShardRig {
   readonly keySlot: number
   readonly keys = new KeyRing(0)
   private readonly random: Random
+  private readonly clock: Clock
 
   constructor(options: {
     files: Files
@@ -79,6 +79,7 @@ export class ShardRig {
     tracker?: SyncTracker
     memoryBytes?: number
     sealed?: boolean
+    clock?: Clock
   }) {
     const sealed = options.sealed ?? false
     this.keySlot = sealed ? this.keys.hold(Buffer.alloc(KEY_BYTES, 0x5a)) : 0
@@ -86,6 +87,7 @@ export class ShardRig {
     this.config = testConfig(options.config)
     this.files = options.files
     this.random = options.random ?? seededRandom(1)
+    this.clock = options.clock ?? systemClock
     this.tracker = options.tracker ?? new LocalSyncTracker(this.files)
     if (options.format ?? true) Shard.format(this.config, this.host)
     this.shard = Shard.open(this.config, this.host)
@@ -97,7 +99,7 @@ export class ShardRig {
       tracker: this.tracker,
       memory: this.memory,
       stats: this.stats,
-      clock: systemClock,
+      clock: this.clock,
       random: this.random,
       keys: this.keys,
       log: (level, message, fields) => this.log.push({ level, message, fields })

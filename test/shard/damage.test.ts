@@ -2,8 +2,10 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ErrorCode } from '../../src/core/errors.ts'
 import { decodeSegmentHeader, SegmentUse } from '../../src/format/segment.ts'
+import { LocalSyncTracker } from '../../src/shard/local-sync-tracker.ts'
 import { OpKind } from '../../src/shard/op.ts'
 import { FaultyFiles } from '../helpers/faulty-files.ts'
+import { ManualClock } from '../helpers/manual-clock.ts'
 import { seededRandom, ShardRig } from '../helpers/shard-rig.ts'
 
 const test = suite('damage')
@@ -295,6 +297,39 @@ test('a failed sync stops the writes, outlives the process, and loses nothing fl
   rig.log.length = 0
   rig.reopen()
   assert.equal(rig.read(0, 0, 3), [10, 41, 52])
+  assert.equal(problems(rig), [])
+})
+
+test('what a failed sync left waits for room to be written anew, and the shard is read', () => {
+  const files = new FaultyFiles(seededRandom(3))
+  const clock = new ManualClock()
+  const tracker = new LocalSyncTracker(files, { lazy: true })
+  const rig = new ShardRig({ files, clock, tracker, config: { segmentBytes: 128 * 1024 } })
+  rig.flush()
+  for (let block = 0; block < 90; block++) rig.write(0, block, 1, 100 + block)
+  files.fault = (call, name) => (call === 'sync' && name.startsWith('seg-') ? 'EIO' : '')
+  assert.is(rig.flush(), ErrorCode.ShardFailed)
+  files.fault = () => ''
+  files.kill()
+  // Room for some of the copies: the rest follows where these ended.
+  const used = files.list().reduce((bytes, name) => bytes + files.bytesOf(name).length, 0)
+  files.capacityBytes = used + 200 * 1024
+  rig.reopen()
+  rig.shard.background(0)
+  assert.is(rig.write(0, 0, 1, 1), ErrorCode.ShardFailed)
+  assert.is(rig.read(0, 89, 1)[0], 189)
+  assert.ok(files.list().includes('failed'))
+  files.capacityBytes = Number.POSITIVE_INFINITY
+  assert.not(rig.shard.background(0), 'it is not tried all the time')
+  clock.nowMs += 1000
+  for (let i = 0; i < 20 && rig.shard.background(0); i++);
+  assert.is(rig.write(0, 0, 1, 2), 0)
+  assert.not(files.list().includes('failed'))
+  assert.is(rig.flush(), 0)
+  files.crash('none')
+  rig.log.length = 0
+  rig.reopen()
+  assert.equal(rig.read(0, 0, 90), [2, ...Array.from({ length: 89 }, (_, i) => 101 + i)])
   assert.equal(problems(rig), [])
 })
 
