@@ -1,6 +1,7 @@
 /** The thread of one shard: puts the engine behind the queues. Started by ShardPool. */
 import { parentPort } from 'node:worker_threads'
 import { assert } from '../src/core/assert.ts'
+import { FoldedChecksum } from '../src/core/folded-checksum.ts'
 import { systemClock, systemRandom } from '../src/core/clock.ts'
 import { OpenFiles } from '../src/handoff/open-files.ts'
 import { type ShardTask, type ShardTaskEnd, shardTaskEnd } from '../src/handoff/shard-task.ts'
@@ -51,7 +52,8 @@ function hostOf(
   return {
     files: new BoardFiles(directory, board, { descriptors: new OpenFiles(task.memory.openFiles) }),
     tracker: board,
-    memory: Buffer.from(task.arena),
+    memory: Buffer.from(task.arena.buffer),
+    folded: new FoldedChecksum(task.arena, task.scratch),
     stats,
     clock: systemClock,
     random: systemRandom,

@@ -1,8 +1,15 @@
 import type { Arena } from '../core/arena.ts'
 import { assert } from '../core/assert.ts'
-import { ARENA_BYTES_DEFAULT, BLOCK_BYTES } from '../core/limits.ts'
+import { FOLD_SCRATCH_BYTES } from '../core/folded-checksum.ts'
+import { ARENA_BYTES_DEFAULT, BLOCK_BYTES, SHARDS_MAX } from '../core/limits.ts'
+import {
+  moverOf,
+  type Mover,
+  sharedMemory,
+  WASM_PAGE_BYTES,
+  type WasmMemory
+} from '../core/wasm.ts'
 import { PageRuns } from './page-runs.ts'
-import { moverOf, type Mover, sharedMemory, WASM_PAGE_BYTES, type WasmMemory } from './wasm.ts'
 
 /**
  * The arena over the buffer of a shared WebAssembly memory: it is a SharedArrayBuffer like any
@@ -18,7 +25,8 @@ export class SharedArena implements Arena {
   readonly bytes: Buffer
   readonly shared: SharedArrayBuffer
   readonly pagesTotal: number
-  private readonly memory: WasmMemory
+  readonly memory: WasmMemory
+  private readonly scratchStart: number
   private readonly move: Mover
   private readonly lendable: Buffer[] = []
   private readonly runs: PageRuns
@@ -31,7 +39,8 @@ export class SharedArena implements Arena {
 
   constructor(bytes: number = ARENA_BYTES_DEFAULT) {
     assert(bytes > 0 && bytes % WASM_PAGE_BYTES === 0, 'the arena is whole 64 KiB pages')
-    this.memory = sharedMemory(bytes + LENT_BUFFERS * LENT_BYTES)
+    this.scratchStart = bytes + LENT_BUFFERS * LENT_BYTES
+    this.memory = sharedMemory(this.scratchStart + SHARDS_MAX * FOLD_SCRATCH_BYTES)
     this.move = moverOf(this.memory)
     this.shared = this.memory.buffer
     this.bytes = Buffer.from(this.shared, 0, bytes)
@@ -46,6 +55,12 @@ export class SharedArena implements Arena {
 
   get pagesFree(): number {
     return this.runs.pagesFree
+  }
+
+  /** Where in the memory FOLD_SCRATCH_BYTES for the worker of a shard are. */
+  scratchOf(shard: number): number {
+    assert(shard >= 0 && shard < SHARDS_MAX, 'each shard has a scratch')
+    return this.scratchStart + shard * FOLD_SCRATCH_BYTES
   }
 
   acquire(pages: number): number {
@@ -122,4 +137,5 @@ const LENT_BUFFERS = 64
 const LENT_BYTES = 128 * 1024
 
 assert(LENT_BYTES % WASM_PAGE_BYTES === 0, 'the memory is whole pages of WebAssembly')
+assert(FOLD_SCRATCH_BYTES % WASM_PAGE_BYTES === 0, 'the scratches are whole pages, too')
 assert(WASM_PAGE_BYTES % BLOCK_BYTES === 0, 'an arena holds whole pages')

@@ -222,7 +222,8 @@ export class ShardPool<Op extends ClientOp<Op>> {
       shard: client.shard,
       memory,
       bell: this.bell.shared,
-      arena: this.options.arena.shared,
+      arena: this.options.arena.memory,
+      scratch: this.options.arena.scratchOf(client.shard),
       knobs: this.options.knobs ?? {},
       config: this.options.configOf(client.shard)
     }

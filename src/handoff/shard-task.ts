@@ -1,5 +1,6 @@
 import { AssertionError } from '../core/assert.ts'
 import { type ErrorCode, StoreError } from '../core/errors.ts'
+import type { WasmMemory } from '../core/wasm.ts'
 import type { ChannelMemory } from './channel.ts'
 import type { LoopKnobs } from './worker-loop.ts'
 
@@ -8,7 +9,9 @@ export interface ShardTask {
   readonly shard: number
   readonly memory: ChannelMemory
   readonly bell: SharedArrayBuffer
-  readonly arena: SharedArrayBuffer
+  readonly arena: WasmMemory
+  /** In the arena's memory: FOLD_SCRATCH_BYTES that are this worker's alone. */
+  readonly scratch: number
   readonly knobs: Partial<LoopKnobs>
   /** Whatever the engine behind the worker needs; it is cloned. */
   readonly config: unknown

@@ -10,7 +10,7 @@ import { OpFlag, type ShardOp, StatusExtent } from './op.ts'
 import { LOCATION_END, RunList } from './run-list.ts'
 import { SealedReads } from './sealed-reads.ts'
 import type { ShardHost } from './shard-config.ts'
-import { SegmentState, type Segments } from './segments.ts'
+import { type Segment, SegmentState, type Segments } from './segments.ts'
 import { shardStatIndex } from './stats.ts'
 import type { TagTable } from './tag-table.ts'
 
@@ -18,7 +18,9 @@ import type { TagTable } from './tag-table.ts'
 const STATUS_PAIRS_MAX = BLOCK_BYTES / 8
 
 /** From this length on a run is verified as one; which block is bad is looked for only then. */
-const LONG_RUN_BLOCKS = 8
+const LONG_RUN_BLOCKS = 4
+/** Read at once: what was read is verified while it is in the core's own cache. */
+const PIECE_BLOCKS = 64
 
 export class BlockReader {
   private readonly files: Files
@@ -87,7 +89,7 @@ export class BlockReader {
       const offset = op.payload + first * BLOCK_BYTES
       if (location >= LOCATION_END) {
         this.memory.fill(0, offset, offset + count * BLOCK_BYTES)
-      } else if (!this.readRun(op, location, first, count, offset, isVerified)) {
+      } else if (!this.readRun(op, location, first, count, isVerified)) {
         return false
       }
     }
@@ -230,24 +232,34 @@ export class BlockReader {
     location: number,
     first: number,
     count: number,
-    offset: number,
     isVerified: boolean
   ): boolean {
     const segment = this.segments.get(location >>> this.segments.pageShift)
     if (segment === null || segment.state === SegmentState.Free) {
       return this.fail(op, first, ErrorCode.ChecksumMismatch, 'its segment is missing')
     }
+    for (let done = 0; done < count; done += PIECE_BLOCKS) {
+      const blocks = Math.min(PIECE_BLOCKS, count - done)
+      const page = this.segments.pageOf(location) + done
+      if (!this.readPiece(op, segment, page, first + done, blocks, isVerified)) return false
+    }
+    return true
+  }
+
+  private readPiece(
+    op: ShardOp,
+    segment: Segment,
+    page: number,
+    first: number,
+    count: number,
+    isVerified: boolean
+  ): boolean {
+    const { files, memory } = this
     const bytes = count * BLOCK_BYTES
-    const page = this.segments.pageOf(location)
+    const offset = op.payload + first * BLOCK_BYTES
     let got = 0
     try {
-      got = this.files.read(
-        this.segments.open(segment),
-        page * BLOCK_BYTES,
-        this.memory,
-        offset,
-        bytes
-      )
+      got = files.read(this.segments.open(segment), page * BLOCK_BYTES, memory, offset, bytes)
     } catch (thrown) {
       const error: StoreError = storeErrorOf(thrown)
       const missing = error.code === ErrorCode.NotFound
@@ -257,8 +269,7 @@ export class BlockReader {
     if (!isVerified && got === bytes) return true
     const { crcs } = this.runs
     if (count >= LONG_RUN_BLOCKS && got === bytes) {
-      const all = crc32c(this.memory.subarray(offset, offset + bytes))
-      if (all === crc32cOfBlocks(crcs, first, count)) return true
+      if (this.sumOf(offset, count) === crc32cOfBlocks(crcs, first, count)) return true
     }
     for (let i = 0; i < count; i++) {
       const at = offset + i * BLOCK_BYTES
@@ -267,6 +278,12 @@ export class BlockReader {
       return this.fail(op, first + i, ErrorCode.ChecksumMismatch, where)
     }
     return true
+  }
+
+  private sumOf(offset: number, count: number): number {
+    const { folded } = this.host
+    if (folded !== undefined) return folded.ofBlocks(offset, count)
+    return crc32c(this.memory.subarray(offset, offset + count * BLOCK_BYTES))
   }
 
   private fail(op: ShardOp, block: number, code: ErrorCode, why: string): boolean {

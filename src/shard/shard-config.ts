@@ -1,5 +1,6 @@
 import { assert } from '../core/assert.ts'
 import type { Clock, Random } from '../core/clock.ts'
+import type { FoldedChecksum } from '../core/folded-checksum.ts'
 import { SHARDS_MAX } from '../core/limits.ts'
 import { PAGE_BYTES } from '../format/fields.ts'
 import type { SealKeys } from '../seal/key-table.ts'
@@ -99,6 +100,8 @@ export interface ShardHost {
   readonly tracker: SyncTracker
   /** Payloads: offsets of ops point into it. Page aligned if direct I/O is wanted. */
   readonly memory: Buffer
+  /** Takes checksums of long runs in `memory`; without it the native package does. */
+  readonly folded?: FoldedChecksum
   /** ShardStats: see stats.ts for the order. */
   readonly stats: Float64Array
   readonly clock: Clock

@@ -40,7 +40,7 @@ class MemoryShard {
   constructor(task: ShardTask) {
     const config = task.config as MemoryShardConfig
     this.disk = Buffer.from(config.disk)
-    this.memory = Buffer.from(task.arena)
+    this.memory = Buffer.from(task.arena.buffer)
     this.faults = new Int32Array(config.faults)
     this.board = new SyncBoard(task.memory.syncBoard, task.bell)
     Atomics.add(this.faults, 1, 1)

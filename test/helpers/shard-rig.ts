@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type Clock, type Random, systemClock } from '../../src/core/clock.ts'
 import { errorCodeName } from '../../src/core/errors.ts'
+import type { FoldedChecksum } from '../../src/core/folded-checksum.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../../src/core/limits.ts'
 import { KEY_BYTES } from '../../src/seal/key-mailbox.ts'
 import { KeyRing } from '../../src/seal/keyring.ts'
@@ -68,6 +69,7 @@ export class ShardRig {
   /** Blocks are sealed with it; 0: they are plain. */
   readonly keySlot: number
   readonly keys = new KeyRing(0)
+  private readonly folded: FoldedChecksum | null
   private readonly random: Random
   private readonly clock: Clock
 
@@ -80,10 +82,14 @@ export class ShardRig {
     memoryBytes?: number
     sealed?: boolean
     clock?: Clock
+    /** Takes the memory's place. */
+    folded?: { readonly memory: Buffer; readonly sums: FoldedChecksum }
   }) {
     const sealed = options.sealed ?? false
     this.keySlot = sealed ? this.keys.hold(Buffer.alloc(KEY_BYTES, 0x5a)) : 0
-    this.memory = Buffer.alloc(options.memoryBytes ?? CHUNK_BLOCKS * BLOCK_BYTES)
+    this.memory =
+      options.folded?.memory ?? Buffer.alloc(options.memoryBytes ?? CHUNK_BLOCKS * BLOCK_BYTES)
+    this.folded = options.folded?.sums ?? null
     this.config = testConfig(options.config)
     this.files = options.files
     this.random = options.random ?? seededRandom(1)
@@ -102,6 +108,7 @@ export class ShardRig {
       clock: this.clock,
       random: this.random,
       keys: this.keys,
+      ...(this.folded === null ? {} : { folded: this.folded }),
       log: (level, message, fields) => this.log.push({ level, message, fields })
     }
   }

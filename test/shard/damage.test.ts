@@ -1,6 +1,9 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ErrorCode } from '../../src/core/errors.ts'
+import { FOLD_SCRATCH_BYTES, FoldedChecksum } from '../../src/core/folded-checksum.ts'
+import { BLOCK_BYTES, CHUNK_BLOCKS } from '../../src/core/limits.ts'
+import { sharedMemory } from '../../src/core/wasm.ts'
 import { decodeSegmentHeader, SegmentUse } from '../../src/format/segment.ts'
 import { LocalSyncTracker } from '../../src/shard/local-sync-tracker.ts'
 import { OpKind } from '../../src/shard/op.ts'
@@ -28,6 +31,24 @@ const problems = (rig: ShardRig): unknown[] =>
 
 /** Page of batch n (0..): a header and one payload page each, behind the segment header. */
 const headerPage = (batch: number): number => 1 + 2 * batch
+
+test('in a long run, read in pieces, the one block that is damaged is named', () => {
+  const files = new FaultyFiles(seededRandom(7))
+  const shared = sharedMemory(CHUNK_BLOCKS * BLOCK_BYTES + FOLD_SCRATCH_BYTES)
+  const memory = Buffer.from(shared.buffer, 0, CHUNK_BLOCKS * BLOCK_BYTES)
+  const sums = new FoldedChecksum(shared, memory.length)
+  const config = { segmentBytes: 2 * 1024 * 1024 }
+  const rig = new ShardRig({ files, config, folded: { memory, sums } })
+  rig.write(0, 0, 200, 21)
+  assert.equal(rig.read(0, 0, 200), new Array(200).fill(21))
+  for (const block of [199, 130, 64, 0]) {
+    files.flipBit('seg-000000', (headerPage(0) + 1 + block) * PAGE_BITS + 9)
+    const op = rig.op(OpKind.Read, 0, 0, 200)
+    assert.is(rig.run(op), ErrorCode.ChecksumMismatch)
+    assert.is(op.resultA, block)
+  }
+  assert.equal(rig.read(0, 1, 63), new Array(63).fill(21))
+})
 
 test('a flipped bit in a payload is an error for that block, and for no other', () => {
   const { rig, files } = rigWithBlocks()
