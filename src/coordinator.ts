@@ -3,6 +3,7 @@
  * volumes -> NBD and the admin API, and takes it down in the opposite order.
  */
 import { extname } from 'node:path'
+import { Bases } from './cluster/bases.ts'
 import { randomId128 } from './cluster/ids.ts'
 import { splitSnapshotName } from './cluster/snapshots.ts'
 import { startAdminServer } from './coordinator/admin.ts'
@@ -35,6 +36,7 @@ import { PasswordHasher } from './handoff/password-hasher.ts'
 import type { ShardPool } from './handoff/shard-pool.ts'
 import { NbdServer } from './nbd/server.ts'
 import { TlsContext } from './nbd/tls-context.ts'
+import { BaseTeacher } from './replication/base-teacher.ts'
 import { BlockOp, type BlockStore, OpKind } from './replication/block-store.ts'
 import { LocalStore } from './replication/local-store.ts'
 import { NearReads } from './replication/near-reads.ts'
@@ -226,11 +228,10 @@ function openVolumes(
   nbd: () => NbdServer
 ): Volumes {
   const { storage, log, ...rest } = given
-  const { arena, store, replication } = storage
+  const { arena, bases, store, replication } = storage
   return new Volumes({
     ...rest,
-    arena,
-    store,
+    ...{ arena, bases, store },
     sealed: sealedStore(storage, rest.keyring, log),
     ...(replication === null ? {} : { gate: replication.gate }),
     disconnect: (volume) => disconnectVolume(nbd(), volume),
@@ -256,6 +257,7 @@ function sealedStore(storage: Storage, families: FamilyKeys, log: Log): BlockSto
 
 interface Storage {
   readonly arena: SharedArena
+  readonly bases: Bases
   readonly keys: KeyRing
   readonly pool: ShardPool<BlockOp>
   readonly syncLatency: readonly LatencyHistogram[]
@@ -296,16 +298,20 @@ async function openStorage(
   const shared = { arena, near, keys, tombstones }
   const { pool, syncLatency } = startShards(config, directory, shared, output, undo)
   const local = new LocalStore(pool, near)
+  const bases = new Bases(given.cluster)
+  local.teacher = new BaseTeacher(local, bases)
+  bases.start()
+  undo.add(() => bases.close())
   keys.tell = (done) => {
     const barrier = new BlockOp()
     barrier.kind = OpKind.Barrier
     local.broadcast(barrier, done)
   }
   if (config.etcd.length === 0) {
-    return { arena, keys, pool, syncLatency, store: local, replication: null }
+    return { arena, bases, keys, pool, syncLatency, store: local, replication: null }
   }
   const replication = await prepareReplication({ ...given, arena, local, tombstones })
-  return { arena, keys, pool, syncLatency, store: replication.store, replication }
+  return { arena, bases, keys, pool, syncLatency, store: replication.store, replication }
 }
 
 async function ownDirectory(config: Config, undo: Undo): Promise<DataDirectory> {

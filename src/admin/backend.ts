@@ -6,6 +6,7 @@
  * server is given the first two and derives the others from `status` and `shards`.
  * Failures are thrown as StoreError and become HTTP statuses.
  */
+import type { BranchBackend } from './branch-routes.ts'
 import type { SnapshotBackend } from './snapshot-routes.ts'
 import type { StreamBackend } from './stream-routes.ts'
 import type { MemberScrub } from './scrub-schemas.ts'
@@ -37,6 +38,7 @@ export interface AdminBackend {
   readonly imports: ImportBackend
   readonly snapshots: SnapshotBackend
   readonly streams: StreamBackend
+  readonly branches: BranchBackend
   /** May this peer serve clients now; `reasons` tells in words what is missing. Never throws. */
   ready(): Ready
   status(): Promise<Status>

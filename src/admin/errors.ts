@@ -26,7 +26,8 @@ export const httpStatusOf: Readonly<Record<ErrorCode, number>> = {
   [ErrorCode.PeerLost]: 503,
   [ErrorCode.SealBroken]: 500,
   [ErrorCode.Locked]: 423,
-  [ErrorCode.TagsWanted]: 500
+  [ErrorCode.TagsWanted]: 500,
+  [ErrorCode.BaseUnknown]: 503
 }
 
 export interface ErrorBody {

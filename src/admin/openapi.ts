@@ -6,6 +6,7 @@ import * as keySchemas from './key-schemas.ts'
 import * as lifeSchemas from './life-schemas.ts'
 import * as recoverySchemas from './recovery-schemas.ts'
 import * as schemas from './schemas.ts'
+import * as branchSchemas from './branch-schemas.ts'
 import * as snapshotSchemas from './snapshot-schemas.ts'
 import * as streamSchemas from './stream-schemas.ts'
 
@@ -117,7 +118,8 @@ function components(): Json {
     auditSchemas,
     lifeSchemas,
     snapshotSchemas,
-    streamSchemas
+    streamSchemas,
+    branchSchemas
   ]
   for (const schema of modules.flatMap((module) => Object.values(module) as unknown[])) {
     if (!(schema instanceof z.ZodType)) continue

@@ -6,6 +6,7 @@ import type { MetricsRegistry } from '../core/metrics.ts'
 import { maySee } from './access.ts'
 import type { AuditLog } from './audit-log.ts'
 import type { AdminBackend } from './backend.ts'
+import { branchRoutesOf } from './branch-routes.ts'
 import { clusterRoutesOf } from './cluster-routes.ts'
 import { keyRoutesOf } from './key-routes.ts'
 import { importRoutesOf } from './import-routes.ts'
@@ -42,6 +43,7 @@ export const routesOf = (context: RouteContext): readonly Route[] => [
   ...importRoutesOf(context.backend.imports),
   ...snapshotRoutesOf(context.backend.snapshots),
   ...streamRoutesOf(context.backend.streams),
+  ...branchRoutesOf(context.backend.branches),
   ...clientRoutes(context),
   ...taskRoutes(context),
   ...securityRoutesOf(context),

@@ -1,3 +1,4 @@
+import type * as branches from '../admin/branch-schemas.ts'
 import type * as life from '../admin/life-schemas.ts'
 import type { Volume, VolumeCreate } from '../admin/schemas.ts'
 import type * as snapshots from '../admin/snapshot-schemas.ts'
@@ -8,6 +9,8 @@ export type Import = life.Import
 export type Trashed = life.Trashed
 export type Snapshot = snapshots.Snapshot
 export type Schedule = snapshots.Schedule
+export type Child = branches.Child
+export type VolumeBase = branches.VolumeBase
 
 type Stream = (path: string) => Promise<AsyncIterable<Buffer>>
 type Send = <T>(method: string, path: string, body?: unknown) => Promise<T>
@@ -96,6 +99,27 @@ export class LifeApi {
 
   removeSchedule(volume: string): Promise<void> {
     return this.#send('DELETE', `${pathOf(volume)}/schedule`)
+  }
+
+  restoreSnapshot(volume: string, name: string, force: boolean): Promise<Volume> {
+    return this.#send('POST', `${snapshotPath(volume, name)}/restore`, { force })
+  }
+
+  clone(volume: string, snapshot: string, request: branches.CloneBody): Promise<Volume> {
+    return this.#send('POST', `${snapshotPath(volume, snapshot)}/clone`, request)
+  }
+
+  async children(volume: string, snapshot: string | null): Promise<Child[]> {
+    const path = snapshot === null ? pathOf(volume) : snapshotPath(volume, snapshot)
+    return (await this.#send<{ children: Child[] }>('GET', `${path}/children`)).children
+  }
+
+  base(volume: string): Promise<VolumeBase> {
+    return this.#send('GET', `${pathOf(volume)}/base`)
+  }
+
+  flatten(volume: string): Promise<VolumeBase> {
+    return this.#send('POST', `${pathOf(volume)}/flatten`)
   }
 
   async trash(): Promise<Trashed[]> {

@@ -1,5 +1,6 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { Entry } from '../metadata/store.ts'
+import { requireChildless } from './clone-links.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
 import { checkVolumeName } from './names.ts'
 import { decodeRecord, encodeRecord, type VolumeRecord } from './records.ts'
@@ -52,7 +53,7 @@ export class HiddenVolumes {
 
   /**
    * Takes the name away from a volume. From then on nobody can open it.
-   * @throws StoreError NotFound, Busy when another peer writes it
+   * @throws StoreError NotFound, Busy when another peer writes it, or clones stand on it
    */
   async hide(volume: VolumeRecord, hidden: Hidden): Promise<HiddenVolume> {
     const { keys, store, self } = this.#cluster
@@ -73,6 +74,7 @@ export class HiddenVolumes {
         }
       }
       const record = { ...decodeRecord('volume', entry.key, entry.value), hidden }
+      await requireChildless(this.#cluster, record)
       const { succeeded } = await store.transact({
         compare: [
           { key: entry.key, modRevision: entry.modRevision },

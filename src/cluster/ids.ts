@@ -1,4 +1,5 @@
 import type { Random } from '../core/clock.ts'
+import { hasKin, randomFamily } from '../core/family-ids.ts'
 import { isRootLayer } from '../core/layer-ids.ts'
 
 /** A 64-bit id as two u32, the form in which ops carry it. */
@@ -22,6 +23,18 @@ export function randomRootLayer(random: Random): string {
   for (;;) {
     const id = randomId64(random)
     if (isRootLayer(parseId64(id).low)) return id
+  }
+}
+
+/** Id of a family; without `canHaveKin` one that places by all of it, as in older versions. */
+export function randomFamilyId(random: Random, canHaveKin: boolean): string {
+  if (canHaveKin) {
+    const { high, low } = randomFamily(random)
+    return formatId64(high, low)
+  }
+  for (;;) {
+    const id = randomId64(random)
+    if (!hasKin(parseId64(id).high)) return id
   }
 }
 

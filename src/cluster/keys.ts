@@ -22,8 +22,10 @@
  *   groups/<pool>/<nr>   GroupRecord: who holds a group's data      who needs it (PROTOCOL.md)
  *   volumekeys/<family>  VolumeKeysRecord: slots, data keys     operators of an encrypted volume
  *   snapshots/<volume id>/<name>  SnapshotRecord: a frozen layer    who takes it, operators
+ *   bases/<family>/<branch>       BaseRecord: on which layer it begins  who clones or restores
  *   events/<volume id>   what happened to it, the last of it        who did it
  *   deleted/<family>     DeletedRecord, positive record of the end   `volume delete`, each peer
+ *   deleted/<family>-<part>      the same of some of its layers     restores, each peer
  *   tokens/<id>          TokenRecord: hash and role of a token       operators
  *   tokens/required      a token was made once: no door is open      with the first token
  *
@@ -72,6 +74,16 @@ export class Keys {
   }
   snapshot(volume: string, name: string): string {
     return this.snapshots(volume) + name
+  }
+  get allBases(): string {
+    return `${this.root}bases/`
+  }
+  bases(family: string): string {
+    return `${this.allBases}${family}/`
+  }
+  /** Of the branch that has the layer. */
+  base(family: string, layer: string): string {
+    return this.bases(family) + layer.slice(0, 8)
   }
   get pools(): string {
     return `${this.root}pools/`
@@ -150,5 +162,9 @@ export class Keys {
   }
   deleted(family: string): string {
     return this.deletions + family
+  }
+  /** Of some of its layers. */
+  deletedPart(family: string, part: string): string {
+    return `${this.deleted(family)}-${part}`
   }
 }

@@ -7,15 +7,15 @@ import { z } from 'zod'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { failureDomains } from '../core/failure-domains.ts'
 import { secretKinds, VOLUME_SLOTS_MAX } from '../seal/key-slots.ts'
+import { count, id64, id128, time, u32, version } from './record-fields.ts'
+import { baseSchema, snapshotSchema, volumeEventsSchema, volumeSchema } from './volume-records.ts'
 
-/** 64 bits in hex, never 0: families, layers, volumes. */
-const id64 = z.string().regex(/^(?!0{16})[0-9a-f]{16}$/)
-/** 128 bits in hex: clusters, peers, boots. */
-const id128 = z.string().regex(/^[0-9a-f]{32}$/)
-const u32 = z.number().int().min(0).max(0xffffffff)
-const count = z.number().int().nonnegative()
-const time = z.iso.datetime()
-const version = z.literal(1)
+export type {
+  BaseRecord,
+  SnapshotRecord,
+  VolumeEventRecord,
+  VolumeRecord
+} from './volume-records.ts'
 
 const clusterSchema = z.looseObject({ v: version, clusterId: id128, createdAt: time })
 
@@ -110,116 +110,6 @@ export type PoolRecord = z.infer<typeof poolSchema>
 
 const controllerSchema = z.looseObject({ v: version, peer: id128, bootId: id128 })
 
-const volumeSchema = z.looseObject({
-  v: version,
-  id: id64,
-  name: z.string(),
-  type: z.string(),
-  /** Name of the pool that has its blocks; `default` where none is named. */
-  pool: z.string().optional(),
-  family: id64,
-  /** The layer that is written, or about to be: who serves the volume may be one behind. */
-  headLayer: id64,
-  /** Its first layer, once it had another: all up to the head follow it (core/layer-ids.ts). */
-  rootLayer: id64.optional(),
-  sizeBytes: count,
-  /**
-   * Nothing was ever written from here on. Between `sizeBytes` and this there may be leftovers of
-   * a shrink or of appends that no flush recorded: they are trimmed before the size passes them.
-   * Invariant: sizeBytes <= touchedBytes.
-   */
-  touchedBytes: count,
-  /** `creating` until its type has prepared it; one found so at start is removed. */
-  state: z.enum(['creating', 'ready']),
-  readOnly: z.boolean(),
-  /**
-   * Milliseconds after which a request that cannot be done, because members are away, ends with an
-   * error; null: it waits.
-   */
-  unavailableMs: z.number().int().positive().nullable().optional(),
-  /** How its blocks are sealed; absent: they are not. */
-  encryption: z.enum(['xchacha20-poly1305']).optional(),
-  /** Who may open it over protocols for clients; absent: everybody. */
-  access: z
-    .looseObject({
-      addresses: z.array(z.string()),
-      tlsNames: z.array(z.string()),
-      readOnly: z.boolean()
-    })
-    .optional(),
-  labels: z.record(z.string(), z.string()),
-  description: z.string(),
-  /** Requests and bytes a second that its clients get at most; absent, or null: all they can. */
-  limits: z
-    .object({
-      iops: z.number().int().positive().nullable(),
-      /** Requests that it may do at once after it was idle; null: what it may do in 100 ms. */
-      iopsBurst: z.number().int().positive().nullable(),
-      bandwidth: z.number().int().positive().nullable()
-    })
-    .optional(),
-  /** Snapshots that are taken by themselves. */
-  schedule: z
-    .looseObject({
-      rules: z.array(
-        z.object({ everyMs: z.number().int().positive(), keep: z.number().int().min(1) })
-      ),
-      /** All that was due until then was taken, or is not wanted. */
-      doneUntil: time
-    })
-    .optional(),
-  /** No name leads to it: it was deleted and can be restored, or is being imported. */
-  hidden: z
-    .looseObject({
-      why: z.enum(['deleted', 'import']),
-      since: time,
-      /** Then it is deleted for good. */
-      until: time
-    })
-    .optional(),
-  /** What the volume's type keeps about it. */
-  settings: z.record(z.string(), z.json()),
-  createdAt: time
-})
-export type VolumeRecord = z.infer<typeof volumeSchema>
-
-const volumeEventSchema = z.object({
-  at: time,
-  kind: z.string(),
-  /** Who did it, or where it was done. */
-  peer: id128,
-  details: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.null()])),
-  /** So often, the last time at `lastAt`. */
-  count: z.number().int().min(1),
-  lastAt: time
-})
-export type VolumeEventRecord = z.infer<typeof volumeEventSchema>
-
-/** What happened to a volume, oldest first. */
-const volumeEventsSchema = z.looseObject({ v: version, events: z.array(volumeEventSchema) })
-
-/** What a volume was at one moment: a layer that nobody writes any more, and all below it. */
-const snapshotSchema = z.looseObject({
-  v: version,
-  id: id64,
-  name: z.string(),
-  /** Id of the volume. */
-  volume: id64,
-  /** The highest of its layers. */
-  layer: id64,
-  sizeBytes: count,
-  /** It is not deleted by mistake. */
-  protected: z.boolean().optional(),
-  /** It was taken by the volume's schedule, was due then, and had that name. */
-  scheduled: z.object({ due: time, name: z.string() }).optional(),
-  /** Not on stable storage yet, and perhaps never: nobody may open it, and its layer stays. */
-  taking: z.boolean().optional(),
-  description: z.string(),
-  labels: z.record(z.string(), z.string()),
-  createdAt: time
-})
-export type SnapshotRecord = z.infer<typeof snapshotSchema>
-
 /** A process of a peer. */
 const memberSchema = z.object({ peer: id128, boot: id128 })
 
@@ -266,7 +156,8 @@ const keySlotSchema = z.object({
     z.object({ name: z.literal('argon2id'), salt: base64, opsLimit: count, memoryBytes: count }),
     z.object({ name: z.literal('hkdf-sha256'), salt: base64 })
   ]),
-  sealed: base64
+  sealed: base64,
+  family: id64.optional()
 })
 
 const keyGenerationSchema = z.object({
@@ -290,6 +181,8 @@ const volumeKeysSchema = z.looseObject({
       (all) => all.every(({ fromEpoch }, at) => at === 0 || all[at - 1]!.fromEpoch < fromEpoch),
       'each data key is for higher epochs than the one before'
     ),
+  /** Of a clone: the families whose blocks it may read, all under its first data key. */
+  readsFrom: z.array(id64).optional(),
   /** What a rekey has done: blocks before chunk `nextChunk` are under the last generation. */
   rekey: z.object({ nextChunk: count, startedAt: time }).nullable()
 })
@@ -298,6 +191,8 @@ export type VolumeKeysRecord = z.infer<typeof volumeKeysSchema>
 const deletedSchema = z.looseObject({
   v: version,
   family: id64,
+  /** Of some layers of a volume that is there: tells one such record from others. */
+  part: id64.optional(),
   layers: z.array(id64),
   /** Name that the volume had, for messages. */
   name: z.string(),
@@ -380,6 +275,7 @@ const kinds = {
   peer: peerSchema,
   volume: volumeSchema,
   snapshot: snapshotSchema,
+  base: baseSchema,
   family: familySchema,
   writer: writerSchema,
   volumeKeys: volumeKeysSchema,

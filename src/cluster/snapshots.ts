@@ -5,8 +5,10 @@ import { follow } from '../metadata/follow.ts'
 import type { Entry, Operation } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
 import { formatId64, parseId64, randomId64 } from './ids.ts'
+import { requireChildless } from './clone-links.ts'
 import { checkDescription, checkLabels } from './names.ts'
 import { decodeRecord, encodeRecord, type SnapshotRecord, type VolumeRecord } from './records.ts'
+import { ownWriter, volumeEntry } from './volume-entry.ts'
 
 export interface NewSnapshot {
   readonly name: string
@@ -47,18 +49,6 @@ export function doneUntilMs(
   return doneMs > nowMs + SCHEDULE_AHEAD_MS ? 0 : doneMs
 }
 
-/** All layers that a volume may have blocks in, lowest first. */
-export function layersOf({ rootLayer, headLayer }: VolumeRecord): string[] {
-  if (rootLayer === undefined) return [headLayer]
-  const layers = [rootLayer]
-  const { high, low: end } = parseId64(headLayer)
-  for (let { low } = parseId64(rootLayer); layerNumber(low) < layerNumber(end); ) {
-    low = nextLayerLow(low)
-    layers.push(formatId64(high, low))
-  }
-  return layers
-}
-
 /** Records of snapshots. Each change is one transaction. */
 export class SnapshotDirectory {
   readonly #cluster: Cluster
@@ -86,12 +76,12 @@ export class SnapshotDirectory {
     checkLabels(labels)
     checkDescription(description)
     return untilSettled(`beginning snapshot ${name}`, async () => {
-      const { entry, record } = await this.#volume(id)
+      const { entry, record } = await volumeEntry(this.#cluster, id)
       if (spec.due !== undefined && isDone(record.schedule, spec.due, clock.wallMs())) {
         const text = `volume ${record.name}: its schedule wants nothing any more`
         throw new StoreError(ErrorCode.Conflict, text)
       }
-      const writer = await this.#writer(record, writerEpoch)
+      const writer = await ownWriter(this.#cluster, record, writerEpoch)
       await this.#checkKeys(record)
       await this.#checkRoom(record, name, writer)
       const { high, low } = parseId64(record.headLayer)
@@ -100,7 +90,8 @@ export class SnapshotDirectory {
       const createdAt = this.#cluster.nowText()
       const snapshot: SnapshotRecord = {
         ...{ v: 1, id: randomId64(random), name, volume: id, layer: record.headLayer },
-        ...{ sizeBytes: record.sizeBytes, taking: true, description, labels, createdAt },
+        ...{ sizeBytes: record.sizeBytes, touchedBytes: record.touchedBytes, taking: true },
+        ...{ description, labels, createdAt },
         ...(spec.due === undefined ? {} : { scheduled: { due: spec.due, name } })
       }
       const key = keys.snapshot(id, name)
@@ -134,8 +125,8 @@ export class SnapshotDirectory {
     const { taking: _, ...rest } = begun
     const finished = { ...rest, sizeBytes }
     return untilSettled(`recording snapshot ${begun.name}`, async () => {
-      const { record, entry: volume } = await this.#volume(begun.volume)
-      const writer = await this.#writer(record, writerEpoch)
+      const { record, entry: volume } = await volumeEntry(this.#cluster, begun.volume)
+      const writer = await ownWriter(this.#cluster, record, writerEpoch)
       const entry = await store.get(key)
       const known = entry === null ? null : decode(entry)
       if (entry === null || known?.id !== begun.id) {
@@ -205,15 +196,16 @@ export class SnapshotDirectory {
   async #all(id: string): Promise<SnapshotRecord[]> {
     const entries = await this.#cluster.readAll(this.#cluster.keys.snapshots(id))
     const all = entries.map(({ key, value }) => decodeRecord('snapshot', key, value))
-    return all.sort((one, other) => numberOf(one) - numberOf(other))
+    return all.sort(byAge)
   }
 
   /** @throws StoreError NotFound */
   async get(volume: VolumeRecord, name: string): Promise<SnapshotRecord> {
-    return (await this.#find(volume, name)).known
+    return (await this.find(volume, name)).known
   }
 
-  async #find(
+  /** As `get`, with its entry. @throws StoreError NotFound */
+  async find(
     { id, name: volume }: VolumeRecord,
     name: string
   ): Promise<{ entry: Entry; known: SnapshotRecord }> {
@@ -233,7 +225,7 @@ export class SnapshotDirectory {
   ): Promise<SnapshotRecord> {
     const { store } = this.#cluster
     return untilSettled(`changing snapshot ${name}`, async () => {
-      const { entry, known } = await this.#find(volume, name)
+      const { entry, known } = await this.find(volume, name)
       const { key, modRevision } = entry
       const changed = { ...known, ...change(known) }
       checkLabels(changed.labels)
@@ -252,7 +244,7 @@ export class SnapshotDirectory {
     const { keys, store } = this.#cluster
     const newKey = keys.snapshot(volume.id, newName)
     return untilSettled(`renaming snapshot ${name}`, async () => {
-      const { entry, known } = await this.#find(volume, name)
+      const { entry, known } = await this.find(volume, name)
       if (name === newName) return known
       const renamed = { ...known, name: newName }
       const { succeeded, entries } = await store.transact({
@@ -269,7 +261,10 @@ export class SnapshotDirectory {
     })
   }
 
-  /** The record goes. `mayGo` throws where it must not. @throws StoreError NotFound */
+  /**
+   * The record goes. `mayGo` throws where it must not.
+   * @throws StoreError NotFound, Busy when clones stand on it
+   */
   async remove(
     volume: VolumeRecord,
     name: string,
@@ -277,10 +272,15 @@ export class SnapshotDirectory {
   ): Promise<SnapshotRecord> {
     const { store } = this.#cluster
     return untilSettled(`deleting snapshot ${name}`, async () => {
-      const { entry, known } = await this.#find(volume, name)
+      const { entry: ofVolume, record } = await volumeEntry(this.#cluster, volume.id)
+      const { entry, known } = await this.find(volume, name)
+      await requireChildless(this.#cluster, record, known)
       mayGo(known)
       const { succeeded } = await store.transact({
-        compare: [{ key: entry.key, modRevision: entry.modRevision }],
+        compare: [
+          { key: entry.key, modRevision: entry.modRevision },
+          { key: ofVolume.key, modRevision: ofVolume.modRevision }
+        ],
         success: [{ delete: entry.key }]
       })
       return succeeded ? known : null
@@ -311,26 +311,6 @@ export class SnapshotDirectory {
     if (entry === null || decodeRecord('volumeKeys', entry.key, entry.value).rekey === null) return
     throw new StoreError(ErrorCode.Busy, `volume ${name} is being rekeyed: wait until that is done`)
   }
-
-  async #volume(id: string): Promise<{ entry: Entry; record: VolumeRecord }> {
-    const { keys, store } = this.#cluster
-    const entry = await store.get(keys.volume(id))
-    if (entry === null) throw new StoreError(ErrorCode.NotFound, `there is no volume ${id}`)
-    return { entry, record: decodeRecord('volume', entry.key, entry.value) }
-  }
-
-  /** The writer record, if it is of this process and this epoch. @throws StoreError Closed */
-  async #writer({ family, name }: VolumeRecord, writerEpoch: number): Promise<Entry> {
-    const { keys, store, self } = this.#cluster
-    const key = keys.writer(family)
-    const entry = await store.get(key)
-    if (entry !== null) {
-      const writer = decodeRecord('writer', key, entry.value)
-      const isOurs = writer.gateway === self.peerId && writer.bootId === self.bootId
-      if (isOurs && writer.writerEpoch === writerEpoch) return entry
-    }
-    throw new StoreError(ErrorCode.Closed, `volume ${name}: its writer lease was lost`)
-  }
 }
 
 /** Was a snapshot that is due then taken, or is none wanted? */
@@ -356,6 +336,13 @@ function doneOf(
 const decode = ({ key, value }: Entry): SnapshotRecord => decodeRecord('snapshot', key, value)
 
 const numberOf = ({ layer }: SnapshotRecord): number => layerNumber(parseId64(layer).low)
+
+/** Numbers of one line of layers go up, whatever clocks say; lines follow each other in time. */
+function byAge(one: SnapshotRecord, other: SnapshotRecord): number {
+  const isSameLine = one.layer.slice(0, 8) === other.layer.slice(0, 8)
+  if (isSameLine) return numberOf(one) - numberOf(other)
+  return one.createdAt < other.createdAt ? -1 : 1
+}
 
 const nameTaken = (volume: string, name: string): StoreError =>
   new StoreError(ErrorCode.AlreadyExists, `volume ${volume} has a snapshot ${name} already`)

@@ -2,9 +2,10 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import { type Following, follow } from '../metadata/follow.ts'
 import type { Entry, Operation } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
-import { layersOf, SnapshotDirectory } from './snapshots.ts'
-import { randomId64, randomRootLayer } from './ids.ts'
+import { leaveParent, requireChildless } from './clone-links.ts'
+import { randomFamilyId, randomId64, randomRootLayer } from './ids.ts'
 import type { Keys } from './keys.ts'
+import { layersOf } from './layer-lines.ts'
 import { checkDescription, checkLabels, checkVolumeName, checkVolumeSize } from './names.ts'
 import {
   type DeletedRecord,
@@ -13,6 +14,7 @@ import {
   type VolumeKeysRecord,
   type VolumeRecord
 } from './records.ts'
+import { SnapshotDirectory } from './snapshots.ts'
 
 export interface NewVolume {
   readonly name: string
@@ -89,7 +91,7 @@ export class VolumeDirectory {
       type: volume.type,
       ...(volume.pool === undefined ? {} : { pool: volume.pool }),
       ...(volume.hidden === undefined ? {} : { hidden: volume.hidden }),
-      family: randomId64(random),
+      family: randomFamilyId(random, this.#cluster.features.has('branches')),
       headLayer: randomRootLayer(random),
       sizeBytes: volume.sizeBytes,
       touchedBytes: volume.sizeBytes,
@@ -227,7 +229,8 @@ export class VolumeDirectory {
   /**
    * Removes the volume and its name, and leaves the positive record of it in the same
    * transaction: from then on its blocks are garbage on every peer, whatever happens.
-   * @throws StoreError NotFound, Busy when another peer writes it and not `force`
+   * @throws StoreError NotFound, Busy when another peer writes it and not `force`, or clones stand
+   * on it
    */
   delete(name: string, options: { readonly force: boolean }): Promise<DeletedRecord> {
     return this.#delete(name, options.force, () => this.#find(name))
@@ -253,6 +256,8 @@ export class VolumeDirectory {
     return untilSettled(`deleting ${what}`, async () => {
       const { record, entry } = await find()
       const { name } = record
+      await requireChildless(this.#cluster, record)
+      const leave = await leaveParent(this.#cluster, record)
       const peers = await this.#cluster.peers()
       const writerKey = keys.writer(record.family)
       const writer = await store.get(writerKey)
@@ -273,10 +278,12 @@ export class VolumeDirectory {
       const { succeeded } = await store.transact({
         compare: [
           { key: entry.key, modRevision: entry.modRevision },
-          { key: writerKey, modRevision: writer?.modRevision ?? 0 }
+          { key: writerKey, modRevision: writer?.modRevision ?? 0 },
+          ...leave.compare
         ],
         success: [
           { delete: entry.key },
+          ...leave.success,
           // Another volume may have the name of one that is hidden.
           ...(record.hidden === undefined ? [{ delete: keys.name(name) }] : []),
           { delete: keys.family(record.family) },
@@ -290,6 +297,9 @@ export class VolumeDirectory {
       if (!succeeded) return null
       // They lead nowhere any more: what is left of them in a crash does no harm.
       await new SnapshotDirectory(this.#cluster).removeAll(record.id)
+      for (const { key } of await this.#cluster.readAll(keys.bases(record.family))) {
+        await store.transact({ success: [{ delete: key }] })
+      }
       return deleted
     })
   }
@@ -300,10 +310,10 @@ export class VolumeDirectory {
     return entries.map(({ key, value }) => decodeRecord('deleted', key, value))
   }
 
-  /** `peerId` has no block of the family any more, durably. Known to be so: nothing happens. */
-  async confirmDeleted(family: string, peerId: string): Promise<void> {
+  /** `peerId` has no block of these layers any more, durably. Known to be so: nothing happens. */
+  async confirmDeleted({ family, part }: DeletedRecord, peerId: string): Promise<void> {
     const { keys, store } = this.#cluster
-    const key = keys.deleted(family)
+    const key = part === undefined ? keys.deleted(family) : keys.deletedPart(family, part)
     await untilSettled(`confirming the deletion of family ${family}`, async () => {
       const entry = await store.get(key)
       if (entry === null) return true

@@ -26,6 +26,7 @@ import type {
   VolumeStats
 } from '../admin/schemas.ts'
 import { shardStates } from '../admin/schemas.ts'
+import type { BranchBackend } from '../admin/branch-routes.ts'
 import type { SnapshotBackend } from '../admin/snapshot-routes.ts'
 import type { StreamBackend } from '../admin/stream-routes.ts'
 import type { MemberScrub } from '../admin/scrub-schemas.ts'
@@ -52,6 +53,7 @@ import { healthOf, healthProblems } from './health.ts'
 import { PeerImportBackend } from './import-backend.ts'
 import { PeerLifeBackend } from './life-backend.ts'
 import { newSlotOf, withSecrets } from './keys.ts'
+import { PeerBranchBackend } from './branch-backend.ts'
 import { PeerSnapshotBackend } from './snapshot-backend.ts'
 import { PeerStreamBackend } from './stream-backend.ts'
 import type { Replication } from './replication.ts'
@@ -105,6 +107,7 @@ export class PeerBackend implements AdminBackend {
   readonly snapshots: SnapshotBackend
   readonly streams: StreamBackend
   readonly schedules: SnapshotSchedules
+  readonly branches: BranchBackend
   readonly imports: ImportBackend
   /** Kept from the last look, so that `gauges` stays synchronous. */
   #volumeCount = 0
@@ -116,6 +119,7 @@ export class PeerBackend implements AdminBackend {
     this.streams = new PeerStreamBackend(parts.volumes)
     this.schedules = new SnapshotSchedules({ ...parts, trouble: parts.onTrouble })
     this.snapshots = new PeerSnapshotBackend(parts.volumes, this.schedules)
+    this.branches = new PeerBranchBackend(parts.volumes, (name) => this.volume(name))
     this.#life = new PeerLifeBackend(parts, (name) => this.volume(name))
   }
 

@@ -52,7 +52,9 @@ export const ErrorCode = {
   /** The volume is encrypted, and no key of it is unlocked here. */
   Locked: 23,
   /** Blocks are sealed, and who wants copies of them does not ask for their tags. */
-  TagsWanted: 24
+  TagsWanted: 24,
+  /** A shard was not told yet on which layer a branch begins: tell it, and ask again. */
+  BaseUnknown: 25
 } as const
 export type ErrorCode = (typeof ErrorCode)[keyof typeof ErrorCode]
 

@@ -4,6 +4,8 @@
  *   upper 32 bits   branch: random, the same in all layers that follow each other
  *   lower 32 bits   root: random below NUMBERED_START, has nothing below it
  *                   or NUMBERED_START + n: stands on everything of its branch with a lower number
+ *                   or BASED_START + n: the same, and on the base of its branch, a layer of another
+ *                   branch, with all that it stands on (src/shard/LAYERS.md)
  *
  * A volume begins with a root; a snapshot freezes the head, and the next number becomes the head.
  * Reads of a layer see, block by block, the entry of the highest number up to it that has one.
@@ -12,8 +14,9 @@ import { assert } from './assert.ts'
 import { ErrorCode, StoreError } from './errors.ts'
 
 const NUMBERED_START = 0xff000000
-/** From here on numbers are kept for branches that begin on a layer of another one. */
-const NUMBERED_END = 0xfffc0000
+/** Lower half of the first layer of a branch that begins on a layer of another one. */
+export const BASED_START = 0xff800000
+const LOW_END = 2 ** 32
 
 /** 0 of a root; above it of layers that stand on others. */
 export const layerNumber = (layerLow: number): number =>
@@ -30,6 +33,8 @@ interface Halves {
 /** Does a read of `layer` see what is in `lower`? It does of its own. */
 export const standsOn = (layer: Halves, lower: Halves): boolean =>
   layer.high === lower.high && layerNumber(layer.low) >= layerNumber(lower.low)
+/** Its branch has a base. */
+export const isBasedLayer = (layerLow: number): boolean => layerLow >= BASED_START
 
 /**
  * Lower half of the layer that comes after this one in its branch.
@@ -38,6 +43,6 @@ export const standsOn = (layer: Halves, lower: Halves): boolean =>
 export function nextLayerLow(layerLow: number): number {
   const next = isRootLayer(layerLow) ? NUMBERED_START : layerLow + 1
   assert(layerNumber(next) > layerNumber(layerLow), 'layers are in the order of their numbers')
-  if (next < NUMBERED_END) return next
+  if (isBasedLayer(next) === isBasedLayer(layerLow) && next < LOW_END) return next
   throw new StoreError(ErrorCode.LimitReached, 'the volume has had all layers that it can have')
 }

@@ -3,4 +3,4 @@
  * superblock of a data directory has the highest that it was served at as its format version.
  */
 export const LEVEL_MIN = 1
-export const LEVEL_MAX = 3
+export const LEVEL_MAX = 4

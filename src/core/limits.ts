@@ -136,6 +136,12 @@ export const TRASH_LOOK_MS = 30_000
 export const VOLUME_EVENTS_MAX = 64
 /** Each is a layer that reads may have to look at, and a record. */
 export const SNAPSHOTS_MAX = 4096
+/** Of one volume: their ids stand in its record, 60 bytes each. */
+export const CLONES_MAX = 1000
+/** Branches that a read may have to go through, one below the other. */
+export const BRANCH_DEPTH_MAX = 64
+/** Lines of layers that restores of one volume left and snapshots still need. */
+export const RESTORED_LINES_MAX = 1000
 /** Runs of merged layers that a shard remembers: one for each snapshot that is kept, at most. */
 export const MERGES_MAX = 262_144
 /** Automatic snapshots of a volume: often enough for anybody, and metadata writes stay rare. */

@@ -40,7 +40,8 @@ export const nbdErrorOf: Readonly<Record<ErrorCode, number>> = {
   [ErrorCode.PeerLost]: NBD_EIO,
   [ErrorCode.SealBroken]: NBD_EIO,
   [ErrorCode.Locked]: NBD_EPERM,
-  [ErrorCode.TagsWanted]: NBD_EIO
+  [ErrorCode.TagsWanted]: NBD_EIO,
+  [ErrorCode.BaseUnknown]: NBD_EIO
 }
 
 /** In the handshake: the reply type when an export cannot be listed, described or opened. */
@@ -71,7 +72,8 @@ export const optionErrorOf: Readonly<Record<ErrorCode, number>> = {
   [ErrorCode.PeerLost]: NBD_REP_ERR_POLICY,
   [ErrorCode.SealBroken]: NBD_REP_ERR_POLICY,
   [ErrorCode.Locked]: NBD_REP_ERR_POLICY,
-  [ErrorCode.TagsWanted]: NBD_REP_ERR_POLICY
+  [ErrorCode.TagsWanted]: NBD_REP_ERR_POLICY,
+  [ErrorCode.BaseUnknown]: NBD_REP_ERR_POLICY
 }
 
 /** Dense forms for the hot path, indexed by code. */

@@ -1,7 +1,9 @@
 /**
  * The hashes that spread chunks over shards and placement groups. All layers of a family place
- * alike. Where bytes are stored follows from them: they must never change.
+ * alike, and so do all families of one kin. Where bytes are stored follows from them: they must
+ * never change.
  */
+import { placeLow } from '../core/family-ids.ts'
 
 /** Finalizer of MurmurHash3 (public domain): every input bit reaches every output bit. */
 function mix(value: number): number {
@@ -21,7 +23,7 @@ export function mixOther(value: number): number {
 
 /** Well mixed u32 of a volume family (random 64 bit id, as two u32) and a chunk index. */
 export function chunkHash(familyHigh: number, familyLow: number, chunk: number): number {
-  const family = mix(mix(familyHigh | 0) ^ familyLow)
+  const family = mix(mix(familyHigh | 0) ^ placeLow(familyHigh, familyLow))
   return mix(family ^ Math.imul(chunk + 1, 0x9e3779b1)) >>> 0
 }
 
@@ -44,6 +46,7 @@ export function groupOfChunk(
   chunk: number,
   groups: number
 ): number {
-  const family = mixOther(mixOther(familyHigh ^ 0x5bd1e995) ^ familyLow)
+  const place = placeLow(familyHigh, familyLow)
+  const family = mixOther(mixOther(familyHigh ^ 0x5bd1e995) ^ place)
   return mixOther(family + Math.imul(chunk + 1, 0x85157af5)) & (groups - 1)
 }

@@ -11,7 +11,7 @@
  * without a word: the old place stays good for as long as `SegmentPlaces` says that the segment's
  * life goes on.
  */
-import { layerNumber } from '../core/layer-ids.ts'
+import { isBasedLayer, layerNumber } from '../core/layer-ids.ts'
 import {
   LOCATION_UNKNOWN,
   MAP_BIRTHS,
@@ -19,6 +19,7 @@ import {
   MAP_CRCS,
   MAP_WORDS,
   SEAL_EPOCHS,
+  SEAL_FAMILIES,
   SEAL_HIGHS,
   SEAL_LOWS,
   SEAL_MAP_WORDS
@@ -38,11 +39,23 @@ const UNKNOWN_READS_MAX = 16
 
 const Frame = { Free: 0, Loading: 1, Ready: 2, /** Loading, and changed meanwhile. */ Stale: 3 }
 
+interface Layer {
+  readonly familyHigh: number
+  readonly familyLow: number
+  readonly layerHigh: number
+  readonly layerLow: number
+}
+
+/** Which layers of branches stand on which: a BaseTeacher. */
+interface Branches {
+  isUnder(op: BlockOp, layer: Layer): boolean
+}
+
 export class ChunkMaps {
   /** For the workers to fill: 24 MiB once 8 GiB were read at random. */
   readonly shared: SharedArrayBuffer = new SharedArrayBuffer(FRAMES * MAP_BYTES)
   readonly words: Uint32Array = new Uint32Array(this.shared)
-  /** What opens sealed blocks: 56 MiB once as much was read of encrypted volumes. */
+  /** What opens sealed blocks: 64 MiB once as much was read of encrypted volumes. */
   readonly sealsShared: SharedArrayBuffer = new SharedArrayBuffer(FRAMES * SEAL_MAP_WORDS * 4)
   readonly seals: Uint32Array = new Uint32Array(this.sealsShared)
   /** Of sealed families: `seals` has the frame too. */
@@ -99,8 +112,8 @@ export class ChunkMaps {
   }
 
   /** The op changes its blocks, which are unknown until it is done, and perhaps after. */
-  forget(op: BlockOp, hash: number): void {
-    this.forgetAbove(op, hash)
+  forget(op: BlockOp, hash: number, branches: Branches | null = null): void {
+    this.forgetAbove(op, hash, branches)
     const frame = this.frameOf(op, hash)
     if (frame < 0) return
     if (this.states[frame] !== Frame.Ready) {
@@ -118,15 +131,30 @@ export class ChunkMaps {
   }
 
   /** Maps of layers that may stand on the op's: nobody changes that one but to bring a copy. */
-  private forgetAbove(op: BlockOp, hash: number): void {
+  private forgetAbove(op: BlockOp, hash: number, branches: Branches | null): void {
     const first = (hash >>> (32 - SETS_LOG2)) * WAYS
     for (let frame = first; frame < first + WAYS; frame++) {
       if (this.chunks[frame] !== op.chunk || this.states[frame] === Frame.Free) continue
-      if (this.familiesLow[frame] !== op.familyLow) continue
-      if (this.familiesHigh[frame] !== op.familyHigh) continue
-      if (layerNumber(this.layersLow[frame]!) <= layerNumber(op.layerLow)) continue
+      if (!this.isAbove(frame, op) && !this.isBasedOn(frame, op, branches)) continue
       this.states[frame] = this.states[frame] === Frame.Ready ? Frame.Free : Frame.Stale
     }
+  }
+
+  /** In the order of its family's layers: those of other branches may count too. */
+  private isAbove(frame: number, op: BlockOp): boolean {
+    if (this.familiesLow[frame] !== op.familyLow) return false
+    if (this.familiesHigh[frame] !== op.familyHigh) return false
+    return layerNumber(this.layersLow[frame]!) > layerNumber(op.layerLow)
+  }
+
+  private isBasedOn(frame: number, op: BlockOp, branches: Branches | null): boolean {
+    if (branches === null || !isBasedLayer(this.layersLow[frame]!)) return false
+    return branches.isUnder(op, {
+      familyHigh: this.familiesHigh[frame]!,
+      familyLow: this.familiesLow[frame]!,
+      layerHigh: this.layersHigh[frame]!,
+      layerLow: this.layersLow[frame]!
+    })
   }
 
   /**
@@ -160,6 +188,7 @@ export class ChunkMaps {
     seals[at + SEAL_EPOCHS + block] = op.writerEpoch
     seals[at + SEAL_LOWS + block] = op.sequence
     seals[at + SEAL_HIGHS + block] = op.sequence / TWO_32
+    seals[at + SEAL_FAMILIES + block] = op.familyLow
   }
 
   /** Forgets everything. */

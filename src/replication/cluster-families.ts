@@ -26,7 +26,7 @@ export class ClusterFamilies implements ResyncFamilies {
     for (const deleted of await this.#directory.listDeleted()) {
       if (!deleted.pendingPeers.includes(peerId)) continue
       await this.#parts.drop(deleted)
-      await this.#directory.confirmDeleted(deleted.family, peerId)
+      await this.#directory.confirmDeleted(deleted, peerId)
     }
   }
 

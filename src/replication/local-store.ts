@@ -6,6 +6,7 @@ import { chunkHash } from '../placement/hash.ts'
 import { OpFlag, OpKind, type ShardOp } from '../shard/op.ts'
 import { RESERVE_SEGMENTS } from '../shard/shard-config.ts'
 import { shardStatIndex } from '../shard/stats.ts'
+import type { BaseTeacher } from './base-teacher.ts'
 import { BlockOp, copyRequest, type ShardedStore } from './block-store.ts'
 import { NearFlushes } from './near-flushes.ts'
 import { NEAR_BLOCKS_MAX, type NearReads } from './near-reads.ts'
@@ -27,6 +28,8 @@ export class LocalStore implements ShardedStore {
   private readonly clients: readonly ShardClient<BlockOp>[]
   private readonly near: NearReads | null
   private readonly nearFlushes: NearFlushes | null
+  /** Set before the first op; without it no volume has branches. */
+  teacher: BaseTeacher | null = null
   private readonly freeOps: BlockOp[] = []
   private pooledReads: BlockOp[] = []
 
@@ -92,12 +95,13 @@ export class LocalStore implements ShardedStore {
         if (isNear(op) && this.readNear(near, op, hash, client)) return
         this.nearFlushes?.pause(performance.now())
       } else if (isChange(op.kind)) {
-        near.maps.forget(op, hash)
+        near.maps.forget(op, hash, this.teacher)
         this.nearFlushes!.noteChange()
         op.onChanged = op.onDone
         op.onDone = this.changed
       } else if (op.kind === OpKind.Void) near.maps.clear()
     }
+    this.teacher?.watch(op)
     client.submit(op)
   }
 
@@ -159,6 +163,7 @@ export class LocalStore implements ShardedStore {
       this.shards.served()
       if (this.pooledReads.push(op) === 1) setImmediate(this.answerPooled)
     } else {
+      this.teacher?.watch(op)
       client.submit(op)
       this.shards.ring()
     }
@@ -199,7 +204,7 @@ export class LocalStore implements ShardedStore {
   }
 
   broadcast(op: ShardOp, done: (error: number) => void): void {
-    if (op.kind === OpKind.DeleteLayer) this.near?.maps.clear()
+    if (op.kind === OpKind.DeleteLayer || op.kind === OpKind.SetBase) this.near?.maps.clear()
     const join = joinOf(this.clients.length, done)
     const onDone = (answered: BlockOp): void => {
       const { error } = answered

@@ -4,6 +4,7 @@ import type { SealKeys } from '../seal/key-table.ts'
 import {
   MAP_WORDS,
   SEAL_EPOCHS,
+  SEAL_FAMILIES,
   SEAL_HIGHS,
   SEAL_LOWS,
   SEAL_MAP_WORDS
@@ -36,7 +37,8 @@ export class NearSeals {
     if (key === null || writerEpoch === 0) return false
     const tagAt = (map + 4 * block) * 4
     const tag = this.bytes.subarray(tagAt, tagAt + SEAL_TAG_BYTES)
-    this.seal.version(op.familyHigh, op.familyLow, writerEpoch, sequence)
+    const familyLow = seals[map + SEAL_FAMILIES + block]!
+    this.seal.version(op.familyHigh, familyLow, writerEpoch, sequence)
     return this.seal.open(key, op.chunk, block, bytes, tag, bytes)
   }
 }

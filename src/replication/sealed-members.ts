@@ -12,13 +12,20 @@
 import type { Arena } from '../core/arena.ts'
 import { assert } from '../core/assert.ts'
 import { ErrorCode } from '../core/errors.ts'
+import { withKin } from '../core/family-ids.ts'
 import { BLOCK_BYTES, PIECE_BLOCKS_MAX } from '../core/limits.ts'
 import { SEAL_TAG_BYTES } from '../format/batch.ts'
 import { viewOf } from '../format/fields.ts'
 import { BlockSeal } from '../seal/block-seal.ts'
 import type { SealKeys } from '../seal/key-table.ts'
 import { BlockViews } from '../shard/memory.ts'
-import { SEAL_ENTRY_BYTES, SealKind, type ShardOp } from '../shard/op.ts'
+import {
+  SEAL_ENTRY_BYTES,
+  SEAL_KIN_SHIFT,
+  SEAL_KIND_MASK,
+  SealKind,
+  type ShardOp
+} from '../shard/op.ts'
 import { type BlockOp, type BlockStore, copyRequest, OpFlag, OpKind } from './block-store.ts'
 import { ANY_EPOCH, type FamilyKeys } from './sealed-store.ts'
 
@@ -167,7 +174,8 @@ export class SealedMembersStore implements BlockStore {
     for (let i = 0; i < op.blockCount; i++) {
       const at = inner.tags + i * SEAL_ENTRY_BYTES
       const plain = this.#views.at(op.payload + i * BLOCK_BYTES)
-      if (view.getUint32(at + 28, true) === SealKind.Zeroes) {
+      const kind = view.getUint32(at + 28, true)
+      if ((kind & SEAL_KIND_MASK) === SealKind.Zeroes) {
         plain.fill(0)
         continue
       }
@@ -178,8 +186,13 @@ export class SealedMembersStore implements BlockStore {
       const cipher = this.#views.at(inner.payload + i * BLOCK_BYTES)
       const tag = bytes.subarray(at, at + SEAL_TAG_BYTES)
       const block = op.firstBlock + i
-      if (writerEpoch > 0) {
-        this.#seal.version(op.familyHigh, op.familyLow, writerEpoch, sequence)
+      const familyLow = withKin(op.familyLow, kind >>> SEAL_KIN_SHIFT)
+      // All that it stands on has its key, and others that stand there too.
+      const isOurs =
+        familyLow === op.familyLow ||
+        this.#options.families.readsFrom(op.familyHigh, op.familyLow, familyLow)
+      if (writerEpoch > 0 && isOurs) {
+        this.#seal.version(op.familyHigh, familyLow, writerEpoch, sequence)
         if (this.#seal.open(key, op.chunk, block, cipher, tag, plain)) continue
       }
       inner.resultA = block

@@ -6,6 +6,8 @@ import { type BlockOp, type BlockStore, OpKind } from './block-store.ts'
 export interface FamilyKeys {
   /** Slot of the key for blocks of versions with `writerEpoch`, and before; 0: it is locked. */
   slotOf(familyHigh: number, familyLow: number, writerEpoch: number): number
+  /** May blocks of the family with the lower half `fromLow` be among what this one reads? */
+  readsFrom(familyHigh: number, familyLow: number, fromLow: number): boolean
 }
 
 /** No version has a higher one: its key's slot leads to those of all lower ones. */

@@ -7,7 +7,11 @@
  *   becomes it takes a writerEpoch from the metadata that nobody had before, also after a crash, a
  *   takeover, or a restore of the metadata (fencing tokens only grow). Within an epoch the writer
  *   gives each write a sequence of its own, and a write has a block once. So (version, block) names
- *   one write of one block, in all layers and clones of the family.
+ *   one write of one block, in all layers of the family.
+ * - A clone is a family of its own, whose versions are those of others again, under the same key:
+ *   its id has the place of the one that it was cloned from, and another kin, which is part of the
+ *   nonce. A kin is drawn at random from 2^28, and not one of a family that is there, or is being
+ *   deleted. Volumes that were not cloned from each other have other keys.
  * - The same version and block is sealed again only when a worker died over a write that is then
  *   carried out again: from the same plaintext, which stays where it is until the write is
  *   answered, because a worker seals into memory of its own. The outcome is the same bytes. What
@@ -28,6 +32,7 @@
  * (hole, zeroes): both are what a copy is that missed writes. The other members tell better.
  */
 import { assert } from '../core/assert.ts'
+import { kinOf } from '../core/family-ids.ts'
 import { CHUNK_BLOCKS } from '../core/limits.ts'
 import { type Aead, aead, NONCE_BYTES, TAG_BYTES } from './aead.ts'
 
@@ -37,7 +42,7 @@ import { type Aead, aead, NONCE_BYTES, TAG_BYTES } from './aead.ts'
 //        0     4  writerEpoch
 //        4     8  sequence
 //       12     8  block          in the volume: chunk * 1024 + block of the chunk
-//       20     4  zero           blocks of volumes; other uses of a data key would number on
+//       20     4  kin            of the family (core/family-ids.ts); 0 where it has none
 //
 // Additional data, 32 bytes, big-endian:
 //
@@ -72,6 +77,7 @@ export class BlockSeal {
     nonceView.setUint32(0, writerEpoch)
     nonceView.setUint32(4, high)
     nonceView.setUint32(8, sequence)
+    nonceView.setUint32(20, kinOf(familyHigh, familyLow))
     view.setUint32(4, writerEpoch)
     view.setUint32(8, familyHigh)
     view.setUint32(12, familyLow)

@@ -5,6 +5,9 @@
  *     --Argon2id or HKDF--> slot key --opens--> master key   one sealed copy in every slot
  *     --HKDF--> wrap key of a generation --opens--> data key  one a generation
  *
+ * A clone has the master key and the data key of what it was cloned from, whose blocks it reads, in
+ * a generation of its own; its slots are copies, which change apart from then on.
+ *
  * The master key is made with the volume and stays, also through a rekey;
  * slots are added, rotated and revoked without touching data. Every wrap key seals exactly one
  * thing: slots and generations have salts of their own, also a generation that is made once more
@@ -69,6 +72,8 @@ export interface KeySlot {
   readonly kdf: SlotKdf
   /** Base64 of the master key under the slot's key, and its tag: 48 bytes. */
   readonly sealed: string
+  /** Of a slot that came with a clone: the family for which it was made, and is bound to. */
+  readonly family?: string | undefined
 }
 
 /** A data key: blocks of writer epochs from `fromEpoch` on, up to the next one's, are under it. */
@@ -147,7 +152,7 @@ export async function openSlot(
 ): Promise<Buffer | null> {
   const key = await slotKey(slot, secret, hash)
   try {
-    return openKey(key, slotData(family, slot), slot.sealed)
+    return openKey(key, slotData(slot.family ?? family, slot), slot.sealed)
   } finally {
     wipe(key)
   }

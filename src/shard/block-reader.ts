@@ -3,7 +3,7 @@ import { crc32c, crc32cOfBlocks } from '../core/checksum.ts'
 import { ErrorCode, type StoreError, storeErrorOf } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
 import { MAP_BIRTHS, MAP_BYTES, MAP_CRCS, SEAL_MAP_WORDS } from './chunk-map.ts'
-import type { ExtentIndex } from './extent-index.ts'
+import { BASE_UNKNOWN, type ExtentIndex } from './extent-index.ts'
 import type { Files } from './files.ts'
 import type { BlockViews } from './memory.ts'
 import { OpFlag, type ShardOp, StatusExtent } from './op.ts'
@@ -63,6 +63,10 @@ export class BlockReader {
     this.stats[shardStatIndex.readBytes]! += op.blockCount * BLOCK_BYTES
     const layer = isAlone ? this.layerOf(op) : this.readLayerOf(op)
     const { runs } = this
+    if (layer === BASE_UNKNOWN) {
+      op.error = ErrorCode.BaseUnknown
+      return
+    }
     if (layer < 0) {
       this.runs.length = 0
       this.memory.fill(0, op.payload, op.payload + op.blockCount * BLOCK_BYTES)
@@ -123,6 +127,10 @@ export class BlockReader {
     const at = op.payload / 4
     const layer = this.readLayerOf(op)
     const isSince = (op.flags & OpFlag.Since) !== 0
+    if (layer === BASE_UNKNOWN) {
+      op.error = ErrorCode.BaseUnknown
+      return
+    }
     if (layer < 0) {
       this.words[at] = op.blockCount
       this.words[at + 1] = isSince ? StatusExtent.Unchanged : StatusExtent.Hole
@@ -172,6 +180,10 @@ export class BlockReader {
     const at = op.payload / 4
     const { runs } = this
     const layer = this.readLayerOf(op)
+    if (layer === BASE_UNKNOWN) {
+      op.error = ErrorCode.BaseUnknown
+      return
+    }
     this.index.lookup(layer, op.chunk, 0, CHUNK_BLOCKS, runs)
     if ((op.flags & OpFlag.Sealed) !== 0) this.locateSeals(op, layer)
     for (let run = 0; run < runs.length; run++) {

@@ -47,7 +47,7 @@ import {
 } from './run-list.ts'
 
 export { SAVE_PIECE_BYTES_MIN } from './extent-index-save.ts'
-export type { LayerKey } from './index-layers.ts'
+export { BASE_UNKNOWN, type LayerKey } from './index-layers.ts'
 export type { LiveCounter } from './packed-chunks.ts'
 
 /** Sees entries one run at a time: same layer and chunk, adjacent blocks, adjacent locations. */
@@ -282,9 +282,19 @@ export class ExtentIndex {
     return moved
   }
 
+  /** The branch of `key` begins on a layer; null: on none. Known until the process ends. */
+  setBase(key: Omit<LayerKey, 'layerLow'>, base: LayerKey | null): void {
+    this.layers.chains.setBase(key, base)
+  }
+
+  /** Is anything here of the layer, or of what it stands on in its branch? */
+  hasOfBranch(familyHigh: number, familyLow: number, layerHigh: number, layerLow: number): boolean {
+    return this.layers.findInBranch(familyHigh, familyLow, layerHigh, layerLow) >= 0
+  }
+
   /**
    * Number of a layer to read: it may have no entry of its own and stand on one that has. -1 when
-   * nothing is here that it could show.
+   * nothing is here that it could show, BASE_UNKNOWN when that is not known.
    */
   readIndex(familyHigh: number, familyLow: number, layerHigh: number, layerLow: number): number {
     return this.layers.findStacked(familyHigh, familyLow, layerHigh, layerLow)

@@ -1,5 +1,5 @@
 import { assert } from '../core/assert.ts'
-import { layerNumber } from '../core/layer-ids.ts'
+import { isBasedLayer, layerNumber } from '../core/layer-ids.ts'
 import { LayerChains } from './layer-chains.ts'
 
 export interface LayerKey {
@@ -10,6 +10,8 @@ export interface LayerKey {
 }
 
 const LAYERS_MIN = 16
+/** In place of the number of a layer. */
+export const BASE_UNKNOWN = -2
 
 /**
  * Small numbers for layers: ids of 64 bits on disk and in requests, 0, 1, 2… in the index. A number
@@ -61,12 +63,27 @@ export class IndexLayers {
     return number
   }
 
-  /** As `find`; of a layer without entries, too, if it stands on one that is known. */
-  findStacked(familyHigh: number, familyLow: number, layerHigh: number, layerLow: number): number {
+  /** As `find`; of a layer without entries, too, if it stands on one of its branch here. */
+  findInBranch(familyHigh: number, familyLow: number, layerHigh: number, layerLow: number): number {
     const known = this.find(familyHigh, familyLow, layerHigh, layerLow)
     if (known >= 0 || layerNumber(layerLow) === 0) return known
     const isOn = this.chains.hasBelow({ familyHigh, familyLow, layerHigh, layerLow })
     return isOn ? this.add(familyHigh, familyLow, layerHigh, layerLow) : -1
+  }
+
+  /**
+   * As `find`; of a layer without entries, too, if it stands on one that is here, of whatever
+   * branch. BASE_UNKNOWN: what it stands on is not known.
+   */
+  findStacked(familyHigh: number, familyLow: number, layerHigh: number, layerLow: number): number {
+    if (!isBasedLayer(layerLow)) {
+      return this.findInBranch(familyHigh, familyLow, layerHigh, layerLow)
+    }
+    const known = this.find(familyHigh, familyLow, layerHigh, layerLow)
+    if (known >= 0) return this.chains.stackOf(known) === null ? BASE_UNKNOWN : known
+    const below = this.chains.below({ familyHigh, familyLow, layerHigh, layerLow })
+    if (below === null) return BASE_UNKNOWN
+    return below.length > 0 ? this.add(familyHigh, familyLow, layerHigh, layerLow) : -1
   }
 
   drop(number: number): void {

@@ -86,7 +86,7 @@ export class IndexMerges {
 
   private plan({ lowest, ...key }: Merge): void {
     const { familyHigh, familyLow, layerHigh, layerLow } = key
-    const highest = this.layers.findStacked(familyHigh, familyLow, layerHigh, layerLow)
+    const highest = this.layers.findInBranch(familyHigh, familyLow, layerHigh, layerLow)
     if (highest < 0) return
     const { chains } = this.layers
     const layers = chains.layersOf(highest).slice(0, chains.placeOf(highest) + 1)

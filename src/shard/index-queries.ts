@@ -63,6 +63,8 @@ export class AnswerWords {
 export class BlockVersions {
   readonly epochs: Uint32Array = new Uint32Array(CHUNK_BLOCKS)
   readonly sequences: Float64Array = new Float64Array(CHUNK_BLOCKS)
+  /** Lower half of the family whose write it was; the upper half is that of who reads. */
+  readonly familiesLow: Uint32Array = new Uint32Array(CHUNK_BLOCKS)
 }
 
 export interface SumsQuestion {

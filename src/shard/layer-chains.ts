@@ -1,37 +1,48 @@
-import { layerNumber } from '../core/layer-ids.ts'
+import { isBasedLayer, layerNumber } from '../core/layer-ids.ts'
 import type { LayerKey } from './index-layers.ts'
 
+type BranchKey = Omit<LayerKey, 'layerLow'>
+
 /** Layers that stand on each other, lowest first. */
-interface Branch {
-  readonly familyHigh: number
-  readonly familyLow: number
-  readonly layerHigh: number
-  /** By place: number in the branch, and in the index. */
-  readonly numbers: number[]
+interface Branch extends BranchKey {
+  /** By place: lower half of the id, and number in the index. */
+  readonly lows: number[]
   readonly layers: number[]
+  /** On which its based layers stand: null is nothing, undefined is not known yet. */
+  base: LayerKey | null | undefined
 }
 
-/** Which of the layers in this shard stand on which: their ids tell (core/layer-ids.ts). */
+/**
+ * Which of the layers in this shard stand on which: their ids tell (core/layer-ids.ts), and of the
+ * first layers of branches that begin on others what `setBase` was told.
+ */
 export class LayerChains {
   /** A layer has this place among those of its branch, which it may have taken from another. */
   onAdded: (layer: number, place: number) => void = () => {}
-  onDropped: () => void = () => {}
+  /** What layers stand on is not what it was. */
+  onChanged: () => void = () => {}
   private readonly byHash = new Map<number, Branch[]>()
+  /** Those that have a base. */
+  private readonly based = new Set<Branch>()
   /** By number in the index. */
   private readonly branches: (Branch | null)[] = []
   private readonly places: number[] = []
+  /** Of layers of branches with a base, made when asked for. */
+  private readonly stacks = new Map<number, readonly number[]>()
 
   add(layer: number, key: LayerKey): void {
     const number = layerNumber(key.layerLow)
-    const branch = this.find(key.familyHigh, key.familyLow, key.layerHigh) ?? this.begin(key)
-    const { numbers, layers } = branch
+    const branch = this.findBranch(key) ?? this.begin(key)
+    const { lows, layers } = branch
     // Roots come in any order, one beside the other.
-    let place = numbers.length
-    while (place > 0 && numbers[place - 1]! > number) place--
-    numbers.splice(place, 0, number)
+    let place = lows.length
+    while (place > 0 && layerNumber(lows[place - 1]!) > number) place--
+    lows.splice(place, 0, key.layerLow)
     layers.splice(place, 0, layer)
     this.branches[layer] = branch
     for (let at = place; at < layers.length; at++) this.places[layers[at]!] = at
+    this.stacks.clear()
+    if (this.isBelowOthers(branch)) this.onChanged()
     this.onAdded(layer, place)
   }
 
@@ -39,31 +50,67 @@ export class LayerChains {
     const branch = this.branches[layer] ?? null
     if (branch === null) return
     const place = this.places[layer]!
-    branch.numbers.splice(place, 1)
+    branch.lows.splice(place, 1)
     branch.layers.splice(place, 1)
     this.branches[layer] = null
     for (let at = place; at < branch.layers.length; at++) this.places[branch.layers[at]!] = at
-    this.onDropped()
+    this.stacks.clear()
+    this.onChanged()
   }
 
-  /** Is anything here of what such a layer, which is not known, stands on? */
+  /** The branch of `key` begins on this layer; null: on none (any more). */
+  setBase(key: BranchKey, base: LayerKey | null): void {
+    const branch = this.findBranch(key) ?? this.begin(key)
+    if (isSame(branch.base, base)) return
+    branch.base = base
+    if (base === null) this.based.delete(branch)
+    else this.based.add(branch)
+    this.stacks.clear()
+    this.onChanged()
+  }
+
+  /** Is anything here of what such a layer, which is not known, stands on in its branch? */
   hasBelow(key: LayerKey): boolean {
     const number = layerNumber(key.layerLow)
     if (number === 0) return false
-    const branch = this.find(key.familyHigh, key.familyLow, key.layerHigh)
-    return branch !== null && branch.numbers.length > 0 && branch.numbers[0]! < number
+    const branch = this.findBranch(key)
+    return branch !== null && branch.lows.length > 0 && layerNumber(branch.lows[0]!) < number
+  }
+
+  /** All that a layer is read through, which may not be known; null: a base is not known. */
+  below(key: LayerKey): readonly number[] | null {
+    const found: number[] = []
+    return this.collect(key, found) ? found : null
   }
 
   /** Does the layer, which was not dropped, stand on others that are here? */
   isStacked(layer: number): boolean {
-    return this.bottomOf(layer) < this.places[layer]!
+    if (this.bottomOf(layer) < this.places[layer]!) return true
+    return this.isBased(layer) && (this.stackOf(layer)?.length ?? 0) > 1
   }
 
-  /** Is `lower` of the same branch and below `layer`? */
+  /** Is `lower` one of those that `layer` is read through, but not itself? */
   isAbove(layer: number, lower: number): boolean {
     const branch = this.branches[layer] ?? null
-    const isSame = branch !== null && this.branches[lower] === branch
-    return isSame && this.places[lower]! < this.places[layer]!
+    if (branch === null) return false
+    if (this.branches[lower] === branch) return this.places[lower]! < this.places[layer]!
+    return this.isBased(layer) && this.stackOf(layer)?.includes(lower) === true
+  }
+
+  /**
+   * The layers that a layer is read through, lowest first, itself last; null: a base is not known.
+   * Where no base is, the places in it are those in `layersOf` less `bottomOf`.
+   */
+  stackOf(layer: number): readonly number[] | null {
+    const branch = this.branches[layer]!
+    const place = this.places[layer]!
+    const known = this.stacks.get(layer)
+    if (known !== undefined) return known
+    const found: number[] = []
+    const isKnown = this.collect({ ...branch, layerLow: branch.lows[place]! }, found)
+    if (!isKnown) return null
+    this.stacks.set(layer, found)
+    return found
   }
 
   /** Place of the layer in `layersOf`. */
@@ -71,18 +118,20 @@ export class LayerChains {
     return this.places[layer]!
   }
 
-  /** It stands on those at places from here on. */
+  /** It stands on those of its branch at places from here on. */
   bottomOf(layer: number): number {
     const place = this.places[layer]!
-    return this.branches[layer]!.numbers[place]! > 0 ? 0 : place
+    return layerNumber(this.branches[layer]!.lows[place]!) > 0 ? 0 : place
   }
 
-  /** Place of the lowest of them that is above the layer `number` of its branch. */
+  /** Place in its stack of the lowest that is of its branch and above the layer `number` there. */
   placeAbove(layer: number, number: number): number {
-    const { numbers } = this.branches[layer]!
-    let place = this.bottomOf(layer)
-    while (place < numbers.length && numbers[place]! <= number) place++
-    return place
+    const { lows } = this.branches[layer]!
+    const bottom = this.bottomOf(layer)
+    let place = bottom
+    while (place < lows.length && layerNumber(lows[place]!) <= number) place++
+    const belowBranch = this.stackOf(layer)!.length - 1 - (this.placeOf(layer) - bottom)
+    return belowBranch + place - bottom
   }
 
   /** All layers of its branch, lowest first. */
@@ -90,7 +139,36 @@ export class LayerChains {
     return this.branches[layer]!.layers
   }
 
-  private find(familyHigh: number, familyLow: number, layerHigh: number): Branch | null {
+  private isBased(layer: number): boolean {
+    return isBasedLayer(this.branches[layer]!.lows[this.places[layer]!]!)
+  }
+
+  /** Some branch begins on a layer of this one. */
+  private isBelowOthers({ familyHigh, familyLow, layerHigh }: Branch): boolean {
+    for (const { base } of this.based) {
+      if (base?.layerHigh !== layerHigh || base.familyLow !== familyLow) continue
+      if (base.familyHigh === familyHigh) return true
+    }
+    return false
+  }
+
+  /** False: a base is not known. */
+  private collect(key: LayerKey, found: number[]): boolean {
+    const branch = this.findBranch(key)
+    if (isBasedLayer(key.layerLow)) {
+      if (branch === null || branch.base === undefined) return false
+      if (branch.base !== null && !this.collect(branch.base, found)) return false
+    }
+    if (branch === null) return true
+    const number = layerNumber(key.layerLow)
+    for (const [place, low] of branch.lows.entries()) {
+      const isShown = number === 0 ? low === key.layerLow : layerNumber(low) <= number
+      if (isShown) found.push(branch.layers[place]!)
+    }
+    return true
+  }
+
+  private findBranch({ familyHigh, familyLow, layerHigh }: BranchKey): Branch | null {
     for (const branch of this.byHash.get(hashOf(familyLow, layerHigh)) ?? []) {
       if (branch.layerHigh !== layerHigh || branch.familyLow !== familyLow) continue
       if (branch.familyHigh === familyHigh) return branch
@@ -98,14 +176,25 @@ export class LayerChains {
     return null
   }
 
-  private begin({ familyHigh, familyLow, layerHigh }: LayerKey): Branch {
-    const branch = { familyHigh, familyLow, layerHigh, numbers: [], layers: [] }
+  private begin({ familyHigh, familyLow, layerHigh }: BranchKey): Branch {
+    const ids = { familyHigh, familyLow, layerHigh }
+    const branch: Branch = { ...ids, lows: [], layers: [], base: undefined }
     const hash = hashOf(familyLow, layerHigh)
     const others = this.byHash.get(hash)
     if (others === undefined) this.byHash.set(hash, [branch])
     else others.push(branch)
     return branch
   }
+}
+
+function isSame(one: LayerKey | null | undefined, other: LayerKey | null): boolean {
+  if (!one || other === null) return one === other
+  return (
+    one.layerLow === other.layerLow &&
+    one.layerHigh === other.layerHigh &&
+    one.familyLow === other.familyLow &&
+    one.familyHigh === other.familyHigh
+  )
 }
 
 /** Both are random. */

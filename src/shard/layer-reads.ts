@@ -91,8 +91,7 @@ export class LayerReads {
   /** The versions of all that reads as data in the range; what does not keeps what was there. */
   versions(layer: number, chunk: number, first: number, count: number, out: BlockVersions): void {
     const { seen } = this
-    const { chains } = this.layers
-    const layers = chains.layersOf(layer)
+    const layers = this.layers.chains.stackOf(layer)!
     const tops = this.tops.find(layer, chunk)
     seen.fill(0, 0, count)
     if (tops !== null) {
@@ -103,7 +102,7 @@ export class LayerReads {
       return
     }
     let missing = count
-    for (let place = chains.placeOf(layer); place >= chains.bottomOf(layer); place--) {
+    for (let place = layers.length - 1; place >= 0; place--) {
       missing -= this.versionsFrom(layers[place]!, chunk, first, count, out)
       if (missing === 0) return
     }
@@ -121,6 +120,7 @@ export class LayerReads {
     const address = this.store.find(layer, chunk)
     if (address === 0) return 0
     const found = this.store.look(address, first, first + count)
+    const { familyLow } = this.layers.keyOf(layer)
     let blocks = 0
     for (let run = 0; run < found.length; run++) {
       const isData = found.locations[run]! < LOCATION_END
@@ -134,6 +134,7 @@ export class LayerReads {
         if (!isData) continue
         out.epochs[i] = epoch
         out.sequences[i] = sequence
+        out.familiesLow[i] = familyLow
       }
     }
     return blocks
@@ -146,15 +147,14 @@ export class LayerReads {
     first: number,
     count: number,
     crcs: Uint32Array,
-    from = this.layers.chains.bottomOf(layer)
+    from = 0
   ): void {
     const { fill } = this
-    const { chains } = this.layers
-    const layers = chains.layersOf(layer)
+    const layers = this.layers.chains.stackOf(layer)!
     const tops = this.tops.find(layer, chunk) ?? this.makeTops(layer, chunk)
     fill.begin(first, first + count, crcs)
     if (tops === null) {
-      for (let place = chains.placeOf(layer); place >= from && fill.missing > 0; place--) {
+      for (let place = layers.length - 1; place >= from && fill.missing > 0; place--) {
         this.fillFrom(layers[place]!, chunk)
       }
       return
@@ -185,9 +185,8 @@ export class LayerReads {
   private makeTops(layer: number, chunk: number): Tops | null {
     const tops = this.tops.make(layer, chunk)
     if (tops === null) return null
-    const { chains } = this.layers
-    const layers = chains.layersOf(layer)
-    for (let place = chains.bottomOf(layer); place <= chains.placeOf(layer); place++) {
+    const layers = this.layers.chains.stackOf(layer)!
+    for (let place = 0; place < layers.length; place++) {
       const address = this.store.find(layers[place]!, chunk)
       if (address === 0) continue
       const found = this.store.look(address, 0, CHUNK_BLOCKS)

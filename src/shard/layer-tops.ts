@@ -13,7 +13,7 @@ const TOPS_MAX = 16_384
 /** When there are so many, one in so many chunks read takes the place of another. */
 const REPLACE_EVERY = 16
 
-/** By block: place of its layer in the branch plus 1; 0 where no layer has an entry. */
+/** By block: place of its layer in the stack of the one that is read, plus 1; 0: it has none. */
 export type Tops = Uint16Array
 
 export class LayerTops {
@@ -26,7 +26,7 @@ export class LayerTops {
   constructor(chains: LayerChains) {
     this.chains = chains
     chains.onAdded = (layer, place) => this.added(layer, place)
-    chains.onDropped = () => this.clear()
+    chains.onChanged = () => this.clear()
   }
 
   get bytes(): number {
@@ -39,7 +39,7 @@ export class LayerTops {
 
   /** Room for those of a chunk that is read, zeroed; null where it is not worth it. */
   make(layer: number, chunk: number): Tops | null {
-    const places = this.chains.placeOf(layer) - this.chains.bottomOf(layer)
+    const places = this.chains.stackOf(layer)!.length - 1
     if (places < LAYERS_MIN || places >= 0xffff) return null
     if (this.count >= TOPS_MAX) {
       if (++this.misses % REPLACE_EVERY !== 0) return null
@@ -60,9 +60,9 @@ export class LayerTops {
   noteEntries(layer: number, chunk: number, first: number, count: number): void {
     if (this.count === 0) return
     for (const [read, view] of this.views) {
-      const place = this.chains.placeOf(layer)
-      if (read === layer) view.get(chunk)?.fill(place + 1, first, first + count)
-      else if (this.chains.isAbove(read, layer) && view.delete(chunk)) this.count--
+      if (read === layer) {
+        view.get(chunk)?.fill(this.chains.stackOf(layer)!.length, first, first + count)
+      } else if (this.chains.isAbove(read, layer) && view.delete(chunk)) this.count--
     }
   }
 

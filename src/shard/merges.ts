@@ -31,9 +31,8 @@ export class Merges {
   /** The index was recovered: what is hidden in it goes again, and what it lacks at once. */
   applyTo(index: ExtentIndex, lost: number): void {
     // Of volumes that are gone there is nothing; the next write of the file leaves them out.
-    this.runs = this.runs.filter(
-      ({ familyHigh, familyLow, layerHigh, highest }) =>
-        index.readIndex(familyHigh, familyLow, layerHigh, highest) >= 0
+    this.runs = this.runs.filter(({ familyHigh, familyLow, layerHigh, highest }) =>
+      index.hasOfBranch(familyHigh, familyLow, layerHigh, highest)
     )
     for (const run of this.runs) index.merges.add({ ...run, layerLow: run.highest }, run.lowest)
     if (this.runs.length > 0) index.dropHiddenFrom(lost)

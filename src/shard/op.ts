@@ -84,7 +84,13 @@ export const OpKind = {
    * the op's layer, but through that: what is hidden in them becomes dead, bit by bit. Idempotent;
    * a restart forgets what is not done.
    */
-  MergeLayers: 24
+  MergeLayers: 24,
+  /**
+   * The branch of the op's layer (family and `layerHigh`) begins on a layer of another one: upper
+   * half of its family `chunk`, lower half `writerEpoch`; halves of its id `sequence`, `layerLow`.
+   * Family 0: it begins on none. Known until the shard's process ends.
+   */
+  SetBase: 25
 } as const
 export type OpKind = (typeof OpKind)[keyof typeof OpKind]
 
@@ -138,7 +144,8 @@ export const StatusExtent = { Data: 0, Hole: 1, Zero: 2, Unchanged: 3 } as const
 //   drop        family u64, chunk u32, zero u32
 //   damage      family u64, layer u64, chunk u32, firstBlock u16, blockCount u16
 //
-//   seal entry  tag 16 bytes, writerEpoch u32, sequence u64, kind u32 (SealKind): what a read with
+//   seal entry  tag 16 bytes, writerEpoch u32, sequence u64, kind u32 (SealKind, and << 4 the kin
+//               of another family that the block is of, core/family-ids.ts): what a read with
 //               OpFlag.Sealed tells of each block. Without data all of it is zero.
 //
 // `blocks` counts data and zeroes. `hash` is two u32 that are added each for itself.
@@ -156,6 +163,8 @@ export const GROUP_BITS_PAGES = 2
 export const SEAL_ENTRY_BYTES = 32
 /** Zeroes: there is no data, so nothing to open. Data: it is not sealed. */
 export const SealKind = { Zeroes: 0, Data: 1, Sealed: 2 } as const
+export const SEAL_KIND_MASK = 15
+export const SEAL_KIN_SHIFT = 4
 export const VersionKind = { Data: 1, Zeroes: 2, Hole: 3 } as const
 
 /** So many blocks' runs and checksums fit a page. */

@@ -3,14 +3,15 @@
  * key, to open them where they are, or nothing, to tell the reader all of it.
  */
 import { ErrorCode, storeErrorOf } from '../core/errors.ts'
+import { kinOf } from '../core/family-ids.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
 import { SEAL_TAG_BYTES } from '../format/batch.ts'
 import { viewOf } from '../format/fields.ts'
 import { BlockSeal, tagViews } from '../seal/block-seal.ts'
-import { SEAL_EPOCHS, SEAL_HIGHS, SEAL_LOWS } from './chunk-map.ts'
+import { SEAL_EPOCHS, SEAL_FAMILIES, SEAL_HIGHS, SEAL_LOWS } from './chunk-map.ts'
 import { BlockVersions, type IndexQueries } from './index-queries.ts'
 import type { BlockViews } from './memory.ts'
-import { SEAL_ENTRY_BYTES, SealKind, type ShardOp } from './op.ts'
+import { SEAL_ENTRY_BYTES, SEAL_KIN_SHIFT, SealKind, type ShardOp } from './op.ts'
 import { LOCATION_END, type RunList } from './run-list.ts'
 import type { Segments } from './segments.ts'
 import type { ShardHost } from './shard-config.ts'
@@ -62,7 +63,8 @@ export class SealedReads {
         const writerEpoch = versions.epochs[i]!
         const key = this.host.keys?.keyOf(op.keySlot, writerEpoch) ?? null
         if (key === null) return this.fail(i, ErrorCode.Locked, 'no key for it is unlocked')
-        seal.version(op.familyHigh, op.familyLow, writerEpoch, versions.sequences[i]!)
+        const family = versions.familiesLow[i]!
+        seal.version(op.familyHigh, family, writerEpoch, versions.sequences[i]!)
         const bytes = this.views.at(op.payload + i * BLOCK_BYTES)
         if (seal.open(key, op.chunk, op.firstBlock + i, bytes, this.tagOf[i]!, bytes)) continue
         return this.fail(i, ErrorCode.SealBroken, 'its seal does not open')
@@ -87,7 +89,8 @@ export class SealedReads {
         view.setUint32(at + 16, versions.epochs[i]!, true)
         view.setUint32(at + 20, versions.sequences[i]!, true)
         view.setUint32(at + 24, versions.sequences[i]! / TWO_32, true)
-        view.setUint32(at + 28, tag.equals(NO_TAG) ? SealKind.Data : SealKind.Sealed, true)
+        const kind = tag.equals(NO_TAG) ? SealKind.Data : SealKind.Sealed
+        view.setUint32(at + 28, kind + foreignKin(op, versions.familiesLow[i]!), true)
       }
     }
     return ErrorCode.Ok
@@ -110,6 +113,7 @@ export class SealedReads {
         map[at + SEAL_EPOCHS + block] = versions.epochs[block]!
         map[at + SEAL_LOWS + block] = versions.sequences[block]!
         map[at + SEAL_HIGHS + block] = versions.sequences[block]! / TWO_32
+        map[at + SEAL_FAMILIES + block] = versions.familiesLow[block]!
       }
     }
   }
@@ -155,3 +159,7 @@ export class SealedReads {
     return code
   }
 }
+
+/** Of a block of another family than the op's, as seal entries have it. */
+const foreignKin = (op: ShardOp, familyLow: number): number =>
+  familyLow === op.familyLow ? 0 : kinOf(op.familyHigh, familyLow) * 2 ** SEAL_KIN_SHIFT

@@ -14,7 +14,7 @@ import { BlockReader } from './block-reader.ts'
 import { BlockWriter } from './block-writer.ts'
 import { CheckpointWriter } from './checkpoint-writer.ts'
 import { Compactor } from './compactor.ts'
-import type { ExtentIndex } from './extent-index.ts'
+import type { ExtentIndex, LayerKey } from './extent-index.ts'
 import { BlockViews } from './memory.ts'
 import { Evacuation } from './evacuation.ts'
 import { readFailureMarker, writeFailureMarker } from './failure-marker.ts'
@@ -311,6 +311,9 @@ export class Shard {
         op.error = this.refusal()
         if (op.error === ErrorCode.Ok) this.merges.add(op, this.index)
         return
+      case OpKind.SetBase:
+        this.index.setBase(op, baseOf(op))
+        return
       case OpKind.Flush:
         this.host.tracker.syncNow()
         op.error = this.refusal()
@@ -432,3 +435,9 @@ export class Shard {
 }
 
 const isReadOnlyError = (error: StoreError): boolean => error.message.endsWith('EROFS')
+
+/** Of a SetBase op. */
+function baseOf(op: ShardOp): LayerKey | null {
+  const { chunk: familyHigh, writerEpoch: familyLow, sequence: layerHigh, layerLow } = op
+  return familyHigh === 0 && familyLow === 0 ? null : { familyHigh, familyLow, layerHigh, layerLow }
+}

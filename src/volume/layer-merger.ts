@@ -1,11 +1,11 @@
+import type { Bases } from '../cluster/bases.ts'
+import { BranchDirectory } from '../cluster/branches.ts'
 import type { Cluster } from '../cluster/cluster.ts'
-import { parseId64 } from '../cluster/ids.ts'
-import type { VolumeRecord } from '../cluster/records.ts'
+import { mergedLayers } from '../cluster/layer-lines.ts'
 import { SnapshotDirectory } from '../cluster/snapshots.ts'
 import type { VolumeDirectory } from '../cluster/volume-directory.ts'
-import { layerNumber, nextLayerLow } from '../core/layer-ids.ts'
 import type { BlockStore } from '../replication/block-store.ts'
-import { mergeLayers } from './reclaim.ts'
+import { cutBase, mergeLayers } from './reclaim.ts'
 
 /** Snapshots that go together are looked at together. */
 const GATHER_MS = 500
@@ -15,6 +15,7 @@ export interface LayerMergerParts {
   readonly cluster: Cluster
   readonly store: BlockStore
   readonly directory: VolumeDirectory
+  readonly bases: Bases
   readonly trouble: (what: string, thrown: unknown) => void
 }
 
@@ -25,6 +26,7 @@ export interface LayerMergerParts {
 export class LayerMerger {
   readonly #parts: LayerMergerParts
   readonly #snapshots: SnapshotDirectory
+  readonly #branches: BranchDirectory
   readonly #waiting = new Set<string>()
   /** By volume id: what the shards were told. */
   readonly #told = new Map<string, ReadonlySet<string>>()
@@ -36,6 +38,7 @@ export class LayerMerger {
   constructor(parts: LayerMergerParts) {
     this.#parts = parts
     this.#snapshots = new SnapshotDirectory(parts.cluster)
+    this.#branches = new BranchDirectory(parts.cluster)
   }
 
   async start(): Promise<void> {
@@ -82,36 +85,27 @@ export class LayerMerger {
     const { directory, store } = this.#parts
     // The head first: a layer that a snapshot freezes from here on is this one or a later one.
     const volume = await directory.find(id)
-    if (volume?.rootLayer === undefined) return
+    if (volume === null) return
     const known = this.#told.get(id) ?? new Set<string>()
-    const runs = runsOf(volume, await this.#snapshots.layers(id))
+    const read = await this.#branches.readLayers(volume)
+    await this.#tellCuts()
+    const runs = mergedLayers(volume, read)
     const told = new Set<string>()
     for (const run of runs) {
-      const name = `${run.lowest} ${run.highest}`
+      const name = `${run.branch} ${run.lowest} ${run.highest}`
       told.add(name)
       if (!known.has(name)) await mergeLayers(store, volume, run)
     }
     this.#told.set(id, told)
   }
-}
 
-/** Layers from `lowest` up to `highest`, of which only the highest is read. */
-export interface MergedLayers {
-  readonly branch: number
-  readonly lowest: number
-  readonly highest: number
-}
-
-/** Of the layers from the root to the head, `read` and the head are read. */
-function runsOf({ rootLayer, headLayer }: VolumeRecord, read: readonly string[]): MergedLayers[] {
-  const { high: branch, low: head } = parseId64(headLayer)
-  const lows = [...read.map((layer) => parseId64(layer).low), head]
-  const runs: MergedLayers[] = []
-  let { low: lowest } = parseId64(rootLayer!)
-  for (const highest of lows.sort((one, other) => layerNumber(one) - layerNumber(other))) {
-    if (layerNumber(highest) < layerNumber(lowest)) continue
-    if (layerNumber(highest) > layerNumber(lowest)) runs.push({ branch, lowest, highest })
-    lowest = nextLayerLow(highest)
+  /**
+   * What was cut from its base may still be read through it here, until its shards know: first of
+   * all, for then what is below may be gone in part.
+   */
+  async #tellCuts(): Promise<void> {
+    const { bases, store } = this.#parts
+    await bases.refresh()
+    for (const cut of bases.takeCuts()) await cutBase(store, cut)
   }
-  return runs
 }

@@ -1,3 +1,4 @@
+import type { BranchDirectory } from '../cluster/branches.ts'
 import { parseId64 } from '../cluster/ids.ts'
 import { checkVolumeSize } from '../cluster/names.ts'
 import type { SnapshotRecord, VolumeRecord } from '../cluster/records.ts'
@@ -163,6 +164,43 @@ export class ManagedVolume {
       await snapshots.giveUp(begun.snapshot)
       throw thrown
     }
+  }
+
+  /**
+   * From its return on nobody writes to the lowest layer of a volume that has a base, alone, while
+   * clients go on: as with a snapshot. @throws StoreError
+   */
+  async startFlattenAlone(branches: BranchDirectory): Promise<VolumeRecord> {
+    this.#checkThere()
+    await this.ensureWriter()
+    const { volume } = this
+    this.record = await branches.startFlatten(this.record.id, volume.ops.writerEpoch)
+    const { high, low } = parseId64(this.record.headLayer)
+    if (volume.ops.identity.layerHigh === high && volume.ops.identity.layerLow === low) {
+      return this.record
+    }
+    await volume.quiesce(SNAPSHOT_HOLD_MS)
+    volume.ops.openLayer({ high, low })
+    volume.resume()
+    return this.record
+  }
+
+  /** Everything acknowledged before is on stable storage. @throws StoreError */
+  flush(what: string): Promise<void> {
+    return this.#flush(what, this.volume.ops.identity)
+  }
+
+  /** The volume is what the snapshot shows, alone; nobody has it open. @throws StoreError */
+  async restoreAlone(branches: BranchDirectory, snapshot: string): Promise<VolumeRecord> {
+    this.#checkThere()
+    await this.ensureWriter()
+    const { volume } = this
+    this.record = await branches.restore(this.record.id, volume.ops.writerEpoch, snapshot)
+    volume.ops.openLayer(parseId64(this.record.headLayer))
+    volume.ops.tenure++
+    volume.sizeBytes = this.record.sizeBytes
+    await this.#trimLeftovers()
+    return this.record
   }
 
   /** Carries `request` out; resolves when it is over. Its `error` tells how. */

@@ -1,8 +1,9 @@
+import type { CutBranch } from '../cluster/bases.ts'
 import { parseId64 } from '../cluster/ids.ts'
+import type { MergedLayers } from '../cluster/layer-lines.ts'
 import type { DeletedRecord, VolumeRecord } from '../cluster/records.ts'
 import { type ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
 import { type BlockOp, type BlockStore, OpKind } from '../replication/block-store.ts'
-import type { MergedLayers } from './layer-merger.ts'
 
 /** Drops every block of a deleted volume, durably. Doing it again changes nothing. */
 export async function dropFamily(store: BlockStore, deleted: DeletedRecord): Promise<void> {
@@ -24,6 +25,14 @@ export async function mergeLayers(
   const what = `volume ${volume.name}: a shard could not merge layers`
   const layers = { layerHigh: branch, layerLow: highest, chunk: lowest }
   await broadcast(store, what, volume.family, { kind: OpKind.MergeLayers, ...layers })
+}
+
+/** Tells the shards here that the branch has no base any more. */
+export async function cutBase(store: BlockStore, cut: CutBranch): Promise<void> {
+  const { family, layerHigh } = cut
+  const branch = { layerHigh, layerLow: 0, chunk: 0 }
+  const what = `family ${family}: a shard could not be told of the end of a base`
+  await broadcast(store, what, family, { kind: OpKind.SetBase, ...branch })
 }
 
 type LayerOp = Pick<BlockOp, 'kind' | 'layerHigh' | 'layerLow' | 'chunk'>

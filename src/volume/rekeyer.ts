@@ -48,8 +48,12 @@ export class Rekeyer {
     this.#trouble = parts.trouble
   }
 
-  /** @throws StoreError Locked, Busy when one goes on already, or there are snapshots */
-  async start(volume: Named): Promise<void> {
+  /** @throws StoreError Locked, Busy when one goes on already, there are snapshots, or a base */
+  async start(volume: Named & Pick<VolumeRecord, 'base'>): Promise<void> {
+    if (volume.base !== undefined) {
+      const text = `volume ${volume.name} is a clone, and reads what is under its present data key`
+      throw new StoreError(ErrorCode.Busy, `${text}: flatten it first`)
+    }
     const { length } = await this.#volumes.snapshots.list(volume.name)
     if (length > 0) {
       const text = `volume ${volume.name} has ${length} snapshots, which need its present data key`

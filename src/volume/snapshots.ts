@@ -1,5 +1,6 @@
+import { BranchDirectory } from '../cluster/branches.ts'
 import type { Cluster } from '../cluster/cluster.ts'
-import type { SnapshotRecord, VolumeRecord } from '../cluster/records.ts'
+import type { DeletedRecord, SnapshotRecord, VolumeRecord } from '../cluster/records.ts'
 import { type NewSnapshot, type SnapshotChange, SnapshotDirectory } from '../cluster/snapshots.ts'
 import { parseId64 } from '../cluster/ids.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
@@ -32,6 +33,8 @@ export interface SnapshotsParts {
     volume: string,
     work: (managed: ManagedVolume) => Promise<T>
   ) => Promise<T>
+  /** Drops the blocks of layers that nobody reads any more. */
+  readonly reclaim: (deleted: DeletedRecord) => Promise<void>
 }
 
 /**
@@ -41,9 +44,11 @@ export interface SnapshotsParts {
  */
 export class Snapshots {
   readonly directory: SnapshotDirectory
+  readonly #branches: BranchDirectory
   readonly #parts: SnapshotsParts
 
   constructor(parts: SnapshotsParts) {
+    this.#branches = new BranchDirectory(parts.cluster)
     this.directory = new SnapshotDirectory(parts.cluster)
     this.#parts = parts
   }
@@ -127,11 +132,45 @@ export class Snapshots {
       // Nobody has it open on another peer then.
       await managed.ensureWriter()
       try {
-        return infoOf(record, await this.directory.remove(record, name, mayGo))
+        const removed = await this.directory.remove(record, name, mayGo)
+        await this.#reclaim(record)
+        return infoOf(record, removed)
       } finally {
         await managed.release()
       }
     })
+  }
+
+  /**
+   * The volume is what the snapshot shows from now on; what was written since goes, but for what
+   * other snapshots show, also later ones, which stay. Nobody may have it open; with `force` they
+   * are disconnected.
+   * @throws StoreError NotFound, Busy while it is open and not `force` (or the feature level),
+   * ReadOnly, LimitReached, Closed when the writer lease is lost meanwhile
+   */
+  restore(volume: string, name: string, { force = false } = {}): Promise<VolumeRecord> {
+    return this.#parts.exclusively(volume, async (managed) => {
+      const { record } = managed
+      this.#parts.cluster.features.require('branches', 'restoring a snapshot')
+      await this.directory.get(record, name)
+      if (record.readOnly) {
+        const text = `volume ${volume} is read-only: a restore would change it`
+        throw new StoreError(ErrorCode.ReadOnly, text)
+      }
+      await managed.leaveAlone(force)
+      try {
+        const restored = await managed.restoreAlone(this.#branches, name)
+        await this.#reclaim(restored)
+        return restored
+      } finally {
+        await managed.release()
+      }
+    })
+  }
+
+  async #reclaim({ id }: VolumeRecord): Promise<void> {
+    const dead = await this.#branches.dropDead(id)
+    if (dead !== null) await this.#parts.reclaim(dead)
   }
 }
 

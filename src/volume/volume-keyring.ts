@@ -16,7 +16,7 @@ import {
   VOLUME_SLOTS_MAX
 } from '../seal/key-slots.ts'
 import type { KeyRing } from '../seal/keyring.ts'
-import { wipe } from '../seal/secret.ts'
+import { secretBuffer, wipe } from '../seal/secret.ts'
 
 /** What opens a slot, or will. The owner wipes `secret`. */
 export interface Credential {
@@ -39,6 +39,8 @@ interface HeldKey {
 interface Unlocked {
   readonly name: string
   readonly master: Buffer
+  /** Lower halves of other families whose blocks it reads. */
+  readonly readsFrom: ReadonlySet<number>
   /** By `fromEpoch`, highest first. */
   keys: readonly HeldKey[]
 }
@@ -98,6 +100,45 @@ export class VolumeKeyring {
     const held = this.#byNumber.get(familyHigh)?.get(familyLow)
     const key = held?.keys.find(({ fromEpoch }) => fromEpoch <= writerEpoch)
     return key?.slot ?? 0
+  }
+
+  readsFrom(familyHigh: number, familyLow: number, fromLow: number): boolean {
+    return this.#byNumber.get(familyHigh)?.get(familyLow)?.readsFrom.has(fromLow) ?? false
+  }
+
+  /**
+   * Keys for a clone of `source`: it has the data key of what it reads, and other nonces
+   * (seal/block-seal.ts). It is unlocked from then on. @throws StoreError Locked, Busy (rekey)
+   */
+  async clone(source: Named, clone: Named): Promise<VolumeKeysRecord> {
+    await this.require(source)
+    const known = await this.#parts.records.get(source.family)
+    const held = this.#unlocked.get(source.family)
+    if (held === undefined) throw lockedError(source.name)
+    const [only, ...others] = known.generations
+    if (known.rekey !== null || others.length > 0) {
+      const text = `volume ${source.name} is being rekeyed: wait until that is done`
+      throw new StoreError(ErrorCode.Busy, text)
+    }
+    const data = openGeneration(source.family, only!, held.master)
+    try {
+      const first = { generation: 1, fromEpoch: 0 }
+      const record: VolumeKeysRecord = {
+        v: 1,
+        family: clone.family,
+        nextSlot: known.nextSlot,
+        slots: known.slots.map((slot) => ({ ...slot, family: slot.family ?? source.family })),
+        generations: [sealGeneration(clone.family, first, held.master, data)],
+        readsFrom: [source.family, ...(known.readsFrom ?? [])],
+        rekey: null
+      }
+      const master = secretBuffer(held.master.length)
+      held.master.copy(master)
+      this.#hold(clone.name, record, master)
+      return record
+    } finally {
+      wipe(data)
+    }
   }
 
   /** Keys for a new volume, which one slot opens. It is unlocked from then on. */
@@ -312,7 +353,8 @@ export class VolumeKeyring {
   }
 
   #hold(name: string, record: VolumeKeysRecord, master: Buffer): void {
-    const held: Unlocked = { name, master, keys: [] }
+    const readsFrom = new Set((record.readsFrom ?? []).map((family) => parseId64(family).low))
+    const held: Unlocked = { name, master, readsFrom, keys: [] }
     this.#follow(held, record)
     this.#unlocked.set(record.family, held)
     const { high, low } = parseId64(record.family)

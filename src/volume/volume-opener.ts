@@ -1,4 +1,5 @@
 import { isHidden } from '../cluster/hidden-volumes.ts'
+import type { VolumeRecord } from '../cluster/records.ts'
 import { splitSnapshotName } from '../cluster/snapshots.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { BlockDevice } from './block-device.ts'
@@ -28,6 +29,8 @@ export interface OpenerParts {
 
 /** Opens volumes and snapshots, in each of the ways in which they are used. */
 export class VolumeOpener {
+  /** A volume is served here now, for whatever use. */
+  onOpened: (record: VolumeRecord) => void = () => {}
   readonly #parts: OpenerParts
 
   constructor(parts: OpenerParts) {
@@ -139,6 +142,7 @@ export class VolumeOpener {
   async #opened(managed: ManagedVolume, device: OpenVolume): Promise<OpenedVolume> {
     if (this.#parts.table.isClosed) await device.close()
     this.#parts.table.checkOpen()
+    this.onOpened(managed.record)
     return { managed, device }
   }
 }

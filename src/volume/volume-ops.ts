@@ -19,7 +19,10 @@ export class VolumeOps {
   #identity: VolumeIdentity
   /** Called once per writerEpoch when half of its sequence numbers are used. */
   onSequenceLow: () => void = () => {}
-  /** Counts how often this process got the right to write: it is the same while it has it. */
+  /**
+   * Counts how often this process got the right to write: it is the same while it has that, and the
+   * volume is not restored.
+   */
   tenure = 0
   readonly #io: VolumeIo
   readonly #onRequestOp: (op: BlockOp) => void

@@ -1,3 +1,4 @@
+import type { Bases } from '../cluster/bases.ts'
 import type { Cluster } from '../cluster/cluster.ts'
 import type { VolumeRecord } from '../cluster/records.ts'
 import type { Session } from '../cluster/session.ts'
@@ -19,6 +20,8 @@ export interface VolumesOptions {
   readonly keyring?: VolumeKeyring
   /** The store as encrypted volumes see it, which seals and opens; it comes with the keyring. */
   readonly sealed?: BlockStore
+  /** On which layers branches begin, as the shards of this process are told. */
+  readonly bases?: Bases
   /** The right to write; by default as in a process that has its metadata for itself. */
   readonly gate?: WriterGate
   /** Ends the connections of a volume's clients: it is deleted by force, or has to move. */

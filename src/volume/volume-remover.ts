@@ -26,14 +26,14 @@ export class VolumeRemover {
     this.#parts = parts
     const { cluster, context } = parts
     const { directory, locks, history } = context
-    const reclaim = (deleted: DeletedRecord): Promise<void> => this.#reclaimSoon(deleted)
+    const reclaim = (deleted: DeletedRecord): Promise<void> => this.reclaimSoon(deleted)
     this.trash = new Trash({ cluster, directory, locks, history, reclaim })
   }
 
   /** For good, see `Volumes.delete`. @throws StoreError NotFound, Busy */
   async delete(name: string, force: boolean): Promise<void> {
     const work = (found: VolumeRecord): Promise<DeletedRecord> => this.#deleteAlone(found, force)
-    await this.#reclaimSoon(await this.#parts.table.exclusively(name, work))
+    await this.reclaimSoon(await this.#parts.table.exclusively(name, work))
   }
 
   /** Into the trash, see `Volumes.discard`. @throws StoreError NotFound, Busy */
@@ -59,10 +59,11 @@ export class VolumeRemover {
     const { peerId } = cluster.self
     if (!deleted.pendingPeers.includes(peerId)) return
     await dropFamily(store, deleted)
-    await context.directory.confirmDeleted(deleted.family, peerId)
+    await context.directory.confirmDeleted(deleted, peerId)
   }
 
-  async #reclaimSoon(deleted: DeletedRecord): Promise<void> {
+  /** As `reclaim`; what fails is told, and tried again at the next start. */
+  async reclaimSoon(deleted: DeletedRecord): Promise<void> {
     await this.reclaim(deleted).catch((thrown: unknown) => {
       this.#parts.context.trouble(`reclaiming the space of deleted volume ${deleted.name}`, thrown)
     })

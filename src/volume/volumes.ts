@@ -1,3 +1,4 @@
+import { Bases } from '../cluster/bases.ts'
 import { type HiddenVolume, HiddenVolumes, isHidden } from '../cluster/hidden-volumes.ts'
 import type { VolumeRecord } from '../cluster/records.ts'
 import { splitSnapshotName } from '../cluster/snapshots.ts'
@@ -10,7 +11,9 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { BlockStore } from '../replication/block-store.ts'
 import type { BlockDevice, DeviceSource, SnapshotBase } from './block-device.ts'
 import { ClientSessions } from './client-sessions.ts'
+import { type CloneBase, Clones } from './clones.ts'
 import { LayerMerger } from './layer-merger.ts'
+import { Flattener, type FlattenProgress } from './flattener.ts'
 import { Locks } from './locks.ts'
 import type { ManagedContext } from './managed-volume.ts'
 import { type SnapshotInfo, Snapshots } from './snapshots.ts'
@@ -41,6 +44,8 @@ export class Volumes implements DeviceSource {
   readonly types: VolumeTypes
   readonly trash: Trash
   readonly snapshots: Snapshots
+  readonly clones: Clones
+  readonly flattener: Flattener
   readonly #directory: VolumeDirectory
   readonly #store: BlockStore
   readonly #options: VolumesOptions
@@ -69,7 +74,9 @@ export class Volumes implements DeviceSource {
     this.snapshots = new Snapshots({
       cluster,
       findVolume: (name) => this.#directory.get(name),
-      exclusively: (volume, work) => table.exclusively(volume, (found) => work(table.manage(found)))
+      exclusively: (volume, work) =>
+        table.exclusively(volume, (found) => work(table.manage(found))),
+      reclaim: (deleted) => this.#remover.reclaimSoon(deleted)
     })
     const { snapshots } = this
     const clients = new ClientSessions(cluster, () => this.ring())
@@ -84,7 +91,17 @@ export class Volumes implements DeviceSource {
       openFor: (name) => this.#opener.own(name),
       removeHalfMade: (name) => this.#removeHalfMade(name)
     })
-    this.#merger = new LayerMerger({ cluster, store, directory: this.#directory, trouble })
+    const bases = options.bases ?? new Bases(cluster)
+    this.#merger = new LayerMerger({ cluster, store, directory: this.#directory, bases, trouble })
+    const { history, keyring } = context
+    const hidden = this.#hidden
+    this.clones = new Clones({ cluster, directory: this.#directory, hidden, history, keyring })
+    this.flattener = new Flattener({
+      ...{ cluster, history, trouble },
+      find: (id) => this.#directory.find(id),
+      open: (name) => this.#opener.open(name, { own: true })
+    })
+    this.#opener.onOpened = (record) => this.flattener.goOn(record)
     session.onReplaced(() => {
       for (const managed of table.all()) managed.retakeWriter()
     })
@@ -306,6 +323,12 @@ export class Volumes implements DeviceSource {
     return this.#context.history.list((await this.#directory.get(name)).id)
   }
 
+  /** What it stands on, and how far it is flattened. @throws StoreError NotFound */
+  async baseOf(name: string): Promise<{ base: CloneBase | null; flatten: FlattenProgress | null }> {
+    const record = await this.#directory.get(name)
+    return { base: await this.clones.baseOf(record), flatten: this.flattener.progress(record) }
+  }
+
   /** Counters of the volumes that were opened since start. Cheap. */
   counters(): VolumeCounters[] {
     return this.#table.all().map(countersOf)
@@ -341,10 +364,14 @@ export class Volumes implements DeviceSource {
       }
     }
     await this.#attempt('looking for layers to merge', () => this.#merger.start())
+    for (const record of await this.#directory.list()) {
+      if (!isHidden(record)) this.flattener.goOn(record)
+    }
   }
 
   /** Ends all opens once their requests are done. The session, and its leases, are the owner's. */
   async close(): Promise<void> {
+    await this.flattener.close()
     this.#table.close()
     this.#merger.close()
     await this.#context.history.settled()

@@ -159,17 +159,17 @@ test('a deletion is confirmed by every peer that was there, then forgotten', asy
   await peer('b')
   const directory = new VolumeDirectory(first)
   await directory.create({ ...SPEC, name: 'v' })
-  const { family, pendingPeers } = await directory.delete('v', { force: false })
-  strictEqual(pendingPeers.length, 2)
+  const deleted = await directory.delete('v', { force: false })
+  strictEqual(deleted.pendingPeers.length, 2)
   await peer('d')
   await Promise.all([
-    directory.confirmDeleted(family, 'b'.repeat(32)),
-    directory.confirmDeleted(family, 'd'.repeat(32)),
-    directory.confirmDeleted(family, 'b'.repeat(32))
+    directory.confirmDeleted(deleted, 'b'.repeat(32)),
+    directory.confirmDeleted(deleted, 'd'.repeat(32)),
+    directory.confirmDeleted(deleted, 'b'.repeat(32))
   ])
   deepStrictEqual((await directory.listDeleted())[0]?.pendingPeers, ['a'.repeat(32)])
-  await directory.confirmDeleted(family, 'a'.repeat(32))
-  await directory.confirmDeleted(family, 'a'.repeat(32))
+  await directory.confirmDeleted(deleted, 'a'.repeat(32))
+  await directory.confirmDeleted(deleted, 'a'.repeat(32))
   strictEqual((await store.range('/torus/v1/deleted/')).entries.length, 0)
 })
 

@@ -16,7 +16,7 @@ import { until } from '../helpers/process.ts'
 import { delegateTo } from '../helpers/store-delegate.ts'
 
 const keys = new Keys()
-const BROUGHT = ['sealed-blocks', 'fresh-members', 'layers']
+const BROUGHT = ['sealed-blocks', 'fresh-members', 'layers', 'branches']
 const OLD = { version: '0.0.1', min: 1, max: 1 }
 
 const failsWith =
@@ -98,7 +98,7 @@ test('what a level brings is refused until the cluster is finalised, which all l
     failsWith(ErrorCode.Busy, needs)
   )
   const before = await contents()
-  const who = /level 3 is not known to 1 peers: peer bbbbbbbb \(torus 0\.0\.1, level 1\)/
+  const who = /level 4 is not known to 1 peers: peer bbbbbbbb \(torus 0\.0\.1, level 1\)/
   await rejects(finalizeCluster(first, false), failsWith(ErrorCode.Busy, who))
   deepStrictEqual(await contents(), before)
 

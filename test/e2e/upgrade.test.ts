@@ -70,7 +70,7 @@ async function roll(site: ClusterSite, old: string): Promise<void> {
   )
   const early = await second.torus(['cluster', 'finalize'])
   strictEqual(early.code, 1)
-  match(early.stderr, /level 3 is not known to 1 peers: peer \w{8} \(torus 0\.0\.1, level 1\);/)
+  match(early.stderr, /level 4 is not known to 1 peers: peer \w{8} \(torus 0\.0\.1, level 1\);/)
   const closed = await second.torus(encrypt)
   strictEqual(closed.code, 1)
   match(closed.stderr, /needs feature level 2 .* at level 1 .*run "torus cluster finalize"/)
@@ -103,8 +103,8 @@ async function refused({ peers, etcd }: ClusterSite, old: string): Promise<void>
   try {
     const [marked, away, joining] = await Promise.all([first, second, late].map(refusalOf))
     match(marked!, /superblock has format version 3, .*\(torus 0\.0\.1\) knows 1/)
-    match(away!, /cluster below \/torus is at feature level 3, .*\(torus 0\.0\.1\) knows level 1;/)
-    match(joining!, /at feature level 3, .* knows level 1;/)
+    match(away!, /cluster below \/torus is at feature level 4, .*\(torus 0\.0\.1\) knows level 1;/)
+    match(joining!, /at feature level 4, .* knows level 1;/)
     ok(!existsSync(join(late.dataDir, 'superblock')))
   } finally {
     await late.dispose()

@@ -24,6 +24,7 @@ import { FakeCluster } from './fake-cluster.ts'
 import { FakeKeys } from './fake-keys.ts'
 import { FakeImports } from './fake-imports.ts'
 import { FakeLife } from './fake-life.ts'
+import { FakeBranches } from './fake-branches.ts'
 import { FakeSnapshots } from './fake-snapshots.ts'
 import { FakeStreams } from './fake-streams.ts'
 
@@ -49,6 +50,7 @@ export class FakeBackend implements AdminBackend {
   readonly imports: FakeImports = new FakeImports()
   readonly snapshots: FakeSnapshots = new FakeSnapshots()
   readonly streams: FakeStreams = new FakeStreams()
+  readonly branches: FakeBranches = new FakeBranches((name) => this.volume(name))
   readonly volumesByName = new Map<string, Volume>()
   readonly clients: Client[] = []
   /** Calls worth checking, in order: 'start scrub', 'disconnect 3', … */

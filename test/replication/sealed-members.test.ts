@@ -74,7 +74,7 @@ async function setUp() {
   const state = { slot: keys.hold(Buffer.alloc(32, 7)) }
   const broken: string[] = []
   const { arena } = members
-  const families = { slotOf: () => state.slot }
+  const families = { slotOf: () => state.slot, readsFrom: () => false }
   const onBroken = (what: string) => void broken.push(what)
   const store = new SealedMembersStore({ store: members.store, arena, families, keys, onBroken })
   let sequence = 0
@@ -180,7 +180,10 @@ test('ops that find no pages go on in their order when there are some', async ()
 test('a store of local shards has them seal, and refuses what is locked', async () => {
   const peer = await MemberPeer.create(1)
   const state = { slot: peer.keySlot }
-  const store = new SealedStore(peer.store, { slotOf: () => state.slot })
+  const store = new SealedStore(peer.store, {
+    slotOf: () => state.slot,
+    readsFrom: () => false
+  })
   const ask = (kind: number): Promise<BlockOp> => {
     const op = Object.assign(store.acquireOp(), { kind, familyLow: 1, layerLow: 7, blockCount: 1 })
     Object.assign(op, { writerEpoch: 1, sequence: 1, payload: 0 })

@@ -316,7 +316,7 @@ function sealedBlocks(boot: Boot, store: ReplicatedStore): BlockStore {
   return new SealedMembersStore({
     store,
     arena: boot.arena,
-    families: { slotOf: () => slot },
+    families: { slotOf: () => slot, readsFrom: () => true },
     keys,
     onBroken: (what) => {
       throw new Error(`${boot.place}: ${what}`)

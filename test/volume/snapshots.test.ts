@@ -2,56 +2,14 @@
 import { deepStrictEqual, ok, rejects, strictEqual } from 'node:assert'
 import { test } from 'uvu'
 import { ErrorCode } from '../../src/core/errors.ts'
-import { BLOCK_BYTES } from '../../src/core/limits.ts'
-import type { RunningPeer } from '../../src/index.ts'
 import { until } from '../helpers/process.ts'
-import type { VolumeFile } from '../../src/volume/volume-file.ts'
 import { SeededRandom } from '../helpers/manual-clock.ts'
 import { withPeer } from '../helpers/own-peer.ts'
 import { failsWith } from '../helpers/volume-bench.ts'
+import { changeAtRandom, readAll, usedBytes } from '../helpers/volume-peer.ts'
 
 const SIZE = 8 * 1024 * 1024
 const seed = Number(process.env['SEED'] ?? 1)
-
-/** Of data, in all layers of all volumes. */
-async function usedBytes({ adminAddresses }: RunningPeer): Promise<number> {
-  const url = `${adminAddresses.find((address) => address.startsWith('http'))}/v1/volumes`
-  const { volumes } = (await (await fetch(url)).json()) as { volumes: { usedBytes: number }[] }
-  return volumes.reduce((sum, volume) => sum + volume.usedBytes, 0)
-}
-
-async function readAll(peer: RunningPeer, name: string): Promise<Buffer> {
-  const file = await peer.volumes.openFile(name)
-  try {
-    return await file.readAt(0, file.sizeBytes)
-  } finally {
-    await file.close()
-  }
-}
-
-async function changeAtRandom(
-  file: VolumeFile,
-  model: Buffer,
-  random: SeededRandom
-): Promise<void> {
-  const length = 1 + random.below(random.below(4) === 0 ? 300_000 : 9000)
-  const offset = random.below(SIZE - length)
-  const end = offset + length
-  const what = random.below(4)
-  if (what === 0) {
-    await file.zero(offset, length)
-    model.fill(0, offset, end)
-  } else if (what === 1) {
-    await file.trim(offset, length)
-    // Of blocks at the edges a trim leaves the bytes.
-    const first = Math.ceil(offset / BLOCK_BYTES) * BLOCK_BYTES
-    model.fill(0, first, Math.max(first, Math.floor(end / BLOCK_BYTES) * BLOCK_BYTES))
-  } else {
-    const value = 1 + random.below(255)
-    await file.writeAt(offset, Buffer.alloc(length, value))
-    model.fill(value, offset, end)
-  }
-}
 
 test(`snapshots read the same for ever, over restarts and deletes (SEED=${seed})`, () =>
   withPeer(async (open) => {

@@ -14,6 +14,7 @@ export function addSnapshotCommands(program: Command): void {
   addShow(snapshot)
   addRename(snapshot)
   addProtect(snapshot)
+  addRestore(snapshot)
   addDelete(snapshot)
   addSchedule(snapshot)
 }
@@ -128,6 +129,25 @@ function addProtect(parent: Command): void {
       )
     withExamples(command, `torus snapshot ${verb} demo@monday`)
   }
+}
+
+function addRestore(parent: Command): void {
+  const command = parent
+    .command('restore')
+    .description('make the volume what a snapshot shows; its other snapshots stay')
+    .argument('<volume@snapshot>', 'its name')
+    .option('--force', 'disconnect the clients of the volume first')
+    .action(
+      action<[string], { force?: boolean }>(
+        async ({ api, output, confirm }, [given], { force = false }) => {
+          const [volume, name] = snapshotNameOf(given)
+          await confirm(`What was written to ${volume} since ${given} goes, but for its snapshots.`)
+          const restored = await api.life.restoreSnapshot(volume, name, force)
+          output.result(restored, () => `${volume} is what ${given} shows`)
+        }
+      )
+    )
+  withExamples(command, 'torus snapshot restore demo@monday --yes')
 }
 
 function addDelete(parent: Command): void {

@@ -9,6 +9,7 @@ import { volumeFacts } from '../volume-text.ts'
 import { addExport } from './export.ts'
 import { addImport } from './import.ts'
 import { addDiff } from './volume-diff.ts'
+import { addChildren, addClone, addFlatten } from './volume-clone.ts'
 import { addEvents } from './volume-events.ts'
 import { addResize, addSet } from './volume-set.ts'
 import { addDelete, addTrash } from './volume-trash.ts'
@@ -24,6 +25,9 @@ export function addVolumeCommands(program: Command): void {
   addResize(volume)
   addSet(volume)
   addTake(volume)
+  addClone(volume)
+  addFlatten(volume)
+  addChildren(volume)
   addEvents(volume)
   addDiff(volume)
   addExport(volume)
