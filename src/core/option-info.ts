@@ -303,6 +303,14 @@ export const optionInfo: Readonly<Record<OptionKey, OptionInfo>> = {
       'key-file:FILE or command:COMMAND',
     usual: ''
   },
+  scheduling: {
+    name: 'scheduling',
+    argument: 'batch|normal',
+    help:
+      'batch: threads that wake up interrupt nobody, which is faster where cores are few; normal ' +
+      'where other programs keep them all busy (Linux, by chrt)',
+    usual: 'batch'
+  },
   shutdownMs: {
     name: 'shutdown-timeout',
     argument: 'DURATION',

@@ -256,6 +256,7 @@ export const optionsSchema = z.strictObject({
   downAfterMs: durationBetween(DOWN_AFTER_MS_MIN, DOWN_AFTER_MS_MAX, false),
   resyncBytes: sizeBetween(RESYNC_BYTES_MIN, RESYNC_BYTES_MAX, 1),
   unlockWith: listOf(unlockSource),
+  scheduling: choice(['batch', 'normal']),
   shutdownMs: durationBetween(100, SHUTDOWN_MS_MAX, false),
   plugins: listOf(text),
   logLevel: choice(logLevels),

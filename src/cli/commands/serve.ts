@@ -7,6 +7,7 @@ import { action, type Context, withExamples } from '../context.ts'
 import { usageErrors } from '../errors.ts'
 import { parseNbdAddress, volumeUri } from '../nbd-address.ts'
 import { programName } from '../programs.ts'
+import { applyScheduling } from '../scheduling.ts'
 import { addServeOptions, configurationHelp, flagsOf } from '../serve-options.ts'
 
 export function addServeCommand(program: Command): void {
@@ -34,7 +35,9 @@ async function serve(context: Context, options: Record<string, unknown>): Promis
   const output = createLog(resolved.config)
   endOnBugs(output)
   const signals = new Signals(output)
+  const scheduled = applyScheduling(resolved.config, output)
   const { startPeer } = await import('../../coordinator.ts')
+  await scheduled
   const waiting = new AbortController()
   void signals.stop.then(() => waiting.abort())
   const peer = await startPeer(resolved, output, undefined, waiting.signal)
