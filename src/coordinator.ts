@@ -42,6 +42,9 @@ import { LocalStore } from './replication/local-store.ts'
 import { NearReads } from './replication/near-reads.ts'
 import { SealedMembersStore } from './replication/sealed-members.ts'
 import { type FamilyKeys, SealedStore } from './replication/sealed-store.ts'
+import { ShardQuestions } from './replication/shard-questions.ts'
+import { LocalSpaceAsker, type SpaceAsker } from './replication/space-asker.ts'
+import { SpaceCounts } from './replication/space-counts.ts'
 import { aead } from './seal/aead.ts'
 import { KeyRing } from './seal/keyring.ts'
 import { shardStatIndex } from './shard/stats.ts'
@@ -139,7 +142,7 @@ async function start(
   const onGroup = metadata.copies.noteGroup.bind(metadata.copies)
   const peer = { config, directory, bootId, cluster, session, output, undo, onGroup }
   const storage = await openStorage({ ...peer, membership: parts.membership })
-  const { pool, store, replication, syncLatency } = storage
+  const { pool, store, space, replication, syncLatency } = storage
   connect(parts, storage)
   const given = { ...peer, ring: storage.keys, hash: new PasswordHasher(hashWorker), log }
   const unlocking = prepareUnlocking({ ...given, ...security })
@@ -155,7 +158,7 @@ async function start(
   const backend = new PeerBackend({
     directory,
     pool,
-    store,
+    ...{ store, space },
     scrub: replication?.scrub ?? null,
     volumes,
     cluster,
@@ -263,6 +266,8 @@ interface Storage {
   readonly syncLatency: readonly LatencyHistogram[]
   /** Where volumes have their blocks. */
   readonly store: BlockStore
+  /** Counts what volumes take. */
+  readonly space: SpaceAsker
   /** Null for a peer that is alone. */
   readonly replication: Replication | null
 }
@@ -308,10 +313,13 @@ async function openStorage(
     local.broadcast(barrier, done)
   }
   if (config.etcd.length === 0) {
-    return { arena, bases, keys, pool, syncLatency, store: local, replication: null }
+    const space = new LocalSpaceAsker(new SpaceCounts(new ShardQuestions(local, arena)))
+    const known = { arena, bases, keys, pool, syncLatency }
+    return { ...known, store: local, space, replication: null }
   }
   const replication = await prepareReplication({ ...given, arena, local, tombstones })
-  return { arena, bases, keys, pool, syncLatency, store: replication.store, replication }
+  const { store, space } = replication
+  return { arena, bases, keys, pool, syncLatency, store, space, replication }
 }
 
 async function ownDirectory(config: Config, undo: Undo): Promise<DataDirectory> {

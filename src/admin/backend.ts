@@ -8,6 +8,7 @@
  */
 import type { BranchBackend } from './branch-routes.ts'
 import type { SnapshotBackend } from './snapshot-routes.ts'
+import type { SpaceBackend } from './space-routes.ts'
 import type { StreamBackend } from './stream-routes.ts'
 import type { MemberScrub } from './scrub-schemas.ts'
 import type { ClusterBackend } from './cluster-routes.ts'
@@ -39,6 +40,7 @@ export interface AdminBackend {
   readonly snapshots: SnapshotBackend
   readonly streams: StreamBackend
   readonly branches: BranchBackend
+  readonly spaces: SpaceBackend
   /** May this peer serve clients now; `reasons` tells in words what is missing. Never throws. */
   ready(): Ready
   status(): Promise<Status>

@@ -8,6 +8,7 @@ import * as recoverySchemas from './recovery-schemas.ts'
 import * as schemas from './schemas.ts'
 import * as branchSchemas from './branch-schemas.ts'
 import * as snapshotSchemas from './snapshot-schemas.ts'
+import * as spaceSchemas from './space-schemas.ts'
 import * as streamSchemas from './stream-schemas.ts'
 
 type Json = Record<string, unknown>
@@ -119,7 +120,8 @@ function components(): Json {
     lifeSchemas,
     snapshotSchemas,
     streamSchemas,
-    branchSchemas
+    branchSchemas,
+    spaceSchemas
   ]
   for (const schema of modules.flatMap((module) => Object.values(module) as unknown[])) {
     if (!(schema instanceof z.ZodType)) continue

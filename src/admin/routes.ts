@@ -14,6 +14,7 @@ import { lifeRoutesOf } from './life-routes.ts'
 import { RawAnswer, type Route, route, WithStatus } from './route.ts'
 import * as schemas from './schemas.ts'
 import { snapshotRoutesOf } from './snapshot-routes.ts'
+import { spaceRoutesOf } from './space-routes.ts'
 import { streamRoutesOf } from './stream-routes.ts'
 import { securityRoutesOf } from './security-routes.ts'
 import type { Tasks } from './tasks.ts'
@@ -44,6 +45,7 @@ export const routesOf = (context: RouteContext): readonly Route[] => [
   ...snapshotRoutesOf(context.backend.snapshots),
   ...streamRoutesOf(context.backend.streams),
   ...branchRoutesOf(context.backend.branches),
+  ...spaceRoutesOf(context.backend.spaces),
   ...clientRoutes(context),
   ...taskRoutes(context),
   ...securityRoutesOf(context),

@@ -1,11 +1,15 @@
 import type { Import, Increment } from '../admin/life-schemas.ts'
+import type { VolumeSpaceAnswer } from '../admin/space-schemas.ts'
 import type { Diff } from '../admin/stream-schemas.ts'
 
 type Send = <T>(method: string, path: string, body?: unknown) => Promise<T>
 
+export type VolumeSpace = VolumeSpaceAnswer
+export type SnapshotSpace = NonNullable<VolumeSpace['figures']>['snapshots'][number]
+
 export type ChangedExtent = Diff['extents'][number]
 
-/** What changed in volumes, as functions over the admin API. */
+/** What volumes hold and what changed in them, as functions over the admin API. */
 export class StreamApi {
   readonly #send: Send
 
@@ -27,6 +31,11 @@ export class StreamApi {
 
   finishIncrement(volume: string, digest: string): Promise<Import> {
     return this.#send('POST', `${pathOf(volume)}/finish`, { digest })
+  }
+
+  /** What the volume and its snapshots take, counted now. */
+  space(volume: string): Promise<VolumeSpaceAnswer> {
+    return this.#send('GET', `/v1/volumes/${encodeURIComponent(volume)}/space`)
   }
 
   /** What changed after snapshot `from`, up to `snapshot` or now. */

@@ -31,13 +31,17 @@ const limitsFact = ({ limits: { iops, iopsBurst, bandwidth } }: Volume): [string
   return all.length === 0 ? [] : [['limits', all.join(', ')]]
 }
 
-export const volumeFacts = (volume: Volume, output: Output): string =>
+export const volumeFacts = (
+  volume: Volume,
+  output: Output,
+  space: [string, string][] = []
+): string =>
   output.facts([
     ['name', volume.name],
     ['type', volume.type],
     ['pool', volume.pool],
     ['size', `${formatSize(volume.sizeBytes)} (${volume.sizeBytes} bytes)`],
-    ...usedFact(volume),
+    ...(space.length > 0 ? space : usedFact(volume)),
     ['read-only', volume.readOnly ? 'yes' : 'no'],
     ['unavailable', unavailableText(volume)],
     ['NBD', accessText(volume)],

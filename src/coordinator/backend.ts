@@ -28,6 +28,7 @@ import type {
 import { shardStates } from '../admin/schemas.ts'
 import type { BranchBackend } from '../admin/branch-routes.ts'
 import type { SnapshotBackend } from '../admin/snapshot-routes.ts'
+import type { SpaceBackend } from '../admin/space-routes.ts'
 import type { StreamBackend } from '../admin/stream-routes.ts'
 import type { MemberScrub } from '../admin/scrub-schemas.ts'
 import type { Cluster } from '../cluster/cluster.ts'
@@ -40,12 +41,15 @@ import { withoutUndefined } from '../core/without-undefined.ts'
 import type { ShardPool } from '../handoff/shard-pool.ts'
 import { encodeBackup } from '../metadata/backup-format.ts'
 import type { NbdServer } from '../nbd/server.ts'
+import { membersOf, parseRedundancy } from '../placement/redundancy.ts'
 import type { BlockOp, BlockStore } from '../replication/block-store.ts'
+import type { SpaceAsker } from '../replication/space-asker.ts'
 import { OpFlag, OpKind, ShardOp } from '../shard/op.ts'
 import { shardStatNames } from '../shard/stats.ts'
 import { RequestKind } from '../volume/request.ts'
 import type { VolumeInfo } from '../volume/volume-info.ts'
 import { SnapshotSchedules } from '../volume/snapshot-schedules.ts'
+import { VolumeSpace } from '../volume/volume-space.ts'
 import type { Volumes } from '../volume/volumes.ts'
 import type { Credentials } from './credentials.ts'
 import type { DataDirectory } from './data-directory.ts'
@@ -55,6 +59,7 @@ import { PeerLifeBackend } from './life-backend.ts'
 import { newSlotOf, withSecrets } from './keys.ts'
 import { PeerBranchBackend } from './branch-backend.ts'
 import { PeerSnapshotBackend } from './snapshot-backend.ts'
+import { PeerSpaceBackend } from './space-backend.ts'
 import { PeerStreamBackend } from './stream-backend.ts'
 import type { Replication } from './replication.ts'
 import { bytesOfFamilies } from './volume-usage.ts'
@@ -63,6 +68,7 @@ export interface BackendParts {
   readonly directory: DataDirectory
   readonly pool: ShardPool<BlockOp>
   readonly store: BlockStore
+  readonly space: SpaceAsker
   /** Compares with other peers; null for one that is alone. */
   readonly scrub: Replication['scrub'] | null
   readonly volumes: Volumes
@@ -106,6 +112,7 @@ export class PeerBackend implements AdminBackend {
   readonly #life: PeerLifeBackend
   readonly snapshots: SnapshotBackend
   readonly streams: StreamBackend
+  readonly spaces: SpaceBackend
   readonly schedules: SnapshotSchedules
   readonly branches: BranchBackend
   readonly imports: ImportBackend
@@ -117,6 +124,7 @@ export class PeerBackend implements AdminBackend {
     this.#parts = parts
     this.imports = new PeerImportBackend(parts)
     this.streams = new PeerStreamBackend(parts.volumes)
+    this.spaces = spacesOf(parts)
     this.schedules = new SnapshotSchedules({ ...parts, trouble: parts.onTrouble })
     this.snapshots = new PeerSnapshotBackend(parts.volumes, this.schedules)
     this.branches = new PeerBranchBackend(parts.volumes, (name) => this.volume(name))
@@ -380,6 +388,17 @@ export class PeerBackend implements AdminBackend {
     if (error === ErrorCode.Ok) return
     throw new StoreError(error as ErrorCode, `${task}: a shard refused it; see 'torus status'`)
   }
+}
+
+function spacesOf({ cluster, space: asker, ...parts }: BackendParts): PeerSpaceBackend {
+  const { volumes, peers, scrub } = parts
+  const copiesOf = async (name: string): Promise<number> => {
+    const { pool } = await volumes.show(name)
+    if (scrub === null) return 1
+    return membersOf(parseRedundancy((await peers.pool(pool)).redundancy))
+  }
+  const space = new VolumeSpace({ cluster, asker })
+  return new PeerSpaceBackend({ space, copiesOf, nowText: () => cluster.nowText() })
 }
 
 function stateOf(state: string, stats: ShardStats): Shard['state'] {

@@ -29,6 +29,7 @@ import { PeerSecurity } from '../replication/peer-security.ts'
 import { PeerServer } from '../replication/peer-server.ts'
 import type { ReclaimProgress } from '../replication/reclaimer.ts'
 import { ReplicatedStore } from '../replication/replicated-store.ts'
+import { MemberSpaceAsker, type SpaceAsker } from '../replication/space-asker.ts'
 import { ReplicatedWriters } from '../replication/replicated-writers.ts'
 import type { ResyncProgress } from '../replication/resync-progress.ts'
 import { ShardMemberService } from '../replication/shard-member-service.ts'
@@ -42,6 +43,7 @@ export interface Replication {
   /** The shards serve: other peers may come. Resolves when they can. @throws StoreError */
   serve(): Promise<void>
   readonly members: Members
+  readonly space: SpaceAsker
   resync(): ResyncProgress
   reclaim(): ReclaimProgress
   /** Null for a peer that talks to no others. */
@@ -154,7 +156,7 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
   return {
     store,
     gate: writers,
-    members,
+    ...{ members, space: new MemberSpaceAsker({ cluster, members, groups, pools }) },
     resync: () => here.progress,
     reclaim: () => here.reclaimed,
     security,

@@ -4,6 +4,7 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { MemberAnswer, MemberCall } from './member.ts'
 import { CALL_DATA_BYTES_MAX, CALL_JSON_BYTES_MAX } from './peer-limits.ts'
 import { peerReportSchema } from './peer-report.ts'
+import { SPACE_BRANCHES_MAX, SPACE_NODES_MAX } from './space-question.ts'
 
 const id64 = z.string().regex(/^(?!0{16})[0-9a-f]{16}$/)
 const u16 = z.number().int().min(0).max(0xffff)
@@ -41,6 +42,19 @@ const calls: {
   }),
   versions: z.strictObject({ call: z.literal('versions'), family: id64, layer: id64, chunk: u32 }),
   ping: z.strictObject({ call: z.literal('ping'), families: z.array(z.tuple([id64, u32])) }),
+  space: z.strictObject({
+    call: z.literal('space'),
+    count: id64,
+    question: z.strictObject({
+      family: id64,
+      branches: z
+        .array(z.strictObject({ family: id64, layerHigh: u32, isOpen: z.boolean() }))
+        .max(SPACE_BRANCHES_MAX),
+      nodes: z.array(z.tuple([u32.or(z.literal(-1)), u16, u32])).max(SPACE_NODES_MAX),
+      groups,
+      wanted: z.array(u16)
+    })
+  }),
   report: z.strictObject({ call: z.literal('report') })
 }
 const named = z.object({ call: z.enum(Object.keys(calls) as MemberCall['call'][]) })

@@ -5,6 +5,7 @@
  */
 import type { BlockOp } from './block-store.ts'
 import type { PeerReport } from './peer-report.ts'
+import type { SpaceQuestion } from './space-question.ts'
 
 /** Names a group: the pool's number and the group's. Both fit 16 bits. */
 export interface GroupId {
@@ -64,6 +65,16 @@ export type MemberCall =
     }
   /** Is the gateway still the newest writer there? R26; and how the member is. */
   | { readonly call: 'ping'; readonly families: readonly (readonly [string, number])[] }
+  /**
+   * What views of a volume take in groups of which this member has a copy. `data` as SpaceSums has
+   * it; `more`: it goes on, ask again with the same `count`. Members of before do not know it.
+   */
+  | {
+      readonly call: 'space'
+      /** Random: names the count. */
+      readonly count: string
+      readonly question: SpaceQuestion
+    }
   /** For people who look at the cluster through another peer. */
   | { readonly call: 'report' }
 

@@ -12,6 +12,7 @@ import type { MemberAnswer, MemberCall } from './member.ts'
 import type { Caller, MemberService } from './member-service.ts'
 import type { PeerReport } from './peer-report.ts'
 import { compareChunks, ShardQuestions, type SumsOf } from './shard-questions.ts'
+import { SpaceCounts } from './space-counts.ts'
 
 type CallOf<K extends MemberCall['call']> = Extract<MemberCall, { readonly call: K }>
 
@@ -35,6 +36,7 @@ export class ShardMemberService implements MemberService {
   /** A family is fenced here: a gateway in this process that had it before has it no more. */
   onFence: (family: string, writerEpoch: number) => void = () => {}
   readonly #store: ShardedStore
+  readonly #space: SpaceCounts
   readonly #confirmations: Confirmations
   /** Sums of chunks by who asked for which, for answers that go on; the newest one last. */
   readonly #lists = new Map<string, Buffer>()
@@ -46,6 +48,7 @@ export class ShardMemberService implements MemberService {
     this.#confirmations = new Confirmations(clock)
     this.fences = fences
     this.questions = new ShardQuestions(store, arena)
+    this.#space = new SpaceCounts(this.questions)
   }
 
   get inFlight(): number {
@@ -111,6 +114,8 @@ export class ShardMemberService implements MemberService {
         return { data: await this.#versions(request) }
       case 'ping':
         return this.#ping(request)
+      case 'space':
+        return this.#space.answer(request.count, request.question)
       case 'report':
         return this.report === null ? NO_REPORT : { report: this.report(), data: Buffer.alloc(0) }
     }

@@ -67,6 +67,15 @@ export class ShardQuestions {
     this.#arena = arena
   }
 
+  get shardCount(): number {
+    return this.#store.shardCount
+  }
+
+  /** An op to `run`. */
+  acquireOp(): BlockOp {
+    return clearOp(this.#store.acquireOp())
+  }
+
   /** Done when all ops that were submitted before are. A shard that failed has none left. */
   barrier(): Promise<void> {
     const op = clearOp(this.#store.acquireOp())
@@ -117,14 +126,14 @@ export class ShardQuestions {
   /** Entries of VERSION_RUN_BYTES of one chunk, ordered by block. @throws StoreError */
   async versions(layer: LayerId, chunk: number): Promise<Buffer> {
     const pages = versionPages(CHUNK_BLOCKS)
-    return this.#withPages(pages, async (payload) => {
+    return this.withPages(pages, async (payload) => {
       const op = clearOp(this.#store.acquireOp())
       setLayer(op, layer)
       op.kind = OpKind.Versions
       op.chunk = chunk
       op.blockCount = CHUNK_BLOCKS
       op.payload = payload
-      const { resultA } = await this.#run(op, -1)
+      const { resultA } = await this.run(op, -1)
       const end = payload + resultA * VERSION_RUN_BYTES
       return Buffer.from(this.#arena.bytes.subarray(payload, end))
     })
@@ -132,7 +141,7 @@ export class ShardQuestions {
 
   /** Durable when it resolves. At most as many as a page holds. @throws StoreError */
   async addVoids(layer: LayerId, chunk: number, voids: readonly VoidEntry[]): Promise<void> {
-    await this.#withPages(1, async (payload) => {
+    await this.withPages(1, async (payload) => {
       for (const [i, entry] of voids.entries()) {
         writeVoid(this.#arena.bytes, payload + i * VOID_BYTES, entry)
       }
@@ -142,7 +151,7 @@ export class ShardQuestions {
       op.chunk = chunk
       op.blockCount = voids.length
       op.payload = payload
-      await this.#run(op, -1)
+      await this.run(op, -1)
     })
   }
 
@@ -151,12 +160,12 @@ export class ShardQuestions {
     const found: DamagedBlocks[] = []
     const { bytes } = this.#arena
     const takeOf = (shard: number): Promise<void> =>
-      this.#withPages(1, async (payload) => {
+      this.withPages(1, async (payload) => {
         const op = clearOp(this.#store.acquireOp())
         op.kind = OpKind.TakeDamage
         op.blockCount = 1
         op.payload = payload
-        const { resultA } = await this.#run(op, shard)
+        const { resultA } = await this.run(op, shard)
         for (let at = payload; at < payload + resultA * DAMAGE_BYTES; at += DAMAGE_BYTES) {
           found.push({
             familyLow: bytes.readUInt32LE(at),
@@ -205,7 +214,7 @@ export class ShardQuestions {
     for (const group of wanted) bits[group >>> 5]! |= 1 << (group & 31)
     const { bytes } = this.#arena
     const listOf = (shard: number): Promise<void> =>
-      this.#withPages(GROUP_BITS_PAGES + STRETCH_PAGES, async (payload) => {
+      this.withPages(GROUP_BITS_PAGES + STRETCH_PAGES, async (payload) => {
         Buffer.from(bits.buffer).copy(bytes, payload)
         const start = payload + GROUP_BITS_PAGES * BLOCK_BYTES
         for (let from = 0; ; ) {
@@ -215,7 +224,7 @@ export class ShardQuestions {
           op.sequence = from
           op.blockCount = STRETCH_PAGES
           op.payload = payload
-          const { resultA, resultB } = await this.#run(op, shard)
+          const { resultA, resultB } = await this.run(op, shard)
           for (let at = start; at < start + resultA * DROP_BYTES; at += DROP_BYTES) {
             const familyLow = bytes.readUInt32LE(at)
             const familyHigh = bytes.readUInt32LE(at + 4)
@@ -234,7 +243,7 @@ export class ShardQuestions {
    * durably. @throws StoreError
    */
   async dropChunks(shard: number, groups: number, choose: () => readonly ChunkId[]) {
-    return this.#withPages(DROP_PAGES, async (payload) => {
+    return this.withPages(DROP_PAGES, async (payload) => {
       const chunks = choose()
       if (chunks.length === 0) return 0
       const { bytes } = this.#arena
@@ -250,7 +259,7 @@ export class ShardQuestions {
       op.chunk = groups
       op.sequence = chunks.length
       op.payload = payload
-      const { resultA } = await this.#run(op, shard)
+      const { resultA } = await this.run(op, shard)
       return resultA
     })
   }
@@ -260,7 +269,7 @@ export class ShardQuestions {
     for (let shard = 0; shard < this.#store.shardCount; shard++) {
       const op = clearOp(this.#store.acquireOp())
       op.kind = OpKind.DropChunks
-      await this.#run(op, shard)
+      await this.run(op, shard)
     }
   }
 
@@ -281,14 +290,14 @@ export class ShardQuestions {
   ): Promise<void> {
     const { bytes } = this.#arena
     const askShard = (shard: number): Promise<void> =>
-      this.#withPages(STRETCH_PAGES, async (payload) => {
+      this.withPages(STRETCH_PAGES, async (payload) => {
         for (let from = 0; ; ) {
           const op = clearOp(this.#store.acquireOp())
           ask(op)
           op.sequence = from
           op.blockCount = STRETCH_PAGES
           op.payload = payload
-          const { resultA, resultB } = await this.#run(op, shard)
+          const { resultA, resultB } = await this.run(op, shard)
           for (let i = 0; i < resultA; i++) take(bytes, payload + i * entryBytes)
           if (resultB === 0) return
           from = resultB
@@ -298,7 +307,7 @@ export class ShardQuestions {
   }
 
   /** Runs an op on a shard, -1 for that of its chunk, and gives it back. */
-  #run(op: BlockOp, shard: number): Promise<{ resultA: number; resultB: number }> {
+  run(op: BlockOp, shard: number): Promise<{ resultA: number; resultB: number }> {
     return new Promise((resolve, reject) => {
       op.onDone = ({ error, resultA, resultB }) => {
         this.#store.releaseOp(op)
@@ -311,14 +320,18 @@ export class ShardQuestions {
     })
   }
 
-  async #withPages<T>(pages: number, use: (payload: number) => Promise<T>): Promise<T> {
+  /** Of the arena, while `use` goes on; waits for them. */
+  async withPages<T>(
+    pages: number,
+    use: (payload: number, bytes: Buffer) => Promise<T>
+  ): Promise<T> {
     let payload = this.#arena.acquire(pages)
     while (payload < 0) {
       await new Promise<void>((resolve) => this.#arena.onFree(resolve))
       payload = this.#arena.acquire(pages)
     }
     try {
-      return await use(payload)
+      return await use(payload, this.#arena.bytes)
     } finally {
       this.#arena.release(payload)
     }

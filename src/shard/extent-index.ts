@@ -33,6 +33,7 @@ import { IndexLayers, type LayerKey } from './index-layers.ts'
 import { IndexMerges } from './index-merges.ts'
 import { slabOf, wordOf } from './index-pages.ts'
 import { IndexQueries } from './index-queries.ts'
+import { IndexSpace, type SpaceQuestion } from './index-space.ts'
 import { IndexReplay, REPLAY_BLOCKS_MAX } from './index-replay.ts'
 import { LayerReads } from './layer-reads.ts'
 import { LayerTops } from './layer-tops.ts'
@@ -495,6 +496,11 @@ export class ExtentIndex {
       if (last?.layer !== layer || last.chunk !== chunk) chunks.push({ layer, chunk })
     })
     for (const { layer, chunk } of chunks) this.merges.mergeNow(layer, chunk)
+  }
+
+  /** What views of a volume take, as far as it is counted. */
+  space(question: SpaceQuestion): IndexSpace {
+    return new IndexSpace(this.store, this.layers, question)
   }
 
   /** Answers what replication asks. */

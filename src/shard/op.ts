@@ -90,7 +90,18 @@ export const OpKind = {
    * half of its family `chunk`, lower half `writerEpoch`; halves of its id `sequence`, `layerLow`.
    * Family 0: it begins on none. Known until the shard's process ends.
    */
-  SetBase: 25
+  SetBase: 25,
+  /**
+   * What each view of a volume takes, counted stretch by stretch (index-space.ts). Begins with
+   * `sequence` 0 and goes on with the last answer's `resultB` until that is 0; Conflict when
+   * another count was begun meanwhile. `chunk` is the number of groups, `blockCount` the pages of
+   * payload behind those that name the groups as bits (GROUP_BITS_PAGES). There the question
+   * stands, all u32: branches, nodes; of each branch familyHigh, familyLow, layerHigh, isOpen; of
+   * each node parent plus 1, branch, layerLow. Answers are `resultA` entries of SPACE_BYTES from
+   * the payload's begin on, by node, in blocks: f64 own, exclusive, change; a last one has what
+   * is pending.
+   */
+  LayerSpace: 27
 } as const
 export type OpKind = (typeof OpKind)[keyof typeof OpKind]
 
@@ -156,6 +167,7 @@ export const VOID_BYTES = 32
 export const LAYER_BYTES = 16
 export const DROP_BYTES = 16
 export const DAMAGE_BYTES = 24
+export const SPACE_BYTES = 24
 /** More take longer than clients should wait. */
 export const DROP_CHUNKS_MAX = 1024
 /** A bit for each group that there may be. */

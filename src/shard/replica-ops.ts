@@ -18,6 +18,7 @@ import {
   type ShardOp,
   VERSION_RUN_BYTES
 } from './op.ts'
+import { SpaceOps } from './space-ops.ts'
 
 const isGroupCount = (groups: number): boolean =>
   groups >= 1 && groups <= GROUPS_MAX && (groups & (groups - 1)) === 0
@@ -29,6 +30,7 @@ export class ReplicaOps {
   private readonly words: Uint32Array
   private readonly reader: BlockReader
   private readonly queries: IndexQueries
+  private readonly space: SpaceOps
   private readonly out = new AnswerWords()
   private readonly question: SumsQuestion = {
     familyHigh: 0,
@@ -45,6 +47,7 @@ export class ReplicaOps {
     this.words = new Uint32Array(memory.buffer, memory.byteOffset, Math.floor(memory.length / 4))
     this.reader = reader
     this.queries = index.queries()
+    this.space = new SpaceOps(memory, index)
   }
 
   /** Sets the op's answer. False when its kind is none of these. */
@@ -65,6 +68,9 @@ export class ReplicaOps {
         return true
       case OpKind.TakeDamage:
         this.damage.take(op)
+        return true
+      case OpKind.LayerSpace:
+        this.space.answer(op)
         return true
       case OpKind.ListLayers:
         this.open(op)

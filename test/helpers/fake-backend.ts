@@ -26,6 +26,7 @@ import { FakeImports } from './fake-imports.ts'
 import { FakeLife } from './fake-life.ts'
 import { FakeBranches } from './fake-branches.ts'
 import { FakeSnapshots } from './fake-snapshots.ts'
+import { FakeSpaces } from './fake-spaces.ts'
 import { FakeStreams } from './fake-streams.ts'
 
 const GIB = 1024 ** 3
@@ -51,6 +52,7 @@ export class FakeBackend implements AdminBackend {
   readonly snapshots: FakeSnapshots = new FakeSnapshots()
   readonly streams: FakeStreams = new FakeStreams()
   readonly branches: FakeBranches = new FakeBranches((name) => this.volume(name))
+  readonly spaces: FakeSpaces = new FakeSpaces(this.snapshots)
   readonly volumesByName = new Map<string, Volume>()
   readonly clients: Client[] = []
   /** Calls worth checking, in order: 'start scrub', 'disconnect 3', … */

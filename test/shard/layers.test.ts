@@ -7,7 +7,14 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { nextLayerLow } from '../../src/core/layer-ids.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
-import { OpFlag, OpKind, type ShardOp, StatusExtent } from '../../src/shard/op.ts'
+import {
+  GROUP_BITS_PAGES,
+  OpFlag,
+  OpKind,
+  type ShardOp,
+  SPACE_BYTES,
+  StatusExtent
+} from '../../src/shard/op.ts'
 import { FaultyFiles } from '../helpers/faulty-files.ts'
 import { blockValue, fillBlock, seededRandom, ShardRig } from '../helpers/shard-rig.ts'
 
@@ -227,10 +234,64 @@ function compareChanges({ rig, snapshots, head, blocks, steps }: World): void {
   }
 }
 
+/** What each snapshot, and the head, takes, as the shard counts it; the last is what is pending. */
+function spaceOf({ rig, snapshots, head }: World): number[][] {
+  const words = new Uint32Array(rig.memory.buffer, rig.memory.byteOffset, rig.memory.length / 4)
+  const op = rig.op(OpKind.LayerSpace, 1, 0, 2)
+  const views = [...snapshots.map(({ layerLow }) => layerLow), head]
+  const at = (op.payload + GROUP_BITS_PAGES * BLOCK_BYTES) / 4
+  words.fill(0xffffffff, op.payload / 4, at)
+  const branch = [op.familyHigh, op.familyLow, op.layerHigh, 1]
+  // The parent of node n is n - 1, which stands there as n.
+  const nodes = views.flatMap((layerLow, node) => [node, 0, layerLow])
+  words.set([1, views.length, ...branch, ...nodes], at)
+  const found: number[][] = []
+  for (op.sequence = 0; ; op.sequence = op.resultB) {
+    assert.is(rig.run(op), 0)
+    for (let i = 0; i < op.resultA; i++) {
+      const entry = op.payload + i * SPACE_BYTES
+      found.push([0, 8, 16].map((offset) => rig.memory.readDoubleLE(entry + offset)))
+    }
+    if (op.resultB === 0) return found
+  }
+}
+
+/** Data of a view, and that of no other, by the steps at which blocks were changed last. */
+function compareSpace(world: World): void {
+  const { snapshots, head, blocks, steps, rig } = world
+  const all = [...snapshots, { layerLow: head, blocks, steps }]
+  const found = spaceOf(world)
+  const [pending = 0] = found.pop()!
+  assert.is(found.length, all.length)
+  let allocated = 0
+  for (const [at, view] of all.entries()) {
+    const [own = 0, exclusive = 0, change = 0] = found[at]!
+    allocated += change
+    const stepsOf = ({ steps }: { steps: Blocks } | Record<string, never> = {}): number[] =>
+      steps?.flat() ?? []
+    const [before, here, after] = [all[at - 1], view, all[at + 1]].map(stepsOf)
+    const data = view.blocks.flat().map((value) => value > 0)
+    const count = (isIt: (block: number) => boolean): number =>
+      data.filter((isData, block) => isData && isIt(block)).length
+    const isNew = (block: number): boolean => before![block] !== here![block]
+    assert.is(allocated, data.filter(Boolean).length, `view ${at} sees`)
+    assert.is(own, count(isNew), `view ${at} has`)
+    const alone = count((block) => isNew(block) && after![block] !== here![block])
+    assert.is(exclusive, alone, `view ${at} alone sees`)
+  }
+  const usage = rig.op(OpKind.Usage, 0, 0, 0)
+  usage.layerLow = 0
+  usage.layerHigh = 0
+  assert.is(rig.run(usage), 0)
+  const owned = found.reduce((sum, [own = 0]) => sum + own, 0)
+  assert.is(usage.resultA, owned + pending, 'all live blocks')
+}
+
 function compare(world: World): void {
   for (const { layerLow, blocks } of world.snapshots) compareLayer(world, layerLow, blocks)
   compareLayer(world, world.head, world.blocks)
   compareChanges(world)
+  compareSpace(world)
 }
 
 const seed = Number(process.env['SEED'] ?? 42)
@@ -253,6 +314,7 @@ for (const isSealed of [false, true]) {
         while (world.snapshots.length > 0) runStep(world, { kind: 'delete', at: 0 })
         settle(world)
         compare(world)
+        assert.equal(spaceOf(world).at(-1), [0, 0, 0], 'nothing is pending')
         const data = world.blocks.flat().filter((value) => value > 0).length
         assert.is(world.rig.stat('liveBytes'), data * BLOCK_BYTES, 'only what is read lives')
         const errors = world.rig.log.filter(({ level }) => level === 'error')
@@ -307,9 +369,12 @@ test('what a deleted snapshot alone had is dead, and the others keep theirs', ()
     [2, 60],
     [1, 60]
   ] as const) {
+    const [, frees = 0] = spaceOf(world)[1]!
+    const before = world.rig.stat('liveBytes')
     runStep(world, { kind: 'delete', at: 1 })
     settle(world)
     compare(world)
+    assert.is(before - world.rig.stat('liveBytes'), frees * BLOCK_BYTES, 'as it was said')
     assert.is(world.snapshots.length, left)
     assert.is(world.rig.stat('liveBytes'), blocks * BLOCK_BYTES)
   }

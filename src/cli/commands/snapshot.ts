@@ -4,6 +4,8 @@ import { action, type Context, withExamples } from '../context.ts'
 import { UsageError } from '../errors.ts'
 import type { Snapshot } from '../life-api.ts'
 import type { Output } from '../output.ts'
+import { sizeOr, snapshotSpaceFacts, snapshotSpaces, spaceOf } from '../space-text.ts'
+import type { SnapshotSpace } from '../stream-api.ts'
 import { addSchedule } from './snapshot-schedule.ts'
 
 export function addSnapshotCommands(program: Command): void {
@@ -57,20 +59,36 @@ function addList(parent: Command): void {
         const volumes =
           volume === undefined ? (await api.volumes()).map(({ name }) => name) : [volume]
         const lists = await Promise.all(volumes.map((name) => api.life.snapshots(name)))
-        const all = lists.flat()
-        output.result(all, () =>
-          all.length === 0
-            ? 'no snapshots'
-            : output.table(['NAME', 'SIZE', 'TAKEN', 'DESCRIPTION'], all.map(rowOf), 'lrll')
-        )
+        // Counting takes a while where volumes are large: of one at a time.
+        const space = volume === undefined ? null : await spaceOf(api, volume)
+        const spaces = snapshotSpaces(space)
+        const all = lists.flat().map((each) => ({ ...each, space: spaces.get(each.id) ?? null }))
+        output.result(all, () => {
+          if (all.length === 0) return 'no snapshots'
+          const sizes = space === null ? [] : ['ALLOCATED', 'DELETE FREES']
+          const head = ['NAME', 'SIZE', ...sizes, 'TAKEN', 'DESCRIPTION']
+          const align = space === null ? 'lrll' : 'lrrrll'
+          const rows = all.map((each) => rowOf(each, space !== null))
+          const table = output.table(head, rows, align)
+          const why = space?.why ?? null
+          return why === null
+            ? table
+            : `${table}\nfigures of ${space?.countedAt ?? 'never'}: ${why}`
+        })
       })
     )
   withExamples(command, 'torus snapshot list', 'torus snapshot list demo --json')
 }
 
-const rowOf = (snapshot: Snapshot): string[] => [
+const rowOf = (
+  snapshot: Snapshot & { readonly space: SnapshotSpace | null },
+  isCounted: boolean
+): string[] => [
   fullName(snapshot),
   formatSize(snapshot.sizeBytes),
+  ...(isCounted
+    ? [sizeOr(snapshot.space?.allocatedBytes), sizeOr(snapshot.space?.exclusiveBytes)]
+    : []),
   snapshot.createdAt.slice(0, 16).replace('T', ' '),
   `${snapshot.protected ? '(protected) ' : ''}${snapshot.description}`
 ]
@@ -83,16 +101,21 @@ function addShow(parent: Command): void {
     .action(
       action<[string], object>(async ({ api, output }, [given]) => {
         const snapshot = await api.life.snapshot(...snapshotNameOf(given))
-        output.result(snapshot, () => factsOf(snapshot, output))
+        const space = await spaceOf(api, snapshot.volume)
+        const own = snapshotSpaces(space).get(snapshot.id)
+        output.result({ ...snapshot, space: own ?? null }, () =>
+          factsOf(snapshot, snapshotSpaceFacts(space, own), output)
+        )
       })
     )
   withExamples(command, 'torus snapshot show demo@monday')
 }
 
-const factsOf = (snapshot: Snapshot, output: Output): string =>
+const factsOf = (snapshot: Snapshot, space: [string, string][], output: Output): string =>
   output.facts([
     ['name', fullName(snapshot)],
     ['size', `${formatSize(snapshot.sizeBytes)} (${snapshot.sizeBytes} bytes)`],
+    ...space,
     ['taken', snapshot.createdAt],
     ['protected', snapshot.protected ? 'yes' : 'no'],
     ['id', snapshot.id],

@@ -5,6 +5,7 @@ import { sizeArgument } from '../arguments.ts'
 import { action, withExamples } from '../context.ts'
 import { programName } from '../programs.ts'
 import { addSecretOptions, type SecretOptions, slotFor } from '../secrets.ts'
+import { spaceOf, volumeSpaceFacts } from '../space-text.ts'
 import { volumeFacts } from '../volume-text.ts'
 import { addExport } from './export.ts'
 import { addImport } from './import.ts'
@@ -114,7 +115,10 @@ function addShow(parent: Command): void {
     .action(
       action<[string], object>(async ({ api, output }, [name]) => {
         const volume = await api.volume(name)
-        output.result(volume, () => volumeFacts(volume, output))
+        const space = await spaceOf(api, name)
+        output.result({ ...volume, space }, () =>
+          volumeFacts(volume, output, volumeSpaceFacts(space))
+        )
       })
     )
   withExamples(command, 'torus volume show demo')
