@@ -290,7 +290,7 @@ function connect(parts: ClusterParts, { pool, replication }: Storage): void {
 }
 
 async function openStorage(
-  given: Omit<ReplicationParts, 'arena' | 'local' | 'tombstones'> & { readonly undo: Undo }
+  given: Omit<ReplicationParts, 'arena' | 'local'> & { readonly undo: Undo }
 ): Promise<Storage> {
   const { config, directory, output, undo } = given
   const arena = new SharedArena(config.arenaBytes)
@@ -298,9 +298,7 @@ async function openStorage(
   const keys = new KeyRing(shards)
   const near = new NearReads({ shards, segmentBytes, memory: arena.bytes, keys })
   undo.add(() => keys.close())
-  // Until all groups are known to be whole: others may have what our tombstones hide.
-  const tombstones = { areHeld: config.etcd.length > 0 }
-  const shared = { arena, near, keys, tombstones }
+  const shared = { arena, near, keys, holdHoles: config.etcd.length > 0 }
   const { pool, syncLatency } = startShards(config, directory, shared, output, undo)
   const local = new LocalStore(pool, near)
   const bases = new Bases(given.cluster)
@@ -317,7 +315,7 @@ async function openStorage(
     const known = { arena, bases, keys, pool, syncLatency }
     return { ...known, store: local, space, replication: null }
   }
-  const replication = await prepareReplication({ ...given, arena, local, tombstones })
+  const replication = await prepareReplication({ ...given, arena, local })
   const { store, space } = replication
   return { arena, bases, keys, pool, syncLatency, store, space, replication }
 }

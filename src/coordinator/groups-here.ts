@@ -4,15 +4,16 @@
  */
 import type { Cluster } from '../cluster/cluster.ts'
 import { parseId64 } from '../cluster/ids.ts'
-import { type GroupRecords, isWhole, type KnownGroup } from '../cluster/groups.ts'
+import type { GroupRecords, KnownGroup } from '../cluster/groups.ts'
 import type { Membership } from '../cluster/membership.ts'
 import { DEFAULT_POOL } from '../cluster/pools.ts'
 import type { PoolViews } from '../cluster/pool-views.ts'
 import { decodeRecord, type PoolRecord } from '../cluster/records.ts'
 import type { Arena } from '../core/arena.ts'
 import { StoreError } from '../core/errors.ts'
+import { TOMBSTONE_PAUSE_MS } from '../core/limits.ts'
 import { type Follower, type Following, follow } from '../metadata/follow.ts'
-import { OpFlag, OpKind, type ShardedStore } from '../replication/block-store.ts'
+import type { ShardedStore } from '../replication/block-store.ts'
 import { ClusterFamilies } from '../replication/cluster-families.ts'
 import type { Members } from '../replication/member.ts'
 import { GroupScrub } from '../replication/group-scrub.ts'
@@ -23,6 +24,7 @@ import type { ResyncProgress } from '../replication/resync-progress.ts'
 import type { ShardMemberService } from '../replication/shard-member-service.ts'
 import { settleRestored } from '../replication/settle-restored.ts'
 import { settleAtStart } from '../replication/start-rule.ts'
+import { Tombstones } from '../replication/tombstones.ts'
 import { membersOf, parseRedundancy } from '../placement/redundancy.ts'
 import { dropFamily } from '../volume/reclaim.ts'
 
@@ -45,12 +47,13 @@ export interface GroupsHereParts {
   readonly service: ShardMemberService
   readonly local: ShardedStore
   readonly arena: Arena
-  readonly tombstones: { areHeld: boolean }
   readonly members: Members
   /** Of all resyncs of this peer together; client I/O goes first anyway. */
   readonly resyncBytesPerSecond: number
   /** 0: groups are compared only when asked. */
   readonly scrubPeriodMs: number
+  /** Tombstones are kept at least twice as long. */
+  readonly tombstonePauseMs?: number
   /** Hears of every record of a group. */
   readonly onGroup: (pool: number, group: number, known: KnownGroup) => void
   readonly log: (
@@ -71,16 +74,11 @@ export class GroupsHere {
   readonly #families: ClusterFamilies
   readonly #following = new Map<number, Following>()
   readonly #pools = new Set<number>()
-  /** Groups that are not whole, or may not be: others know of a newer record than this peer. */
-  readonly #degraded = new Set<string>()
-  /** Epochs of the records that are known here. */
-  readonly #epochs = new Map<string, number>()
+  readonly #tombstones: Tombstones
   #deletions: Following | null = null
   /** The start rule for one group; null before the start. */
   #settle: ((id: GroupId) => Promise<unknown>) | null = null
   #closed = false
-  /** Shards start like that, until all groups are known. */
-  #isHolding = true
 
   constructor(parts: GroupsHereParts) {
     this.#parts = parts
@@ -105,7 +103,9 @@ export class GroupsHere {
       copiesOf(pools.all().find((pool) => pool.number === number))
     this.#reclaimer = new Reclaimer({ ...shared, rule: giveBackRule(shared, copies) })
     this.#joiner = new Reclaimer({ ...shared, rule: giveUpRule(shared, records) })
-    service.fences.onGroupRaised = (pool, group, epoch) => this.#hear(keyOf(pool, group), epoch)
+    const { tombstonePauseMs: pauseMs = TOMBSTONE_PAUSE_MS } = parts
+    this.#tombstones = new Tombstones({ ...shared, pauseMs })
+    service.fences.onGroupRaised = (pool, group, epoch) => this.#tombstones.hear(pool, group, epoch)
     const { random } = cluster
     this.scrub = new GroupScrub({ ...shared, random, periodMs: parts.scrubPeriodMs })
   }
@@ -181,6 +181,7 @@ export class GroupsHere {
     this.#reclaimer.close()
     this.#joiner.close()
     this.scrub.close()
+    this.#tombstones.close()
     this.#deletions?.stop()
     for (const following of this.#following.values()) following.stop()
   }
@@ -188,6 +189,7 @@ export class GroupsHere {
   #follow(pool: PoolRecord): void {
     if (this.#pools.has(pool.number)) return
     this.#pools.add(pool.number)
+    this.#tombstones.isComplete = false
     const following = this.#parts.records.follow(pool.number, {
       onGroup: (group, known) => {
         this.#parts.onGroup(pool.number, group, known)
@@ -197,20 +199,15 @@ export class GroupsHere {
     })
     void following.ready.then(() => {
       this.#following.set(pool.number, following)
-      this.#holdHoles(this.#degraded.size > 0)
+      this.#tombstones.isComplete = this.#following.size === this.#pools.size
     })
   }
 
   #learn(pool: PoolRecord, group: number, { record }: KnownGroup): void {
     const { self, service } = this.#parts
     const isOurs = ({ peer }: { peer: string }): boolean => peer === self.peerId
-    const key = keyOf(pool.number, group)
-    this.#epochs.set(key, record.epoch)
-    const isMember = record.inSync.some(isOurs) || record.syncing.some(isOurs)
     const isBehind = record.epoch < service.fences.groupEpoch(pool.number, group)
-    if (isBehind || (isMember && !isWhole(record))) this.#degraded.add(key)
-    else this.#degraded.delete(key)
-    this.#holdHoles(this.#degraded.size > 0)
+    this.#tombstones.learn(pool.number, group, record, isBehind)
     const isSyncing = record.syncing.some(
       ({ peer, boot }) => peer === self.peerId && boot === self.bootId
     )
@@ -233,35 +230,11 @@ export class GroupsHere {
     })
   }
 
-  /**
-   * An op or a fence names an epoch of a group. It is not carried out yet: what it trims is kept,
-   * until the record says that nobody is missing who may come back without it.
-   */
-  #hear(key: string, epoch: number): void {
-    if (epoch <= (this.#epochs.get(key) ?? 0)) return
-    this.#degraded.add(key)
-    this.#holdHoles(true)
-  }
-
-  /** R12: compaction keeps tombstones while an older copy may come back. */
-  #holdHoles(wanted: boolean): void {
-    if (wanted === this.#isHolding || this.#following.size < this.#pools.size) return
-    this.#isHolding = wanted
-    const { local, tombstones } = this.#parts
-    tombstones.areHeld = wanted
-    const op = local.acquireOp()
-    op.kind = OpKind.HoldHoles
-    op.flags = wanted ? 0 : OpFlag.Stop
-    local.broadcast(op, () => local.releaseOp(op))
-  }
-
   #trouble(what: string, thrown: unknown): void {
     if (!(thrown instanceof StoreError)) throw thrown
     this.#parts.log('warn', what, { reason: thrown.message })
   }
 }
-
-const keyOf = (pool: number, group: number): string => `${pool}/${group}`
 
 /** More than there are peers where the pool is unknown: nothing is given back then. */
 function copiesOf(pool: PoolRecord | undefined): number {

@@ -64,7 +64,6 @@ export interface ReplicationParts {
   readonly local: ShardedStore
   readonly arena: SharedArena
   /** R12, for workers that start anew. */
-  readonly tombstones: { areHeld: boolean }
   readonly output: LogOutput
   readonly onGroup: GroupsHereParts['onGroup']
   readonly undo: { add(step: () => Promise<void> | void): void }
@@ -145,7 +144,6 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
     service,
     local,
     arena,
-    tombstones: parts.tombstones,
     members,
     resyncBytesPerSecond: config.resyncBytes,
     scrubPeriodMs: config.scrubPeriodMs,

@@ -20,14 +20,14 @@ interface SharedParts {
   readonly arena: SharedArena
   readonly near: NearReads
   readonly keys: KeyRing
-  /** As a worker finds it when it starts, the first time or again. */
-  readonly tombstones: { readonly areHeld: boolean }
+  /** Of a cluster: what tombstones hide here may come back from others. */
+  readonly holdHoles: boolean
 }
 
 export function startShards(
   config: Config,
   directory: DataDirectory,
-  { arena, near, keys, tombstones }: SharedParts,
+  { arena, near, keys, holdHoles }: SharedParts,
   { log }: LogOutput,
   undo: { add(step: () => Promise<void>): void }
 ): { pool: ShardPool<BlockOp>; syncLatency: readonly LatencyHistogram[] } {
@@ -53,7 +53,7 @@ export function startShards(
           segmentBytes,
           capacityBytes: Math.floor(directory.capacityBytes / shards),
           scrubPeriodMs: config.scrubPeriodMs,
-          holdHoles: tombstones.areHeld
+          holdHoles
         })
       }
     },

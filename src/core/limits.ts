@@ -79,6 +79,12 @@ export const COMPARE_GROUPS_MAX = 64
 export const COMPARE_CHUNKS_MAX = 256
 /** Between two looks at what differs: all that is on its way has arrived, or a member has left. */
 export const COMPARE_PAUSE_MS = 10_000
+/**
+ * Before a peer may forget that blocks were trimmed, all that was under way when it was told has
+ * come to the other members, or they have left: much longer than a gateway stands still with its
+ * lease.
+ */
+export const TOMBSTONE_PAUSE_MS = 30_000
 /** What is compared block by block, or repaired; clients go first anyway. */
 export const COMPARE_BYTES_PER_SECOND = 32 * 1024 * 1024
 /** Between looks for damage that a scrub found, and for groups whose time has come. */

@@ -62,6 +62,8 @@ export class Appender {
   recordsTotal = 0
   /** Everything up to this lsn was made durable by recovery, before the tracker began. */
   durableFloor = 0
+  /** No tombstone was first appended above it. */
+  tombstoneLsn = 0
   /** Whatever the tracker says: it knows nothing of what syncs before this start left out. */
   durableCap = Number.POSITIVE_INFINITY
   private readonly config: ShardConfig
@@ -169,6 +171,7 @@ export class Appender {
   /** Adds a record without payload. A tombstone without an origin gets this batch's lsn. */
   addMark(record: BlockRecord): void {
     if (record.originLsn === 0) record.originLsn = this.nextLsn
+    this.tombstoneLsn = Math.max(this.tombstoneLsn, record.originLsn)
     this.active!.markRecords++
     this.addPrefix(record, 0)
     this.recordAt += RECORD_PREFIX_BYTES

@@ -75,7 +75,7 @@ export class Compactor {
     this.checkpoint = parts.checkpoint
     this.hasRoom = parts.hasRoom
     this.copy = new SegmentCopy(host, parts)
-    this.holdHoles = config.holdHoles
+    if (config.holdHoles) this.releasedLsn = 0
   }
 
   /** Compacts everything that has garbage; what is active now is sealed for that. */
@@ -87,9 +87,9 @@ export class Compactor {
     stats[shardStatIndex.compactionBytesTotal] = this.segments.usedCount * this.config.segmentBytes
   }
 
-  /** Keep every tombstone: members that lack them may come back with something older. */
-  set holdHoles(hold: boolean) {
-    this.copy.holdHoles = hold
+  /** Keep all tombstones above it: members that lack them may come back with something older. */
+  set releasedLsn(lsn: number) {
+    this.copy.releasedLsn = lsn
   }
 
   stop(): void {
@@ -190,7 +190,8 @@ export class Compactor {
 
   /** Pages that copies of what is live in the segment take, about. */
   private keptPages(segment: Segment, isOldest: boolean): number {
-    const keepsHoles = this.copy.holdHoles || this.index.isLayered
+    const { releasedLsn } = this.copy
+    const keepsHoles = releasedLsn < segment.lastLsn || this.index.isLayered
     const marksCanGo = !keepsHoles && isOldest && segment.lastLsn < this.checkpoint.coveredLsn
     const markPages = marksCanGo ? 0 : (segment.markRecords * RECORD_PREFIX_BYTES) / PAGE_BYTES
     const livePages = this.segments.live[segment.slot]! * (1 + OVERHEAD_SHARE)

@@ -52,7 +52,11 @@ export const OpKind = {
    * `resultB` as GroupSums has them, `blockCount` pages of payload.
    */
   ListLayers: 17,
-  /** From now on compaction keeps every tombstone; with OpFlag.Stop it drops those of no use. */
+  /**
+   * From now on compaction keeps the tombstones that were first appended above the lsn `sequence`
+   * (0: all of them), and drops others that are of no use. `resultA` and `resultB`: the low and
+   * high half of the lsn of the last one here.
+   */
   HoldHoles: 18,
   /**
    * Fills the frame of chunk-map.ts at `payload` of the shard's maps with the whole chunk; with
@@ -108,7 +112,7 @@ export type OpKind = (typeof OpKind)[keyof typeof OpKind]
 export const OpFlag = {
   /** WriteZeroes must leave the range allocated. */
   NoHole: 1,
-  /** Compact, Scrub, HoldHoles: stop instead of start. */
+  /** Compact, Scrub: stop instead of start. */
   Stop: 2,
   /**
    * Trim, WriteZeroes: the hole stays in the index with its version, also where nothing older is

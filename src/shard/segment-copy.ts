@@ -82,7 +82,7 @@ export class SegmentCopy {
   /** A record that is not done: it had more live blocks than the slice had room for. */
   private pendingRecord = false
   /** See Compactor. */
-  holdHoles = false
+  releasedLsn = Number.POSITIVE_INFINITY
   /** First blocks of the record that were looked at by slices before. */
   private takenBlocks = 0
   /** Below this lsn a tombstone in the present victim has nothing left to hide. */
@@ -174,7 +174,8 @@ export class SegmentCopy {
     // In a layer that stands on others it hides what these have, wherever that is.
     const hidesNothing =
       record.originLsn < this.tombstoneFloor && layerNumber(record.layerLow) === 0
-    if (record.type === RecordType.Trim && hidesNothing && !this.holdHoles) {
+    const isReleased = record.originLsn <= this.releasedLsn
+    if (record.type === RecordType.Trim && hidesNothing && isReleased) {
       this.index.dropHoles(layer, chunk, first, count, writerEpoch, sequence)
       return
     }

@@ -334,7 +334,9 @@ export class Shard {
       case OpKind.Barrier:
         return // what came before it is done
       case OpKind.HoldHoles:
-        this.compactor.holdHoles = (op.flags & OpFlag.Stop) === 0
+        this.compactor.releasedLsn = op.sequence
+        op.resultA = this.appender.tombstoneLsn >>> 0
+        op.resultB = Math.floor(this.appender.tombstoneLsn / 2 ** 32)
         return
       case OpKind.Void:
       case OpKind.DropChunks:
@@ -348,6 +350,7 @@ export class Shard {
     const { stats } = this.host
     this.appender.nextLsn = result.lastLsn + 1
     this.appender.durableFloor = result.lastLsn
+    this.appender.tombstoneLsn = result.lastLsn
     this.checkpoint.restore({
       generation: result.checkpointGeneration,
       startLsn: result.startLsn,

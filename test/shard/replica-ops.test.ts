@@ -158,7 +158,7 @@ test('sums are equal where blocks have the same versions, however these came', (
   groupSums(one, 4)
   // Holes were asked to stay, so the order in which versions come does not matter.
   for (const op of [...ops].reverse()) apply(other, op)
-  one.run(one.op(OpKind.HoldHoles, 0, 0, 0))
+  one.run(Object.assign(one.op(OpKind.HoldHoles, 0, 0, 0), { sequence: 0 }))
   one.run(one.op(OpKind.Compact, 0, 0, 0))
   workThrough(one)
   one.restart()
@@ -391,10 +391,11 @@ test('voids of another shard are refused', () => {
 
 test('holes that are held outlive compaction until they are let go', () => {
   const rig = makeRig()
-  const hold = (flags: number): void => {
+  const holdAbove = (lsn: number): number => {
     const op = rig.op(OpKind.HoldHoles, 0, 0, 0)
-    op.flags = flags
+    op.sequence = lsn
     assert.is(rig.run(op), 0)
+    return op.resultA
   }
   const compact = (): void => {
     for (let round = 0; round < 6; round++) {
@@ -404,15 +405,20 @@ test('holes that are held outlive compaction until they are let go', () => {
       workThrough(rig)
     }
   }
-  hold(0)
-  rig.write(1, 5, 1, 50)
+  holdAbove(0)
+  rig.write(1, 5, 2, 50)
   rig.trim(1, 5, 1)
-  const hole = versions(rig, 1, 5, 1)
+  const lsn = holdAbove(0)
+  rig.trim(1, 6, 1)
+  const holes = versions(rig, 1, 5, 2)
   compact()
-  assert.equal(versions(rig, 1, 5, 1), hole)
-  hold(OpFlag.Stop)
+  assert.equal(versions(rig, 1, 5, 2), holes)
+  assert.ok(holdAbove(lsn) > lsn)
   compact()
-  assert.equal(versions(rig, 1, 5, 1), [''])
+  assert.equal(versions(rig, 1, 5, 2), ['', holes[1]], 'copies keep the lsn that they had first')
+  holdAbove(2 ** 40)
+  compact()
+  assert.equal(versions(rig, 1, 5, 2), ['', ''])
 })
 
 test.run()

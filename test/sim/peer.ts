@@ -29,6 +29,8 @@ import { RemoteMetadata } from './metadata.ts'
 import { Process } from './world.ts'
 
 export const TTL_MS = 3000
+/** Longer than anything stands still. */
+export const TOMBSTONE_PAUSE_MS = 8000
 export const CLUSTER_ID = 'c'.repeat(32)
 const ARENA_PAGES = 4096
 
@@ -239,7 +241,7 @@ export class SimPeer {
       members: boot.members,
       resyncBytesPerSecond: 2 ** 40,
       scrubPeriodMs: scrubPeriodOf(sim),
-      tombstones: { areHeld: true },
+      tombstonePauseMs: TOMBSTONE_PAUSE_MS,
       onGroup: () => {},
       log
     })

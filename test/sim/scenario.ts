@@ -34,6 +34,23 @@ export async function overwrite(
   await sim.ended(session, LIMIT_MS)
 }
 
+/** The same within a moment, while a member is missing: nothing is answered yet. */
+export async function overwriteUnanswered(
+  sim: QuietCluster,
+  volume: SimVolume,
+  session: Session
+): Promise<void> {
+  const { world } = sim
+  for (let i = 0; i < OVERWRITES / 2; i++) {
+    volume.write(session, OpKind.Write, { chunk: i % CHUNKS, first: 2 + (i % 8), count: 2 })
+    if (i % 20 > 0) continue
+    session.boot.store!.ring()
+    await world.runUntil(world.nowMs + 10)
+    volume.flush(session)
+  }
+  await world.runUntil(world.nowMs + 200)
+}
+
 /** Waits until it holds of every group. */
 export async function every(
   sim: QuietCluster,
