@@ -88,6 +88,35 @@ test('a diff is asked for in pieces and told with its sums', async ({ torus }) =
   match(other.stderr, /different volumes/)
 })
 
+test('volumes begin on snapshots by commands', async (here) => {
+  const { torus, fixture } = here
+  const { branches } = fixture.backend
+  await addVolume(here, 'demo')
+  await addVolume(here, 'new')
+  equal(
+    (await torus(['snapshot', 'restore', 'demo@a', '-y'])).stdout,
+    'demo is what demo@a shows\n'
+  )
+  await torus(['snapshot', 'restore', 'demo@a', '-y', '--force'])
+  equal((await torus(['volume', 'clone', 'demo@a', 'new'])).stdout, 'cloned demo@a as new\n')
+  match((await torus(['volume', 'clone', 'demo', 'new'])).stderr, /"demo" is not VOLUME@SNAPSHOT/)
+  match((await torus(['volume', 'children', 'demo@a'])).stdout, /\nchild +demo@a /)
+  branches.flattening = {
+    base: { volume: 'demo', snapshot: 'a' },
+    flatten: { startedAt: 'now', doneBytes: 1024, totalBytes: 4096, running: true }
+  }
+  const started = await torus(['volume', 'flatten', 'new', '--no-wait'])
+  equal(started.stdout, 'new: 1 KiB of 4 KiB of demo@a copied, since now\n')
+  const waiting = torus(['volume', 'flatten', 'new'])
+  setTimeout(() => {
+    branches.flattening = { base: null, flatten: null }
+  }, 300)
+  equal((await waiting).stdout, 'new stands on no other volume\n')
+  const flattens = ['flatten new', 'flatten new']
+  const asked = ['restore demo@a', 'restore demo@a by force', 'clone demo@a new', ...flattens]
+  deepEqual(branches.asked, asked)
+})
+
 test('snapshots are taken, listed, shown, renamed, protected and deleted', async (here) => {
   const { torus, fixture } = here
   const { all } = fixture.backend.snapshots

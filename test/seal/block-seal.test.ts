@@ -1,6 +1,7 @@
 import { deepStrictEqual, notStrictEqual, ok, strictEqual } from 'node:assert/strict'
 import { test } from 'uvu'
 import { type Aead, nativeAead, nativeFreeAead, TAG_BYTES } from '../../src/seal/aead.ts'
+import { randomFamily, randomKinOf } from '../../src/core/family-ids.ts'
 import { BlockSeal } from '../../src/seal/block-seal.ts'
 import { seededRandom } from '../helpers/shard-rig.ts'
 
@@ -167,6 +168,37 @@ test('nonces of different blocks and writes are different', () => {
     nonces.filter((nonce) => !nonce.endsWith('00000000')),
     []
   )
+})
+
+test('families that share a key have no nonce in common, nor a block', () => {
+  const random = seededRandom(11)
+  const nonces = new Set<string>()
+  const recorded: Aead = {
+    ...nativeFreeAead,
+    seal: (key, nonce, additional, plain, cipher, tag) => {
+      nonces.add(nonce.toString('hex'))
+      nativeFreeAead.seal(key, nonce, additional, plain, cipher, tag)
+    }
+  }
+  const seal = new BlockSeal(recorded)
+  const origin = randomFamily(random)
+  const kin = [origin, ...Array.from({ length: 20 }, () => randomKinOf(origin, random))]
+  const sealed = kin.map(({ high, low }) => {
+    // The worst case: each writes its first blocks under its first epoch.
+    const bytes = Buffer.alloc(BLOCK_BYTES)
+    const tag = Buffer.alloc(TAG_BYTES)
+    seal.version(high, low, 1, 1)
+    seal.seal(KEY, 0, 0, bytes, bytes, tag)
+    return { bytes, tag }
+  })
+  strictEqual(nonces.size, kin.length)
+  strictEqual(new Set(sealed.map(({ bytes }) => bytes.toString('hex', 0, 32))).size, kin.length)
+  for (const [at, { bytes, tag }] of sealed.entries()) {
+    for (const [as, { high, low }] of kin.entries()) {
+      seal.version(high, low, 1, 1)
+      strictEqual(seal.open(KEY, 0, 0, bytes, tag, Buffer.alloc(BLOCK_BYTES)), at === as)
+    }
+  }
 })
 
 const GOLDEN_START = '83fe8dcf9ac37873a29f9bdf19dad463'

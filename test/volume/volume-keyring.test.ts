@@ -104,6 +104,45 @@ test('locking ends the clients and zeroes every copy of the key', async () => {
   await bench.close()
 })
 
+test('a clone is opened by the same secrets, and its slots change apart', async () => {
+  const bench = await openBench()
+  const { family } = await create(bench)
+  const encrypted = encryptedOf(bench)
+  await bench.volumes.snapshots.create('secret', 's')
+  const clone = await bench.volumes.clones.clone('secret', 's', { name: 'copy' })
+  await bench.volumes.snapshots.create('copy', 't')
+  const second = await bench.volumes.clones.clone('copy', 't', { name: 'copy2' })
+  deepStrictEqual(keyAt(bench, clone.family, 1), keyAt(bench, family, 1))
+  const low = (id: string): number => parseId64(id).low
+  const { high } = parseId64(family)
+  const reads = (by: string, from: string): boolean =>
+    bench.keyring.readsFrom(high, low(by), low(from))
+  ok(reads(clone.family, family) && reads(second.family, family))
+  ok(reads(second.family, clone.family) && !reads(family, clone.family))
+  ok(!reads(clone.family, second.family))
+  await rejects(encrypted.rekey('copy'), failsWith(ErrorCode.Busy))
+
+  const again = await restart(bench)
+  await rejects(again.volumes.open('copy2', {}), failsWith(ErrorCode.Locked))
+  await rejects(
+    again.volumes.clones.clone('secret', 's', { name: 'x' }),
+    failsWith(ErrorCode.Locked)
+  )
+  const other = encryptedOf(again)
+  await other.unlock('copy2', first, null)
+  await other.addSlot('copy', first, secretOf('of the clone alone'))
+  const { slots } = await other.slots('copy')
+  deepStrictEqual(
+    slots.map(({ family: bound }) => bound),
+    [family, undefined]
+  )
+  await rejects(
+    other.unlock('secret', secretOf('of the clone alone'), null),
+    failsWith(ErrorCode.Forbidden)
+  )
+  await again.close()
+})
+
 test('slots are added, rotated and revoked; the data key stays', async () => {
   const bench = await openBench()
   const { family } = await create(bench)
