@@ -4,6 +4,7 @@ import { join, resolve } from 'node:path'
 import { repositoryRoot } from '../repository.ts'
 import { Comparison, preallocate } from './compare.ts'
 import { durationText, estimateSeconds } from './estimate.ts'
+import { joined, keptIn } from './join.ts'
 import { describeMachine, machineLine } from './machine.ts'
 import { type BenchOptions, parseOptions, usage } from './options.ts'
 import { profilesIn, topFunctions } from './profile.ts'
@@ -33,6 +34,7 @@ export async function main(args: readonly string[]): Promise<number> {
     say(usage)
     return 0
   }
+  if (options.join.length > 0) return showJoined(options)
   const parent = resolve(options.directory)
   mkdirSync(parent, { recursive: true })
   const directory = mkdtempSync(join(parent, 'torus-bench-'))
@@ -41,6 +43,20 @@ export async function main(args: readonly string[]): Promise<number> {
     return await bench(options, directory, removeFiles)
   } finally {
     removeFiles()
+  }
+}
+
+function showJoined(options: BenchOptions): number {
+  try {
+    const kept = joined(options.join.map((directory) => keptIn(resolve(directory))))
+    const results = new Results(resolve(options.out), options.rows, kept.options, kept.machine)
+    results.take(kept)
+    printAll(results, [...new Set(kept.measurements.map(({ server }) => server))])
+    keepAll(options, results, kept.complete)
+    return 0
+  } catch (error) {
+    note(error instanceof Error ? error.message : String(error))
+    return 2
   }
 }
 
@@ -70,13 +86,15 @@ async function bench(
     cleanUp()
     for (const server of servers) await server.stop()
   }
-  printAll(results, servers)
+  printAll(
+    results,
+    servers.map(({ name }) => name),
+    servers.map(({ name, version }) => `${name}: ${version}`)
+  )
   for (const why of missing) say(`not run: ${why}`)
   if (!complete) say('not all of it: the time was over; --resume goes on, --minutes gives more')
   if (options.cpuProf) printProfiles(profiles, results)
-  const extra =
-    options.save === '' ? '' : join(repositoryRoot, 'scripts/bench/results', options.save)
-  for (const place of results.keep(complete, extra)) say(`wrote ${place}.json and .svg`)
+  keepAll(options, results, complete)
   // io_uring does not work everywhere: who did not ask for it by name does without.
   return complete && (missing.length === 0 || !options.serversChosen) ? 0 : 1
 }
@@ -174,24 +192,29 @@ function onInterrupt(
   }
 }
 
-function printAll(results: Results, servers: readonly BenchServer[]): void {
+function printAll(
+  results: Results,
+  servers: readonly string[],
+  versions: readonly string[] = []
+): void {
   const { machine, measurements, selfReports } = results
   const reports = results.reports()
   say(machineLine(machine))
-  for (const { name, version } of servers) say(`${name}: ${version}`)
+  for (const version of versions) say(version)
   if (reports.length > 0) {
-    say(
-      comparisonTable(
-        reports,
-        servers.map(({ name }) => name)
-      )
-    )
+    say(comparisonTable(reports, servers))
     say(costTable(reports))
     say(memoryTable(measurements))
   }
   for (const { title, measured, goal, met } of selfReports) {
     say(`${met ? 'yes' : 'no '}  ${title}: ${measured}; goal ${goal}`)
   }
+}
+
+function keepAll(options: BenchOptions, results: Results, complete: boolean): void {
+  const extra =
+    options.save === '' ? '' : join(repositoryRoot, 'scripts/bench/results', options.save)
+  for (const place of results.keep(complete, extra)) say(`wrote ${place}.json and .svg`)
 }
 
 const TOP_FUNCTIONS = 14

@@ -21,6 +21,8 @@ export interface BenchOptions {
   readonly save: string
   /** Go on behind what an earlier run kept in `out`. */
   readonly resume: boolean
+  /** Measure nothing: show what these runs kept as one. */
+  readonly join: readonly string[]
   /** No round begins after so many minutes; 0 for twice what was estimated. */
   readonly minutes: number
   readonly cpuProf: boolean
@@ -41,6 +43,7 @@ export const usage = `npm run bench -- [options]
   --out DIR          where results go (bench-out)
   --save NAME        also keep JSON and chart as scripts/bench/results/NAME.*
   --resume           go on behind what a run with these options left in --out
+  --join DIR,DIR     measure nothing: join what runs of other rows or rounds left in their --out
   --minutes N        begin no round after this time (twice the estimate)
   --cpu-prof         profile torus per thread and print where its time went
   --node-arg ARG     a flag for the node that runs torus, repeatable
@@ -63,6 +66,7 @@ export function parseOptions(args: readonly string[]): BenchOptions | 'help' {
       out: { type: 'string', default: 'bench-out' },
       save: { type: 'string', default: '' },
       resume: { type: 'boolean', default: false },
+      join: { type: 'string' },
       minutes: { type: 'string' },
       'cpu-prof': { type: 'boolean', default: false },
       'node-arg': { type: 'string', multiple: true, default: [] },
@@ -88,6 +92,7 @@ export function parseOptions(args: readonly string[]): BenchOptions | 'help' {
     out: values.out,
     save: values.save,
     resume: values.resume,
+    join: values.join === undefined ? [] : values.join.split(','),
     minutes: values.minutes === undefined ? 0 : numberOf(values.minutes, 0, 'minutes'),
     cpuProf: values['cpu-prof'],
     nodeArgs: values['node-arg'],

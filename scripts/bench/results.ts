@@ -19,7 +19,7 @@ interface Settings {
   readonly rounds: number
 }
 
-interface Kept {
+export interface Kept {
   readonly machine: Machine
   readonly options: Settings
   readonly complete: boolean
@@ -59,10 +59,15 @@ export class Results {
     if (kept.machine.commit !== commit) {
       throw new Error(`${path} was measured at commit ${kept.machine.commit}, not ${commit}`)
     }
-    this.measurements.push(...kept.measurements)
-    this.selfReports.push(...kept.selfRows)
+    this.take(kept)
     const rounds = new Set(kept.measurements.map(({ row, round }) => `${row} ${round}`)).size
     return `going on behind ${rounds} rounds and ${kept.selfRows.length} rows of torus alone`
+  }
+
+  /** Takes over what `joined` made of several runs. */
+  take(kept: Kept): void {
+    this.measurements.push(...kept.measurements)
+    this.selfReports.push(...kept.selfRows)
   }
 
   isDone(row: string, round: number): boolean {

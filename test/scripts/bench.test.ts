@@ -1,4 +1,4 @@
-import { match, ok, strictEqual, throws } from 'node:assert/strict'
+import { deepStrictEqual, match, ok, strictEqual, throws } from 'node:assert/strict'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -6,6 +6,7 @@ import { test } from 'uvu'
 import { comparisonChart } from '../../scripts/bench/chart.ts'
 import type { Measurement } from '../../scripts/bench/compare.ts'
 import { durationText, estimateSeconds } from '../../scripts/bench/estimate.ts'
+import { joined, keptIn } from '../../scripts/bench/join.ts'
 import { lineCharts } from '../../scripts/bench/lines.ts'
 import { fioArguments, parseFio } from '../../scripts/bench/fio.ts'
 import { parseOptions, sizeOf } from '../../scripts/bench/options.ts'
@@ -161,6 +162,34 @@ test('what was measured is kept, and another run goes on behind it', () => {
     strictEqual(kept.rows[0].servers.length, 2)
     throws(() => results({ rounds: 3 }).resume(), /"rounds":2.*not .*"rounds":3/)
     throws(() => results({}, 'def').resume(), /at commit abc, not def/)
+  } finally {
+    rmSync(out, { recursive: true })
+  }
+})
+
+test('runs in parts are joined: rounds of a row go on, jobs of another kind do not mix', () => {
+  const out = mkdtempSync(join(tmpdir(), 'torus-bench-test-'))
+  try {
+    const keep = (name: string, seconds: number, commit: string, ...of: Measurement[]): string => {
+      const settings = { seconds, sizeBytes: 2 ** 30, rounds: 2 }
+      const results = new Results(join(out, name), rows, settings, { ...machine, commit })
+      results.measurements.push(...of)
+      results.keep(true)
+      return join(out, name)
+    }
+    const first = [measurement('torus', 0, 50), measurement('torus', 1, 60)]
+    const part = keep('a', 1, 'abc', ...first, measurement('nbdkit', 0, 70))
+    const other = { ...measurement('torus', 0, 5), row: 'randread' }
+    const rest = keep('b', 1, 'def', measurement('torus', 0, 40), other)
+    const { measurements, machine: told, options } = joined([keptIn(part), keptIn(rest)])
+    const roundsOf = (row: string): number[] =>
+      measurements.filter((one) => one.row === row).map(({ round }) => round)
+    deepStrictEqual(roundsOf('randread1'), [0, 1, 0, 2])
+    deepStrictEqual(roundsOf('randread'), [0])
+    strictEqual(told.commit, 'abc def')
+    strictEqual(options.rounds, 3)
+    const longer = keep('c', 2, 'abc', measurement('torus', 0, 40))
+    throws(() => joined([keptIn(part), keptIn(longer)]), /1 s over .* do not go with 2 s/)
   } finally {
     rmSync(out, { recursive: true })
   }
