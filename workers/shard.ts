@@ -90,8 +90,10 @@ function serve(
   loop.run({
     execute: (ops, count) => {
       keys?.refresh()
-      shard.execute(ops, count)
+      shard.carryOut(ops, count)
     },
+    afterBatch: () => shard.pace(),
+    isLate: () => shard.isLate,
     background: (budgetMs) => {
       keys?.refresh()
       host.stats[shardStatIndex.busyMs] = loop.busyMs
