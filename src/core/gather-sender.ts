@@ -14,6 +14,12 @@ export interface SenderShape {
    * side begins with it while the rest is made.
    */
   readonly corksFull: boolean
+  /**
+   * Of so many bytes sent from where they are the socket is done before more follow, in another
+   * turn of the event loop: while a client takes them as fast as they come, one write of many
+   * takes milliseconds, and nobody reads its next requests, or anybody else's.
+   */
+  readonly turnBytes: number
 }
 
 const NO_VIEW = new DataView(new ArrayBuffer(0))
@@ -27,11 +33,14 @@ export class GatherSender {
   private readonly pool: SendBufferPool
   private readonly buffersMax: number
   private readonly corksFull: boolean
+  private readonly turnBytes: number
   /** Called when bytes left, so that what waits for room may try again. */
   private readonly onMoved: () => void
   private current: SendBuffer | null = null
   private buffers = 0
   private slicesOut = 0
+  /** Bytes of slices since the turn began. */
+  private sliceBytes = 0
   private corked = false
 
   constructor(socket: net.Socket, pool: SendBufferPool, shape: SenderShape, onMoved: () => void) {
@@ -39,6 +48,7 @@ export class GatherSender {
     this.pool = pool
     this.buffersMax = shape.buffersMax
     this.corksFull = shape.corksFull
+    this.turnBytes = shape.turnBytes
     this.onMoved = onMoved
   }
 
@@ -49,6 +59,7 @@ export class GatherSender {
 
   /** Whether `bytes` can be appended in one piece now. */
   room(bytes: number): boolean {
+    if (this.sliceBytes >= this.turnBytes) return false
     if (this.current !== null) {
       if (this.current.room >= bytes) return true
       if (this.corksFull) this.cork()
@@ -99,6 +110,7 @@ export class GatherSender {
     this.cork()
     this.writeCurrent()
     this.slicesOut++
+    this.sliceBytes += bytes.length
     this.socket.write(bytes, onSent)
   }
 
@@ -106,6 +118,12 @@ export class GatherSender {
   sliceWritten(): void {
     this.slicesOut--
     this.moved++
+    if (this.slicesOut === 0 && this.sliceBytes >= this.turnBytes) setImmediate(this.nextTurn)
+    else this.onMoved()
+  }
+
+  private readonly nextTurn = (): void => {
+    this.sliceBytes = 0
     this.onMoved()
   }
 

@@ -9,7 +9,8 @@ import {
 
 export const REPLY_SENDER: SenderShape = {
   buffersMax: REPLY_BUFFERS_PER_CONNECTION,
-  corksFull: true
+  corksFull: true,
+  turnBytes: 1024 * 1024
 }
 
 /**
