@@ -15,8 +15,11 @@ export interface LifeBackend {
   trash(): Promise<readonly life.Trashed[]>
   /** `entry` is an id or a name. @throws StoreError NotFound, Conflict, AlreadyExists */
   restoreVolume(entry: string, name?: string): Promise<Volume>
-  /** Deletes for good: one, or all. Returns how many. @throws StoreError NotFound, Conflict */
-  emptyTrash(entry?: string): Promise<number>
+  /**
+   * Deletes for good: one, or all, but without `force` none that has protected snapshots.
+   * @throws StoreError NotFound, Conflict, Busy
+   */
+  emptyTrash(force: boolean, entry?: string): Promise<life.Emptied>
 }
 
 const STREAM_TYPE = 'application/octet-stream'
@@ -25,6 +28,9 @@ const byName = z.strictObject({ name: volumeNameSchema })
 const byEntry = z.strictObject({
   entry: volumeNameSchema.meta({ description: 'Id, or name, of a volume in the trash' })
 })
+
+/** Volumes with protected snapshots go too. */
+const byForce = z.strictObject({ force: z.stringbool().default(false) })
 
 export const lifeRoutesOf = (backend: LifeBackend): readonly Route[] => [
   ...trashRoutesOf(backend),
@@ -74,7 +80,8 @@ const trashRoutesOf = (backend: LifeBackend): readonly Route[] => [
     summary: 'Delete all volumes in the trash for good; their space comes back',
     role: 'operator',
     answer: life.emptiedSchema,
-    handle: async () => ({ volumes: await backend.emptyTrash() })
+    query: byForce,
+    handle: ({ query }) => backend.emptyTrash(query.force)
   }),
   route({
     method: 'DELETE',
@@ -84,7 +91,8 @@ const trashRoutesOf = (backend: LifeBackend): readonly Route[] => [
     role: 'operator',
     params: byEntry,
     answer: life.emptiedSchema,
-    handle: async ({ params }) => ({ volumes: await backend.emptyTrash(params.entry) })
+    query: byForce,
+    handle: ({ params, query }) => backend.emptyTrash(query.force, params.entry)
   }),
   route({
     method: 'POST',

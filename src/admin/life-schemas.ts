@@ -59,7 +59,11 @@ export const trashedSchema = z
     usedBytes: z
       .number()
       .nullable()
-      .meta({ description: 'Bytes that its blocks hold on this peer; null: not known now' })
+      .meta({ description: 'Bytes that its blocks hold on this peer; null: not known now' }),
+    protectedSnapshots: z
+      .number()
+      .int()
+      .meta({ description: 'With any it stays beyond its time, until somebody insists' })
   })
   .meta({ id: 'TrashedVolume' })
 export type Trashed = z.infer<typeof trashedSchema>
@@ -73,8 +77,12 @@ export const restoreSchema = z
   .meta({ id: 'VolumeRestore' })
 
 export const emptiedSchema = z
-  .object({ volumes: z.number().int().meta({ description: 'Deleted for good' }) })
+  .object({
+    volumes: z.number().int().meta({ description: 'Deleted for good' }),
+    kept: z.number().int().meta({ description: 'Those with protected snapshots' })
+  })
   .meta({ id: 'TrashEmptied' })
+export type Emptied = z.infer<typeof emptiedSchema>
 
 export const importSchema = z
   .object({

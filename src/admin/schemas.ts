@@ -59,7 +59,8 @@ const access = z.strictObject({
   tlsNames: z.array(z.string()).meta({
     description: 'Names of client certificates, one of which is needed; none: no certificate is'
   }),
-  readOnly: z.boolean().meta({ description: 'Clients get it read-only' })
+  readOnly: z.boolean().meta({ description: 'Clients get it read-only' }),
+  listSnapshots: z.boolean().meta({ description: 'Its newest snapshots are among the exports' })
 })
 
 const limit = (what: string) => z.number().int().positive().nullable().meta({ description: what })

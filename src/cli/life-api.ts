@@ -133,9 +133,9 @@ export class LifeApi {
   }
 
   /** One of them, or all. */
-  emptyTrash(entry: string | undefined): Promise<{ volumes: number }> {
+  emptyTrash(entry: string | undefined, force: boolean): Promise<life.Emptied> {
     const path = entry === undefined ? '' : `/${encodeURIComponent(entry)}`
-    return this.#send('DELETE', `/v1/trash${path}`)
+    return this.#send('DELETE', `/v1/trash${path}?force=${force}`)
   }
 }
 

@@ -12,9 +12,11 @@ const unavailableText = ({ unavailableMs }: Volume): string =>
   unavailableMs === null ? 'wait' : `error:${formatDurationExact(unavailableMs)}`
 
 /** Who may open it, as `volume set` takes it. */
-function accessText({ access: { addresses, tlsNames, readOnly } }: Volume): string {
+function accessText({ access }: Volume): string {
+  const { addresses, tlsNames, readOnly, listSnapshots } = access
   const names = tlsNames.length > 0 ? `, with a certificate or key of ${tlsNames.join(',')}` : ''
-  return `${addresses.join(',') || 'any address'}${names}${readOnly ? ', read-only' : ''}`
+  const listed = listSnapshots ? ', snapshots listed' : ''
+  return `${addresses.join(',') || 'any address'}${names}${readOnly ? ', read-only' : ''}${listed}`
 }
 
 const labelsFact = ({ labels }: Volume): [string, string][] => {

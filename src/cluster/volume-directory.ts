@@ -153,10 +153,11 @@ export class VolumeDirectory {
    * Calls `listener` with the id of each volume that is there, and again when its record changes,
    * whoever changed it; returns what ends it.
    */
-  onChange(listener: (id: string) => void): () => void {
+  onChange(listener: (id: string) => void, onGone: (id: string) => void = () => {}): () => void {
     const { keys, store, timers } = this.#cluster
     const onPut = ({ key }: Entry): void => listener(key.slice(keys.volumes.length))
-    const following = follow(store, keys.volumes, { onPut, onDelete: () => {} }, timers)
+    const onDelete = (key: string): void => onGone(key.slice(keys.volumes.length))
+    const following = follow(store, keys.volumes, { onPut, onDelete }, timers)
     return () => following.stop()
   }
 

@@ -56,7 +56,8 @@ export const volumeSchema = z.looseObject({
     .looseObject({
       addresses: z.array(z.string()),
       tlsNames: z.array(z.string()),
-      readOnly: z.boolean()
+      readOnly: z.boolean(),
+      listSnapshots: z.boolean().optional()
     })
     .optional(),
   labels: z.record(z.string(), z.string()),

@@ -410,8 +410,8 @@ function stateOf(state: string, stats: ShardStats): Shard['state'] {
 
 function volumeOf(info: VolumeInfo, usedBytes: number | null): Volume {
   const { id: _, labels, access, ...shown } = info
-  const { addresses, tlsNames, readOnly } = access
-  const rules = { addresses: [...addresses], tlsNames: [...tlsNames], readOnly }
+  const { addresses, tlsNames, readOnly, listSnapshots } = access
+  const rules = { addresses: [...addresses], tlsNames: [...tlsNames], readOnly, listSnapshots }
   return { ...shown, labels: { ...labels }, access: rules, usedBytes }
 }
 

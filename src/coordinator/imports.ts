@@ -120,7 +120,7 @@ export class Imports {
     const session = this.#sessionOf(id)
     await session.alone(() => session.close())
     this.#sessions.delete(id)
-    await this.#volumes.trash.delete(id, 'import')
+    await this.#volumes.trash.delete(id, { why: 'import' })
   }
 
   async #verify(

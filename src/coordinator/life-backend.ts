@@ -1,7 +1,7 @@
 /** The admin API's view of the life of volumes. */
 import type { Readable } from 'node:stream'
 import type { LifeBackend } from '../admin/life-routes.ts'
-import type { ExportQuery, Trashed, VolumeEvent } from '../admin/life-schemas.ts'
+import type { Emptied, ExportQuery, Trashed, VolumeEvent } from '../admin/life-schemas.ts'
 import type { Volume } from '../admin/schemas.ts'
 import { DEFAULT_POOL } from '../cluster/pools.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
@@ -34,6 +34,7 @@ export class PeerLifeBackend implements LifeBackend {
     const all = await volumes.trash.list()
     const families = all.map(({ family }) => family)
     const used = await bytesOfFamilies(pool, families)
+    const kept = await Promise.all(all.map((each) => volumes.trash.protectedSnapshots(each)))
     return all.map(({ id, name, sizeBytes, hidden, encryption, ...record }, at) => ({
       id,
       name,
@@ -42,7 +43,8 @@ export class PeerLifeBackend implements LifeBackend {
       encryption: encryption ?? null,
       deletedAt: hidden.since,
       until: hidden.until,
-      usedBytes: used[at] ?? null
+      usedBytes: used[at] ?? null,
+      protectedSnapshots: kept[at]!
     }))
   }
 
@@ -61,10 +63,13 @@ export class PeerLifeBackend implements LifeBackend {
     return this.#volume((await this.#parts.volumes.trash.restore(entry, name)).name)
   }
 
-  async emptyTrash(entry?: string): Promise<number> {
+  async emptyTrash(force: boolean, entry?: string): Promise<Emptied> {
     const { trash } = this.#parts.volumes
-    if (entry === undefined) return trash.empty()
-    await trash.delete(entry)
-    return 1
+    if (entry === undefined) {
+      const { removed, kept } = await trash.empty(force)
+      return { volumes: removed, kept }
+    }
+    await trash.delete(entry, { force })
+    return { volumes: 1, kept: 0 }
   }
 }

@@ -26,6 +26,9 @@ export interface ExportEntry {
   readonly description: string
 }
 
+/** Clients ask each listed export for more, one by one: `nbdinfo --list` does. */
+const SNAPSHOTS_LISTED_MAX = 64
+
 export class Exports {
   private readonly source: DeviceSource
   /** The name that the empty name stands for; empty: the only export, if there is just one. */
@@ -44,6 +47,26 @@ export class Exports {
       const isReadOnly = readOnly || access?.readOnly === true
       return { name, sizeBytes, readOnly: isReadOnly, description }
     })
+  }
+
+  /** The same with snapshots, newest first, of volumes that say so. */
+  async listAll(client: ExportClient): Promise<readonly Omit<ExportEntry, 'sizeBytes'>[]> {
+    const entries = await this.list(client)
+    const listed = new Set(
+      (await this.source.list())
+        .filter(({ access }) => access?.listSnapshots === true)
+        .map(({ name }) => name)
+    )
+    const all: Omit<ExportEntry, 'sizeBytes'>[] = []
+    for (const entry of entries) {
+      all.push(entry)
+      if (!listed.has(entry.name)) continue
+      const snapshots = await this.source.newestSnapshots?.(entry.name, SNAPSHOTS_LISTED_MAX)
+      for (const { name, description } of snapshots ?? []) {
+        all.push({ name: `${entry.name}@${name}`, readOnly: true, description })
+      }
+    }
+    return all
   }
 
   /** @throws StoreError NotFound; for what the client may not open too, with that as its cause */
@@ -85,7 +108,7 @@ export class Exports {
     }
   }
 
-  /** `volume@snapshot`: who may open the volume may read what it was. They are not listed. */
+  /** `volume@snapshot`: who may open the volume may read what it was. */
   private async findSnapshot(
     name: string,
     entries: readonly ExportEntry[]

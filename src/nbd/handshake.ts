@@ -151,7 +151,7 @@ export class Handshake {
 
   private async list(): Promise<Outcome> {
     try {
-      for (const entry of await this.parts.exports.list(this.parts.client())) {
+      for (const entry of await this.parts.exports.listAll(this.parts.client())) {
         const name = Buffer.from(entry.name)
         const data = Buffer.concat([u32(name.length), name, textBytes(entry.description)])
         await this.reply(p.NBD_OPT_LIST, p.NBD_REP_SERVER, data)

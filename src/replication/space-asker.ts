@@ -8,6 +8,10 @@ import type { Member, Members } from './member.ts'
 import type { SpaceCounts } from './space-counts.ts'
 import { type SpaceQuestion, SpaceSums } from './space-question.ts'
 
+/** How long members that nobody talked to yet are waited for. */
+const CONNECT_ATTEMPTS = 20
+const CONNECT_MS = 100
+
 /** Of a whole pool. */
 export type WholeSpaceQuestion = Omit<SpaceQuestion, 'groups' | 'wanted'>
 
@@ -56,13 +60,25 @@ export class MemberSpaceAsker implements SpaceAsker {
   async ask(name: string, question: WholeSpaceQuestion): Promise<SpaceSums> {
     const pool = this.#parts.pools.find(name)
     const sums = new SpaceSums(question.nodes.length)
-    const byMember = await this.#share(pool)
+    const byMember = await this.#shareSoon(pool)
     await Promise.all(
       [...byMember].map(async ([member, wanted]) => {
         sums.addAll(await this.#askMember(member, { ...question, groups: pool.groups, wanted }))
       })
     )
     return sums
+  }
+
+  /** Who was not needed yet is being connected. @throws StoreError Unavailable */
+  async #shareSoon(pool: PoolView): Promise<Map<Member, number[]>> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#share(pool)
+      } catch (thrown) {
+        if (!(thrown instanceof StoreError) || attempt === CONNECT_ATTEMPTS) throw thrown
+      }
+      await new Promise((resolve) => setTimeout(resolve, CONNECT_MS))
+    }
   }
 
   /** One member in sync of each group, this peer where it is one. @throws StoreError Unavailable */

@@ -75,34 +75,50 @@ export class Turns {
   sharedUntilMs = -Infinity
 }
 
-export class Admission implements DeviceAdmission {
+/** What a volume and its snapshots may do together. */
+class Budget {
   isLimited = false
+  requests: TokenBucket | null = null
+  bytes: TokenBucket | null = null
+}
+
+export class Admission implements DeviceAdmission {
   readonly #turns: Turns
   readonly #volume: { readonly inFlight: number }
-  #requests: TokenBucket | null = null
-  #bytes: TokenBucket | null = null
+  #budget = new Budget()
 
   constructor(turns: Turns, volume: { readonly inFlight: number }) {
     this.#turns = turns
     this.#volume = volume
   }
 
+  get isLimited(): boolean {
+    return this.#budget.isLimited
+  }
+
+  /** Its limits are those of the other, now and later: both spend the same tokens. */
+  shareLimits(other: Admission): void {
+    this.#budget = other.#budget
+  }
+
   /** From now on; what is under way stays. */
   limit({ iops, iopsBurst, bandwidth }: Limits, nowMs: number): void {
     const burst = (rate: number): number => Math.max(1, (rate * BURST_MS) / 1000)
     const most = iops === null ? 0 : (iopsBurst ?? burst(iops))
-    this.#requests = iops === null ? null : new TokenBucket(iops, most, nowMs)
-    this.#bytes = bandwidth === null ? null : new TokenBucket(bandwidth, burst(bandwidth), nowMs)
-    this.isLimited = iops !== null || bandwidth !== null
+    const budget = this.#budget
+    budget.requests = iops === null ? null : new TokenBucket(iops, most, nowMs)
+    budget.bytes = bandwidth === null ? null : new TokenBucket(bandwidth, burst(bandwidth), nowMs)
+    budget.isLimited = iops !== null || bandwidth !== null
   }
 
   waitMs(nowMs: number): number {
-    return Math.max(this.#requests?.waitMs(nowMs) ?? 0, this.#bytes?.waitMs(nowMs) ?? 0)
+    const { requests, bytes } = this.#budget
+    return Math.max(requests?.waitMs(nowMs) ?? 0, bytes?.waitMs(nowMs) ?? 0)
   }
 
   spend(bytes: number): void {
-    this.#requests?.take(1)
-    this.#bytes?.take(bytes)
+    this.#budget.requests?.take(1)
+    this.#budget.bytes?.take(bytes)
   }
 
   isShared(nowMs: number): boolean {

@@ -90,6 +90,11 @@ export interface DeviceSource {
   findSnapshot?(
     name: string
   ): Promise<{ readonly sizeBytes: number; readonly description: string } | null>
+  /** The newest snapshots of a volume, newest first, at most so many. */
+  newestSnapshots?(
+    volume: string,
+    most: number
+  ): Promise<readonly { readonly name: string; readonly description: string }[]>
   /** Snapshots since which it can be asked what changed of an export, oldest first. */
   findBases?(name: string): Promise<readonly SnapshotBase[]>
   /**

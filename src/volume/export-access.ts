@@ -1,5 +1,6 @@
 /** Who may open a volume over a protocol for clients, beside what the server asks of everybody. */
 import { isIP } from 'node:net'
+import type { VolumeRecord } from '../cluster/records.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 
 export interface ExportAccess {
@@ -8,9 +9,23 @@ export interface ExportAccess {
   /** Names of verified certificates, one of which is needed; none: no certificate is. */
   readonly tlsNames: readonly string[]
   readonly readOnly: boolean
+  /** The newest of its snapshots are named to who asks which exports there are. */
+  readonly listSnapshots: boolean
 }
 
-export const OPEN_ACCESS: ExportAccess = { addresses: [], tlsNames: [], readOnly: false }
+export const OPEN_ACCESS: ExportAccess = {
+  addresses: [],
+  tlsNames: [],
+  readOnly: false,
+  listSnapshots: false
+}
+
+/** Of a volume as its record has it. */
+export const accessOf = ({ access }: Pick<VolumeRecord, 'access'>): ExportAccess => ({
+  ...OPEN_ACCESS,
+  ...access,
+  listSnapshots: access?.listSnapshots ?? false
+})
 
 /** Clients of unix sockets, among addresses. */
 export const UNIX_ADDRESS = 'unix'
@@ -18,7 +33,10 @@ const RULES_MAX = 256
 const NAME_CHARS_MAX = 253
 
 /** @throws StoreError InvalidArgument */
-export function checkAccess({ addresses, tlsNames }: ExportAccess): void {
+export function checkAccess({
+  addresses,
+  tlsNames
+}: Pick<ExportAccess, 'addresses' | 'tlsNames'>): void {
   for (const list of [addresses, tlsNames]) {
     if (list.length > RULES_MAX)
       throw invalid(`${list.length} names or addresses: more than ${RULES_MAX}`)

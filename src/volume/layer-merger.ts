@@ -43,7 +43,13 @@ export class LayerMerger {
 
   async start(): Promise<void> {
     if (this.#closed) return
-    this.#stopFollowing = this.#snapshots.onRemoved((id) => this.#wake(id, GATHER_MS))
+    const stopSnapshots = this.#snapshots.onRemoved((id) => this.#wake(id, GATHER_MS))
+    const forget = (id: string): void => void this.#told.delete(id)
+    const stopVolumes = this.#parts.directory.onChange(() => {}, forget)
+    this.#stopFollowing = () => {
+      stopSnapshots()
+      stopVolumes()
+    }
     for (const { id, rootLayer } of await this.#parts.directory.list()) {
       if (rootLayer !== undefined) this.#wake(id, 0)
     }
@@ -85,7 +91,10 @@ export class LayerMerger {
     const { directory, store } = this.#parts
     // The head first: a layer that a snapshot freezes from here on is this one or a later one.
     const volume = await directory.find(id)
-    if (volume === null) return
+    if (volume === null) {
+      this.#told.delete(id)
+      return
+    }
     const known = this.#told.get(id) ?? new Set<string>()
     const read = await this.#branches.readLayers(volume)
     await this.#tellCuts()

@@ -120,6 +120,7 @@ export class ManagedVolume {
     await this.#requireKey()
     if (this.#context.gate.isShared) await this.ensureWriter(takeover ?? false)
     const volume = this.#pathTo(`${this.volume.name}@${name}`, sizeBytes, layer)
+    volume.admission.shareLimits(this.volume.admission)
     const how = { readOnly: true, isOwn: own === true, snapshotLayer: layer }
     return this.#openPath(volume, how)
   }

@@ -1,6 +1,7 @@
 import type { Cluster } from '../cluster/cluster.ts'
 import { type Hidden, type HiddenVolume, HiddenVolumes } from '../cluster/hidden-volumes.ts'
 import type { DeletedRecord, VolumeRecord } from '../cluster/records.ts'
+import { SnapshotDirectory } from '../cluster/snapshots.ts'
 import { readSettings } from '../cluster/settings.ts'
 import type { VolumeDirectory } from '../cluster/volume-directory.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
@@ -20,10 +21,12 @@ export interface TrashParts {
 export class Trash {
   readonly #parts: TrashParts
   readonly #hidden: HiddenVolumes
+  readonly #snapshots: SnapshotDirectory
 
   constructor(parts: TrashParts) {
     this.#parts = parts
     this.#hidden = new HiddenVolumes(parts.cluster)
+    this.#snapshots = new SnapshotDirectory(parts.cluster)
   }
 
   /** Deleted first come first. */
@@ -60,35 +63,60 @@ export class Trash {
     })
   }
 
-  /** Deletes one for good, or an import. @throws StoreError NotFound, Conflict */
-  async delete(which: string, why: Hidden['why'] = 'deleted'): Promise<void> {
-    await this.#remove((await this.#hidden.find(which, why)).id)
+  /** How many of the volume's snapshots are protected: it stays until somebody insists. */
+  async protectedSnapshots({ id }: VolumeRecord): Promise<number> {
+    const snapshots = await this.#snapshots.list(id)
+    return snapshots.filter((snapshot) => snapshot.protected === true).length
   }
 
-  /** Deletes all of them for good, or those whose time is over. Returns how many. */
-  async empty(isWanted: (volume: HiddenVolume) => boolean = () => true): Promise<number> {
-    return this.#removeAll((await this.list()).filter(isWanted))
+  /**
+   * Deletes one for good, or an import.
+   * @throws StoreError NotFound, Conflict, Busy where snapshots are protected and not `force`
+   */
+  async delete(
+    which: string,
+    { why = 'deleted', force = false }: { why?: Hidden['why']; force?: boolean } = {}
+  ): Promise<void> {
+    const found = await this.#hidden.find(which, why)
+    if (!force) {
+      const count = await this.protectedSnapshots(found)
+      if (count > 0) {
+        const what = `${count} snapshot${count > 1 ? 's' : ''} of ${found.name}`
+        const text = `${what} ${count > 1 ? 'are' : 'is'} protected; --force deletes all the same`
+        throw new StoreError(ErrorCode.Busy, text)
+      }
+    }
+    await this.#remove(found.id)
   }
 
-  async #removeAll(wanted: readonly HiddenVolume[]): Promise<number> {
-    let removed = 0
-    for (const { id } of wanted) {
+  /** Deletes all of them for good, but without `force` none that has protected snapshots. */
+  async empty(force: boolean = false): Promise<{ removed: number; kept: number }> {
+    return this.#removeAll(await this.list(), force)
+  }
+
+  async #removeAll(wanted: readonly HiddenVolume[], force: boolean) {
+    let [removed, kept] = [0, 0]
+    for (const volume of wanted) {
       try {
-        await this.#remove(id)
-        removed++
+        if (!force && (await this.protectedSnapshots(volume)) > 0) kept++
+        else {
+          await this.#remove(volume.id)
+          removed++
+        }
       } catch (thrown) {
         // Somebody restored or deleted it meanwhile.
         if (!(thrown instanceof StoreError) || thrown.code !== ErrorCode.NotFound) throw thrown
       }
     }
-    return removed
+    return { removed, kept }
   }
 
-  /** Called now and then: deletes those whose time is over, imports too. */
+  /** Called now and then: deletes those whose time is over, imports too. Returns how many. */
   async removeExpired(): Promise<number> {
     const nowMs = this.#parts.cluster.clock.wallMs()
     const all = await this.#hidden.list()
-    return this.#removeAll(all.filter(({ hidden }) => Date.parse(hidden.until) <= nowMs))
+    const over = all.filter(({ hidden }) => Date.parse(hidden.until) <= nowMs)
+    return (await this.#removeAll(over, false)).removed
   }
 
   async #remove(id: string): Promise<void> {

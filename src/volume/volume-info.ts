@@ -2,7 +2,7 @@ import { DEFAULT_POOL } from '../cluster/pools.ts'
 import type { VolumeRecord } from '../cluster/records.ts'
 import type { HistogramSnapshot } from '../core/histogram.ts'
 import { type Limits, NO_LIMITS } from './admission.ts'
-import { type ExportAccess, OPEN_ACCESS } from './export-access.ts'
+import { accessOf, type ExportAccess } from './export-access.ts'
 import type { ManagedVolume } from './managed-volume.ts'
 import { RequestKind } from './request.ts'
 import type { VolumeDetails } from './volume-types.ts'
@@ -50,7 +50,7 @@ export function infoOf(record: VolumeRecord, managed: ManagedVolume | null): Vol
   const pool = record.pool ?? DEFAULT_POOL
   const unavailableMs = record.unavailableMs ?? null
   const limits = record.limits ?? NO_LIMITS
-  const access = record.access ?? OPEN_ACCESS
+  const access = accessOf(record)
   const encryption = record.encryption ?? null
   const known = { id, name, type, sizeBytes, pool, family, readOnly, unavailableMs, encryption }
   return { ...known, access, limits, description, labels, createdAt, clients }

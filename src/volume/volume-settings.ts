@@ -3,7 +3,7 @@ import type { VolumeRecord } from '../cluster/records.ts'
 import type { VolumeChange } from '../cluster/volume-directory.ts'
 import type { VolumeEventDetails } from '../cluster/volume-events.ts'
 import { type LimitsChange, limitsOf, NO_LIMITS } from './admission.ts'
-import { checkAccess, type ExportAccess, OPEN_ACCESS } from './export-access.ts'
+import { accessOf, checkAccess, type ExportAccess } from './export-access.ts'
 
 /** What is not named stays. */
 export interface SettingsChange {
@@ -25,7 +25,7 @@ export function settingsOf(record: VolumeRecord, change: SettingsChange): Volume
   const { unavailableMs, access, readOnly, description, labels, limits } = change
   return {
     ...(unavailableMs === undefined ? {} : { unavailableMs }),
-    ...(access === undefined ? {} : { access: accessOf(record, access) }),
+    ...(access === undefined ? {} : { access: changedAccess(record, access) }),
     ...(readOnly === undefined ? {} : { readOnly }),
     ...(description === undefined ? {} : { description }),
     ...(limits === undefined ? {} : { limits: limitsOf(record.limits ?? NO_LIMITS, limits) }),
@@ -33,9 +33,9 @@ export function settingsOf(record: VolumeRecord, change: SettingsChange): Volume
   }
 }
 
-function accessOf(record: VolumeRecord, change: Partial<ExportAccess>) {
-  const { addresses, tlsNames, readOnly } = { ...OPEN_ACCESS, ...record.access, ...change }
-  const access = { addresses: [...addresses], tlsNames: [...tlsNames], readOnly }
+function changedAccess(record: VolumeRecord, change: Partial<ExportAccess>) {
+  const { addresses, tlsNames, ...rest } = { ...accessOf(record), ...change }
+  const access = { ...rest, addresses: [...addresses], tlsNames: [...tlsNames] }
   checkAccess(access)
   return access
 }

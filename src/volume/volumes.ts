@@ -122,6 +122,11 @@ export class Volumes implements DeviceSource {
     return all.filter(({ type }) => this.types.find(type)?.attach !== undefined)
   }
 
+  async newestSnapshots(volume: string, most: number): Promise<readonly SnapshotInfo[]> {
+    // Names are worth no waiting.
+    return this.isAnswered ? (await this.snapshots.list(volume)).slice(-most).reverse() : []
+  }
+
   async findSnapshot(name: string): Promise<SnapshotInfo | null> {
     const parts = splitSnapshotName(name)
     if (parts === null) return null

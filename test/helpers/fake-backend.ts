@@ -169,7 +169,7 @@ export class FakeBackend implements AdminBackend {
       labels: {},
       limits: { iops: null, iopsBurst: null, bandwidth: null },
       unavailableMs: null,
-      access: { addresses: [], tlsNames: [], readOnly: false },
+      access: { addresses: [], tlsNames: [], readOnly: false, listSnapshots: false },
       createdAt: '2026-01-31T12:00:00.000Z',
       clients: 0,
       usedBytes: null

@@ -1,7 +1,7 @@
 /** A LifeBackend that tells one event of every volume. */
 import { Readable } from 'node:stream'
 import type { LifeBackend } from '../../src/admin/life-routes.ts'
-import type { Trashed, VolumeEvent } from '../../src/admin/life-schemas.ts'
+import type { Emptied, Trashed, VolumeEvent } from '../../src/admin/life-schemas.ts'
 import type { Volume } from '../../src/admin/schemas.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 
@@ -20,7 +20,7 @@ export class FakeLife implements LifeBackend {
   }
 
   async trash(): Promise<readonly Trashed[]> {
-    const times = { deletedAt: AT, until: '2026-02-01T12:00:00.000Z' }
+    const times = { deletedAt: AT, until: '2026-02-01T12:00:00.000Z', protectedSnapshots: 0 }
     return this.volumes.map(({ id, name, sizeBytes, pool, encryption, usedBytes }) => {
       return { id, name, sizeBytes, pool, encryption, usedBytes, ...times }
     })
@@ -31,10 +31,10 @@ export class FakeLife implements LifeBackend {
     return { ...volume, name: name ?? volume.name }
   }
 
-  async emptyTrash(entry?: string): Promise<number> {
-    if (entry === undefined) return this.volumes.splice(0).length
+  async emptyTrash(_force: boolean, entry?: string): Promise<Emptied> {
+    if (entry === undefined) return { volumes: this.volumes.splice(0).length, kept: 0 }
     this.#take(entry)
-    return 1
+    return { volumes: 1, kept: 0 }
   }
 
   #take(entry: string): Volume & { id: string } {

@@ -3,10 +3,12 @@ import { deepStrictEqual, ok, strictEqual, throws } from 'node:assert'
 import { readFile } from 'node:fs/promises'
 import { test } from 'uvu'
 import { type ExportClient, mayOpen } from '../../src/nbd/access.ts'
+import { Exports } from '../../src/nbd/exports.ts'
 import * as p from '../../src/nbd/protocol.ts'
 import { NbdServer } from '../../src/nbd/server.ts'
 import { Volumes } from '../../src/volume/volumes.ts'
-import { checkAccess, OPEN_ACCESS } from '../../src/volume/export-access.ts'
+import type { DeviceSource } from '../../src/volume/block-device.ts'
+import { checkAccess, type ExportAccess, OPEN_ACCESS } from '../../src/volume/export-access.ts'
 import { addCertificate, makeCertificates } from '../helpers/certificates.ts'
 import { testNeeding } from '../helpers/environment.ts'
 import { Scratch } from '../helpers/images.ts'
@@ -177,5 +179,28 @@ testNeeding(
     }
   }
 )
+
+test('the newest snapshots are listed where their volume says so', async () => {
+  const devices = (access: Partial<ExportAccess>) => ({
+    ...{ name: 'v', sizeBytes: 4096, readOnly: false, description: '' },
+    access: rules(access)
+  })
+  const asked: number[] = []
+  const source = {
+    list: async () => [devices({ listSnapshots: true, addresses: ['10.0.0.0/8'] })],
+    newestSnapshots: async (_volume: string, most: number) => {
+      asked.push(most)
+      return [{ name: 'b', description: 'then' }]
+    }
+  }
+  const exports = new Exports(source as unknown as DeviceSource, '')
+  const listed = async (address: string): Promise<string[]> =>
+    (await exports.listAll(from(address))).map(({ name }) => name)
+  deepStrictEqual(await listed('10.0.0.1'), ['v', 'v@b'])
+  deepStrictEqual(await listed('11.0.0.1'), [])
+  deepStrictEqual(asked, [64])
+  source.list = async () => [devices({})]
+  deepStrictEqual(await listed('10.0.0.1'), ['v'])
+})
 
 test.run()

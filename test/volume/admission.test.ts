@@ -47,6 +47,17 @@ test('an idle volume saves up no more than its burst, and limits change while it
   ok(!admission.isLimited)
 })
 
+test('a snapshot spends what its volume may, also when limits change later', () => {
+  const volume = limited({ iops: 1000 })
+  const snapshot = new Admission(new Turns(), { inFlight: 0 })
+  snapshot.shareLimits(volume)
+  isNear(taken(volume, 0, 1000, 0) + taken(snapshot, 1000, 1000, 0), 2000 + 100)
+  volume.limit({ ...NO_LIMITS, iops: 10 }, 61_000)
+  ok(snapshot.isLimited)
+  isNear(taken(snapshot, 61_000, 10_000, 0), 100)
+  strictEqual(volume.waitMs(70_999) > 0, true)
+})
+
 test('limits are checked, and each is taken away by itself', () => {
   const some = limitsOf(NO_LIMITS, { iops: 10, iopsBurst: 20, bandwidth: 2 ** 20 })
   deepStrictEqual(limitsOf(some, { iops: null }), { ...NO_LIMITS, bandwidth: 2 ** 20 })

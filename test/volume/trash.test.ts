@@ -80,7 +80,7 @@ test('space comes back when the trash is emptied, or when the time is over', asy
   strictEqual(await volumes.trash.removeExpired(), 1)
   deepStrictEqual(blocks(), [false, false, true])
   await rejects(volumes.trash.restore('b'), failsWith(ErrorCode.NotFound))
-  strictEqual(await volumes.trash.empty(), 1)
+  deepStrictEqual(await volumes.trash.empty(), { removed: 1, kept: 0 })
   deepStrictEqual(blocks(), [false, false, false])
   await rejects(changeSettings(cluster, { trashMs: -1 }), failsWith(ErrorCode.InvalidArgument))
   await changeSettings(cluster, { trashMs: 0 })
@@ -141,6 +141,27 @@ test('a gateway lets a volume go that another peer put into the trash', async ()
   strictEqual(read.error, 0)
   await again.close()
   await gateway.close()
+  await bench.close()
+})
+
+test('protected snapshots keep a volume in the trash until somebody insists', async () => {
+  const bench = await openBench()
+  const { volumes, clock } = bench
+  const { snapshots, trash } = volumes
+  for (const name of ['a', 'b', 'c']) {
+    await volumes.create({ name, sizeBytes: MIB })
+    await snapshots.create(name, 's')
+    if (name !== 'a') await snapshots.change(name, 's', { protected: true })
+    await volumes.discard(name)
+  }
+  await clock.advance(2 * DAY_MS)
+  strictEqual(await trash.removeExpired(), 1)
+  await rejects(trash.delete('b'), failsWith(ErrorCode.Busy))
+  deepStrictEqual(await trash.empty(), { removed: 0, kept: 2 })
+  await trash.delete('b', { force: true })
+  const [left] = await trash.list()
+  deepStrictEqual([left?.name, await trash.protectedSnapshots(left!)], ['c', 1])
+  deepStrictEqual(await trash.empty(true), { removed: 1, kept: 0 })
   await bench.close()
 })
 

@@ -71,6 +71,7 @@ interface SetOptions {
   readonly allow?: string[]
   readonly allowTlsName?: string[]
   readonly nbdReadOnly?: boolean
+  readonly nbdListSnapshots?: boolean
   readonly readOnly?: boolean
   readonly description?: string
   /** 0 is off. */
@@ -101,6 +102,11 @@ export function addSet(parent: Command): void {
       listArgument('any')
     )
     .option('--nbd-read-only <on|off>', 'NBD clients get it read-only', onOffArgument)
+    .option(
+      '--nbd-list-snapshots <on|off>',
+      'name its 64 newest snapshots to NBD clients that list exports',
+      onOffArgument
+    )
     .option('--read-only <on|off>', 'nobody may change its bytes', onOffArgument)
     .option('--iops <N|off>', 'requests a second that its clients get at most', orOff(count))
     .option('--iops-burst <N|off>', 'and at once after it was idle', orOff(count))
@@ -125,13 +131,14 @@ export function addSet(parent: Command): void {
 /** @throws UsageError when there is nothing to change */
 function changeOf(options: SetOptions): Parameters<ApiClient['changeVolume']>[1] {
   const { unavailable, allow, allowTlsName, nbdReadOnly, readOnly, description, label } = options
-  const { iops, iopsBurst, bandwidth } = options
+  const { iops, iopsBurst, bandwidth, nbdListSnapshots } = options
   const given = Object.entries(withoutUndefined({ iops, iopsBurst, bandwidth }))
   const limits = Object.fromEntries(given.map(([name, value]) => [name, value || null]))
   const access = {
     ...(allow === undefined ? {} : { addresses: allow }),
     ...(allowTlsName === undefined ? {} : { tlsNames: allowTlsName }),
-    ...(nbdReadOnly === undefined ? {} : { readOnly: nbdReadOnly })
+    ...(nbdReadOnly === undefined ? {} : { readOnly: nbdReadOnly }),
+    ...(nbdListSnapshots === undefined ? {} : { listSnapshots: nbdListSnapshots })
   }
   const change = {
     ...unavailable,

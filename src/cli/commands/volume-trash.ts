@@ -78,13 +78,13 @@ function addList(parent: Command): void {
   withExamples(command, 'torus volume trash list')
 }
 
-const rowOf = ({ id, name, sizeBytes, usedBytes, deletedAt, until }: Trashed): string[] => [
-  name,
-  formatSize(sizeBytes),
-  usedBytes === null ? '-' : formatSize(usedBytes),
-  timeText(deletedAt),
-  timeText(until),
-  id
+const rowOf = (volume: Trashed): string[] => [
+  volume.name,
+  formatSize(volume.sizeBytes),
+  volume.usedBytes === null ? '-' : formatSize(volume.usedBytes),
+  timeText(volume.deletedAt),
+  volume.protectedSnapshots > 0 ? 'emptied by --force' : timeText(volume.until),
+  volume.id
 ]
 
 const timeText = (time: string): string => time.slice(0, 16).replace('T', ' ')
@@ -114,15 +114,18 @@ function addEmpty(parent: Command): void {
     .command('empty')
     .description('delete volumes of the trash for good: their space comes back')
     .argument('[entry]', 'name or id of one of them')
-    .option('--all', 'all of them')
+    .option('--all', 'all of them, but for those with protected snapshots')
+    .option('--force', 'also those with protected snapshots')
     .action(
-      action<[string | undefined], { all?: boolean }>(
-        async ({ api, output, confirm }, [entry], { all = false }) => {
+      action<[string | undefined], { all?: boolean; force?: boolean }>(
+        async ({ api, output, confirm }, [entry], { all = false, force = false }) => {
           if ((entry === undefined) === !all) throw new UsageError('name one volume, or say --all')
           const what = entry === undefined ? 'All volumes in the trash' : `Volume ${entry}`
           await confirm(`${what} and all data go for good.`)
-          const { volumes } = await api.life.emptyTrash(entry)
-          output.result({ volumes }, () => `deleted ${volumes} volume${volumes === 1 ? '' : 's'}`)
+          const { volumes, kept } = await api.life.emptyTrash(entry, force)
+          const left = kept === 0 ? '' : `; ${kept} with protected snapshots stay: see --force`
+          const text = `deleted ${volumes} volume${volumes === 1 ? '' : 's'}${left}`
+          output.result({ volumes, kept }, () => text)
         }
       )
     )
