@@ -47,6 +47,29 @@ export class GroupDoctor {
     this.treat(group)
   }
 
+  /** R11: all in sync have to fail by the newest record before a flush does. */
+  onFlushFailed(boot: Boot, error: number): void {
+    if (error === ErrorCode.PeerLost) return
+    const store = this.#store
+    const hopeless = new Set<GroupIo>()
+    for (const family of store.families()) {
+      for (const group of family.dirtyGroups) {
+        if (!group.targets.includes(boot)) continue
+        store.failBoot(group, boot, error)
+        const inSync = group.targets.slice(0, group.inSyncCount)
+        if (!inSync.every((each) => group.failed.has(each))) continue
+        if (group.flushDoubt === 'answered') {
+          hopeless.add(group)
+          store.flushes.fail(boot, family, error)
+        } else if (group.flushDoubt === 'none') {
+          group.flushDoubt = 'asked'
+          group.isStale = true
+        }
+      }
+    }
+    for (const group of hopeless) group.flushDoubt = 'none'
+  }
+
   /** Is there a newer record than the one in use? */
   isBehind(group: GroupIo): boolean {
     if (this.#doubts.has(group)) return true
@@ -123,6 +146,7 @@ export class GroupDoctor {
     // No news: what a member knows, it was told by somebody who is ahead of the store's answer.
     group.retryMs = this.#nowMs + REPLICATION_TICK_MS
     group.isStale = false
+    if (group.flushDoubt === 'asked') group.flushDoubt = 'answered'
     group.isReady = true
     this.#store.reconcile(group)
   }

@@ -50,6 +50,11 @@ export class GroupIo {
   /** A member knows a newer record than the one in use. */
   isStale = false
   /**
+   * All that are in sync by the record failed to flush: is it the newest? Somebody else may be in
+   * sync by now.
+   */
+  flushDoubt: 'none' | 'asked' | 'answered' = 'none'
+  /**
    * Members in sync that may not remember the epoch in which another one left, R31: a flush waits
    * for them.
    */
@@ -121,6 +126,7 @@ export class GroupIo {
       if (!this.targets.includes(boot)) this.failed.delete(boot)
     }
     this.isStale = false
+    this.flushDoubt = 'none'
     this.isReady = true
   }
 }

@@ -103,7 +103,7 @@ export class ReplicatedStore implements BlockStore {
     this.flushes = new FlushRounds({
       boots: () => this.boots.all(),
       families: () => this.families(),
-      onFlushFailed: (boot, error) => this.#onFlushFailed(boot, error)
+      onFlushFailed: (boot, error) => this.#doctor.onFlushFailed(boot, error)
     })
     this.#doctor = new GroupDoctor(this)
     this.#trust = new GatewayTrust(this.clock, this.boots, options.trustedForMs ?? null)
@@ -387,19 +387,6 @@ export class ReplicatedStore implements BlockStore {
   #onDown(boot: Boot): void {
     for (const group of this.allGroups()) {
       if (group.targets.includes(boot)) group.isTroubled = true
-    }
-  }
-
-  #onFlushFailed(boot: Boot, error: number): void {
-    if (error === ErrorCode.PeerLost) return
-    for (const family of this.families()) {
-      for (const group of family.dirtyGroups) {
-        if (!group.targets.includes(boot)) continue
-        this.failBoot(group, boot, error)
-        const inSync = group.targets.slice(0, group.inSyncCount)
-        if (!inSync.every((each) => group.failed.has(each))) continue
-        this.flushes.fail(boot, family, error)
-      }
     }
   }
 

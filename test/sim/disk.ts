@@ -13,6 +13,7 @@ import { FaultyFiles } from '../helpers/faulty-files.ts'
 import { ModelDisk, ModelShard } from '../helpers/model-shard.ts'
 import { testConfig } from '../helpers/shard-rig.ts'
 import type { Boot } from './peer.ts'
+import { type PageOfFile, pagesBelowMark } from './flips.ts'
 import type { Process, World } from './world.ts'
 
 const SEGMENT_BYTES = 128 * 1024
@@ -107,22 +108,18 @@ export class SimDisk {
       }
       return held.length > 0
     }
-    const segments = this.#files.list().filter((name) => name.startsWith('seg-'))
-    if (segments.length === 0) return false
-    const name = segments[random.below(segments.length)]!
-    const pages = Math.floor(this.#files.bytesOf(name).length / BLOCK_BYTES)
-    // Of payloads, mostly: what a header lost is for the engine's own tests.
-    for (let i = 0; i < 3 && pages > 2; i++) {
-      const page = 1 + random.below(pages - 1)
-      if (this.#isHeader(name, page)) continue
+    // Of payloads: what a header lost is for the engine's own tests.
+    const pages = pagesBelowMark(this.#files).filter((each) => !this.#isSealed(each))
+    for (let i = 0; i < 3 && pages.length > 0; i++) {
+      const { name, page } = pages[random.below(pages.length)]!
       this.#files.flipBit(name, page * BLOCK_BYTES * 8 + random.below(BLOCK_BYTES * 8))
     }
-    return true
+    return pages.length > 0
   }
 
-  #isHeader(name: string, page: number): boolean {
+  /** A payload repeats its value in all words of a sector; what is sealed is left alone. */
+  #isSealed({ name, page }: PageOfFile): boolean {
     const bytes = this.#files.bytesOf(name).subarray(page * BLOCK_BYTES, page * BLOCK_BYTES + 512)
-    // A payload repeats its value in all words of a sector; what is sealed is left alone.
     return bytes.readUInt32LE(0) !== bytes.readUInt32LE(508)
   }
 

@@ -1,10 +1,12 @@
 /** Members that are slow, or full, in simulated time. */
 import { deepStrictEqual, ok, strictEqual } from 'node:assert'
 import { test } from 'uvu'
+import type { GroupRecord } from '../../src/cluster/records.ts'
 import { ErrorCode } from '../../src/core/errors.ts'
 import { OpKind } from '../../src/replication/block-store.ts'
 import { QuietCluster, REQUESTS } from './quiet.ts'
-import type { Session } from './volume.ts'
+import type { SimPeer } from './peer.ts'
+import { CHUNK_BLOCKS_USED, CHUNKS, type Session } from './volume.ts'
 
 /** Patience with a member, a tick, and the read at the other one… */
 const MOVED_MS = 1130
@@ -111,6 +113,39 @@ test('R8: nothing is acknowledged without a member before the record says so', a
   strictEqual(volume.acknowledged, acknowledged + REQUESTS)
   const left = [...sim.groups().values()].map(({ inSync }) => inSync.map(({ peer }) => peer))
   ok(left.every((inSync) => !inSync.includes(peers[1]!.peerId)))
+})
+
+test('R11: a flush is not failed by those that an old record has in sync', async () => {
+  const sim = new QuietCluster({ peers: 3, copies: 2 })
+  const { world, peers, network } = sim
+  const { volume, session: first } = await sim.open()
+  const [group, before] = [...sim.groups()][0]!
+  const isMember = ({ peerId }: SimPeer): boolean =>
+    before.inSync.some(({ peer }) => peer === peerId)
+  const gateway = peers.find((peer) => !isMember(peer))!
+  const [stays, leaves] = peers.filter(isMember) as [SimPeer, SimPeer]
+  volume.release(first)
+  const session = await sim.openAt(peers.indexOf(gateway), volume)
+  const chunks = Array.from({ length: CHUNKS }, (_, chunk) => chunk)
+  const chunk = chunks.find((each) => volume.groupOf(each * CHUNK_BLOCKS_USED) === group)!
+  const record = (): GroupRecord => sim.groups().get(group)!
+  leaves.crash(false)
+  volume.write(session, OpKind.Write, { chunk, first: 0, count: 1 })
+  await sim.ended(session, LIMIT_MS)
+  leaves.start()
+  await world.runFor(LIMIT_MS, 'it is back', () => record().syncing.length > 0)
+  await world.runUntil(world.nowMs + 20)
+  network.cut('metadata', gateway.name)
+  await world.runFor(LIMIT_MS, 'it is in sync', () => record().inSync.length === 2)
+  volume.write(session, OpKind.Write, { chunk, first: 0, count: 1 })
+  await sim.ended(session, LIMIT_MS)
+  stays.disk.fail('sync')
+  volume.flush(session)
+  await world.runUntil(world.nowMs + 500)
+  strictEqual(session.inFlight, 1)
+  network.healAll()
+  await sim.ended(session, LIMIT_MS)
+  strictEqual(sim.errors.length, 0)
 })
 
 test('a member that failed under one writer is not taken out by the next one here', async () => {
