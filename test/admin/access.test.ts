@@ -37,6 +37,7 @@ const decided: Record<string, readonly [Role, VolumeUse]> = {
   createSnapshot: ['operator', 'change'],
   changeSnapshot: ['operator', 'change'],
   deleteSnapshot: ['operator', 'no'],
+  getVolumeSpace: ['viewer', 'see'],
   getSchedule: ['viewer', 'see'],
   setSchedule: ['operator', 'no'],
   removeSchedule: ['operator', 'no'],

@@ -44,7 +44,7 @@ test('every command has a description, an example and --json in its help', () =>
 test('examples use commands that exist', () => {
   const paths = new Set(all.map(({ path }) => path))
   for (const { path, command } of all) {
-    for (const [example] of helpOf(command).matchAll(/\btorus (?!-)[a-z]+( [a-z]+)?/g)) {
+    for (const [example] of helpOf(command).matchAll(/(?<![.\w])torus (?!-)[a-z]+( [a-z]+)?/g)) {
       const words = example.split(' ')
       const known = paths.has(example) || paths.has(words.slice(0, 2).join(' '))
       ok(known, `${path}: ${example}`)
