@@ -2,7 +2,6 @@
  * The one place that builds a peer and connects its parts: data directory -> metadata -> shards ->
  * volumes -> NBD and the admin API, and takes it down in the opposite order.
  */
-import { extname } from 'node:path'
 import { Bases } from './cluster/bases.ts'
 import { randomId128 } from './cluster/ids.ts'
 import { splitSnapshotName } from './cluster/snapshots.ts'
@@ -19,6 +18,7 @@ import { prepareUnlocking } from './coordinator/unlocking.ts'
 import { adminTlsOf, startCredentials, tlsFilesOf } from './coordinator/credential-users.ts'
 import { type DataDirectory, openDataDirectory } from './coordinator/data-directory.ts'
 import { openMetadata } from './coordinator/metadata.ts'
+import { newPasswordHasher } from './coordinator/password-hashing.ts'
 import { PeerReports } from './coordinator/peer-reports.ts'
 import { nbdWitness, openSecurity, type Security } from './coordinator/security.ts'
 import { keepSchedules } from './coordinator/schedule-keeper.ts'
@@ -32,7 +32,6 @@ import type { LatencyHistogram } from './core/histogram.ts'
 import type { Log, LogOutput } from './core/log.ts'
 import type { Config } from './core/options.ts'
 import { SharedArena } from './handoff/arena.ts'
-import { PasswordHasher } from './handoff/password-hasher.ts'
 import type { ShardPool } from './handoff/shard-pool.ts'
 import { NbdServer } from './nbd/server.ts'
 import { TlsContext } from './nbd/tls-context.ts'
@@ -53,9 +52,6 @@ import { VolumeTypes } from './volume/volume-types.ts'
 import type { VolumeKeyring } from './volume/volume-keyring.ts'
 import type { VolumesOptions } from './volume/volume-options.ts'
 import { Volumes } from './volume/volumes.ts'
-
-/** Found in sources and in dist/. */
-const hashWorker = new URL(`../workers/password-hash${extname(import.meta.url)}`, import.meta.url)
 
 export interface RunningPeer {
   readonly backend: PeerBackend
@@ -144,7 +140,7 @@ async function start(
   const storage = await openStorage({ ...peer, membership: parts.membership })
   const { pool, store, space, replication, syncLatency } = storage
   connect(parts, storage)
-  const given = { ...peer, ring: storage.keys, hash: new PasswordHasher(hashWorker), log }
+  const given = { ...peer, ring: storage.keys, hash: newPasswordHasher(), log }
   const unlocking = prepareUnlocking({ ...given, ...security })
   undo.add(() => unlocking.close())
   const opened = { cluster, session, storage, types, keyring: unlocking.keyring, log }

@@ -20,7 +20,7 @@ const mayImport: Record<string, string[]> = {
   cluster: ['core', 'placement', 'seal', 'metadata'],
   replication: ['core', 'format', 'placement', 'seal', 'shard', 'handoff', 'cluster'],
   volume: ['core', 'seal', 'placement', 'cluster', 'replication'],
-  backup: ['core', 'format', 'volume'],
+  backup: ['core', 'format', 'seal', 'volume'],
   nbd: ['core', 'volume'],
   s3: ['core', 'volume'],
   csi: ['core', 'volume'],

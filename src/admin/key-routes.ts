@@ -19,6 +19,8 @@ export interface KeyBackend {
   /** Puts its blocks under a new data key, in the background. @throws StoreError Locked, Busy */
   rekeyVolume(name: string): Promise<void>
   exportKeys(name: string): Promise<schemas.ExportedKeys>
+  /** @throws StoreError NotFound, Locked */
+  backupKey(name: string, salt: string): Promise<schemas.BackupKey>
   /** @throws StoreError InvalidArgument */
   importKeys(name: string, keys: schemas.ExportedKeys): Promise<void>
 }
@@ -78,6 +80,17 @@ export const keyRoutesOf = (backend: KeyBackend): Route[] => [
     params: byName,
     answer: schemas.exportedKeysSchema,
     handle: ({ params }) => backend.exportKeys(params.name)
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/volumes/{name}/keys/backup',
+    operationId: 'getBackupKey',
+    summary: 'What backups of an encrypted volume in one store are sealed with',
+    role: 'operator',
+    params: byName,
+    body: schemas.backupKeyQuerySchema,
+    answer: schemas.backupKeySchema,
+    handle: ({ params, body }) => backend.backupKey(params.name, body.salt)
   }),
   route({
     method: 'POST',

@@ -71,3 +71,23 @@ export const exportedKeysSchema = z
   .looseObject({ v: z.number(), family: z.string() })
   .meta({ id: 'ExportedKeys' })
 export type ExportedKeys = z.infer<typeof exportedKeysSchema>
+
+export const backupKeyQuerySchema = z
+  .strictObject({
+    salt: z
+      .string()
+      .regex(/^[0-9a-f]{16}$/)
+      .meta({ description: 'Id of the backup store' })
+  })
+  .meta({ id: 'BackupKeyQuery' })
+
+export const backupKeySchema = z
+  .object({
+    key: z.base64().meta({ description: 'Secret: backups of the volume there are sealed with it' }),
+    family: z.string(),
+    slots: z.array(z.looseObject({ id: z.number().int() })).meta({
+      description: 'As `volume key export` has them: with the secret of one the key can be made'
+    })
+  })
+  .meta({ id: 'BackupKey' })
+export type BackupKey = z.infer<typeof backupKeySchema>

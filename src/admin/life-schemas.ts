@@ -9,9 +9,13 @@ const snapshotId = z
   .regex(/^[0-9a-f]{16}$/)
   .meta({ description: 'Of the snapshot that was exported' })
 
+/** Of pieces in which increments tell all. */
+const ALIGN_MAX = 64 * 1024 * 1024
+
 export const exportQuerySchema = z.strictObject({
   snapshot: volumeNameSchema.optional(),
   from: volumeNameSchema.optional(),
+  align: z.coerce.number().int().positive().multipleOf(BLOCK_BYTES).max(ALIGN_MAX).optional(),
   start: z.coerce.number().int().nonnegative().multipleOf(BLOCK_BYTES).default(0)
 })
 export type ExportQuery = z.infer<typeof exportQuerySchema>

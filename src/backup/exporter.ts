@@ -23,6 +23,8 @@ export interface Exported {
   readonly snapshot: StreamSnapshot | null
   /** Layer of the base of an increment; null: all is wanted. */
   readonly base: LayerHalves | null
+  /** Of an increment: all of such pieces in which anything changed. */
+  readonly alignBytes?: number | undefined
   /** Blocks before this are read for the digest and not sent. */
   readonly startBytes: number
 }
@@ -30,12 +32,14 @@ export interface Exported {
 /** The stream of `file`, which is closed at its end. */
 export async function* exportVolume(
   file: VolumeFile,
-  { snapshot, base, startBytes }: Exported
+  { snapshot, base, alignBytes = BLOCK_BYTES, startBytes }: Exported
 ): AsyncIterable<Buffer> {
   try {
     const digest = new VolumeDigest()
     yield encodeHeader({ sizeBytes: file.sizeBytes, startBytes, snapshot })
-    for await (const part of base === null ? partsOfAll(file) : partsSince(file, base)) {
+    for await (const part of base === null
+      ? partsOfAll(file)
+      : partsSince(file, base, alignBytes)) {
       digest.addPart(part)
       const rest = restOf(part, startBytes)
       if (rest !== null) yield* encodePart(rest)
@@ -85,14 +89,37 @@ async function* partsOfAll(file: VolumeFile): AsyncIterable<StreamData> {
   }
 }
 
-async function* partsSince(file: VolumeFile, base: LayerHalves): AsyncIterable<StreamPart> {
-  for await (const { offset, length, kind } of changesOf(file, base)) {
-    if (kind === 'zeroes') {
-      yield* zeroParts(offset, Math.ceil(length / BLOCK_BYTES) * BLOCK_BYTES)
-      continue
-    }
-    for await (const piece of piecesOf(file, offset, length)) {
-      yield* partsWithZeroes(piece.offset, piece.bytes)
+async function* partsSince(
+  file: VolumeFile,
+  base: LayerHalves,
+  alignBytes: number
+): AsyncIterable<StreamPart> {
+  let done = 0
+  for await (const { offset, length } of changesOf(file, base)) {
+    const start = Math.max(done, Math.floor(offset / alignBytes) * alignBytes)
+    const end = Math.ceil((offset + length) / alignBytes) * alignBytes
+    if (end <= start) continue
+    done = end
+    yield* partsWithin(file, start, Math.min(end, file.sizeBytes))
+  }
+}
+
+/** All of a range, what reads as zeroes too. */
+async function* partsWithin(
+  file: VolumeFile,
+  start: number,
+  end: number
+): AsyncIterable<StreamPart> {
+  for (let at = start; at < end; at += EXTENTS_BYTES) {
+    const extents = await file.extents(at, Math.min(EXTENTS_BYTES, end - at))
+    for (const { offset, length, kind } of extents) {
+      if (kind !== 'data') {
+        yield* zeroParts(offset, Math.ceil(length / BLOCK_BYTES) * BLOCK_BYTES)
+        continue
+      }
+      for await (const piece of piecesOf(file, offset, length)) {
+        yield* partsWithZeroes(piece.offset, piece.bytes)
+      }
     }
   }
 }
@@ -106,15 +133,7 @@ export async function digestOfParts(
   const digest = new VolumeDigest()
   for (const { offset, length } of extents) {
     const inside = Math.min(length, file.sizeBytes - offset)
-    for (const each of await file.extents(offset, inside)) {
-      if (each.kind !== 'data') {
-        digest.addZeroes({ ...each, length: Math.ceil(each.length / BLOCK_BYTES) * BLOCK_BYTES })
-        continue
-      }
-      for await (const piece of piecesOf(file, each.offset, each.length)) {
-        for (const part of partsWithZeroes(piece.offset, piece.bytes)) digest.addPart(part)
-      }
-    }
+    for await (const part of partsWithin(file, offset, offset + inside)) digest.addPart(part)
     onProgress(offset + inside)
   }
   return digest.end()

@@ -170,6 +170,9 @@ export class ApiClient {
 
   rekeyVolume = (name: string): Promise<void> => this.#send('POST', `${volumePath(name)}/rekey`)
 
+  backupKey = (name: string, salt: string): Promise<keys.BackupKey> =>
+    this.#send('POST', `${volumePath(name)}/keys/backup`, { salt })
+
   exportKeys = (name: string): Promise<keys.ExportedKeys> =>
     this.#get(`${volumePath(name)}/keys/export`)
 

@@ -5,6 +5,7 @@ import type * as snapshots from '../admin/snapshot-schemas.ts'
 
 export type VolumeEvent = life.VolumeEvent
 export type Deleted = life.Deleted
+export type ExportQuery = life.ExportQuery
 export type Import = life.Import
 export type Trashed = life.Trashed
 export type Snapshot = snapshots.Snapshot
@@ -26,13 +27,12 @@ export class LifeApi {
   }
 
   /** The volume, or its snapshot, in the format of torus from a byte on. */
-  export(
-    volume: string,
-    { snapshot, from, start }: Partial<life.ExportQuery>
-  ): Promise<AsyncIterable<Buffer>> {
-    const which = snapshot === undefined ? '' : `&snapshot=${encodeURIComponent(snapshot)}`
-    const since = from === undefined ? '' : `&from=${encodeURIComponent(from)}`
-    return this.#stream(`${pathOf(volume)}/export?start=${start ?? 0}${which}${since}`)
+  export(volume: string, wanted: Partial<life.ExportQuery>): Promise<AsyncIterable<Buffer>> {
+    const given = Object.entries(wanted).filter(([, value]) => value !== undefined)
+    const query = new URLSearchParams(
+      given.map(([name, value]): [string, string] => [name, `${value}`])
+    )
+    return this.#stream(`${pathOf(volume)}/export?${query}`)
   }
 
   async events(name: string): Promise<VolumeEvent[]> {

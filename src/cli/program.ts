@@ -3,6 +3,7 @@ import { version } from '../core/version.ts'
 import { DEFAULT_ADMIN } from './api-client.ts'
 import { addAttachCommands } from './commands/attach.ts'
 import { addAuditCommands } from './commands/audit.ts'
+import { addBackupCommands } from './commands/backup.ts'
 import { addBenchCommand } from './commands/bench.ts'
 import { addClientCommands } from './commands/client.ts'
 import { addClusterCommands } from './commands/cluster.ts'
@@ -64,6 +65,7 @@ export function buildProgram(): Command {
   addServeCommand(program)
   addVolumeCommands(program)
   addSnapshotCommands(program)
+  addBackupCommands(program)
   addAttachCommands(program)
   addMountCommands(program)
   addRelayCommand(program)

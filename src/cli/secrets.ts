@@ -50,7 +50,7 @@ export function addSecretOptions(command: Command, prefix: '' | 'new-' = ''): Co
   return command
 }
 
-const hasSecretOption = (options: SecretOptions): boolean =>
+export const hasSecretOption = (options: SecretOptions): boolean =>
   flags.some(({ flag }) => options[attributeOf('', flag)] !== undefined)
 
 /**

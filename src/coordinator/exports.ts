@@ -11,6 +11,8 @@ export interface ExportWanted {
   readonly snapshot?: string | undefined
   /** Only what changed since this one. */
   readonly from?: string | undefined
+  /** Then all of pieces of so many bytes in which anything changed. */
+  readonly align?: number | undefined
   /** Byte to begin at. */
   readonly start: number
 }
@@ -19,7 +21,7 @@ export interface ExportWanted {
 export async function exportOf(
   volumes: Volumes,
   name: string,
-  { snapshot, from, start }: ExportWanted
+  { snapshot, from, align, start }: ExportWanted
 ): Promise<Readable> {
   if (from !== undefined && snapshot === undefined) {
     const text = `an increment is of a snapshot: take one of ${name}, and export that`
@@ -41,7 +43,7 @@ export async function exportOf(
       of = { id: originOf(newer), name: newer.name, base }
     }
     const base = older === null ? null : baseOf(file, older)
-    const stream = exportVolume(file, { snapshot: of, base, startBytes: start })
+    const stream = exportVolume(file, { snapshot: of, base, alignBytes: align, startBytes: start })
     return Readable.from(stream, { objectMode: false })
   } catch (thrown) {
     await file.close()

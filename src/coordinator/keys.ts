@@ -1,6 +1,7 @@
 /** The admin API's view of the keys of encrypted volumes. */
 import type { KeyBackend } from '../admin/key-routes.ts'
 import type {
+  BackupKey,
   CredentialBody,
   ExportedKeys,
   KeySlotAnswer,
@@ -60,6 +61,15 @@ export class KeysBackend implements KeyBackend {
 
   importKeys(name: string, keys: ExportedKeys): Promise<void> {
     return this.#encrypted.importKeys(name, checkRecord('volumeKeys', 'imported keys', keys))
+  }
+
+  async backupKey(name: string, salt: string): Promise<BackupKey> {
+    const { key, family, slots } = await this.#encrypted.backupKey(name, Buffer.from(salt, 'hex'))
+    try {
+      return { key: key.toString('base64'), family, slots: slots.map((slot) => ({ ...slot })) }
+    } finally {
+      wipe(key)
+    }
   }
 
   #change(

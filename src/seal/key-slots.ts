@@ -192,6 +192,10 @@ export function openGeneration(
   throw new StoreError(ErrorCode.Corrupt, text)
 }
 
+/** For backups of a family in one store, whose `salt` it is. In secret memory. */
+export const backupKeyOf = (family: string, salt: Buffer, masterKey: Buffer): Buffer =>
+  hkdf(masterKey, salt, `torus backup of ${family}`)
+
 function slotKey(
   { kdf, id }: Pick<KeySlot, 'kdf' | 'id'>,
   secret: Buffer,

@@ -84,6 +84,21 @@ export class EncryptedVolumes {
     return this.#volumes.withEncrypted(name, (volume) => this.#rekeyer.progress(volume))
   }
 
+  /**
+   * What its backups in the store of that salt are sealed with, which the caller wipes, and the
+   * slots whose secrets lead there. @throws StoreError NotFound, Locked
+   */
+  backupKey(
+    name: string,
+    salt: Buffer
+  ): Promise<{ key: Buffer; family: string; slots: readonly KeySlot[] }> {
+    return this.#volumes.withEncrypted(name, async (volume) => {
+      await this.#keyring.require(volume)
+      const { family, slots } = await this.#records.get(volume.family)
+      return { key: this.#keyring.backupKey(volume, salt), family, slots }
+    })
+  }
+
   close(): Promise<void> {
     return this.#rekeyer.close()
   }

@@ -5,6 +5,7 @@ import type { Clock } from '../core/clock.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { FailedAttempts } from '../core/failed-attempts.ts'
 import {
+  backupKeyOf,
   type KeySlot,
   makeKey,
   makeSlot,
@@ -214,6 +215,16 @@ export class VolumeKeyring {
     const held = this.#unlocked.get(family)
     if (held !== undefined) this.#follow(held, record)
     return record
+  }
+
+  /**
+   * For backups in one store. In secret memory, the caller's to wipe.
+   * @throws StoreError Locked
+   */
+  backupKey({ name, family }: Named, salt: Buffer): Buffer {
+    const held = this.#unlocked.get(family)
+    if (held === undefined) throw lockedError(name)
+    return backupKeyOf(family, salt, held.master)
   }
 
   // ---- slots

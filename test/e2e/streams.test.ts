@@ -1,21 +1,29 @@
 /** What changed in a volume, as backup tools of others ask for it. */
-import { deepStrictEqual, ok } from 'node:assert/strict'
+import { deepStrictEqual, match, ok, strictEqual } from 'node:assert/strict'
+import { writeFile } from 'node:fs/promises'
 import { test } from 'uvu'
 import { testNeeding } from '../helpers/environment.ts'
-import { KiB, MiB } from '../helpers/images.ts'
+import { type FakeS3, s3Credentials, startFakeS3 } from '../helpers/fake-s3.ts'
+import { KiB, MiB, Scratch } from '../helpers/images.ts'
 import { libnbd, nbdInfo } from '../helpers/nbd-clients.ts'
 import { runOk } from '../helpers/process.ts'
-import { qemuIo } from '../helpers/qemu.ts'
+import { qemuImg, qemuIo } from '../helpers/qemu.ts'
 import { TorusServer } from '../helpers/server.ts'
 
 let server: TorusServer
+let scratch: Scratch
+let s3: FakeS3
 
 test.before(async () => {
+  scratch = await Scratch.create()
+  s3 = await startFakeS3()
   server = await TorusServer.start({ args: ['--shards', '2'] })
 })
 
 test.after(async () => {
   await server?.dispose()
+  await s3?.close()
+  await scratch?.remove()
 })
 
 const clients = ['nbdinfo', 'python3-libnbd', 'qemu-io'] as const
@@ -60,5 +68,47 @@ h.shutdown()
 `
   await libnbd(program, uri)
 })
+
+const backupTools = ['qemu-io', 'qemu-img'] as const
+
+testNeeding(
+  { programs: backupTools },
+  'an encrypted volume comes back from S3 without a peer',
+  async () => {
+    const { accessKeyId, secretAccessKey } = s3Credentials
+    const aws = { AWS_ACCESS_KEY_ID: accessKeyId, AWS_SECRET_ACCESS_KEY: secretAccessKey }
+    const env = { ...aws, AWS_ENDPOINT_URL: s3.endpoint, AWS_REGION: 'here' }
+    const secret = scratch.path('secret')
+    await writeFile(secret, Buffer.alloc(32, 9))
+    const must = async (...args: string[]): Promise<string> => {
+      const { code, stdout, stderr } = await server.torus(args, { env })
+      strictEqual(code, 0, `${args.join(' ')}: ${stderr}`)
+      return stdout
+    }
+    const to = ['--to', 's3://bucket/torus'] as const
+    await must('volume', 'create', 'e', '64MiB', '--encrypt', '--key-file', secret)
+    const uri = server.uri('e')
+    await qemuIo(uri, 'write -P 77 0 3M')
+    match(await must('backup', 'create', 'e', ...to), /backed up everything as e\//)
+    await qemuIo(uri, 'write -P 78 1M 64k', 'discard 2M 256k')
+    match(await must('backup', 'create', 'e', ...to), /backed up what changed as e\/.*256 KiB read/)
+    ok(![...s3.objects.values()].some((bytes) => bytes.includes(Buffer.alloc(256, 77))), 'sealed')
+    const image = scratch.path('e.raw')
+    const away = { ...env, TORUS_ADMIN: '127.0.0.1:1' }
+    const restore = ['backup', 'restore', 'e', ...to, '--to-file', image]
+    const locked = await server.torus(restore, { env: away })
+    match(locked.stderr, /is encrypted, and no peer here has its key/)
+    const back = await server.torus([...restore, '--key-file', secret], { env: away })
+    strictEqual(back.code, 0, back.stderr)
+    await must('volume', 'export', 'e', `${image}.now`)
+    match(await qemuImg('compare', '-f', 'raw', '-F', 'raw', image, `${image}.now`), /identical/)
+    const [lost] = [...s3.objects.keys()].filter((key) => key.includes('/objects/'))
+    s3.objects.delete(lost!)
+    const verified = await server.torus(['backup', 'verify', ...to], { env })
+    strictEqual(verified.code, 1)
+    ok(verified.stdout.includes(`${lost!.replace('torus/', '')} is missing`), verified.stdout)
+    await s3.close()
+  }
+)
 
 test.run()

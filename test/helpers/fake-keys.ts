@@ -1,6 +1,7 @@
 /** A KeyBackend that notes what it was asked. */
 import type { KeyBackend } from '../../src/admin/key-routes.ts'
 import type {
+  BackupKey,
   ExportedKeys,
   KeySlotAnswer,
   KeySlotList,
@@ -22,6 +23,10 @@ export class FakeKeys implements KeyBackend {
   async unlockVolume(name: string, { kind, slot }: UnlockBody): Promise<KeySlotAnswer> {
     this.calls.push(`unlock ${name} ${kind}`)
     return slotOf(slot ?? 1)
+  }
+
+  async backupKey(): Promise<BackupKey> {
+    return { key: Buffer.alloc(32, 1).toString('base64'), family: 'f'.repeat(16), slots: [] }
   }
 
   async lockVolume(name: string): Promise<void> {

@@ -24,7 +24,7 @@ import { addSecretOptions, type SecretOptions, slotFor } from '../secrets.ts'
 const formats = ['raw', 'qcow2', 'torus'] as const
 type Format = (typeof formats)[number]
 
-type ImportOptions = SecretOptions & {
+export type ImportOptions = SecretOptions & {
   readonly format?: string
   readonly size?: number
   readonly pool: string
@@ -57,7 +57,7 @@ export function addImport(parent: Command): void {
     command,
     'torus volume import demo.qcow2 demo',
     'ssh backup cat demo.torus | torus volume import - demo --format torus',
-    'torus volume import tuesday.torus demo'
+    'torus volume import tuesday.stream demo'
   )
 }
 
@@ -105,7 +105,7 @@ async function sourceOf(path: string, format: Format, size: number | undefined):
   return torusStream(path === '-' ? process.stdin : await fileStream(path))
 }
 
-async function transfer(
+export async function transfer(
   context: Context,
   name: string,
   source: Source,

@@ -1,0 +1,344 @@
+/** `backup`: volumes in a directory or in S3, without the cluster that they are of. */
+import { existsSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import type { Command } from 'commander'
+import { notKept, prune } from '../../backup/prune.ts'
+import { type Backup, Repository } from '../../backup/repository.ts'
+import { type Damage, partsOfBackup, verifyBackups } from '../../backup/restore.ts'
+import { openStore } from '../../backup/store.ts'
+import { VolumeDigest } from '../../backup/stream-format.ts'
+import { formatSize } from '../../core/units.ts'
+import { countArgument } from '../arguments.ts'
+import { createBackup } from '../backup-create.ts'
+import { BackupKeyring } from '../backup-keys.ts'
+import { action, type Context, withExamples } from '../context.ts'
+import { CommandError, UsageError } from '../errors.ts'
+import { partName, RawFileSink } from '../export-sinks.ts'
+import type { Source } from '../import-sources.ts'
+import { addSecretOptions, type SecretOptions } from '../secrets.ts'
+import { transfer } from './import.ts'
+
+interface StoreOptions {
+  readonly to: string
+  readonly s3Endpoint?: string
+  readonly s3Region?: string
+}
+
+type CreateOptions = StoreOptions & { readonly full?: boolean }
+type VerifyOptions = StoreOptions & SecretOptions & { readonly backup?: string }
+type PruneOptions = StoreOptions &
+  SecretOptions & { readonly keep?: number; readonly keepDaily?: number; readonly backup?: string }
+type RestoreOptions = StoreOptions &
+  SecretOptions & {
+    readonly backup?: string
+    readonly toFile?: string
+    readonly as?: string
+    readonly pool: string
+    readonly encrypt?: boolean
+  }
+
+export function addBackupCommands(program: Command): void {
+  const backup = program
+    .command('backup')
+    .description('backups of volumes in a directory or in S3: each has only what changed')
+  withExamples(
+    backup,
+    'torus backup create demo --to /mnt/backups',
+    'torus backup list --to s3://bucket/torus --s3-endpoint https://minio.example:9000'
+  )
+  addCreate(backup)
+  addList(backup)
+  addVerify(backup)
+  addRestore(backup)
+  addPrune(backup)
+}
+
+const addStoreOptions = (command: Command): Command =>
+  command
+    .requiredOption('--to <STORE>', 'where backups are: a directory, or s3://bucket/prefix')
+    .option('--s3-endpoint <URL>', 'of an S3 that is not of AWS (AWS_ENDPOINT_URL)')
+    .option('--s3-region <REGION>', 'its region (AWS_REGION)')
+
+async function repositoryAt(
+  { to, s3Endpoint, s3Region }: StoreOptions,
+  create = false
+): Promise<Repository> {
+  const store = openStore(to, { endpoint: s3Endpoint, region: s3Region }, process.env)
+  return Repository.open(store, create)
+}
+
+function addCreate(parent: Command): void {
+  const command = parent
+    .command('create')
+    .description('back a volume up while clients go on: what changed since its last backup there')
+    .argument('<volume>', 'its name')
+    .option('--full', 'send everything, and rely on nothing that is there')
+  addStoreOptions(command).action(
+    action<[string], CreateOptions>(async (context, [volume], options) => {
+      const repository = await repositoryAt(options, true)
+      const full = options.full === true
+      const made = await createBackup(context, repository, { volume, full })
+      const { readBytes, storedBytes, base } = made.manifest
+      const what = base === null ? 'everything' : 'what changed'
+      const sizes = `${formatSize(readBytes)} read, ${formatSize(storedBytes)} stored`
+      context.output.result(rowOf(made), () => `backed up ${what} as ${made.name}, ${sizes}`)
+    })
+  )
+  withExamples(command, 'torus backup create demo --to s3://bucket/torus')
+}
+
+const rowOf = ({ name, manifest }: Pick<Backup, 'name' | 'manifest'>) => {
+  const { pages: _, keys, torusBackup: __, ...about } = manifest
+  return { name, ...about, encrypted: keys !== null }
+}
+
+function addList(parent: Command): void {
+  const command = parent
+    .command('list')
+    .alias('ls')
+    .description('backups of a volume, or of all, oldest first')
+    .argument('[volume]', 'its name')
+  addStoreOptions(command).action(
+    action<[string | undefined], StoreOptions>(async ({ output }, [volume], options) => {
+      const backups = await (await repositoryAt(options)).backups(volume)
+      output.result(backups.map(rowOf), () => {
+        if (backups.length === 0) return 'no backups'
+        const rows = backups.map(({ name, manifest }) => [
+          name,
+          formatSize(manifest.sizeBytes),
+          formatSize(manifest.readBytes),
+          formatSize(manifest.storedBytes),
+          (manifest.base === null ? 'everything' : 'changes') +
+            (manifest.keys === null ? '' : ', encrypted')
+        ])
+        return output.table(['BACKUP', 'SIZE', 'READ', 'STORED', 'WHAT'], rows, 'lrrrl')
+      })
+    })
+  )
+  withExamples(command, 'torus backup list --to /mnt/backups')
+}
+
+/** The one that is named, or the last one. @throws CommandError NotFound */
+async function chosen(
+  repository: Repository,
+  volume: string,
+  wanted: string | undefined
+): Promise<Backup> {
+  const backups = await repository.backups(volume)
+  const name = wanted?.startsWith(`${volume}/`) ? wanted : `${volume}/${wanted}`
+  const found = wanted === undefined ? backups.at(-1) : backups.find((each) => each.name === name)
+  if (found !== undefined) return found
+  const which = wanted === undefined ? `no backup of volume ${volume}` : `no backup ${name}`
+  throw new CommandError('NotFound', `there is ${which} in ${repository.store.name}`)
+}
+
+function addVerify(parent: Command): void {
+  const command = parent
+    .command('verify')
+    .description('read all objects of backups and compare them with what they are called')
+    .argument('[volume]', 'only those of this one')
+    .option('--backup <NAME>', 'only this one, as list shows it')
+  addSecretOptions(addStoreOptions(command)).action(
+    action<[string | undefined], VerifyOptions>((context, [volume], options) =>
+      verify(context, volume, options)
+    )
+  )
+  withExamples(command, 'torus backup verify --to /mnt/backups')
+}
+
+async function verify(
+  context: Context,
+  volume: string | undefined,
+  options: VerifyOptions
+): Promise<void> {
+  const { output } = context
+  const repository = await repositoryAt(options)
+  const keyring = new BackupKeyring(context, repository, options)
+  const progress = output.progress('verify', (value) => formatSize(value))
+  try {
+    const all = await repository.backups(volume)
+    const named = options.backup
+    const backups = named === undefined ? all : [await chosen(repository, volume ?? '', named)]
+    const opened = []
+    for (const backup of backups) {
+      opened.push({ backup, keys: await keyring.ifKnown(backup.manifest) })
+    }
+    const total = backups.reduce((sum, { manifest }) => sum + manifest.sizeBytes, 0)
+    const found = await verifyBackups(repository, opened, (done) => progress.update(done, total))
+    progress.stop()
+    const shut = opened.filter(({ backup, keys }) => backup.manifest.keys !== null && keys === null)
+    if (shut.length > 0) {
+      const why = 'without their key only the lists of their objects were looked at'
+      output.note(`${shut.length} backups are encrypted: ${why}`)
+    }
+    output.result(found, () =>
+      [
+        ...found.damage.map(damageText),
+        `${found.backups} backups, ${found.objects} objects: ` +
+          (found.damage.length === 0 ? 'all is there' : `${found.damage.length} damaged or missing`)
+      ].join('\n')
+    )
+    if (found.damage.length === 0) return
+    const advice = '"backup create --full" stores all of a volume anew'
+    throw new CommandError('Corrupt', `${repository.store.name} is damaged: ${advice}`)
+  } finally {
+    progress.stop()
+    keyring.close()
+  }
+}
+
+const damageText = ({ object, why, backup, offset, length }: Damage): string =>
+  `${object} is ${why}: ${formatSize(length)} at ${offset} of backup ${backup}`
+
+function addRestore(parent: Command): void {
+  const command = parent
+    .command('restore')
+    .description('a backup as a new volume, or as a raw image without any cluster')
+    .argument('<volume>', 'that was backed up')
+    .option('--backup <NAME>', 'which one, as list shows it; the last one if not given')
+    .option('--to-file <FILE>', 'a raw image; no peer is asked')
+    .option('--as <NAME>', 'name of the new volume')
+    .option('--pool <POOL>', 'pool of the new volume', 'default')
+    .option('--encrypt', 'seal the new volume, under the secret that opens the backup')
+  addSecretOptions(addStoreOptions(command)).action(
+    action<[string], RestoreOptions>((context, [volume], options) =>
+      restore(context, volume, options)
+    )
+  )
+  withExamples(
+    command,
+    'torus backup restore demo --to /mnt/backups --to-file demo.img',
+    'torus backup restore demo --to s3://bucket/torus --as demo2'
+  )
+}
+
+async function restore(context: Context, volume: string, options: RestoreOptions): Promise<void> {
+  const { toFile, as: name } = options
+  if ((toFile === undefined) === (name === undefined)) {
+    throw new UsageError('say where to: --to-file FILE, or --as NAME for a new volume')
+  }
+  const repository = await repositoryAt(options)
+  const keyring = new BackupKeyring(context, repository, options)
+  try {
+    const backup = await chosen(repository, volume, options.backup)
+    const keys = await keyring.of(backup.manifest)
+    const source = sourceOf(repository, backup, keys)
+    if (toFile !== undefined) await toImage(context, backup, source, toFile)
+    else {
+      if (keys !== null && options.encrypt !== true) {
+        context.output.note(`${backup.name} is encrypted; ${name} is not: --encrypt makes it so`)
+      }
+      const { pool } = options
+      await transfer(context, name!, source, options.encrypt === true ? options : { pool })
+    }
+  } finally {
+    keyring.close()
+  }
+}
+
+function sourceOf(
+  repository: Repository,
+  backup: Backup,
+  keys: Awaited<ReturnType<BackupKeyring['of']>>
+): Source {
+  const digest = new VolumeDigest()
+  async function* parts(): ReturnType<Source['parts']> {
+    for await (const part of partsOfBackup(repository, backup, keys)) {
+      digest.addPart(part)
+      yield part
+    }
+  }
+  return { sizeBytes: backup.manifest.sizeBytes, digest, snapshot: null, parts }
+}
+
+async function toImage(
+  { output, confirm }: Context,
+  { name }: Backup,
+  source: Source,
+  path: string
+): Promise<void> {
+  if (existsSync(path)) await confirm(`File ${path} is there and will be replaced.`)
+  const { sizeBytes } = source
+  const progress = output.progress(`restore ${name}`, (value) => formatSize(value))
+  await rm(partName(path), { force: true })
+  const sink = new RawFileSink(path)
+  await sink.open()
+  try {
+    await sink.begin({ sizeBytes, startBytes: 0, snapshot: null })
+    for await (const part of source.parts()) {
+      await sink.part(part)
+      progress.update(part.offset, sizeBytes)
+    }
+    await sink.end()
+  } catch (thrown) {
+    await sink.abort()
+    await rm(partName(path), { force: true })
+    throw thrown
+  } finally {
+    progress.stop()
+  }
+  const restored = { restored: name, file: path, sizeBytes }
+  output.result(restored, () => `restored ${name} to ${path}, ${formatSize(sizeBytes)}`)
+}
+
+function addPrune(parent: Command): void {
+  const command = parent
+    .command('prune')
+    .description('forget backups and delete what no other needs, while others may be made')
+    .argument('[volume]', 'whose backups are forgotten; without it only leftovers go')
+    .option('--keep <N>', 'keep the last N', countArgument)
+    .option('--keep-daily <N>', 'and the last one of each of the last N days', countArgument)
+    .option('--backup <NAME>', 'forget this one, as list shows it')
+  addSecretOptions(addStoreOptions(command)).action(
+    action<[string | undefined], PruneOptions>((context, [volume], options) =>
+      runPrune(context, volume, options)
+    )
+  )
+  withExamples(command, 'torus backup prune demo --to /mnt/backups --keep 7 --keep-daily 30')
+}
+
+async function runPrune(
+  context: Context,
+  volume: string | undefined,
+  options: PruneOptions
+): Promise<void> {
+  const { output, confirm } = context
+  const repository = await repositoryAt(options)
+  const unwanted = await unwantedOf(repository, volume, options)
+  if (unwanted.length > 0) {
+    const names = unwanted.map(({ name }) => name)
+    const some = names.slice(0, 5).join(', ')
+    const more = names.length > 5 ? ` and ${names.length - 5} more` : ''
+    await confirm(`Backups go for good: ${some}${more}.`)
+  }
+  const keyring = new BackupKeyring(context, repository, options)
+  try {
+    const pruned = await prune(repository, unwanted, (manifest) => keyring.of(manifest))
+    output.result(pruned, () => {
+      const { forgotten, objects, bytes, waitsFor } = pruned
+      const sum = `${forgotten.length} backups forgotten, ${objects} objects deleted`
+      const wait = waitsFor.length === 0 ? '' : '; what backups that run now may need stays'
+      return `${sum}, ${formatSize(bytes)}${wait}`
+    })
+  } finally {
+    keyring.close()
+  }
+}
+
+async function unwantedOf(
+  repository: Repository,
+  volume: string | undefined,
+  { keep, keepDaily, backup }: PruneOptions
+): Promise<Backup[]> {
+  const isRule = keep !== undefined || keepDaily !== undefined
+  if (volume === undefined) {
+    if (!isRule && backup === undefined) return []
+    throw new UsageError('say whose backups are forgotten: backup prune VOLUME …')
+  }
+  if (backup !== undefined) {
+    if (isRule) throw new UsageError('--backup and --keep are two rules: give one')
+    return [await chosen(repository, volume, backup)]
+  }
+  if (!isRule) throw new UsageError('say what is kept: --keep N, --keep-daily N, or --backup NAME')
+  return notKept(await repository.backups(volume), { last: keep ?? 0, days: keepDaily ?? 0 })
+}
