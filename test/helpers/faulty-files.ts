@@ -108,6 +108,11 @@ export class FaultyFiles implements Files {
     return this.fileOf(name).content
   }
 
+  /** What a power loss leaves of it for certain. */
+  durableBytesOf(name: string): Buffer {
+    return this.fileOf(name).durable
+  }
+
   list(): string[] {
     return [...this.names.keys()]
   }

@@ -16,7 +16,7 @@ export async function damageIsMended(sim: SimCluster): Promise<number> {
   const ids = new Set(members.flatMap(({ inSync }) => inSync.map(({ peer }) => peer)))
   const [bad = peers.find(({ peerId }) => ids.has(peerId))] = flipped
   if (bad === undefined) return 0
-  for (let flip = 0; flip < FLIPS; flip++) bad.disk.flipBits()
+  for (let flip = 0; flip < FLIPS; flip++) bad.disk.flipBits(false)
   flipped.add(bad)
   world.log(`bits flip on the disk of ${bad.name}, while nobody reads`)
   const endMs = world.nowMs + MENDED_MS_MAX

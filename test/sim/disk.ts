@@ -13,7 +13,7 @@ import { FaultyFiles } from '../helpers/faulty-files.ts'
 import { ModelDisk, ModelShard } from '../helpers/model-shard.ts'
 import { testConfig } from '../helpers/shard-rig.ts'
 import type { Boot } from './peer.ts'
-import { type PageOfFile, pagesBelowMark } from './flips.ts'
+import { type PageOfFile, payloadPages } from './flips.ts'
 import type { Process, World } from './world.ts'
 
 const SEGMENT_BYTES = 128 * 1024
@@ -99,7 +99,7 @@ export class SimDisk {
   }
 
   /** Some bits of what was written are others now. False where nothing was. */
-  flipBits(): boolean {
+  flipBits(mayLosePower: boolean): boolean {
     const { random } = this.#world
     if (!this.#isReal) {
       const held = [...this.#model.blocks].filter(([, { bytes }]) => bytes !== null)
@@ -109,7 +109,7 @@ export class SimDisk {
       return held.length > 0
     }
     // Of payloads: what a header lost is for the engine's own tests.
-    const pages = pagesBelowMark(this.#files).filter((each) => !this.#isSealed(each))
+    const pages = payloadPages(this.#files, mayLosePower).filter((page) => !this.#isSealed(page))
     for (let i = 0; i < 3 && pages.length > 0; i++) {
       const { name, page } = pages[random.below(pages.length)]!
       this.#files.flipBit(name, page * BLOCK_BYTES * 8 + random.below(BLOCK_BYTES * 8))

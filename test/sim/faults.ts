@@ -147,7 +147,7 @@ export class Faults {
       // One bad disk in a cluster: what is bad everywhere is lost.
       (peer) => {
         const [bad = peer] = flipped
-        if (bad.disk.flipBits()) flipped.add(bad)
+        if (bad.disk.flipBits(true)) flipped.add(bad)
         world.log(`bits flip on the disk of ${bad.name}`)
       },
       (peer) => this.#revert(peer)

@@ -17,15 +17,15 @@ export interface PageOfFile {
 }
 
 /**
- * Payload pages of a shard that are known to have been durable, whatever the disk may lose of what
- * was written last. Above the mark nothing tells damage from a torn tail, and recovery takes it for
- * that: bits that flip there, with the power lost at once and nobody else in sync, are data lost.
+ * Payload pages of a shard, all or those below the mark that the disk has for certain. Above it
+ * nothing tells damage from a torn tail, and recovery takes it for that: bits that flip there, with
+ * the power lost at once and nobody else in sync, are data lost.
  */
-export function pagesBelowMark(files: FaultyFiles): PageOfFile[] {
-  const batches = files.list().flatMap((name) => batchesOf(files, name))
-  const synced = highest(batches)
-  // A header counts that is durable itself.
-  const mark = highest(batches.filter(({ lsn }) => lsn <= synced))
+export function payloadPages(files: FaultyFiles, isBelowMark: boolean): PageOfFile[] {
+  const names = files.list()
+  const batches = names.flatMap((name) => batchesOf(name, files.bytesOf(name)))
+  const durable = names.flatMap((name) => batchesOf(name, files.durableBytesOf(name)))
+  const mark = isBelowMark ? highest(durable) : Number.POSITIVE_INFINITY
   const pages: PageOfFile[] = []
   for (const { name, firstPage, endPage, lsn } of batches) {
     if (lsn > mark) continue
@@ -37,9 +37,8 @@ export function pagesBelowMark(files: FaultyFiles): PageOfFile[] {
 const highest = (batches: readonly Batch[]): number =>
   Math.max(0, ...batches.map(({ durableLsn }) => durableLsn))
 
-function batchesOf(files: FaultyFiles, name: string): Batch[] {
+function batchesOf(name: string, bytes: Buffer): Batch[] {
   if (!name.startsWith('seg-')) return []
-  const bytes = files.bytesOf(name)
   const segment = bytes.length < PAGE_BYTES ? null : decodeSegmentHeader(bytes)
   if (segment === null || segment.use !== SegmentUse.Used) return []
   const view = viewOf(bytes)
