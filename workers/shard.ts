@@ -93,7 +93,6 @@ function serve(
       shard.carryOut(ops, count)
     },
     afterBatch: () => shard.pace(),
-    isLate: () => shard.isLate,
     background: (budgetMs) => {
       keys?.refresh()
       host.stats[shardStatIndex.busyMs] = loop.busyMs

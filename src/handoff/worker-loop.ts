@@ -32,8 +32,6 @@ interface WorkerEngine<Op extends WorkerOp> {
   background(budgetMs: number): boolean
   /** After the answers of a batch went out: what the next ones should not wait for, bounded. */
   afterBatch?(): void
-  /** Background work is late: moments without requests are used for it. */
-  isLate?(): boolean
   /** Milliseconds after which `background` wants to be called though nothing happens. */
   nextWakeMs(): number
 }
@@ -44,8 +42,6 @@ export interface LoopKnobs {
   /** Length of a background slice while requests come, and while none do. */
   readonly busySliceMs: number
   readonly idleSliceMs: number
-  /** The same in the moments in which a deep queue is empty: all its requests are elsewhere. */
-  readonly gapSliceMs: number
   /** While none do, background work rests this long behind each slice: cores are for clients. */
   readonly idleRestMs: number
   /** Requests are served at least this long between two background slices. */
@@ -58,7 +54,6 @@ const defaultKnobs: LoopKnobs = {
   spinMicros: 250,
   busySliceMs: 1, // what a request may wait for it
   idleSliceMs: 0.5,
-  gapSliceMs: 0.2,
   idleRestMs: 1, // clients need not be seen here: the main thread serves small reads itself
   busyGapMs: 4 // a fifth of a busy worker's time goes to compaction
 }
@@ -128,12 +123,6 @@ export class WorkerLoop<Op extends WorkerOp> {
         return
       } else if (more || performance.now() >= wakeAt || engine.nextWakeMs() <= 0) {
         const restMs = this.restMs(servedAt, sliceEndAt)
-        if (restMs > 0 && more && this.depth > SPIN_DEPTH_MAX && engine.isLate?.() === true) {
-          more = engine.background(this.knobs.gapSliceMs)
-          sliceEndAt = performance.now()
-          wakeAt = sliceEndAt + engine.nextWakeMs()
-          continue
-        }
         if (restMs > 0) {
           if (this.spin()) continue
           this.busyMs += performance.now() - awakeAt

@@ -23,8 +23,6 @@ import { shardStatIndex } from './stats.ts'
 const WASTE_SHARE_START = 0.22
 /** … and goes on until it is below this one. */
 const WASTE_SHARE_STOP = 0.18
-/** Above this one it uses every moment without requests. */
-const WASTE_SHARE_LATE = 0.25
 /** Above this one compaction is too slow for the writes. */
 const WASTE_SHARE_BEHIND = 0.26
 /** A victim gives back at least this share of a segment … */
@@ -62,8 +60,6 @@ export class Compactor {
   private draining: { segment: Segment; waitLsn: number }[] = []
   private freeing: Segment[] = []
   private running = false
-  /** Waste is near what is allowed. */
-  isLate = false
   /** Waste grows although compaction runs: writes have to share their time with it. */
   isBehind = false
   /** Everything born before this is compacted if it has garbage, because an operator asked. */
@@ -240,7 +236,6 @@ export class Compactor {
   private isWasteful(): boolean {
     const waste = this.wasteShare()
     this.isBehind = waste > WASTE_SHARE_BEHIND
-    this.isLate = waste > WASTE_SHARE_LATE
     if (this.running) this.running = waste > WASTE_SHARE_STOP
     else this.running = waste > WASTE_SHARE_START
     return this.running

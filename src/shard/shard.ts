@@ -195,11 +195,6 @@ export class Shard {
     this.pace()
   }
 
-  /** Compaction should use every moment without requests. */
-  get isLate(): boolean {
-    return this.compactor.isLate
-  }
-
   /** Before any write of the same call: an older version may follow at once. */
   private forget(ops: readonly ShardOp[], count: number): void {
     for (let i = 0; i < count; i++) {
