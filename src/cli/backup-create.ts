@@ -43,7 +43,7 @@ export async function createBackup(
     const none = { keys: null, keySlots: null }
     const { keys, keySlots } = encryption === null ? none : await keyring.ofVolume(volume)
     const base = full ? null : await baseFor(context, repository, volume, keys)
-    const snapshot = await takeSnapshot(context, repository, volume)
+    const snapshot = await takeSnapshot(context, repository, { volume, run })
     const made = await upload(context, repository, {
       run,
       volume,
@@ -87,10 +87,10 @@ async function baseFor(
 async function takeSnapshot(
   { api }: Context,
   { id }: Repository,
-  volume: string
+  { volume, run }: { readonly volume: string; readonly run: string }
 ): Promise<Snapshot> {
   const time = new Date().toISOString().replaceAll(/[-:]|\..*/g, '')
-  const name = `backup-${id.slice(0, 6)}-${time}`
+  const name = `backup-${id.slice(0, 6)}-${time}-${run.slice(0, 4)}`
   const labels = { [BACKUP_LABEL]: id }
   const description = 'kept for the next backup, which needs what changed since'
   const made = await api.life.createSnapshot(volume, { name, description, labels })
@@ -116,6 +116,11 @@ async function upload(context: Context, repository: Repository, given: Given): P
     await download(context, { name, volume, what: { snapshot: snapshot.name, ...since }, sink })
     return sink.made!
   } catch (thrown) {
+    const isOther = thrown instanceof CommandError && thrown.code === 'InvalidArgument'
+    if (base !== null && isOther) {
+      context.output.note(`${volume} was restored since its last backup: everything is read`)
+      return upload(context, repository, { ...given, base: null })
+    }
     // Without a manifest nobody needs it.
     await removeSnapshot(context, snapshot).catch(() => {})
     throw thrown

@@ -24,7 +24,8 @@ export function baseOf(file: VolumeFile, older: SnapshotInfo): LayerHalves {
   const name = `${older.volume}@${older.name}`
   const newer = formatId64(file.layer.high, file.layer.low)
   const why = `${file.name} (layer ${newer}) does not stand on ${name} (layer ${older.layer})`
-  throw new StoreError(ErrorCode.InvalidArgument, `${why}: name the older one first`)
+  const advice = 'name the older one first; a restore or a flatten came between them, else'
+  throw new StoreError(ErrorCode.InvalidArgument, `${why}: ${advice}`)
 }
 
 /** What changed in the range, in order. */
