@@ -1,3 +1,4 @@
+import { systemTimers, type Timers } from '../core/clock.ts'
 import { ErrorCode, storeErrorOf } from '../core/errors.ts'
 import { isBasedLayer } from '../core/layer-ids.ts'
 import { shardOfChunk } from '../placement/hash.ts'
@@ -35,9 +36,12 @@ export class BaseTeacher {
   private readonly shards: Shards
   private readonly bases: BranchBases
 
-  constructor(shards: Shards, bases: BranchBases) {
+  private readonly timers: Timers
+
+  constructor(shards: Shards, bases: BranchBases, timers: Timers = systemTimers) {
     this.shards = shards
     this.bases = bases
+    this.timers = timers
   }
 
   /** The op is about to go to its shard, and may come back without an answer. */
@@ -96,12 +100,18 @@ export class BaseTeacher {
         if (tries++ === TRIES_MAX) return false
         base = await this.bases
           .fetch(at.familyHigh, at.familyLow, at.layerHigh)
-          .catch((thrown: unknown) => waitAfter(thrown))
+          .catch((thrown: unknown) => this.waitAfter(thrown))
         if (base === undefined) continue
       }
       at = base
     }
     return true
+  }
+
+  private async waitAfter(thrown: unknown): Promise<undefined> {
+    storeErrorOf(thrown)
+    await new Promise<void>((resolve) => void this.timers.start(RETRY_MS, resolve))
+    return undefined
   }
 
   private find({ familyHigh, familyLow, layerHigh }: Branch): Base | null | undefined {
@@ -136,9 +146,3 @@ const isSameBranch = (one: Branch, other: Branch): boolean =>
   one.layerHigh === other.layerHigh &&
   one.familyLow === other.familyLow &&
   one.familyHigh === other.familyHigh
-
-async function waitAfter(thrown: unknown): Promise<undefined> {
-  storeErrorOf(thrown)
-  await new Promise((resolve) => setTimeout(resolve, RETRY_MS).unref())
-  return undefined
-}

@@ -91,7 +91,8 @@ export class LayerReads {
   /** The versions of all that reads as data in the range; what does not keeps what was there. */
   versions(layer: number, chunk: number, first: number, count: number, out: BlockVersions): void {
     const { seen } = this
-    const layers = this.layers.chains.stackOf(layer)!
+    // Who asks for copies of what the layer alone has need not know on what it stands.
+    const layers = this.layers.chains.stackOf(layer) ?? [layer]
     const tops = this.tops.find(layer, chunk)
     seen.fill(0, 0, count)
     if (tops !== null) {

@@ -2,6 +2,7 @@
 import { ErrorCode } from '../../src/core/errors.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
 import type { FenceEntry } from '../../src/format/fences.ts'
+import type { BaseTeacher } from '../../src/replication/base-teacher.ts'
 import { BlockOp, type ShardedStore } from '../../src/replication/block-store.ts'
 import type { FenceStore } from '../../src/replication/fences.ts'
 import { LocalSyncTracker } from '../../src/shard/local-sync-tracker.ts'
@@ -185,6 +186,7 @@ export class SimFences implements FenceStore {
 /** The shard of one boot: what was rung for is carried out a little later. */
 export class SimShards implements ShardedStore {
   readonly shardCount = 1
+  teacher: BaseTeacher | null = null
   readonly #open: () => AnyShard | null
   /** Null while it cannot be opened: then it answers that it failed. */
   #shard: AnyShard | null
@@ -232,6 +234,7 @@ export class SimShards implements ShardedStore {
   }
 
   submit(op: BlockOp): void {
+    this.teacher?.watch(op)
     this.#queue.push(op)
   }
   submitTo(_shard: number, op: BlockOp): void {

@@ -1,4 +1,5 @@
 /** A simulated peer: what stays over its boots, and one boot of it. */
+import { Bases } from '../../src/cluster/bases.ts'
 import { Cluster } from '../../src/cluster/cluster.ts'
 import { Controller } from '../../src/cluster/controller.ts'
 import { GroupTable } from '../../src/cluster/group-table.ts'
@@ -12,6 +13,7 @@ import { Writers } from '../../src/cluster/writers.ts'
 import { GroupsHere } from '../../src/coordinator/groups-here.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import type { Transaction } from '../../src/metadata/store.ts'
+import { BaseTeacher } from '../../src/replication/base-teacher.ts'
 import { Fences } from '../../src/replication/fences.ts'
 import type { LocalMember } from '../../src/replication/local-member.ts'
 import type { BlockStore } from '../../src/replication/block-store.ts'
@@ -225,6 +227,7 @@ export class SimPeer {
     const pools = new PoolViews(cluster, membership, (error) => onTrouble('pools', error))
     await pools.ready
     const shards = new SimShards(() => this.#openShard(boot), disk, process)
+    shards.teacher = new BaseTeacher(shards, new Bases(cluster), process)
     const fences = await Fences.open(new SimFences(disk, process))
     const service = new ShardMemberService(shards, boot.arena, fences, process)
     const gateway = gatewayOf(boot, { cluster, session, membership, pools, service, onTrouble })

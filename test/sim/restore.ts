@@ -23,6 +23,7 @@ export async function loseMetadata(sim: SimCluster): Promise<number> {
   await world.runUntil(world.nowMs + 2 * TTL_MS)
   const restored = restoredBackup(copy, keys, world.nowMs)
   await world.until(5000, 'a restore', writeBackup(metadata, keys, restored, { force: true }))
+  await Promise.all(sim.volumes.map((volume) => volume.writeBases()))
   sim.isHalted = false
   sim.network.healAll()
   const isSaid = ({ restored: open }: GroupRecord): boolean => (open?.unproven ?? []).length === 0

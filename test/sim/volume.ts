@@ -4,10 +4,10 @@
  * is the block's floor: no read that begins later may return less.
  */
 import { errorCodeName, ErrorCode } from '../../src/core/errors.ts'
-import { nextLayerLow } from '../../src/core/layer-ids.ts'
+import { BASED_START, nextLayerLow } from '../../src/core/layer-ids.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
 import { encodeRecord, type VolumeRecord } from '../../src/cluster/records.ts'
-import { formatId64, parseId64, randomId64 } from '../../src/cluster/ids.ts'
+import { formatId64, parseId64, randomId64, randomRootLayer } from '../../src/cluster/ids.ts'
 import { decodeHeld } from '../../src/replication/resync-plan.ts'
 import { crc32c } from '../../src/core/checksum.ts'
 import { BlockOp, OpKind } from '../../src/replication/block-store.ts'
@@ -67,7 +67,7 @@ interface BlockRange {
 const layered = process.env['LAYERS'] === '1'
 const LAYER_EVERY = 8
 /** Nothing is merged here: more would fill the small disks. */
-const LAYERS_MAX = 5
+const LAYERS_MAX = 6
 
 /** One open of the volume at one gateway. */
 interface Session {
@@ -94,6 +94,8 @@ export class SimVolume {
   /** Members that lost power and stayed in sync, 'group/boot', since the last takeover. */
   readonly unproven: Set<string> = new Set()
   #next = 1
+  #isBranching = false
+  readonly #bases: { put: string; value: Buffer }[] = []
 
   constructor(sim: SimCluster, name: string) {
     this.sim = sim
@@ -104,7 +106,7 @@ export class SimVolume {
       name,
       type: 'block',
       family: randomId64(random),
-      headLayer: randomId64(random),
+      headLayer: randomRootLayer(random),
       sizeBytes: 2 ** 30,
       touchedBytes: 2 ** 30,
       state: 'ready',
@@ -333,15 +335,47 @@ export class SimVolume {
   #freezeSometimes(): void {
     const { random } = this.sim.world
     if (this.layers === LAYERS_MAX || random.below(LAYER_EVERY) > 0) return
-    if (this.sessions.some(({ inFlight }) => inFlight > 0)) return
+    if (this.#isBranching || this.#isBusy) return
     const { high, low } = parseId64(this.record.headLayer)
+    if (this.layers % 2 === 0) {
+      this.#branch()
+      return
+    }
     this.record.headLayer = formatId64(high, nextLayerLow(low))
     this.layers++
     this.#world.log(`${this.record.name} writes to layer ${this.record.headLayer}`)
   }
 
+  get #isBusy(): boolean {
+    return this.sessions.some(({ inFlight }) => inFlight > 0)
+  }
+
+  /** As a restore to a snapshot that was just taken. */
+  #branch(): void {
+    const { family, headLayer: layer, id } = this.record
+    const { keys } = this.sim
+    const root = formatId64(this.#world.random.u32(), BASED_START)
+    const base = { v: 1 as const, volume: id, family, layer, depth: this.layers }
+    const entry = { put: keys.base(family, root), value: encodeRecord('base', base) }
+    this.#isBranching = true
+    void this.sim.metadata.transact({ success: [entry] }).then(() => {
+      this.#isBranching = false
+      if (this.#isBusy || this.record.headLayer !== layer) return
+      this.#bases.push(entry)
+      this.record.headLayer = root
+      this.layers++
+      this.#world.log(`${this.record.name} begins a branch with layer ${root}`)
+    })
+  }
+
+  /** The metadata was put back to an earlier moment. */
+  async writeBases(): Promise<void> {
+    await this.sim.metadata.transact({ success: this.#bases })
+  }
+
   write(session: Session, kind: number, range: BlockRange = this.#range()): void {
     if (layered && this.sim.options.engine) this.#freezeSometimes()
+    if (this.#isBranching) return
     const { boot } = session
     const { first, count, chunk } = range
     const number = this.#next++
