@@ -213,7 +213,8 @@ export class SegmentCopy {
   /** False when the window holds what this slice copies, and the run is not in it. */
   private moveWindow(victim: Segment, page: number, count: number): boolean {
     const start = this.windowPage
-    if (start >= 0 && page >= start && page + count <= start + WINDOW_PAGES) return true
+    const pagesHere = this.windowBytes > 0 ? this.windowBytes / BLOCK_BYTES : WINDOW_PAGES
+    if (start >= 0 && page >= start && page + count <= start + pagesHere) return true
     if (this.blocks > 0) return false
     this.windowPage = page
     this.windowBytes = 0
