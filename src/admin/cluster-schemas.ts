@@ -93,6 +93,13 @@ export const poolSchema = z
     failureDomain: z.enum(failureDomains),
     ring: z.string(),
     groups: count,
+    splitting: z
+      .object({
+        to: count,
+        left: count.meta({ description: 'In use, and not split yet into as many as `groups`' })
+      })
+      .nullable()
+      .meta({ description: 'Its groups are being split into `to`; null: they are not' }),
     writeMinimum: count,
     /** null: every peer. */
     peers: z.array(z.string()).nullable(),

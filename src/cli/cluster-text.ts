@@ -94,13 +94,16 @@ export const poolText = (pool: Pool, output: Output): string =>
     ['writes need', `${pool.writeMinimum} in sync`],
     ['apart by', pool.failureDomain],
     ['ring', pool.ring],
-    ['groups', `${pool.groups}, ${pool.groupsUsed} in use`],
+    ['groups', `${pool.groups}, ${pool.groupsUsed} in use${splitText(pool)}`],
     ['degraded', `${pool.degraded} groups`],
     ['writes wait', `${pool.belowMinimum} groups`],
     ['unavailable', `${pool.unavailable} groups`],
     ['syncing', `${pool.syncing} groups`],
     ['peers', pool.peers === null ? 'all' : pool.peers.map((id) => id.slice(0, 8)).join(' ')]
   ])
+
+const splitText = ({ splitting }: Pool): string =>
+  splitting === null ? '' : `; ${splitting.left} to be split, until there are ${splitting.to}`
 
 export function ringText(ring: Ring, output: Output): string {
   const facts = output.facts([

@@ -12,6 +12,7 @@ import { type PlannedPeer, isFull, type PoolPlan, plannedPeerOf } from './contro
 import { GroupRecords } from './groups.ts'
 import type { Membership, PeerView } from './membership.ts'
 import { FollowedGroups, PoolPlanner } from './pool-planner.ts'
+import { PoolSplitter } from './pool-splitter.ts'
 import { decodeRecord, encodeRecord, type PoolRecord } from './records.ts'
 import { Rests } from './rests.ts'
 import type { Session } from './session.ts'
@@ -65,6 +66,7 @@ interface FollowedPool {
 export class Controller {
   readonly #options: ControllerOptions
   readonly #records: GroupRecords
+  readonly #splitter: PoolSplitter
   readonly #followed = new Map<number, FollowedPool>()
   readonly #plans = new Map<string, PoolPlan>()
   readonly #rests = new Rests()
@@ -89,6 +91,7 @@ export class Controller {
   constructor(options: ControllerOptions) {
     this.#options = options
     this.#records = new GroupRecords(options.cluster)
+    this.#splitter = new PoolSplitter(options.cluster, this.#records)
     options.session.onReplaced(() => this.#depose())
   }
 
@@ -214,6 +217,13 @@ export class Controller {
     for (const pool of pools) {
       const followed = this.#followed.get(pool.number)
       if (followed?.ready !== true) continue
+      const isSplit = await this.#splitter.step(pool, followed.groups.known, this.#isElected)
+      if (this.#closed || this.#electedRevision === 0) return
+      if (isSplit) {
+        // To plan for groups that are others at once is of no use.
+        this.#isBusy = true
+        continue
+      }
       const plan = await followed.planner.plan(pool, followed.groups, peers, isStaged)
       if (this.#closed || this.#electedRevision === 0) return
       this.#plans.set(pool.name, plan)
@@ -323,6 +333,11 @@ export class Controller {
     }))
   }
 
+  get #isElected(): Compare {
+    const { keys } = this.#options.cluster
+    return { key: keys.controller, modRevision: this.#electedRevision }
+  }
+
   get #nowMs(): number {
     return this.#options.cluster.clock.monotonicMs()
   }
@@ -333,8 +348,7 @@ export class Controller {
   }
 
   async #carryOut(pool: PoolRecord, followed: FollowedPool, plan: PoolPlan): Promise<void> {
-    const { keys } = this.#options.cluster
-    const elected: Compare = { key: keys.controller, modRevision: this.#electedRevision }
+    const elected = this.#isElected
     for (const { group, from, record, why } of plan.changes) {
       if (this.#closed || this.#electedRevision === 0) return
       const known = await this.#records.change(pool.number, group, from, record, [elected])

@@ -11,7 +11,10 @@ import { version } from '../core/version.ts'
 import type { PeerRecord, SettingsRecord } from './records.ts'
 
 /** By the level that brought it. A number is never used again for something else. */
-const levelOf = { 'sealed-blocks': 2, 'fresh-members': 2, layers: 3, branches: 4 } as const
+const levelOf = {
+  ...{ 'sealed-blocks': 2, 'fresh-members': 2 },
+  ...{ layers: 3, branches: 4, 'split-groups': 4 }
+} as const
 export type Feature = keyof typeof levelOf
 
 /** Of records that were written before there were levels. */

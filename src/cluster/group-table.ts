@@ -3,14 +3,20 @@ import { TRANSACTION_ATTEMPTS_MAX } from '../core/limits.ts'
 import type { Following } from '../metadata/follow.ts'
 import type { Compare } from '../metadata/store.ts'
 import type { Cluster } from './cluster.ts'
+import { groupsUnder, leastGroups, newSplit } from './group-shape.ts'
 import { GroupRecords, type KnownGroup } from './groups.ts'
 import { decodeRecord, type GroupMember, type GroupRecord } from './records.ts'
 
 /** A pool as its gateways see it. */
 export interface PoolView {
   readonly number: number
-  /** A power of two. */
+  readonly name: string
+  /** A power of two. It grows when the pool is split. */
   readonly groups: number
+  /** The least number of groups for which there may be records: fewer while it is being split. */
+  readonly leastGroups: number
+  /** What a record means that names no number of groups. */
+  readonly firstGroups: number
   /** Members in sync below which writes wait. */
   readonly writeMinimum: number
   /** Peers on which the ring puts a group, best first: where a group that is new begins. */
@@ -89,14 +95,20 @@ export class GroupTable {
 
   /**
    * The group's record; one is made if there is none: the peers where the ring puts it that are
-   * up, under their present boots. It never held anything, so all of them are in sync.
+   * up, under their present boots. It never held anything, so all of them are in sync. Of `groups`
+   * groups, which may not be what the pool has any more (R44).
    * @throws StoreError NoQuorum while fewer are up than writes need, or while peers may know of it
-   * that have not started since the metadata was restored; Closed when `claim` is lost
+   * that have not started since the metadata was restored; Closed when `claim` is lost; Conflict
    */
-  async ensure(pool: PoolView, group: number, claim: Claim): Promise<KnownGroup> {
+  async ensure(
+    pool: PoolView,
+    { group, groups }: { readonly group: number; readonly groups: number },
+    claim: Claim
+  ): Promise<KnownGroup> {
     for (let attempt = 0; attempt < TRANSACTION_ATTEMPTS_MAX; attempt++) {
       const known = await this.refresh(pool.number, group)
       if (known !== null) return known
+      const shape = await this.#shapeOf(pool, group, groups)
       const members = [...(await pool.place(group))]
       const { inSync, guards } = await this.#running(members)
       const { epochFloor, guard } = await this.#restoreOf(pool.number, group)
@@ -104,8 +116,8 @@ export class GroupTable {
         const text = `group ${pool.number}/${group}: ${inSync.length} of its peers are up`
         throw new StoreError(ErrorCode.NoQuorum, `${text}, ${pool.writeMinimum} are needed`)
       }
-      const record = { members, inSync, syncing: [] }
-      const all = [...guards, guard, claim]
+      const record = { members, inSync, syncing: [], ...newSplit(groups, pool.firstGroups) }
+      const all = [...guards, guard, shape, claim]
       const { number } = pool
       const made = await this.#records.change(number, group, null, record, all, epochFloor)
       if (made !== null) {
@@ -193,6 +205,28 @@ export class GroupTable {
       guards.push({ key: entry.key, modRevision: entry.modRevision })
     }
     return { inSync, guards }
+  }
+
+  /** R44: nobody has begun to split the pool into more, and what this came from has no record. */
+  async #shapeOf(pool: PoolView, group: number, groups: number): Promise<Compare> {
+    const { keys, store } = this.#cluster
+    const key = keys.pool(pool.name)
+    const entry = await store.get(key)
+    const guard = { key, modRevision: entry?.modRevision ?? 0 }
+    const record = entry === null ? null : decodeRecord('pool', key, entry.value)
+    if (record?.groups !== groups) {
+      const text = `group ${pool.number}/${group} is of ${groups}, and its pool has another number`
+      throw new StoreError(ErrorCode.Conflict, text)
+    }
+    // Who makes a record of a parent compares that of the pool, so that none comes any more.
+    for (let before = leastGroups(record); before < groups; before *= 2) {
+      const parent = group & (before - 1)
+      const known = parent === group ? null : await this.refresh(pool.number, parent)
+      if (known === null || groupsUnder(known.record, pool.firstGroups) > before) continue
+      const text = `group ${pool.number}/${parent} is not split yet into ${group}`
+      throw new StoreError(ErrorCode.Conflict, text)
+    }
+    return guard
   }
 
   /** R31: whether a group is new can be told once every peer said what it remembers. */

@@ -2,6 +2,7 @@ import { type Follower, type Following, follow } from '../metadata/follow.ts'
 import type { Compare, Entry } from '../metadata/store.ts'
 import { StoreError } from '../core/errors.ts'
 import type { Cluster } from './cluster.ts'
+import { splitRecord } from './group-shape.ts'
 import { decodeRecord, encodeRecord, type GroupRecord, type RestoredGroup } from './records.ts'
 
 /** A group's record and the revision in which it stands. */
@@ -22,6 +23,8 @@ export type GroupChange = Pick<GroupRecord, 'members' | 'inSync' | 'syncing'> & 
   readonly restored?: RestoredGroup | null | undefined
   /** A peer that has nothing of the group which is older than this record. */
   readonly emptied?: string
+  /** Of a new record: group-shape.ts. */
+  readonly split?: GroupRecord['split']
 }
 
 /** All that it wants are in sync, and nobody else is on the way: nobody comes back to it. */
@@ -104,6 +107,7 @@ export class GroupRecords {
       members: [...record.members],
       inSync: [...record.inSync],
       syncing: [...record.syncing],
+      ...(from !== null || record.split === undefined ? {} : { split: record.split }),
       ...(fresh.length === 0 ? {} : { fresh }),
       ...(restored === undefined || restored === null ? {} : { restored }),
       epoch: Math.max(kept.epoch, epochFloor, ...remembered) + 1,
@@ -114,6 +118,31 @@ export class GroupRecords {
       success: [{ put: key, value: encodeRecord('group', next) }]
     })
     return succeeded ? { record: next, modRevision: revision } : null
+  }
+
+  /**
+   * R41: makes two of a group that is one of `groups`: both have what it had, and nobody else.
+   * False when the group, or what the guards say, is another by now.
+   */
+  async split(
+    pool: number,
+    group: number,
+    from: KnownGroup,
+    groups: number,
+    guards: readonly Compare[]
+  ): Promise<boolean> {
+    const { keys, store } = this.#cluster
+    const key = keys.group(pool, group)
+    const other = keys.group(pool, group + groups)
+    const value = encodeRecord('group', splitRecord(from.record, groups))
+    const { succeeded } = await store.transact({
+      compare: [{ key, modRevision: from.modRevision }, { key: other, is: 'absent' }, ...guards],
+      success: [
+        { put: other, value },
+        { put: key, value }
+      ]
+    })
+    return succeeded
   }
 
   /** Reports every group of the pool, and each change of one. */

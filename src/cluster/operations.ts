@@ -5,6 +5,7 @@ import { assertPlaceable } from '../placement/targets.ts'
 import type { Cluster } from './cluster.ts'
 import type { Controller } from './controller.ts'
 import { type PlannedPeer, plannedPeerOf, ringOf } from './controller-plan.ts'
+import { splittingOf } from './pool-splitter.ts'
 import { GroupRecords, type KnownGroup, SharedReads } from './groups.ts'
 import {
   acceptLoss,
@@ -43,6 +44,8 @@ export interface PoolSummary {
   /** Who is down and has them. */
   readonly awaited: readonly string[]
   readonly syncing: number
+  /** Its groups are being split into so many; those that are in use and not split yet. */
+  readonly splitting: { readonly to: number; readonly left: number } | null
 }
 
 export interface PeerChange {
@@ -268,7 +271,8 @@ export class ClusterOperations {
   /** @throws StoreError NotFound, InvalidArgument */
   async changePool(name: string, change: PoolChange): Promise<PoolRecord> {
     this.#requireMembership()
-    const pool = { ...(await this.pools.get(name)), ...change }
+    const { groups: _, ...plain } = change
+    const pool = { ...(await this.pools.get(name)), ...plain }
     const redundancy = parseRedundancy(pool.redundancy)
     assertPlaceable({ redundancy, ring: ringOf(pool, this.#plannedPeers()) })
     return this.pools.set(name, change)
@@ -339,7 +343,8 @@ export class ClusterOperations {
     }
     const groupsUsed = groups.size
     const counts = { degraded, belowMinimum, unavailable, syncing }
-    return { pool, writeMinimum, groupsUsed, ...counts, awaited: [...awaited] }
+    const splitting = splittingOf(pool, groups)
+    return { pool, writeMinimum, groupsUsed, ...counts, awaited: [...awaited], splitting }
   }
 }
 

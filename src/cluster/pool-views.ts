@@ -6,6 +6,7 @@ import { sliced } from '../core/steps.ts'
 import { planningTargets, type Targets } from '../placement/targets.ts'
 import type { Cluster } from './cluster.ts'
 import { areSame, type PlannedPeer, plannedPeerOf, ringOf } from './controller-plan.ts'
+import { firstGroups, leastGroups } from './group-shape.ts'
 import type { PoolView } from './group-table.ts'
 import type { Membership } from './membership.ts'
 import { writeMinimumOf } from './pools.ts'
@@ -31,8 +32,20 @@ class FollowedPool implements PoolView {
     return this.record.number
   }
 
+  get name(): string {
+    return this.record.name
+  }
+
   get groups(): number {
     return this.record.groups
+  }
+
+  get leastGroups(): number {
+    return leastGroups(this.record)
+  }
+
+  get firstGroups(): number {
+    return firstGroups(this.record)
   }
 
   get writeMinimum(): number {

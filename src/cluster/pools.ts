@@ -1,9 +1,11 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import { GROUPS_DEFAULT_MIN, METADATA_TRANSACTION_OPS_MAX } from '../core/limits.ts'
+import { GROUPS_DEFAULT_MIN, GROUPS_MAX, METADATA_TRANSACTION_OPS_MAX } from '../core/limits.ts'
 import { defaultGroupCount, isGroupCount } from '../placement/groups.ts'
 import { membersOf, parseRedundancy, type Redundancy } from '../placement/redundancy.ts'
 import type { FailureDomain } from '../core/failure-domains.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
+import { firstGroups } from './group-shape.ts'
+import { awaitsPeers } from './pool-splitter.ts'
 import { decodeRecord, encodeRecord, type GroupRecord, type PoolRecord } from './records.ts'
 
 export const DEFAULT_POOL = 'default'
@@ -124,24 +126,50 @@ export class Pools {
   }
 
   /**
-   * Groups move to what the pool says then, one by one.
+   * Groups move to what the pool says then, one by one; so they are split (PoolSplitter).
    * @throws StoreError NotFound, InvalidArgument
    */
   async set(name: string, change: PoolChange): Promise<PoolRecord> {
     const { keys, store } = this.#cluster
     const key = keys.pool(name)
     return untilSettled(`changing pool ${name}`, async () => {
-      const entry = await store.get(key)
+      const { entries } = await store.transact({ success: [{ get: key }, { get: keys.restore }] })
+      const [entry = null, restore = null] = entries
       if (entry === null) return this.get(name)
       const old = decodeRecord('pool', key, entry.value)
-      const record: PoolRecord = { ...old, ...change }
+      const { groups, ...plain } = change
+      const split = groups === undefined ? {} : this.#splitOf(old, groups)
+      const record: PoolRecord = { ...old, ...plain, ...split }
       checkChange(old, record)
+      if (groups !== undefined && awaitsPeers(restore)) {
+        const text = `pool ${name}: peers have not said yet what they remember of restored metadata`
+        throw new StoreError(ErrorCode.Busy, `${text}: groups are split after that`)
+      }
       const { succeeded } = await store.transact({
-        compare: [{ key, modRevision: entry.modRevision }],
+        compare: [
+          { key, modRevision: entry.modRevision },
+          { key: keys.restore, modRevision: restore?.modRevision ?? 0 }
+        ],
         success: [{ put: key, value: encodeRecord('pool', record) }]
       })
       return succeeded ? record : null
     })
+  }
+
+  /** What is to be in the record that its groups are split. @throws StoreError */
+  #splitOf(old: PoolRecord, to: number): Partial<PoolRecord> {
+    const { name, groups, splitting } = old
+    const wanted = splitting?.to ?? groups
+    if (to === wanted) return {}
+    checkGroupCount(to)
+    if (to < wanted) {
+      const will = splitting === undefined ? 'has' : 'is being split into'
+      const text = `pool ${name} ${will} ${wanted} groups: they can be split, not joined to ${to}`
+      throw new StoreError(ErrorCode.InvalidArgument, text)
+    }
+    this.#cluster.features.require('split-groups', `splitting the groups of pool ${name}`)
+    if (splitting !== undefined) return { splitting: { ...splitting, to } }
+    return { groups: 2 * groups, firstGroups: firstGroups(old), splitting: { from: groups, to } }
   }
 
   #recordOf(pool: NewPool): PoolRecord {
@@ -189,11 +217,14 @@ export class Pools {
   }
 }
 
+function checkGroupCount(groups: number): void {
+  if (isGroupCount(groups)) return
+  const text = `${groups} groups: a pool has a power of two of them, up to ${GROUPS_MAX}`
+  throw new StoreError(ErrorCode.InvalidArgument, text)
+}
+
 function checkPool(pool: PoolRecord, redundancy: Redundancy): void {
-  if (!isGroupCount(pool.groups)) {
-    const text = `${pool.groups} groups: a pool has a power of two of them, up to 65536`
-    throw new StoreError(ErrorCode.InvalidArgument, text)
-  }
+  checkGroupCount(pool.groups)
   const members = membersOf(redundancy)
   const { writeMinimum } = pool
   if (writeMinimum !== null && (writeMinimum < 1 || writeMinimum > members)) {
@@ -209,10 +240,6 @@ function checkChange(old: PoolRecord, pool: PoolRecord): void {
   if (!same && old.redundancy !== pool.redundancy) {
     const text = `pool ${old.name} is ${old.redundancy}: that cannot become ${pool.redundancy}`
     throw new StoreError(ErrorCode.InvalidArgument, `${text} while it is in use`)
-  }
-  if (pool.groups !== old.groups) {
-    const text = `pool ${old.name} has ${old.groups} groups: they are fixed when it is created`
-    throw new StoreError(ErrorCode.InvalidArgument, text)
   }
   checkPool(pool, redundancy)
 }

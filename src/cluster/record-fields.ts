@@ -7,5 +7,7 @@ export const id64 = z.string().regex(/^(?!0{16})[0-9a-f]{16}$/)
 export const id128 = z.string().regex(/^[0-9a-f]{32}$/)
 export const u32 = z.number().int().min(0).max(0xffffffff)
 export const count = z.number().int().nonnegative()
+/** Of a pool. */
+export const groupCount = z.number().int().min(1).max(65536)
 export const time = z.iso.datetime()
 export const version = z.literal(1)

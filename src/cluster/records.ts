@@ -7,7 +7,7 @@ import { z } from 'zod'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { failureDomains } from '../core/failure-domains.ts'
 import { secretKinds, VOLUME_SLOTS_MAX } from '../seal/key-slots.ts'
-import { count, id64, id128, time, u32, version } from './record-fields.ts'
+import { count, groupCount, id64, id128, time, u32, version } from './record-fields.ts'
 import { baseSchema, snapshotSchema, volumeEventsSchema, volumeSchema } from './volume-records.ts'
 
 export type {
@@ -98,7 +98,11 @@ const poolSchema = z.looseObject({
   /** Kind of ring. */
   ring: z.string(),
   /** Placement groups, a power of two. */
-  groups: z.number().int().min(1).max(65536),
+  groups: groupCount,
+  /** With how many it began, once it was split: group-shape.ts. */
+  firstGroups: groupCount.optional(),
+  /** Groups are being doubled: there may be records for `from` of them yet. It ends at `to`. */
+  splitting: z.object({ from: groupCount, to: groupCount }).optional(),
   seed: u32,
   /** Members in sync below which writes wait; null for the rule of the redundancy. */
   writeMinimum: z.number().int().min(1).nullable(),
@@ -242,6 +246,8 @@ const groupSchema = z.looseObject({
    * before they have given it up.
    */
   fresh: z.array(id128).optional(),
+  /** For which number of groups this is, and the epochs at which those it came from were split. */
+  split: z.object({ groups: groupCount, epochs: z.array(u32) }).optional(),
   restored: restoredSchema.optional()
 })
 export type GroupRecord = z.infer<typeof groupSchema>

@@ -4,18 +4,19 @@
  */
 import type { Cluster } from '../cluster/cluster.ts'
 import { parseId64 } from '../cluster/ids.ts'
+import { firstGroups, groupsUnder } from '../cluster/group-shape.ts'
 import type { GroupRecords, KnownGroup } from '../cluster/groups.ts'
 import type { Membership } from '../cluster/membership.ts'
 import { DEFAULT_POOL } from '../cluster/pools.ts'
 import type { PoolViews } from '../cluster/pool-views.ts'
-import { decodeRecord, type PoolRecord } from '../cluster/records.ts'
+import { decodeRecord, type GroupRecord, type PoolRecord } from '../cluster/records.ts'
 import type { Arena } from '../core/arena.ts'
 import { StoreError } from '../core/errors.ts'
 import { TOMBSTONE_PAUSE_MS } from '../core/limits.ts'
 import { type Follower, type Following, follow } from '../metadata/follow.ts'
 import type { ShardedStore } from '../replication/block-store.ts'
 import { ClusterFamilies } from '../replication/cluster-families.ts'
-import type { Members } from '../replication/member.ts'
+import type { Members, PoolShape } from '../replication/member.ts'
 import { GroupScrub } from '../replication/group-scrub.ts'
 import { giveBackRule, giveUpRule } from '../replication/reclaim-rules.ts'
 import { Reclaimer, type ReclaimProgress } from '../replication/reclaimer.ts'
@@ -23,7 +24,7 @@ import { Resyncer } from '../replication/resync.ts'
 import type { ResyncProgress } from '../replication/resync-progress.ts'
 import type { ShardMemberService } from '../replication/shard-member-service.ts'
 import { settleRestored } from '../replication/settle-restored.ts'
-import { settleAtStart } from '../replication/start-rule.ts'
+import { decideAtStart, settleAtStart } from '../replication/start-rule.ts'
 import { Tombstones } from '../replication/tombstones.ts'
 import { membersOf, parseRedundancy } from '../placement/redundancy.ts'
 import { dropFamily } from '../volume/reclaim.ts'
@@ -75,6 +76,8 @@ export class GroupsHere {
   readonly #following = new Map<number, Following>()
   readonly #pools = new Set<number>()
   readonly #tombstones: Tombstones
+  /** Numbers of groups for which these are. */
+  readonly #groups = new Map<string, number>()
   #deletions: Following | null = null
   /** The start rule for one group; null before the start. */
   #settle: ((id: GroupId) => Promise<unknown>) | null = null
@@ -129,32 +132,43 @@ export class GroupsHere {
     }
     const hasAll = (peerId: string, bootId: string): boolean =>
       membership.isPresentBoot(peerId, bootId) || membership.endedCleanly(peerId, bootId)
-    const numbers = pools.all().map(({ number }) => number)
     const memory = this.#parts.service.fences
-    await settleRestored({ cluster, records, memory }, self, numbers)
-    const waiting: GroupId[] = []
-    for (const { number } of pools.all()) {
-      for (const [group, { record }] of await records.readAll(number)) {
-        const lists = [...record.inSync, ...record.syncing].some(({ peer }) => peer === self.peerId)
-        if (lists) waiting.push({ pool: number, group })
-      }
-    }
-    let distrusted = 0
+    await settleRestored({ cluster, records, memory }, self, pools.all())
     const settle = (id: GroupId): ReturnType<typeof settleAtStart> =>
       settleAtStart(records, id, started, hasAll)
     this.#settle = settle
-    const work = async (): Promise<void> => {
-      for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
-        const settled = await settle(next)
-        if (settled.distrusted) distrusted++
+    const distrusted = new Set<string>()
+    const decide = (record: GroupRecord) => decideAtStart(record, started, hasAll).kind
+    for (;;) {
+      // R45: what a group is split into meanwhile lists whom the group did.
+      const waiting = await this.#listed((record) => decide(record) !== 'keep')
+      const isDone = waiting.every(({ pool, group }) => distrusted.has(keyOf(pool, group)))
+      if (isDone) break
+      const work = async (): Promise<void> => {
+        for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+          const key = keyOf(next.pool, next.group)
+          if ((await settle(next)).distrusted) distrusted.add(key)
+          else distrusted.delete(key)
+        }
       }
+      await Promise.all(Array.from({ length: SETTLING_MAX }, work))
     }
-    await Promise.all(Array.from({ length: SETTLING_MAX }, work))
-    if (distrusted === 0) return
+    if (distrusted.size === 0) return
     this.#parts.log('error', 'this disk is an older state of what the cluster knows', {
-      groups: distrusted,
+      groups: distrusted.size,
       advice: 'remove the peer, or say that its copy is to count'
     })
+  }
+
+  async #listed(isWanted: (record: GroupRecord) => boolean): Promise<GroupId[]> {
+    const { pools, records } = this.#parts
+    const found: GroupId[] = []
+    for (const { number } of pools.all()) {
+      for (const [group, { record }] of await records.readAll(number)) {
+        if (isWanted(record)) found.push({ pool: number, group })
+      }
+    }
+    return found
   }
 
   start(): void {
@@ -207,11 +221,13 @@ export class GroupsHere {
     const { self, service } = this.#parts
     const isOurs = ({ peer }: { peer: string }): boolean => peer === self.peerId
     const isBehind = record.epoch < service.fences.groupEpoch(pool.number, group)
+    // R41: the number of groups is the record's, whatever the pool has by now.
+    const shape = { pool: pool.number, groups: groupsUnder(record, firstGroups(pool)) }
+    this.#hearOfSplit(shape, group, record)
     this.#tombstones.learn(pool.number, group, record, isBehind)
     const isSyncing = record.syncing.some(
       ({ peer, boot }) => peer === self.peerId && boot === self.bootId
     )
-    const shape = { pool: pool.number, groups: pool.groups }
     this.#reclaimer.learn(shape, group, record)
     this.#joiner.learn(shape, group, record)
     this.scrub.learn(shape, group, record)
@@ -230,11 +246,23 @@ export class GroupsHere {
     })
   }
 
+  /** R12: what came from a group together with this one is as it was, until its record is read. */
+  #hearOfSplit({ pool, groups }: PoolShape, group: number, record: GroupRecord): void {
+    const key = keyOf(pool, group)
+    const before = this.#groups.get(key) ?? groups
+    this.#groups.set(key, groups)
+    for (let other = group + before; other < groups; other += before) {
+      this.#tombstones.hear(pool, other, record.epoch)
+    }
+  }
+
   #trouble(what: string, thrown: unknown): void {
     if (!(thrown instanceof StoreError)) throw thrown
     this.#parts.log('warn', what, { reason: thrown.message })
   }
 }
+
+const keyOf = (pool: number, group: number): string => `${pool}/${group}`
 
 /** More than there are peers where the pool is unknown: nothing is given back then. */
 function copiesOf(pool: PoolRecord | undefined): number {

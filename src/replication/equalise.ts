@@ -54,7 +54,8 @@ export async function forEach<T>(
 export class Equaliser {
   readonly #store: ReplicatedStore
   readonly #family: FamilyIo
-  readonly #sums = new Map<Boot, Promise<Map<number, string>>>()
+  /** By the number of groups, too. */
+  readonly #sums = new Map<string, Promise<Map<number, string>>>()
   /** Chunks that differed. */
   chunks = 0
 
@@ -67,7 +68,7 @@ export class Equaliser {
   async equalise(group: GroupIo): Promise<void> {
     const boots = group.targets.slice(0, group.inSyncCount)
     if (boots.length < 2) return
-    const sums = await Promise.all(boots.map((boot) => this.#groupSums(boot)))
+    const sums = await Promise.all(boots.map((boot) => this.#groupSums(group, boot)))
     const first = sums[0]!.get(group.index) ?? ''
     if (sums.every((sum) => (sum.get(group.index) ?? '') === first)) return
     const chunks = await this.#differing(group, boots)
@@ -75,10 +76,10 @@ export class Equaliser {
   }
 
   /** One call a member for all groups. */
-  #groupSums(boot: Boot): Promise<Map<number, string>> {
-    const known = this.#sums.get(boot)
+  #groupSums({ shape }: GroupIo, boot: Boot): Promise<Map<number, string>> {
+    const key = `${boot.peerId}/${boot.bootId}/${shape.groups}`
+    const known = this.#sums.get(key)
     if (known !== undefined) return known
-    const { shape } = this.#family.pool
     const request = { call: 'groupSums', shape, family: this.#family.id, withHoles: false } as const
     const sums = callBoot(boot, request).then(({ data }) => {
       const byGroup = new Map<number, string>()
@@ -87,7 +88,7 @@ export class Equaliser {
       }
       return byGroup
     })
-    this.#sums.set(boot, sums)
+    this.#sums.set(key, sums)
     return sums
   }
 
@@ -109,7 +110,7 @@ export class Equaliser {
     for (;;) {
       const answer: MemberAnswer = await callBoot(boot, {
         call: 'chunkSums',
-        shape: this.#family.pool.shape,
+        shape: group.shape,
         group: group.index,
         family: this.#family.id,
         withHoles: false,

@@ -40,7 +40,7 @@ export class FamilyIo {
   /** Groups whose members are not known to be equal yet: their ops wait. */
   readonly unsettled = new Set<number>()
   /** By group, the flush round in which its last write was acknowledged. */
-  readonly dirtyRound: Uint32Array
+  #dirtyRound: Uint32Array
   /** Groups with acknowledged writes that no flush covered, perhaps more. */
   readonly dirtyGroups: Set<GroupIo> = new Set()
   /** Clients have it: what they flush covers what they were told before, by whichever gateway. */
@@ -57,7 +57,7 @@ export class FamilyIo {
     this.unavailableMs = options.unavailableMs
     this.writerEpoch = options.writerEpoch
     this.claim = options.claim
-    this.dirtyRound = new Uint32Array(pool.view.groups)
+    this.#dirtyRound = new Uint32Array(pool.groups.length)
   }
 
   /** The gateway took the writer lease anew, and nobody had it in between. */
@@ -83,15 +83,28 @@ export class FamilyIo {
   }
 
   noteAcked(group: GroupIo, round: number): void {
-    if (this.dirtyRound[group.index] === round) return
-    this.dirtyRound[group.index] = round
+    if (this.#dirtyRound[group.index] === round) return
+    this.#dirtyRound[group.index] = round
     this.dirtyGroups.add(group)
+  }
+
+  /** R43: what is not flushed, or not settled, of a group may be in either half. */
+  noteSplit(group: GroupIo, other: GroupIo): void {
+    const { length } = this.#dirtyRound
+    if (other.index >= length) {
+      const longer = new Uint32Array(other.pool.groups.length)
+      longer.set(this.#dirtyRound)
+      this.#dirtyRound = longer
+    }
+    this.#dirtyRound[other.index] = this.#dirtyRound[group.index]!
+    if (this.dirtyGroups.has(group)) this.dirtyGroups.add(other)
+    if (this.unsettled.has(group.index)) this.unsettled.add(other.index)
   }
 
   /** Every write up to `round` is durable. */
   noteFlushed(round: number): void {
     for (const group of this.dirtyGroups) {
-      if (this.dirtyRound[group.index]! <= round) this.dirtyGroups.delete(group)
+      if (this.#dirtyRound[group.index]! <= round) this.dirtyGroups.delete(group)
     }
   }
 }

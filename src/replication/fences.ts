@@ -3,7 +3,9 @@
  * the highest epoch of each group. An op with an older one is refused; a newer one raises the bar
  * at once. Only `hold` promises that nothing older is on its way any more, also after a restart.
  */
+import { type GroupBar, parentBars } from '../cluster/group-shape.ts'
 import { formatId64 } from '../cluster/ids.ts'
+import type { GroupRecord } from '../cluster/records.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { FENCED_FAMILIES_MAX, FENCED_GROUPS_MAX } from '../core/limits.ts'
 import { type FenceEntry, FenceKind } from '../format/fences.ts'
@@ -126,6 +128,22 @@ export class Fences {
     this.#groups.raise(pool, group + 1, epoch)
     this.#raised++
     this.onGroupRaised(pool, group, epoch)
+  }
+
+  /**
+   * R42: as `raiseGroup` with the epoch of a group's record, and what was sent to the groups that
+   * it came from, before they were split, is not admitted either.
+   */
+  raiseRecord(pool: number, group: number, record: Pick<GroupRecord, 'epoch' | 'split'>): void {
+    this.raiseParents(pool, parentBars(group, record))
+    this.raiseGroup(pool, group, record.epoch)
+  }
+
+  /** Those that are higher already stay. @throws StoreError LimitReached */
+  raiseParents(pool: number, bars: readonly GroupBar[]): void {
+    for (const { group, epoch } of bars) {
+      if (this.groupEpoch(pool, group) < epoch) this.raiseGroup(pool, group, epoch)
+    }
   }
 
   /** A deleted family needs no fence: its id is never used again. */

@@ -7,6 +7,7 @@
  *
  * Nothing is read from disks but where checksums differ in blocks of one version.
  */
+import { shapeUnder } from '../cluster/group-shape.ts'
 import type { GroupRecords } from '../cluster/groups.ts'
 import { parseId64 } from '../cluster/ids.ts'
 import type { GroupRecord } from '../cluster/records.ts'
@@ -113,6 +114,7 @@ export class GroupComparer {
     const { groups, self } = this.#parts
     const known = await groups.read(shape.pool, group)
     if (known === null || !isComparable(known.record, self.peerId)) return null
+    if (shapeUnder(shape, known.record).groups !== shape.groups) return null
     const members = this.#membersOf(known.record)
     return members === null ? null : { shape, group, groupEpoch: known.record.epoch, members }
   }

@@ -4,6 +4,7 @@ import { REPLICATION_RETRY_MS, REPLICATION_TICK_MS } from '../core/limits.ts'
 import type { Boot } from './boots.ts'
 import type { FamilyIo } from './family-io.ts'
 import type { GroupIo } from './group-io.ts'
+import { fenceOf } from './member.ts'
 import type { ReplicatedStore } from './replicated-store.ts'
 
 /**
@@ -30,6 +31,10 @@ export class GroupDoctor {
 
   /** A record of the group, which may be news. */
   learn(group: GroupIo, known: KnownGroup): void {
+    const count = group.countUnder(known)
+    // R43: of before it was split.
+    if (count < group.count) return
+    while (group.count < count) group.pool.split(group)
     const latest = this.#doubts.get(group) ?? group.known
     if (latest !== null && known.modRevision <= latest.modRevision) {
       if (this.#doubts.has(group)) this.treat(group)
@@ -124,19 +129,35 @@ export class GroupDoctor {
     const { view } = group.pool
     const cached = this.#store.groups.get(view.number, group.index)
     if (cached !== null) {
-      this.learn(group, cached)
+      const isOld = group.countUnder(cached) < group.count
+      const known = isOld ? await this.#store.groups.refresh(view.number, group.index) : cached
+      if (known !== null) this.learn(group, known)
+      return
+    }
+    if (group.count < view.groups) {
+      await this.#loadSplit(group)
       return
     }
     const family = this.#store.familiesOf(group).find(({ isClosed }) => !isClosed)
     if (family === undefined) return
     const { claim } = family
     try {
-      this.learn(group, await this.#store.groups.ensure(view, group.index, claim))
+      const id = { group: group.index, groups: group.count }
+      this.learn(group, await this.#store.groups.ensure(view, id, claim))
     } catch (thrown) {
       if (!(thrown instanceof StoreError)) throw thrown
       if (thrown.code !== ErrorCode.Closed) throw thrown
       this.#fenceIfSame(family, claim.modRevision)
     }
+  }
+
+  /** R44: the pool is of more groups. One that has no record by now will never have one. */
+  async #loadSplit(group: GroupIo): Promise<void> {
+    const { count, index, pool } = group
+    const known = await this.#store.groups.refresh(pool.view.number, index)
+    if (group.known !== null || group.count !== count) return
+    if (known === null) pool.split(group)
+    else this.learn(group, known)
   }
 
   async #refresh(group: GroupIo, old: KnownGroup): Promise<void> {
@@ -145,6 +166,7 @@ export class GroupDoctor {
     if (group.known !== old || this.#doubts.has(group)) return
     // No news: what a member knows, it was told by somebody who is ahead of the store's answer.
     group.retryMs = this.#nowMs + REPLICATION_TICK_MS
+    if (!group.isKnown) return
     group.isStale = false
     if (group.flushDoubt === 'asked') group.flushDoubt = 'answered'
     group.isReady = true
@@ -153,10 +175,11 @@ export class GroupDoctor {
 
   /** R31: who stays in the group is told, durably, that another has left. */
   #tell(group: GroupIo): void {
-    const { unfenced, epoch } = group
+    const { unfenced, known } = group
+    if (known === null || !group.isKnown) return
     const id = { pool: group.pool.view.number, group: group.index }
     for (const boot of unfenced) {
-      boot.member?.call({ call: 'fenceGroup', id, epoch }).then(
+      boot.member?.call(fenceOf(id, known)).then(
         () => {
           if (unfenced.delete(boot)) this.#store.flushes.check()
         },
@@ -311,6 +334,8 @@ export class GroupDoctor {
   }
 
   #adopt(group: GroupIo, known: KnownGroup): void {
+    // In doubt until now, and of before it was split.
+    if (group.countUnder(known) < group.count) return
     group.adopt(known, this.#store.boots, this.#nowMs)
     group.retryMs = 0
     this.#blocked.delete(group)

@@ -1,27 +1,82 @@
 import type { PoolView } from '../cluster/group-table.ts'
+import { groupsUnder } from '../cluster/group-shape.ts'
 import { isWhole, type KnownGroup } from '../cluster/groups.ts'
 import type { GroupMember } from '../cluster/records.ts'
+import { groupOfChunk } from '../placement/hash.ts'
 import type { Boot, Boots } from './boots.ts'
 import type { Member, PoolShape } from './member.ts'
 
-/** A pool that this gateway uses. */
+/**
+ * A pool that this gateway uses. What it knows of a split it knows by records: each group here is
+ * of some number of groups, and a chunk is looked for from the highest number on (R43).
+ */
 export class PoolIo {
   readonly view: PoolView
-  readonly shape: PoolShape
-  readonly groups: (GroupIo | null)[]
+  /** By number; null where nobody needed it yet, or where it is part of another one still. */
+  groups: (GroupIo | null)[]
+  /** No group here is of fewer. */
+  readonly #least: number
+  readonly #onSplit: (group: GroupIo, other: GroupIo) => void
 
-  constructor(view: PoolView) {
+  constructor(view: PoolView, onSplit: (group: GroupIo, other: GroupIo) => void) {
     this.view = view
-    this.shape = { pool: view.number, groups: view.groups }
-    this.groups = new Array<GroupIo | null>(view.groups).fill(null)
+    this.#onSplit = onSplit
+    this.#least = view.leastGroups
+    this.groups = new Array<GroupIo | null>(this.#least).fill(null)
   }
 
-  group(index: number): GroupIo {
-    const known = this.groups[index]
-    if (known !== null && known !== undefined) return known
-    const group = new GroupIo(this, index)
-    this.groups[index] = group
+  /** The group that has the chunk. */
+  groupOf(familyHigh: number, familyLow: number, chunk: number): GroupIo {
+    const { groups } = this
+    const count = groups.length
+    const index = groupOfChunk(familyHigh, familyLow, chunk, count)
+    const group = groups[index]
+    if (group !== null && group!.count === count) return group!
+    return this.covering(index)
+  }
+
+  /** The one that has what the group of this number, among as many as are known, has. */
+  covering(index: number): GroupIo {
+    for (let count = this.groups.length; count >= this.#least; count /= 2) {
+      const group = this.groups[index & (count - 1)]!
+      if (group !== null && group.count === count) return group
+    }
+    const group = new GroupIo(this, index & (this.#least - 1), this.#least)
+    this.groups[group.index] = group
     return group
+  }
+
+  /** The one to which a record of that number, among `count` groups, belongs. */
+  groupUnder(index: number, count: number): GroupIo {
+    let group = this.covering(index)
+    // There is a record of a half: so there is one of the other, and none of the whole.
+    while (group.count < count) {
+      this.split(group)
+      group = this.covering(index)
+    }
+    return group
+  }
+
+  /** Is there one that has, or had, what the group of this number has? */
+  isMade(index: number): boolean {
+    for (let count = this.groups.length; count >= this.#least; count /= 2) {
+      if (this.groups[index & (count - 1)]?.count === count) return true
+    }
+    return false
+  }
+
+  /** All of them, also those that nobody needed yet. */
+  all(): GroupIo[] {
+    return [...new Set(Array.from(this.groups, (_, index) => this.covering(index)))]
+  }
+
+  /** Makes two of it, as the metadata did; neither is used before its record is read. */
+  split(group: GroupIo): void {
+    const other = group.split()
+    const { length } = this.groups
+    if (other.index >= length) this.groups.push(...new Array<null>(length).fill(null))
+    this.groups[other.index] = other
+    this.#onSplit(group, other)
   }
 }
 
@@ -29,7 +84,9 @@ export class PoolIo {
 export class GroupIo {
   readonly pool: PoolIo
   readonly index: number
-  /** The record in use; null before the first. */
+  /** It is one of so many. */
+  count: number
+  /** The record in use; null before the first. After a split that from before, until it is read. */
   known: KnownGroup | null = null
   epoch = 0
   /** May ops be sent? Not while the record is unknown or in doubt. */
@@ -62,13 +119,52 @@ export class GroupIo {
   /** Not before this is the next try of what could not be done, monotonic. */
   retryMs = 0
 
-  constructor(pool: PoolIo, index: number) {
+  constructor(pool: PoolIo, index: number, count: number) {
     this.pool = pool
     this.index = index
+    this.count = count
+  }
+
+  /**
+   * It keeps one half of its chunks; the other, returned, has the rest. What is known of members
+   * holds for both, so that a boot that another one followed in the record of a half is noticed.
+   */
+  split(): GroupIo {
+    const other = new GroupIo(this.pool, this.index + this.count, 2 * this.count)
+    this.count *= 2
+    other.known = this.known
+    other.epoch = this.epoch
+    other.targets = [...this.targets]
+    other.inSyncCount = this.inSyncCount
+    other.keepHoles = this.keepHoles
+    for (const [boot, error] of this.failed) other.failed.set(boot, error)
+    for (const [boot, sinceMs] of this.listedMs) other.listedMs.set(boot, sinceMs)
+    other.unfenced = new Set(this.unfenced)
+    for (const group of [this, other]) {
+      group.isReady = false
+      group.isStale = true
+      group.isTroubled = true
+      group.flushDoubt = 'none'
+      group.retryMs = 0
+    }
+    return other
+  }
+
+  /** Is the record in use of this group, and not of what it was a part of? */
+  get isKnown(): boolean {
+    return this.known !== null && this.countUnder(this.known) === this.count
+  }
+
+  countUnder({ record }: KnownGroup): number {
+    return groupsUnder(record, this.pool.view.firstGroups)
   }
 
   get name(): string {
     return `${this.pool.view.number}/${this.index}`
+  }
+
+  get shape(): PoolShape {
+    return { pool: this.pool.view.number, groups: this.count }
   }
 
   /** The record's entry of a target. */
@@ -125,8 +221,8 @@ export class GroupIo {
     for (const boot of this.failed.keys()) {
       if (!this.targets.includes(boot)) this.failed.delete(boot)
     }
-    this.isStale = false
     this.flushDoubt = 'none'
-    this.isReady = true
+    this.isStale = !this.isKnown
+    this.isReady = this.isKnown
   }
 }

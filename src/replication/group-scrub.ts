@@ -40,7 +40,7 @@ export interface ScrubProgress {
 }
 
 interface Turn {
-  readonly shape: PoolShape
+  shape: PoolShape
   readonly group: number
   dueMs: number
 }
@@ -93,13 +93,19 @@ export class GroupScrub {
 
   /** A record of a group, whoever it lists. */
   learn(shape: PoolShape, group: number, record: GroupRecord): void {
-    this.#shapes.set(shape.pool, shape)
+    if (shape.groups >= (this.#shapes.get(shape.pool)?.groups ?? 0)) {
+      this.#shapes.set(shape.pool, shape)
+    }
     const key = `${shape.pool}/${group}`
     if (!isComparable(record, this.#parts.self.peerId)) {
       this.#turns.delete(key)
       return
     }
-    if (this.#turns.has(key)) return
+    const turn = this.#turns.get(key)
+    if (turn !== undefined) {
+      turn.shape = shape
+      return
+    }
     const { random, clock, periodMs } = this.#parts
     const lot = (random.u32() + 1) / 2 ** 32
     const dueMs = clock.monotonicMs() + lot * (periodMs || Infinity)
@@ -149,13 +155,14 @@ export class GroupScrub {
     }
   }
 
-  /** Groups of one pool whose turn it is. */
+  /** Groups of one pool, and one number of groups, whose turn it is. */
   #batch(): Turn[] {
     const now = this.#parts.clock.monotonicMs()
     const batch: Turn[] = []
     for (const turn of this.#turns.values()) {
       if (turn.dueMs > now) continue
-      if (batch.length > 0 && batch[0]!.shape.pool !== turn.shape.pool) continue
+      const { pool, groups } = batch[0]?.shape ?? turn.shape
+      if (pool !== turn.shape.pool || groups !== turn.shape.groups) continue
       batch.push(turn)
       if (batch.length === COMPARE_GROUPS_MAX) return batch
     }

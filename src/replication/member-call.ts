@@ -21,7 +21,11 @@ const calls: {
   fenceGroup: z.strictObject({
     call: z.literal('fenceGroup'),
     id: z.strictObject({ pool: u16, group: u16 }),
-    epoch: u32
+    epoch: u32,
+    parents: z
+      .array(z.strictObject({ group: u16, epoch: u32 }))
+      .max(16)
+      .optional()
   }),
   groupSums: z.strictObject({
     call: z.literal('groupSums'),

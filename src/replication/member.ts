@@ -3,6 +3,8 @@
  * shards, `PeerLink` a connection to one boot of a peer, and the simulator has its own. Rules
  * are in PROTOCOL.md.
  */
+import { type GroupBar, parentBars } from '../cluster/group-shape.ts'
+import type { KnownGroup } from '../cluster/groups.ts'
 import type { BlockOp } from './block-store.ts'
 import type { PeerReport } from './peer-report.ts'
 import type { SpaceQuestion } from './space-question.ts'
@@ -23,8 +25,13 @@ export interface PoolShape {
 export type MemberCall =
   /** R3: nothing older than `writerEpoch` is admitted for the family from the answer on. */
   | { readonly call: 'fenceFamily'; readonly family: string; readonly writerEpoch: number }
-  /** R3, for a group. */
-  | { readonly call: 'fenceGroup'; readonly id: GroupId; readonly epoch: number }
+  /** R3, for a group, and R42: for `parents`, which it came from. */
+  | {
+      readonly call: 'fenceGroup'
+      readonly id: GroupId
+      readonly epoch: number
+      readonly parents?: readonly GroupBar[] | undefined
+    }
   /**
    * Sums of what the member holds of a family, per group. `data`: 16 bytes for each group that has
    * an entry: group u32, blocks u32 (mod 2^32; data and zeroes), hash u64; ordered by group. Holes
@@ -77,6 +84,13 @@ export type MemberCall =
     }
   /** For people who look at the cluster through another peer. */
   | { readonly call: 'report' }
+
+/** Nothing that was sent under an older record is admitted from the answer on. */
+export function fenceOf(id: GroupId, { record }: KnownGroup): MemberCall {
+  const parents = parentBars(id.group, record)
+  const more = parents.length === 0 ? {} : { parents }
+  return { call: 'fenceGroup', id, epoch: record.epoch, ...more }
+}
 
 export interface MemberAnswer {
   /** Of `ping`: families whose fence is above the named epoch. */

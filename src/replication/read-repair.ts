@@ -4,15 +4,13 @@ import { type CopyRange, copyBlocks } from './block-copy.ts'
 import { isDamage, OpKind } from './block-store.ts'
 import type { Boot } from './boots.ts'
 import type { FamilyIo } from './family-io.ts'
-import type { GroupIo } from './group-io.ts'
 import { type Pending, Sent } from './pending.ts'
 import type { ReplicatedStore } from './replicated-store.ts'
 
 interface Repair {
   readonly family: FamilyIo
-  readonly group: GroupIo
   readonly boot: Boot
-  readonly range: Omit<CopyRange, 'groupEpoch' | 'fenceEpoch'>
+  readonly range: Omit<CopyRange, 'group' | 'groupEpoch' | 'fenceEpoch'>
 }
 
 /**
@@ -43,10 +41,9 @@ export class ReadRepairs {
         chunk: request.chunk,
         firstBlock: request.firstBlock,
         blockCount: request.blockCount,
-        pool: request.pool,
-        group: request.group
+        pool: request.pool
       }
-      this.#waiting.push({ family: read.family!, group: read.group!, boot, range })
+      this.#waiting.push({ family: read.family!, boot, range })
     }
     if (this.#waiting.length > 0 && !this.#isRunning) this.#start()
   }
@@ -65,13 +62,18 @@ export class ReadRepairs {
 
   async #run(): Promise<void> {
     for (let next = this.#waiting.shift(); next !== undefined; next = this.#waiting.shift()) {
-      const { family, group, boot } = next
-      if (family.isClosed || boot.member === null || !group.isInSync(boot)) continue
+      const { family, boot } = next
+      // R43: not the group that was read from, if that was split since.
+      const { familyHigh, familyLow, chunk } = next.range
+      const group = family.pool.groupOf(familyHigh, familyLow, chunk)
+      if (family.isClosed || boot.member === null) continue
+      if (!group.isKnown || !group.isInSync(boot)) continue
       const good = group.targets.find(
         (other, at) => other !== boot && at < group.inSyncCount && other.member !== null
       )
       if (good === undefined) continue
-      const range = { ...next.range, groupEpoch: group.epoch, fenceEpoch: family.writerEpoch }
+      const under = { group: group.index, groupEpoch: group.epoch }
+      const range = { ...next.range, ...under, fenceEpoch: family.writerEpoch }
       const failure = await copyBlocks(this.#store.arena, range, good.member!, [boot.member])
       const where = `blocks ${range.firstBlock}+${range.blockCount} of chunk ${range.chunk}`
       const how = failure === null ? 'repaired' : `not repaired: ${errorCodeName(failure.error)}`

@@ -9,6 +9,7 @@
  * A slice enters a shard's queue only while the fence is where we put it. Who lists us again raises
  * it first: with the first write that comes, or before the resync compares.
  */
+import { shapeUnder } from '../cluster/group-shape.ts'
 import type { GroupRecords, KnownGroup } from '../cluster/groups.ts'
 import { parseId64 } from '../cluster/ids.ts'
 import type { GroupRecord } from '../cluster/records.ts'
@@ -128,10 +129,10 @@ export class Reclaimer {
   }
 
   /** Nothing that was sent while we were listed comes when nobody looks for it any more. */
-  #fence({ pool }: PoolShape, group: number, { epoch }: GroupRecord): void {
+  #fence({ pool }: PoolShape, group: number, record: GroupRecord): void {
     const { fences } = this.#parts.service
     const known = fences.groupEpoch(pool, group)
-    if (known > 0 && known < epoch) fences.raiseGroup(pool, group, epoch)
+    if (known > 0 && known < record.epoch) fences.raiseRecord(pool, group, record)
   }
 
   /** Begins nothing more; what is under way ends by itself. */
@@ -174,13 +175,13 @@ export class Reclaimer {
     }
   }
 
-  /** Groups of one pool whose time has come. */
+  /** Groups of one pool, and one number of groups, whose time has come. */
   #takeBatch(): void {
     const now = this.#parts.clock.monotonicMs()
-    let pool = -1
+    let first: PoolShape | null = null
     for (const [key, waiting] of this.#line) {
-      if (waiting.afterMs > now || (pool >= 0 && pool !== waiting.shape.pool)) continue
-      pool = waiting.shape.pool
+      if (waiting.afterMs > now || (first !== null && !areAlike(first, waiting.shape))) continue
+      first = waiting.shape
       this.#active.set(key, waiting)
       this.#line.delete(key)
       if (this.#active.size === RECLAIM_GROUPS_MAX) return
@@ -313,13 +314,20 @@ export class Reclaimer {
         this.#jobsLeft--
         return null
       }
+      const shape = shapeUnder(waiting.shape, known.record)
+      if (!areAlike(shape, waiting.shape)) {
+        // R41: of what is here another part is this group's than when it was learnt of.
+        this.#jobsLeft--
+        this.#putBack({ ...waiting, shape })
+        return null
+      }
       if (!rule.allows(pool, known.record)) {
         this.#jobsLeft--
         const afterMs = this.#parts.clock.monotonicMs() + RETRY_MS_MAX
         this.#putBack({ ...waiting, afterMs })
         return null
       }
-      service.fences.raiseGroup(pool, waiting.group, known.record.epoch)
+      service.fences.raiseRecord(pool, waiting.group, known.record)
       return { waiting, known, witnesses: rule.witnesses(known, waiting.failures) }
     } catch (thrown) {
       this.#jobsLeft--
@@ -388,6 +396,8 @@ export class Reclaimer {
 }
 
 const keyOf = ({ pool }: PoolShape, group: number): string => `${pool}/${group}`
+const areAlike = (one: PoolShape, other: PoolShape): boolean =>
+  one.pool === other.pool && one.groups === other.groups
 const numberOf = ({ group }: Waiting): number => group
 const groupOf = ({ waiting }: Job): number => waiting.group
 

@@ -104,6 +104,17 @@ export class ReplicaRequests {
     }
   }
 
+  /** R43: what is under way in `group`, and is `other`'s now, goes on there. */
+  split(group: GroupIo, other: GroupIo): void {
+    const { pool, index } = other
+    for (const pending of this.list.select((each) => each.group === group)) {
+      const { familyHigh, familyLow, chunk } = pending.request
+      if (pool.groupOf(familyHigh, familyLow, chunk) !== other) continue
+      pending.group = other
+      pending.request.group = index
+    }
+  }
+
   #mayStart(pending: Pending): boolean {
     return this.maySend(pending.family!, pending.group!)
   }

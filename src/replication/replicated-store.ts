@@ -9,6 +9,7 @@
  * ops in the list, and `GroupDoctor` changes things until they can go on: a tick looks after them.
  */
 import type { GroupTable, PoolView } from '../cluster/group-table.ts'
+import { groupsUnder } from '../cluster/group-shape.ts'
 import type { KnownGroup } from '../cluster/groups.ts'
 import type { Arena } from '../core/arena.ts'
 import { assert } from '../core/assert.ts'
@@ -20,7 +21,6 @@ import {
   MEMBER_PATIENCE_MS,
   REPLICATION_TICK_MS
 } from '../core/limits.ts'
-import { groupOfChunk } from '../placement/hash.ts'
 import type { ShardOp } from '../shard/op.ts'
 import { BlockOp, type BlockStore, type FamilyKey, OpKind } from './block-store.ts'
 import { type Boot, Boots } from './boots.ts'
@@ -118,7 +118,7 @@ export class ReplicatedStore implements BlockStore {
   pool(view: PoolView): PoolIo {
     let pool = this.#pools.get(view.number)
     if (pool === undefined) {
-      pool = new PoolIo(view)
+      pool = new PoolIo(view, (group, other) => this.#onSplit(group, other))
       this.#pools.set(view.number, pool)
     }
     return pool
@@ -198,8 +198,7 @@ export class ReplicatedStore implements BlockStore {
       return
     }
     const { pool } = family
-    const index = groupOfChunk(op.familyHigh, op.familyLow, op.chunk, pool.groups.length)
-    const group = pool.group(index)
+    const group = pool.groupOf(op.familyHigh, op.familyLow, op.chunk)
     if (this.#stopTick === null) this.#startTick()
     if (op.kind === OpKind.Write && !this.#makeRoom(group, op)) {
       this.#refuse(op, ErrorCode.OutOfSpace)
@@ -217,15 +216,14 @@ export class ReplicatedStore implements BlockStore {
     const family = this.#families.find(op.familyHigh, op.familyLow)
     if (family === null || family.isClosed) return -1
     const { pool } = family
-    const index = groupOfChunk(op.familyHigh, op.familyLow, op.chunk, pool.groups.length)
-    const group = pool.group(index)
+    const group = pool.groupOf(op.familyHigh, op.familyLow, op.chunk)
     const member = group.localMember()
     if (member?.readNow === undefined) return -1
     // Nobody rings for what is answered at once.
     if (this.#trust.lookOnce()) queueMicrotask(this.#trust.expire)
     if (!this.#requests.maySend(family, group) || this.#requests.isInTheWayOf(op)) return -1
     op.pool = pool.view.number
-    op.group = index
+    op.group = group.index
     op.groupEpoch = group.epoch
     op.fenceEpoch = family.writerEpoch
     return member.readNow(op, into, start)
@@ -364,9 +362,27 @@ export class ReplicatedStore implements BlockStore {
   }
 
   #onGroup(poolNumber: number, index: number, known: KnownGroup): void {
-    const group = this.#pools.get(poolNumber)?.groups[index]
-    if (group === null || group === undefined) return
+    const pool = this.#pools.get(poolNumber)
+    if (pool?.isMade(index) === true) this.learnRecord(pool, index, known)
+  }
+
+  /** R43: the record of a half tells that the whole was split. Null: it is of before that. */
+  learnRecord(pool: PoolIo, index: number, known: KnownGroup): GroupIo | null {
+    const count = groupsUnder(known.record, pool.view.firstGroups)
+    const group = pool.groupUnder(index, count)
+    if (group.count > count) return null
     this.#doctor.learn(group, known)
+    return group
+  }
+
+  /** Both halves go on when their records are read. */
+  #onSplit(group: GroupIo, other: GroupIo): void {
+    for (const family of this.families()) {
+      if (family.pool === group.pool) family.noteSplit(group, other)
+    }
+    this.#requests.split(group, other)
+    this.#doctor.treat(group)
+    this.#doctor.treat(other)
   }
 
   #onUp(boot: Boot): void {

@@ -111,7 +111,7 @@ export class ReplicatedWriters {
     family.isRetaken = true
     // What the takeover before could not reach is not equal for being taken anew.
     known.isRetaking ||= family.unsettled.size > 0
-    for (let group = 0; group < family.pool.groups.length; group++) family.unsettled.add(group)
+    for (const { index } of family.pool.all()) family.unsettled.add(index)
     try {
       const taken = await writers.take(volume, family.writerEpoch)
       family.raise(taken.writerEpoch, taken.claim)

@@ -8,6 +8,7 @@
  *
  * What fails goes to the end of the line; what was copied then is equal when its turn comes again.
  */
+import { shapeUnder } from '../cluster/group-shape.ts'
 import type { GroupGuard, GroupRecords, KnownGroup } from '../cluster/groups.ts'
 import { parseId64 } from '../cluster/ids.ts'
 import type { Arena } from '../core/arena.ts'
@@ -20,7 +21,7 @@ import {
   RESYNC_GROUPS_MAX
 } from '../core/limits.ts'
 import type { ShardedStore } from './block-store.ts'
-import type { Member, Members, PoolShape } from './member.ts'
+import { fenceOf, type Member, type Members, type PoolShape } from './member.ts'
 import { Pace } from './pace.ts'
 import { ChunkCopier, type CopySource } from './resync-copy.ts'
 import { ResyncMeter, type ResyncProgress } from './resync-progress.ts'
@@ -207,7 +208,10 @@ export class Resyncer {
     const states = await families.list(jobs[0]!.waiting.shape.pool)
     await this.#fenceSelf(states, jobs)
     const fenced = await this.#each(jobs, RESYNC_CALLS_MAX, (job) => fenceSource(job))
-    await this.#compare(fenced, states)
+    for (const groups of new Set(fenced.map(groupsOf))) {
+      const alike = fenced.filter((job) => groupsOf(job) === groups)
+      await this.#compare(alike, states)
+    }
     const equal = fenced.filter(({ differing }) => differing.length === 0)
     for (const { differing } of fenced) {
       this.#meter.compared(differing.reduce((sum, { blocks }) => sum + blocks, 0))
@@ -275,7 +279,10 @@ export class Resyncer {
         return !states.some((state) => state.family === family)
       }
       const source = { members, pool, group: waiting.group, groupEpoch, isDeleted }
-      jobs.push({ waiting, known, source, differing: [], unsettled: new Map() })
+      // R41: it may have been split while it waited.
+      const shape = shapeUnder(waiting.shape, known.record)
+      const job = { waiting: { ...waiting, shape }, known, source }
+      jobs.push({ ...job, differing: [], unsettled: new Map() })
     })
     return jobs
   }
@@ -299,9 +306,9 @@ export class Resyncer {
       const { high, low } = parseId64(family)
       if (writerEpoch > fences.familyEpoch(high, low)) fences.raiseFamily(high, low, writerEpoch)
     }
-    for (const { source } of jobs) {
+    for (const { source, known } of jobs) {
       try {
-        fences.raiseGroup(source.pool, source.group, source.groupEpoch)
+        fences.raiseRecord(source.pool, source.group, known.record)
       } catch (thrown) {
         // The record changed meanwhile: promotion will find that out.
         if (storeErrorOf(thrown).code !== ErrorCode.StaleGroup) throw thrown
@@ -310,7 +317,7 @@ export class Resyncer {
     await Promise.all([questions.barrier(), fences.hold()])
   }
 
-  /** Finds out in which families each group differs. */
+  /** Finds out in which families each group differs; all are of one number of groups. */
   async #compare(jobs: readonly Job[], states: readonly FamilyState[]): Promise<void> {
     const { questions } = this.#parts.service
     const shape = jobs[0]?.waiting.shape
@@ -396,10 +403,12 @@ export class Resyncer {
   }
 }
 
+const groupsOf = ({ waiting }: Job): number => waiting.shape.groups
+
 /** R19: nothing that was sent before we were listed reaches the source any more. */
-async function fenceSource({ source }: Job): Promise<void> {
-  const { pool, group, groupEpoch } = source
-  await source.members[0]!.call({ call: 'fenceGroup', id: { pool, group }, epoch: groupEpoch })
+async function fenceSource({ source, known }: Job): Promise<void> {
+  const { pool, group } = source
+  await source.members[0]!.call(fenceOf({ pool, group }, known))
 }
 
 async function forEachOf<T>(

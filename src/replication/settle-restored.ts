@@ -1,7 +1,13 @@
 /** What a peer that starts says about groups of metadata that was restored (PROTOCOL.md, R31). */
 import { type Cluster, untilSettled } from '../cluster/cluster.ts'
-import { type GroupChange, type GroupRecords, NO_BOOT } from '../cluster/groups.ts'
-import { decodeRecord, encodeRecord, type GroupRecord } from '../cluster/records.ts'
+import { coveringGroup, firstGroups, leastGroups, newSplit } from '../cluster/group-shape.ts'
+import { type GroupChange, type GroupRecords, type KnownGroup, NO_BOOT } from '../cluster/groups.ts'
+import {
+  decodeRecord,
+  encodeRecord,
+  type GroupRecord,
+  type PoolRecord
+} from '../cluster/records.ts'
 import { RESTORE_EPOCH_STEP } from '../core/limits.ts'
 
 interface Starting {
@@ -59,46 +65,75 @@ export interface Memory {
 }
 
 /**
- * Says for each group what this peer remembers, and then that it did. `pools`: numbers of those
- * there are. Nothing to do in a cluster that was not restored. @throws StoreError
+ * Says for each group what this peer remembers, and then that it did. `pools`: those there are.
+ * Nothing to do in a cluster that was not restored. @throws StoreError
  */
 export async function settleRestored(
   parts: { readonly cluster: Cluster; readonly records: GroupRecords; readonly memory: Memory },
   self: Starting,
-  pools: readonly number[]
+  pools: readonly PoolRecord[]
 ): Promise<void> {
   const { cluster, records, memory } = parts
   const key = cluster.keys.restore
   const entry = await cluster.store.get(key)
   if (entry === null) return
   const { epochFloor } = decodeRecord('restore', key, entry.value)
-  const remembered = new Map<string, number>()
-  for (const { pool, group, epoch } of memory.groupEpochs()) {
-    if (pools.includes(pool)) remembered.set(`${pool}/${group}`, epoch)
-  }
-  const groups = new Set(remembered.keys())
   for (const pool of pools) {
-    for (const group of (await records.readAll(pool)).keys()) groups.add(`${pool}/${group}`)
-  }
-  for (const name of groups) {
-    const [pool, group] = name.split('/').map(Number) as [number, number]
-    const epoch = remembered.get(name) ?? 0
-    await untilSettled(`group ${name}`, async () => {
-      const known = await records.read(pool, group)
-      if (known === null) {
-        const floor = Math.max(epochFloor, epoch)
-        return records.change(pool, group, null, unknownGroup(self.peerId, epoch), [], floor)
-      }
-      const { record } = known
-      // Decided without this peer, which would refuse what is asked of it.
-      const isRefused = record.restored === undefined && epoch > record.epoch
-      const change = isRefused ? record : decideRestored(record, self, epoch)
-      if (change === null) return true
-      return records.change(pool, group, known, change, [], isRefused ? epoch : 0)
-    })
+    const groups = rememberedOf(pool, await records.readAll(pool.number), memory)
+    for (const [group, epoch] of groups) {
+      await settleGroup({ records, self, epochFloor }, pool, group, epoch)
+    }
   }
   for (const { family, epoch } of memory.familyEpochs()) await raiseFamily(cluster, family, epoch)
   await confirm(cluster, self.peerId)
+}
+
+/**
+ * The highest epoch that is remembered of each group, 0 for none. R46: what is remembered of a
+ * group that the copy does not know as split counts for the one that it came from.
+ */
+function rememberedOf(
+  pool: PoolRecord,
+  known: ReadonlyMap<number, KnownGroup>,
+  memory: Memory
+): Map<number, number> {
+  const find = (group: number): GroupRecord | null => known.get(group)?.record ?? null
+  const remembered = new Map([...known.keys()].map((group) => [group, 0]))
+  for (const { pool: number, group, epoch } of memory.groupEpochs()) {
+    if (number !== pool.number) continue
+    const covering = coveringGroup(group, pool, find)
+    remembered.set(covering, Math.max(remembered.get(covering) ?? 0, epoch))
+  }
+  return remembered
+}
+
+async function settleGroup(
+  parts: {
+    readonly records: GroupRecords
+    readonly self: Starting
+    readonly epochFloor: number
+  },
+  pool: PoolRecord,
+  group: number,
+  epoch: number
+): Promise<void> {
+  const { records, self, epochFloor } = parts
+  const { number } = pool
+  await untilSettled(`group ${number}/${group}`, async () => {
+    const known = await records.read(number, group)
+    if (known === null) {
+      const floor = Math.max(epochFloor, epoch)
+      const split = newSplit(leastGroups(pool), firstGroups(pool))
+      const record = { ...unknownGroup(self.peerId, epoch), ...split }
+      return records.change(number, group, null, record, [], floor)
+    }
+    const { record } = known
+    // Decided without this peer, which would refuse what is asked of it.
+    const isRefused = record.restored === undefined && epoch > record.epoch
+    const change = isRefused ? record : decideRestored(record, self, epoch)
+    if (change === null) return true
+    return records.change(number, group, known, change, [], isRefused ? epoch : 0)
+  })
 }
 
 /** The copy is older than the group: whoever remembers it may have data in it. */

@@ -103,6 +103,7 @@ export class ShardMemberService implements MemberService {
       }
       case 'fenceGroup': {
         const { pool, group } = request.id
+        this.fences.raiseParents(pool, request.parents ?? [])
         this.fences.raiseGroup(pool, group, request.epoch)
         return this.#hold()
       }

@@ -3,6 +3,7 @@
  * or reads it any more (fence), its members in sync hold the same (equalise), on disk (flush).
  * Groups that cannot be settled yet wait, and are tried again; the others are served.
  */
+import { lacksHalves } from '../cluster/group-shape.ts'
 import { peersOf } from '../cluster/groups.ts'
 import type { TakenWriter, Writers } from '../cluster/writers.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
@@ -57,7 +58,7 @@ export class Takeover {
   /** When one of those that were fenced last confirmed the writer before, at the latest. */
   #lastConfirmedMs = Number.NEGATIVE_INFINITY
   /** Groups that have a record. */
-  #groups: readonly GroupIo[] = []
+  readonly #groups = new Set<GroupIo>()
   /** Chunks that differed between members. */
   chunks = 0
 
@@ -77,38 +78,46 @@ export class Takeover {
     await this.#store.groups.open(view.number)
     // The writer before drained and flushed: nothing is on its way, and all members are equal.
     if (this.#options.taken.wasClean) {
-      this.#settleOthers(new Set())
+      for (const group of this.#open) this.#store.settled(this.#family, group)
       return
     }
-    const records = await this.#store.groups.refreshAll(view.number)
-    for (const index of records.keys()) this.#family.unsettled.add(index)
-    this.#settleOthers(new Set(records.keys()))
-    for (const [index, known] of records) {
-      this.#store.learn(this.#family.pool.group(index), known)
-    }
-    const groups = [...records.keys()].map((index) => this.#family.pool.group(index))
-    this.#groups = groups
-    const blocked = await this.#settle(groups)
+    await this.#learnAll()
+    const { done } = await this.#settle()
     const { taken, writers } = this.#options
     await this.#quarantine()
     // Should this process end before, the next takeover waits as long.
-    if (blocked.length === 0) await writers.settle(this.#family.id, taken)
-    for (const group of groups) {
-      if (!blocked.includes(group)) this.#store.settled(this.#family, group)
+    if (this.#isAllOf(done)) await writers.settle(this.#family.id, taken)
+    for (const group of done) this.#store.settled(this.#family, group)
+    if (this.#family.unsettled.size > 0) this.#goOn()
+  }
+
+  /** Groups without a record hold nothing. */
+  async #learnAll(): Promise<void> {
+    const { pool, unsettled } = this.#family
+    const { number, firstGroups } = pool.view
+    let records = await this.#store.groups.refreshAll(number)
+    // They are read one after the other: of a group that is split meanwhile perhaps one half.
+    while (lacksHalves(records, firstGroups)) {
+      records = await this.#store.groups.refreshAll(number)
     }
-    if (blocked.length > 0) this.#goOn(blocked)
+    for (const [index, known] of records) this.#store.learnRecord(pool, index, known)
+    const used = new Set([...records.keys()].map((index) => pool.covering(index)))
+    for (const group of pool.groups) if (group !== null && group.known !== null) used.add(group)
+    for (const { index } of used) unsettled.add(index)
+    for (const group of this.#open) if (!used.has(group)) this.#store.settled(this.#family, group)
+  }
+
+  /** Groups that are not settled yet, halves of those that were split since among them. */
+  get #open(): GroupIo[] {
+    return [...this.#family.unsettled].map((index) => this.#family.pool.covering(index))
+  }
+
+  #isAllOf(done: ReadonlySet<GroupIo>): boolean {
+    return this.#open.every((group) => done.has(group))
   }
 
   get #isOver(): boolean {
     return this.#family.isClosed || this.#family.takeover !== this
-  }
-
-  /** Groups without a record hold nothing. */
-  #settleOthers(groups: ReadonlySet<number>): void {
-    for (const index of [...this.#family.unsettled]) {
-      if (groups.has(index)) continue
-      this.#store.settled(this.#family, this.#family.pool.group(index))
-    }
   }
 
   /** Who had the family and was not fenced may read for a while where nobody was fenced. */
@@ -117,7 +126,7 @@ export class Takeover {
     if (readers.length === 0) return
     const fenced = new Set([...this.#fences.keys()].map(({ peerId }) => peerId))
     const isLeft = readers.filter(({ peer }) => !fenced.has(peer))
-    const named = new Set(this.#groups.flatMap(({ known }) => peersOf(known!.record)))
+    const named = new Set([...this.#groups].flatMap(peersIn))
     const unfenced = [...named].filter((peer) => !fenced.has(peer))
     if (isLeft.length === 0 || unfenced.length === 0) return
     const trustMs = Math.max(...isLeft.map((each) => each.trustMs))
@@ -129,20 +138,17 @@ export class Takeover {
   }
 
   /** Tries the groups that could not be settled until they can. */
-  #goOn(groups: readonly GroupIo[]): void {
+  #goOn(): void {
     const { store } = this.#options
+    const { unsettled } = this.#family
     const work = async (): Promise<void> => {
-      let blocked = groups
-      while (blocked.length > 0 && !this.#isOver) {
+      while (unsettled.size > 0 && !this.#isOver) {
         await this.#sleep(REPLICATION_RETRY_MS)
         if (this.#isOver) return
-        const before = blocked
         this.#failures.clear()
-        blocked = await this.#settle(before)
-        if (blocked.length < before.length) await this.#quarantine()
-        for (const group of before) {
-          if (!blocked.includes(group)) store.settled(this.#family, group)
-        }
+        const { done } = await this.#settle()
+        if (done.size > 0) await this.#quarantine()
+        for (const group of done) store.settled(this.#family, group)
       }
       if (!this.#isOver) {
         await this.#options.writers.settle(this.#family.id, this.#options.taken)
@@ -154,53 +160,59 @@ export class Takeover {
       if (thrown.code === ErrorCode.Closed) store.fence(this.#family)
       else {
         store.trouble(`taking over family ${this.#family.id}`, thrown)
-        this.#goOn([...this.#family.unsettled].map((index) => this.#family.pool.group(index)))
+        this.#goOn()
       }
     })
   }
 
-  /** Settles groups; returns those whose members are away. */
-  async #settle(groups: readonly GroupIo[]): Promise<GroupIo[]> {
-    const blocked: GroupIo[] = []
-    let open = groups
-    while (open.length > 0) {
+  /** Makes the members of groups equal, all but of those whose members are away. */
+  async #settle(): Promise<{ readonly done: ReadonlySet<GroupIo> }> {
+    const blocked = new Set<GroupIo>()
+    const done = new Set<GroupIo>()
+    const left = (): GroupIo[] => this.#open.filter((one) => !done.has(one) && !blocked.has(one))
+    for (let open = left(); open.length > 0; open = left()) {
       if (this.#isOver) throw leaseLost(this.#family)
+      for (const group of open) this.#groups.add(group)
       const equaliser = new Equaliser(this.#store, this.#family)
-      const again: GroupIo[] = []
+      let isAgain = false
       const fenced: { group: GroupIo; revision: number }[] = []
       await forEach(open, SETTLED_AT_ONCE_MAX, async (group) => {
         const outcome = await this.#fence(group)
-        const revision = group.known!.modRevision
-        if (outcome === 'settled') fenced.push({ group, revision })
-        else if (outcome === 'again') again.push(group)
-        else blocked.push(group)
+        if (outcome === 'settled') fenced.push({ group, revision: group.known!.modRevision })
+        else if (outcome === 'again') isAgain = true
+        else blocked.add(group)
       })
       const equal: typeof fenced = []
       await forEach(fenced, SETTLED_AT_ONCE_MAX, async (each) => {
         if (await this.#try(() => equaliser.equalise(each.group))) equal.push(each)
-        else again.push(each.group)
+        else isAgain = true
       })
       this.chunks += equaliser.chunks
       await this.#flush(equal.map(({ group }) => group))
       for (const { group, revision } of equal) {
         // Members that came meanwhile were not looked at.
         const isSame = group.known!.modRevision === revision && !this.#store.isBehind(group)
-        if (!isSame || !this.#isWhole(group)) again.push(group)
+        if (isSame && group.isKnown && this.#isWhole(group)) done.add(group)
+        else isAgain = true
       }
-      if (again.length > 0) await this.#sleep(REPLICATION_TICK_MS)
-      open = again
+      if (isAgain) await this.#sleep(REPLICATION_TICK_MS)
     }
-    return blocked
+    return { done }
   }
 
   /** Every member of the group is fenced, or taken out of it. */
   async #fence(group: GroupIo): Promise<Outcome> {
     const { view } = group.pool
+    if (!group.isKnown) {
+      this.#store.treat(group)
+      return 'again'
+    }
     await this.#store.findSuccessors(group)
     const boots = [...group.targets]
     const revision = group.known!.modRevision
     const fenced = await Promise.all(boots.map((boot) => this.#fenceBoot(boot)))
-    if (group.known!.modRevision !== revision || this.#store.isBehind(group)) return 'again'
+    const isSame = group.isKnown && group.known!.modRevision === revision
+    if (!isSame || this.#store.isBehind(group)) return 'again'
     const away = boots.filter((_, at) => !fenced[at])
     if (away.length === 0) return 'settled'
     if (!fenced.some((one, at) => one && at < group.inSyncCount)) return 'blocked'
@@ -298,6 +310,8 @@ export class Takeover {
     })
   }
 }
+
+const peersIn = ({ known }: GroupIo): string[] => (known === null ? [] : peersOf(known.record))
 
 const leaseLost = (family: FamilyIo): StoreError =>
   new StoreError(ErrorCode.Closed, `family ${family.id}: the writer lease is lost`)

@@ -16,7 +16,7 @@ import { until } from '../helpers/process.ts'
 import { delegateTo } from '../helpers/store-delegate.ts'
 
 const keys = new Keys()
-const BROUGHT = ['sealed-blocks', 'fresh-members', 'layers', 'branches']
+const BROUGHT = ['sealed-blocks', 'fresh-members', 'layers', 'branches', 'split-groups']
 const OLD = { version: '0.0.1', min: 1, max: 1 }
 
 const failsWith =

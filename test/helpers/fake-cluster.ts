@@ -50,6 +50,7 @@ const poolOf = (name: string, redundancy: string): Pool => ({
   failureDomain: 'host',
   ring: 'ketama',
   groups: 256,
+  splitting: null,
   writeMinimum: 1,
   peers: null,
   createdAt: ADDED,

@@ -69,7 +69,7 @@ function rig(options: { readonly localInSync?: boolean; readonly trustedForMs?: 
     local: null,
     trustedForMs: () => trustedForMs
   })
-  const pool = store.pool({ number: 3, groups: 1 } as PoolView)
+  const pool = store.pool({ number: 3, groups: 1, leastGroups: 1, firstGroups: 1 } as PoolView)
   const family = store.openFamily(pool, {
     family: FAMILY,
     writerEpoch: 7,
@@ -85,8 +85,8 @@ function rig(options: { readonly localInSync?: boolean; readonly trustedForMs?: 
   const inSync = localInSync ? [mine, other] : [other]
   const syncing = localInSync ? [] : [mine]
   const record = { v: 1 as const, epoch: 5, members: ['p1', 'p2'], inSync, syncing }
-  store.learn(pool.group(0), { record, modRevision: 1 })
-  store.settled(family, pool.group(0))
+  store.learn(pool.covering(0), { record, modRevision: 1 })
+  store.settled(family, pool.covering(0))
   const into = Buffer.alloc(BLOCK_BYTES)
   const opOf = (kind: number, firstBlock: number, blockCount: number): BlockOp =>
     Object.assign(new BlockOp(), { kind, familyLow: 1, firstBlock, blockCount, sequence: 1 })

@@ -3,7 +3,9 @@ import { deepStrictEqual, ok } from 'node:assert/strict'
 import { setTimeout as pause } from 'node:timers/promises'
 import { suite } from 'uvu'
 import { type Clock, systemClock, type Timers } from '../../src/core/clock.ts'
+import { splitRecord } from '../../src/cluster/group-shape.ts'
 import { ErrorCode } from '../../src/core/errors.ts'
+import { groupOfChunk } from '../../src/placement/hash.ts'
 import { OpKind } from '../../src/replication/block-store.ts'
 import type { Member } from '../../src/replication/member.ts'
 import { giveBackRule } from '../../src/replication/reclaim-rules.ts'
@@ -166,6 +168,28 @@ test('nothing goes while the others are not whole, or not there', async () => {
     site.reclaimer.close()
     deepStrictEqual(await site.chunksOf(site.peers[2]), CHUNKS, name)
   }
+})
+
+test('R41: of groups that are split meanwhile only what the record is of goes', async () => {
+  const site = await Site.create()
+  const { records, groups } = site.cluster
+  const read = groups.read
+  // The upper halves want this peer, and nobody has told it so.
+  groups.read = async (pool, group) => {
+    const known = await read(pool, group)
+    return known === null ? null : { ...known, record: splitRecord(known.record, SHAPE.groups) }
+  }
+  await site.put()
+  await idle()
+  site.reclaimer.close()
+  const upper = (chunk: number): boolean => groupOfChunk(0, 1, chunk, 8) >= SHAPE.groups
+  const left: number[] = []
+  for (let chunk = 0; chunk < CHUNKS; chunk++) {
+    const held = await site.cluster.held(site.peers[2], chunk)
+    if (held.some((text) => text !== '')) left.push(chunk)
+  }
+  deepStrictEqual(left, Array.from({ length: CHUNKS }, (_, chunk) => chunk).filter(upper))
+  ok(left.length > 0 && left.length < CHUNKS && records.length === SHAPE.groups, left.join())
 })
 
 test('who is listed again while the members flush keeps all, and what is written now', async () => {

@@ -1,24 +1,30 @@
 /** A whole cluster in one thread: peers, metadata, network, volumes with clients. */
 import { newSettings } from '../../src/cluster/cluster.ts'
 import { Keys } from '../../src/cluster/keys.ts'
-import { defaultPool } from '../../src/cluster/pools.ts'
+import { coveringGroup } from '../../src/cluster/group-shape.ts'
+import { DEFAULT_POOL, defaultPool } from '../../src/cluster/pools.ts'
 import {
   decodeRecord,
   encodeRecord,
   type GroupMember,
   type GroupRecord,
-  type PeerRecord
+  type PeerRecord,
+  type PoolRecord
 } from '../../src/cluster/records.ts'
 import { ErrorCode } from '../../src/core/errors.ts'
 import type { Compare, Entry, Transaction } from '../../src/metadata/store.ts'
 import { EmbeddedStore } from '../../src/metadata/embedded-store.ts'
 import { decodeRecord as decodeEntry } from '../../src/metadata/layout.ts'
 import { MemoryTables } from '../../src/metadata/memory-tables.ts'
+import { groupOfChunk } from '../../src/placement/hash.ts'
 import type { Directory, Host } from './link.ts'
 import { Network } from './network.ts'
 import { type Boot, CLUSTER_ID, SimPeer } from './peer.ts'
 import { SimVolume } from './volume.ts'
 import { Process, World } from './world.ts'
+
+/** Number of the pool that all is in. */
+const POOL = 0
 
 export interface SimOptions {
   readonly seed: number
@@ -33,6 +39,8 @@ export interface SimOptions {
   readonly sealed: boolean
   /** Peers are drained again and again, so that groups move. */
   readonly moves: boolean
+  /** Groups are split again and again. */
+  readonly splits?: boolean
   /** Members are compared again and again; with the real engine. */
   readonly scrub?: boolean
   /** After so long copies of a peer that is away are made elsewhere. */
@@ -51,12 +59,13 @@ export class SimCluster implements Directory {
   readonly options: SimOptions
   readonly peers: SimPeer[] = []
   readonly volumes: SimVolume[] = []
-  readonly pool: { readonly number: number; readonly groups: number }
   /** Whose disk has bits that flipped. */
   readonly flipped: Set<SimPeer> = new Set()
   /** Whose disk went back to an older state, with the one it should have. */
   readonly reverted: Map<SimPeer, ReturnType<SimPeer['disk']['state']>> = new Map()
   metadata!: EmbeddedStore
+  /** When a record of a group was last another one. */
+  groupsChangedMs = 0
   /** No peer starts. */
   isHalted = false
   readonly #tables = new MemoryTables()
@@ -70,7 +79,6 @@ export class SimCluster implements Directory {
     this.network = new Network(this.world, options.lateOneIn)
     this.metadataProcess = new Process(this.world, 'metadata')
     for (let i = 0; i < options.peers; i++) this.peers.push(new SimPeer(this, `p${i}`))
-    this.pool = { number: 0, groups: options.groups }
   }
 
   async start(): Promise<void> {
@@ -98,6 +106,20 @@ export class SimCluster implements Directory {
       this.volumes.push(volume)
       await volume.create()
     }
+  }
+
+  /** As it is now. */
+  get pool(): PoolRecord {
+    const { key, value } = this.#entry(this.keys.pool(DEFAULT_POOL))!
+    return decodeRecord('pool', key, value)
+  }
+
+  /** Where the chunk is by the records that there are. */
+  groupOfChunk(familyHigh: number, familyLow: number, chunk: number): number {
+    const records = this.groups()
+    const { pool } = this
+    const group = groupOfChunk(familyHigh, familyLow, chunk, pool.groups)
+    return coveringGroup(group, pool, (index) => records.get(index) ?? null)
   }
 
   hostOf(peerId: string): Host | null {
@@ -153,7 +175,7 @@ export class SimCluster implements Directory {
 
   /** Records of groups as they are now. */
   groups(): Map<number, GroupRecord> {
-    const prefix = this.keys.groups(this.pool.number)
+    const prefix = this.keys.groups(POOL)
     const found = new Map<number, GroupRecord>()
     this.#tables.read((read) => {
       for (const [key, value] of read.range(`k${prefix}`, `k${prefix}\u00ff`, 10_000)) {
@@ -214,7 +236,7 @@ export class SimCluster implements Directory {
 
   /** R8: nobody takes a member out but who writes there, the controller, and the member itself. */
   checkChange(boot: Boot, { compare = [], success = [] }: Transaction): void {
-    const prefix = this.keys.groups(this.pool.number)
+    const prefix = this.keys.groups(POOL)
     for (const operation of success) {
       if (!('put' in operation) || !operation.put.startsWith(prefix)) continue
       const before = this.#entry(operation.put)
@@ -262,7 +284,7 @@ export class SimCluster implements Directory {
   }
 
   #traceGroups(): void {
-    const prefix = this.keys.groups(this.pool.number)
+    const prefix = this.keys.groups(POOL)
     this.metadata.watch(prefix, (change) => {
       if (change.kind !== 'events') return
       for (const event of change.events) {
@@ -270,6 +292,7 @@ export class SimCluster implements Directory {
         const record = decodeRecord('group', event.entry.key, event.entry.value)
         const group = Number(event.entry.key.slice(prefix.length))
         this.world.log(this.#describe(group, record))
+        this.groupsChangedMs = this.world.nowMs
         this.#noteReturns(group, record)
       }
     })
@@ -277,7 +300,7 @@ export class SimCluster implements Directory {
 
   /** A peer that stays in sync under a new boot has what was on its disk, until a takeover. */
   #noteReturns(group: number, record: GroupRecord): void {
-    const old = this.#records.get(group)
+    const old = this.#records.get(group) ?? this.#halved(group, record)
     this.#records.set(group, record)
     for (const { peer, boot } of record.inSync) {
       const before = old?.inSync.find((entry) => entry.peer === peer)
@@ -288,12 +311,26 @@ export class SimCluster implements Directory {
     if (old !== undefined && old.inSync.length > record.inSync.length) this.#noteLoss(group, record)
   }
 
-  #describe(group: number, { epoch, inSync, syncing }: GroupRecord): string {
+  /** What a group that is new was a part of: what holds for that holds for it. */
+  #halved(group: number, { split }: GroupRecord): GroupRecord | undefined {
+    if (split === undefined) return undefined
+    const whole = group & (split.groups / 2 - 1)
+    for (const { unproven } of this.volumes) {
+      for (const key of [...unproven]) {
+        const [of, boot] = key.split('/')
+        if (Number(of) === whole) unproven.add(`${group}/${boot}`)
+      }
+    }
+    return this.#records.get(whole)
+  }
+
+  #describe(group: number, { epoch, inSync, syncing, split }: GroupRecord): string {
     const name = (id: string): string =>
       this.peers.find(({ peerId }) => peerId === id)?.name ?? id.slice(0, 4)
     const list = (entries: typeof inSync): string =>
       entries.map(({ peer, boot }) => `${name(peer)}.${boot.slice(0, 4)}`).join(' ')
-    return `group ${group}: epoch ${epoch} [${list(inSync)}] (${list(syncing)})`
+    const of = split === undefined ? '' : ` of ${split.groups}`
+    return `group ${group}${of}: epoch ${epoch} [${list(inSync)}] (${list(syncing)})`
   }
 
   #expireLeases(): void {

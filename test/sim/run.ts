@@ -7,12 +7,15 @@ import { heldByMembers } from './held.ts'
 import { Mover } from './mover.ts'
 import { TTL_MS } from './peer.ts'
 import { loseMetadata } from './restore.ts'
+import { Splitter } from './splitter.ts'
 import { CHUNK_BLOCKS_USED, CHUNKS, type SimVolume } from './volume.ts'
 
 /** Reads of each volume at the end. */
 const QUIET_READS = 30
 /** So long after all is well copies that are not wanted may be there. */
 const LEAKS_MS = 120_000
+/** Rounds of the controller, and a resync. */
+const SETTLED_MS = 5000
 /** Longer than any process is stopped. */
 const STOPPED_MS = 15_000
 
@@ -39,6 +42,8 @@ export interface RunOptions {
   readonly engine?: boolean
   /** Groups move between peers all the time. */
   readonly moves?: boolean
+  /** Groups are split again and again. */
+  readonly splits?: boolean
   /** Shards are read, and members compared, again and again; at the end a disk is damaged. */
   readonly scrub?: boolean
   /** At the end all peers lose power, and the metadata is restored from a copy of some time ago. */
@@ -73,20 +78,27 @@ function optionsOf({ seed, engine = false, moves = false }: RunOptions): SimOpti
 
 export async function runSeed(options: RunOptions): Promise<RunReport> {
   const { seed, faultyMs = 8000, faults: wantsFaults = true } = options
-  const sim = new SimCluster({ ...optionsOf(options), scrub: options.scrub === true })
+  const sim = new SimCluster({
+    ...optionsOf(options),
+    scrub: options.scrub === true,
+    splits: options.splits === true
+  })
   const { world } = sim
   const faults = new Faults(sim, options.restore !== true)
   const mover = new Mover(sim)
+  const splitter = new Splitter(sim)
   try {
     await sim.start()
     moveClients(sim)
     await world.runUntil(world.nowMs + 300)
     if (wantsFaults) faults.begin()
     if (sim.options.moves) mover.begin()
+    if (sim.options.splits === true) splitter.begin()
     await world.runUntil(world.nowMs + faultyMs)
     const behind = options.restore === true ? await loseMetadata(sim) : 0
     faults.end()
     mover.end()
+    splitter.end()
     if (behind === 0) await quiet(sim, faults)
     const mended = options.scrub === true ? await damageIsMended(sim) : 0
     return {
@@ -134,6 +146,10 @@ function moveClients(sim: SimCluster): void {
 /** Every group has all its copies, on members that run. */
 function isWhole(sim: SimCluster): boolean {
   const { copies } = sim.options
+  if (sim.pool.splitting !== undefined) return false
+  // Halves have to find their places yet.
+  if (sim.options.splits === true && sim.world.nowMs - sim.groupsChangedMs < SETTLED_MS)
+    return false
   return [...sim.groups().values()].every(({ members, inSync, syncing }) => {
     const isFull = inSync.length === copies && members.length === copies && syncing.length === 0
     return isFull && inSync.every((entry) => sim.runs(entry))

@@ -20,9 +20,13 @@ const scrub = process.env['SCRUB'] === '1'
 const scrubSeeds = Number(process.env['SCRUB_SEEDS'] ?? 4)
 const movesSeeds = Number(process.env['MOVES_SEEDS'] ?? 15)
 
+/** `SPLITS=1`: also while groups are split. */
+const splits = process.env['SPLITS'] === '1'
+const splitSeeds = Number(process.env['SPLIT_SEEDS'] ?? 6)
+
 async function run(seed: number, real: boolean = engine, moving: boolean = moves): Promise<void> {
   try {
-    const report = await runSeed({ seed, engine: real || scrub, moves: moving, scrub })
+    const report = await runSeed({ seed, engine: real || scrub, moves: moving, scrub, splits })
     if (fixed !== undefined) console.log({ ...report, trace: report.trace.length })
   } catch (thrown) {
     if (thrown instanceof SimFailure && fixed !== undefined) {
@@ -49,6 +53,14 @@ test('nor with the real engine on a faulty disk', async () => {
 test('nor while groups move, and what they leave behind is given back', async () => {
   if (fixed !== undefined) return
   for (let seed = 1; seed <= movesSeeds; seed++) await run(seed, true, true)
+})
+
+test('nor while groups are split', async () => {
+  if (fixed !== undefined) return
+  for (let seed = 1; seed <= splitSeeds; seed++) {
+    const real = seed % 3 === 0
+    await runSeed({ seed, splits: true, moves: seed % 2 === 0, engine: real, faultyMs: 5000 })
+  }
 })
 
 test('a scrub gets damaged blocks back from other members, and breaks nothing', async () => {

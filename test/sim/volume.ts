@@ -12,7 +12,6 @@ import { decodeHeld } from '../../src/replication/resync-plan.ts'
 import { crc32c } from '../../src/core/checksum.ts'
 import { BlockOp, OpKind } from '../../src/replication/block-store.ts'
 import { askForTags, copyPages } from '../../src/replication/copied-tags.ts'
-import { groupOfChunk } from '../../src/placement/hash.ts'
 import { VersionKind } from '../../src/shard/op.ts'
 import type { SimCluster } from './cluster.ts'
 import type { Boot } from './peer.ts'
@@ -137,7 +136,7 @@ export class SimVolume {
 
   groupOf(block: number): number {
     const { high, low } = parseId64(this.record.family)
-    return groupOfChunk(high, low, Math.floor(block / CHUNK_BLOCKS_USED), this.sim.pool.groups)
+    return this.sim.groupOfChunk(high, low, Math.floor(block / CHUNK_BLOCKS_USED))
   }
 
   /** What a member has of the volume in a group, holes left out; null of blocks that are bad. */
@@ -259,7 +258,7 @@ export class SimVolume {
     if (mine === undefined) return
     for (const key of [...this.unproven]) {
       const group = Number(key.split('/')[0])
-      if (!mine.unsettled.has(group)) this.unproven.delete(key)
+      if (!mine.unsettled.has(mine.pool.covering(group).index)) this.unproven.delete(key)
     }
   }
 

@@ -32,7 +32,11 @@ const withPoolOptions = (command: Command): Command =>
       ])
     )
     .option('--ring <kind>', 'how groups are placed: ketama, rendezvous or mod')
-    .option('--groups <count>', 'placement groups, a power of two; may grow later', countArgument)
+    .option(
+      '--groups <count>',
+      'placement groups, a power of two; they can be split later',
+      countArgument
+    )
     .option('--write-minimum <count>', 'copies below which writes wait', countArgument)
 
 function addCreate(parent: Command): void {
@@ -111,7 +115,11 @@ function addSet(parent: Command): void {
       output.result(pool, () => poolText(pool, output))
     })
   )
-  withExamples(command, 'torus pool set default --redundancy replicated:2')
+  withExamples(
+    command,
+    'torus pool set default --redundancy replicated:2',
+    'torus pool set default --groups 1024'
+  )
 }
 
 const changeOf = (options: PoolOptions): PoolChange => ({
