@@ -1,5 +1,6 @@
 /** `backup create`: a snapshot, and what changed since the one of the last backup. */
 import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { BackupRun, RunLock } from '../backup/backup-run.ts'
 import type { BackupKeys } from '../backup/objects.ts'
 import { originOf } from '../backup/origins.ts'
@@ -7,6 +8,7 @@ import { PIECE_BYTES } from '../backup/page.ts'
 import type { Backup, Manifest, Repository } from '../backup/repository.ts'
 import { requireGenuine } from '../backup/restore.ts'
 import { type StreamHeader, type StreamPart, VolumeDigest } from '../backup/stream-format.ts'
+import { errorCodeName, StoreError } from '../core/errors.ts'
 import { BackupKeyring } from './backup-keys.ts'
 import type { Context } from './context.ts'
 import { download } from './downloads.ts'
@@ -16,6 +18,9 @@ import type { Snapshot } from './life-api.ts'
 
 /** On snapshots that backups keep: id of the store. */
 const BACKUP_LABEL = 'torus.backup'
+
+const ATTEMPTS = 15
+const RETRY_MS = 200
 
 export interface MadeBackup {
   readonly name: string
@@ -147,15 +152,21 @@ class BackupSink implements Sink {
     this.#run = new BackupRun(this.#repository, about, { keys, base: base?.backup ?? null })
   }
 
-  part(part: StreamPart): Promise<void> {
-    return this.#run!.take(part)
+  async part(part: StreamPart): Promise<void> {
+    await this.#run!.take(part).catch(ofStore)
   }
 
   async end(): Promise<void> {
-    this.made = await this.#run!.end(this.#given.lock)
+    this.made = await this.#run!.end(this.#given.lock).catch(ofStore)
   }
 
   async abort(): Promise<void> {}
+}
+
+/** What the store fails is not what the connection to the peer fails, which goes on. */
+function ofStore(thrown: unknown): never {
+  if (!(thrown instanceof StoreError)) throw thrown
+  throw new CommandError(errorCodeName(thrown.code), thrown.message, { cause: thrown })
 }
 
 /** Snapshots of earlier backups in this store: the newest alone is needed. */
@@ -172,5 +183,15 @@ async function dropOlder(context: Context, { id }: Repository, newest: Snapshot)
 
 async function removeSnapshot({ api }: Context, { volume, name }: Snapshot): Promise<void> {
   await api.life.changeSnapshot(volume, name, { protected: false })
-  await api.life.deleteSnapshot(volume, name)
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await api.life.deleteSnapshot(volume, name)
+      return
+    } catch (thrown) {
+      // The peer may not have heard yet that nobody reads it any more.
+      const isBusy = thrown instanceof CommandError && thrown.code === 'Busy'
+      if (!isBusy || attempt === ATTEMPTS) throw thrown
+    }
+    await sleep(RETRY_MS)
+  }
 }

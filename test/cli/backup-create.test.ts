@@ -6,6 +6,7 @@ import { ApiClient } from '../../src/cli/api-client.ts'
 import { createBackup } from '../../src/cli/backup-create.ts'
 import type { Context } from '../../src/cli/context.ts'
 import { Output } from '../../src/cli/output.ts'
+import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import type { RunningPeer } from '../../src/index.ts'
 import { restored } from '../helpers/backup-rig.ts'
 import { MemoryBackupStore } from '../helpers/memory-backup-store.ts'
@@ -61,6 +62,28 @@ test('backups follow a volume through growth, trims and restores, and keep one s
     }
     strictEqual((await repository.locks()).length, 0)
     await rejects(createBackup(context, repository, { volume: 'w', full: false }), /no volume "w"/)
+  }))
+
+test('a store that is full ends a backup, and nothing of it stays on the volume', () =>
+  withPeer(async (open) => {
+    const peer = await open()
+    const { volumes } = peer
+    const store = new MemoryBackupStore()
+    const repository = await Repository.open(store, true)
+    await volumes.create({ name: 'v', sizeBytes: SIZE })
+    const file = await volumes.openFile('v')
+    for (let at = 0; at < SIZE; at += 8192) await file.writeAt(at, Buffer.alloc(4096, at / 8192))
+    await file.close()
+    const put = store.put.bind(store)
+    store.put = async (key, bytes) => {
+      const text = `cannot write ${key}: the disk is full`
+      if (store.objects.size > 8) throw new StoreError(ErrorCode.OutOfSpace, text)
+      return put(key, bytes)
+    }
+    const full = createBackup(contextOf(peer), repository, { volume: 'v', full: false })
+    await rejects(full, /cannot write objects.*the disk is full/)
+    deepStrictEqual(await volumes.snapshots.list('v'), [])
+    deepStrictEqual(await repository.locks(), [])
   }))
 
 test.run()
