@@ -1,6 +1,7 @@
 /** Torus against itself: what flushes, compaction and repeated filling cost, and its memory. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type FioResult, nbdTarget, runFio } from './fio.ts'
+import { lifeRow, lifeRowIds, lifeSeconds } from './life.ts'
 import type { Job } from './rows.ts'
 import { sealedRow, sealedRowIds, sealedSeconds } from './sealed.ts'
 import type { TorusBenchServer } from './servers.ts'
@@ -34,6 +35,9 @@ const selfRows: Readonly<Record<string, SelfRow>> = {
   'self-memory': memoryRow,
   ...Object.fromEntries(
     sealedRowIds.map((id): [string, SelfRow] => [id, (server, plan) => sealedRow(id, server, plan)])
+  ),
+  ...Object.fromEntries(
+    lifeRowIds.map((id): [string, SelfRow] => [id, (server, plan) => lifeRow(id, server, plan)])
   )
 }
 
@@ -54,6 +58,7 @@ export function selfSeconds(id: string, plan: Omit<SelfPlan, 'note'>): number {
   const { rounds, seconds, sizeBytes } = plan
   const short = Math.min(seconds, 3)
   if (sealedRowIds.includes(id)) return sealedSeconds(plan)
+  if (lifeRowIds.includes(id)) return lifeSeconds(id, plan)
   if (id === 'self-flush') return rounds * 2 * (seconds + 1)
   if (id === 'self-compaction') return rounds * (2 * (seconds + short) + 10)
   if (id === 'self-fill') return (FILLS * sizeBytes) / 4096 / FILL_WRITES_PER_SECOND

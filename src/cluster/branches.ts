@@ -11,7 +11,7 @@ import {
 import type { Compare } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
 import { formatId64, parseId64, randomId64 } from './ids.ts'
-import { linesOf, withoutDead } from './layer-lines.ts'
+import { linesOf, namedLayers, withoutDead } from './layer-lines.ts'
 import { checkDescription, checkLabels, checkVolumeName } from './names.ts'
 import {
   type BaseRecord,
@@ -198,7 +198,8 @@ export class BranchDirectory {
       const part = randomId64(random)
       const deletedAt = this.#cluster.nowText()
       const dropped: DeletedRecord = {
-        ...{ v: 1, family, part, layers: dead, name, deletedAt, pendingPeers: peers }
+        ...{ v: 1, family, part, name, deletedAt, pendingPeers: peers },
+        ...namedLayers(dead, true)
       }
       const roots = new Set(kept.map(({ root }) => root))
       const gone = record.branches.filter(({ root }) => !roots.has(root))

@@ -1,7 +1,7 @@
 /** Which layers a volume has, and which of them somebody reads (src/shard/LAYERS.md). */
 import { layerNumber, nextLayerLow } from '../core/layer-ids.ts'
 import { formatId64, parseId64 } from './ids.ts'
-import type { VolumeRecord } from './records.ts'
+import type { DeletedRecord, VolumeRecord } from './records.ts'
 
 /** Layers of one branch that follow each other, from the lowest to the highest. */
 export interface LayerLine {
@@ -16,6 +16,7 @@ export interface MergedLayers {
   readonly highest: number
 }
 
+type Deleted = Pick<DeletedRecord, 'layers' | 'lines'>
 type Layered = Pick<VolumeRecord, 'rootLayer' | 'headLayer' | 'branches'>
 
 /** The last one ends with the head; those before it are what restores left. */
@@ -27,6 +28,33 @@ export const linesOf = ({ rootLayer, headLayer, branches = [] }: Layered): Layer
 /** All layers that a volume may have blocks in. */
 export const layersOf = (volume: Layered): string[] =>
   linesOf(volume).flatMap(({ root, last }) => between(root, last))
+
+/** Layers that follow each other, as lines. */
+function asLines(layers: readonly string[]): LayerLine[] {
+  const lines: { root: string; last: string }[] = []
+  for (const layer of layers) {
+    const line = lines.at(-1)
+    if (line !== undefined && isNext(line.last, layer)) line.last = layer
+    else lines.push({ root: layer, last: layer })
+  }
+  return lines
+}
+
+function isNext(layer: string, other: string): boolean {
+  const [before, after] = [parseId64(layer), parseId64(other)]
+  if (before.high !== after.high) return false
+  return layerNumber(after.low) === layerNumber(before.low) + 1
+}
+
+/** All layers of which blocks are to go. */
+export const deletedLayers = ({ layers, lines = [] }: Deleted): string[] => [
+  ...layers,
+  ...lines.flatMap(({ root, last }) => between(root, last))
+]
+
+/** How a record names them: a volume has had thousands, and a record has its limit. */
+export const namedLayers = (layers: readonly string[], isShort: boolean): Deleted =>
+  isShort ? { layers: [], lines: asLines(layers) } : { layers: [...layers] }
 
 function between(root: string, last: string): string[] {
   const layers = [root]

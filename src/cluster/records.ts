@@ -198,6 +198,8 @@ const deletedSchema = z.looseObject({
   /** Of some layers of a volume that is there: tells one such record from others. */
   part: id64.optional(),
   layers: z.array(id64),
+  /** And these, in a row each. Feature level 4. */
+  lines: z.array(z.object({ root: id64, last: id64 })).optional(),
   /** Name that the volume had, for messages. */
   name: z.string(),
   deletedAt: time,

@@ -5,7 +5,7 @@ import { type Cluster, untilSettled } from './cluster.ts'
 import { leaveParent, requireChildless } from './clone-links.ts'
 import { randomFamilyId, randomId64, randomRootLayer } from './ids.ts'
 import type { Keys } from './keys.ts'
-import { layersOf } from './layer-lines.ts'
+import { layersOf, namedLayers } from './layer-lines.ts'
 import { checkDescription, checkLabels, checkVolumeName, checkVolumeSize } from './names.ts'
 import {
   type DeletedRecord,
@@ -271,7 +271,7 @@ export class VolumeDirectory {
       const deleted: DeletedRecord = {
         v: 1,
         family: record.family,
-        layers: layersOf(record),
+        ...namedLayers(layersOf(record), this.#cluster.features.has('branches')),
         name,
         deletedAt: this.#cluster.nowText(),
         pendingPeers: peers.map(({ peerId }) => peerId)

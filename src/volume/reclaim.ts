@@ -1,6 +1,7 @@
 import type { CutBranch } from '../cluster/bases.ts'
 import { parseId64 } from '../cluster/ids.ts'
 import type { MergedLayers } from '../cluster/layer-lines.ts'
+import { deletedLayers } from '../cluster/layer-lines.ts'
 import type { DeletedRecord, VolumeRecord } from '../cluster/records.ts'
 import { type ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
 import { type BlockOp, type BlockStore, OpKind } from '../replication/block-store.ts'
@@ -8,7 +9,7 @@ import { type BlockOp, type BlockStore, OpKind } from '../replication/block-stor
 /** Drops every block of a deleted volume, durably. Doing it again changes nothing. */
 export async function dropFamily(store: BlockStore, deleted: DeletedRecord): Promise<void> {
   const what = `deleted volume ${deleted.name}: a shard could not drop its blocks`
-  for (const id of deleted.layers) {
+  for (const id of deletedLayers(deleted)) {
     const { high: layerHigh, low: layerLow } = parseId64(id)
     const layer = { kind: OpKind.DeleteLayer, layerHigh, layerLow, chunk: 0 }
     await broadcast(store, what, deleted.family, layer)

@@ -1,12 +1,12 @@
 /** What a volume is for: filesystems of the real kernel on it, whole after every unmount. */
-import { strictEqual } from 'node:assert/strict'
-import { copyFile, readFile, writeFile } from 'node:fs/promises'
+import { ok, strictEqual } from 'node:assert/strict'
+import { copyFile, open, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import { testNeeding } from '../helpers/environment.ts'
 import { MiB, makeImage, Scratch, sha256Of } from '../helpers/images.ts'
 import { VolumeMount } from '../helpers/mounts.ts'
-import { runOk } from '../helpers/process.ts'
+import { runOk, until } from '../helpers/process.ts'
 import { TorusServer } from '../helpers/server.ts'
 
 let server: TorusServer
@@ -74,5 +74,59 @@ for (const filesystem of filesystems) {
     () => useFilesystem(filesystem)
   )
 }
+
+/** A snapshot is taken, copied, mounted and checked while files are written. */
+async function useSnapshots(): Promise<void> {
+  await server.createVolume('live', '64MiB')
+  const head = await VolumeMount.attach(server.uri('live'), scratch.path('live'))
+  const shown = join(head.directory, 'before')
+  let snapshot: VolumeMount | null = null
+  try {
+    await runOk('mkfs.ext4', ['-q', head.device])
+    await head.mount()
+    await writeFile(shown, 'written before')
+    await head.unmount()
+    await head.mount()
+    let [stopped, files] = [false, 0]
+    const writing = (async () => {
+      for (; !stopped; files++) {
+        const file = await open(join(head.directory, `file-${files % 20}`), 'w')
+        await file.writeFile(Buffer.alloc(200_000, files))
+        await file.sync()
+        await file.close()
+      }
+    })()
+    await until(() => files > 5, 'files are written')
+    await server.torus(['snapshot', 'create', 'live@then'])
+    const begun = files
+    await until(() => files > begun + 5, 'more files are written')
+    const copies = [scratch.path('copy-1'), scratch.path('copy-2')]
+    for (const copy of copies) await runOk('nbdcopy', [server.uri('live@then'), copy])
+    ok(files > begun + 5)
+    strictEqual(await sha256Of(copies[0]!), await sha256Of(copies[1]!))
+    snapshot = await VolumeMount.attach(server.uri('live@then'), scratch.path('then'))
+    strictEqual((await runOk('blockdev', ['--getro', snapshot.device])).trim(), '1')
+    await snapshot.mount('ro', 'noload')
+    strictEqual(await readFile(join(snapshot.directory, 'before'), 'utf8'), 'written before')
+    await snapshot.unmount()
+    stopped = true
+    await writing
+    // As after a power cut: the journal is played, and nothing else is to mend.
+    await runOk('e2fsck', ['-E', 'journal_only', '-p', copies[0]!])
+    await runOk('e2fsck', ['-f', '-n', copies[0]!])
+  } finally {
+    await snapshot?.detach()
+    await head.detach()
+  }
+}
+
+testNeeding(
+  {
+    programs: ['nbdfuse', 'fusermount3', 'losetup', 'mkfs.ext4', 'e2fsck', 'nbdcopy'],
+    kernel: ['root', 'fuse', 'loop']
+  },
+  'a snapshot of ext4, taken while files are written, mounts read-only and checks clean',
+  useSnapshots
+)
 
 test.run()

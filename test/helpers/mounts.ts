@@ -49,8 +49,9 @@ export class VolumeMount {
     this.device = (await runOk('losetup', ['--find', '--show', file])).trim()
   }
 
-  async mount(): Promise<void> {
-    await runOk('mount', [this.device, this.directory])
+  async mount(...options: string[]): Promise<void> {
+    const flags = options.length === 0 ? [] : ['-o', options.join(',')]
+    await runOk('mount', [...flags, this.device, this.directory])
     this.#mounted = true
   }
 
