@@ -66,7 +66,7 @@ async function roll(site: ClusterSite, old: string): Promise<void> {
   await load.goesOn(PATIENCE_MS)
   match(
     (await upgradeOf(site, 1)).join(),
-    /3 \(sealed-blocks, .*\) is not known to peer \w+ \(torus 0/
+    /4 \(sealed-blocks, .*\) is not known to peer \w+ \(torus 0/
   )
   const early = await second.torus(['cluster', 'finalize'])
   strictEqual(early.code, 1)
@@ -85,10 +85,10 @@ async function roll(site: ClusterSite, old: string): Promise<void> {
   await load.verifyAt(second.nbdPort, PATIENCE_MS)
 
   match((await upgradeOf(site, 0)).join(), /known to every peer: .*"torus cluster finalize"/)
-  match((await first.torus(['cluster', 'finalize', '--dry-run'])).stdout, /^would raise .* 1 to 3/)
+  match((await first.torus(['cluster', 'finalize', '--dry-run'])).stdout, /^would raise .* 1 to 4/)
   // One that is away learns of it when it starts.
   strictEqual(await second.stop(), 0)
-  match((await first.torus(['cluster', 'finalize'])).stdout, /^raised .* 1 to 3: sealed-blocks, /)
+  match((await first.torus(['cluster', 'finalize'])).stdout, /^raised .* 1 to 4: sealed-blocks, /)
   deepStrictEqual(await upgradeOf(site, 0), [])
   const opened = await first.torus(encrypt)
   strictEqual(opened.code, 0, opened.stderr)
@@ -102,7 +102,7 @@ async function refused({ peers, etcd }: ClusterSite, old: string): Promise<void>
   for (const peer of [first, second, late]) peer.program = old
   try {
     const [marked, away, joining] = await Promise.all([first, second, late].map(refusalOf))
-    match(marked!, /superblock has format version 3, .*\(torus 0\.0\.1\) knows 1/)
+    match(marked!, /superblock has format version 4, .*\(torus 0\.0\.1\) knows 1/)
     match(away!, /cluster below \/torus is at feature level 4, .*\(torus 0\.0\.1\) knows level 1;/)
     match(joining!, /at feature level 4, .* knows level 1;/)
     ok(!existsSync(join(late.dataDir, 'superblock')))
