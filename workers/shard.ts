@@ -90,9 +90,8 @@ function serve(
   loop.run({
     execute: (ops, count) => {
       keys?.refresh()
-      shard.carryOut(ops, count)
+      shard.execute(ops, count)
     },
-    afterBatch: () => shard.pace(),
     background: (budgetMs) => {
       keys?.refresh()
       host.stats[shardStatIndex.busyMs] = loop.busyMs

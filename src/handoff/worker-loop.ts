@@ -30,8 +30,6 @@ interface WorkerEngine<Op extends WorkerOp> {
   execute(ops: readonly Op[], count: number): void
   /** Does background work for about `budgetMs`; whether there is more to do. */
   background(budgetMs: number): boolean
-  /** After the answers of a batch went out: what the next ones should not wait for, bounded. */
-  afterBatch?(): void
   /** Milliseconds after which `background` wants to be called though nothing happens. */
   nextWakeMs(): number
 }
@@ -111,7 +109,6 @@ export class WorkerLoop<Op extends WorkerOp> {
       const count = this.drain()
       if (count > 0) {
         this.executeBatch(engine, count)
-        engine.afterBatch?.()
         const now = performance.now()
         servedAt = now
         if (!more && now < wakeAt && engine.nextWakeMs() > 0) continue

@@ -219,10 +219,7 @@ export class SegmentCopy {
     this.windowPage = page
     this.windowBytes = 0
     if (this.segments.live[victim.slot]! < DENSE_SHARE * victim.endPage) return true
-    const { record, page: recordPage } = this.cursor
-    // Large records were written past the page cache: what is between them is not in it.
-    const end = record.blockCount < SLICE_BLOCKS ? victim.endPage : recordPage + record.blockCount
-    const pages = Math.min(WINDOW_PAGES, end - page)
+    const pages = Math.min(WINDOW_PAGES, victim.endPage - page)
     this.windowBytes = this.read(victim, page, 0, pages)
     return true
   }

@@ -158,7 +158,7 @@ export class Shard {
    * Carries out `ops[0, count)` and sets their answers. Mutations come first, in their order; then
    * reads and status, then flushes: all of them were in flight together.
    */
-  carryOut(ops: readonly ShardOp[], count: number): void {
+  execute(ops: readonly ShardOp[], count: number): void {
     let mutations = 0
     let firsts = 0
     for (let i = 0; i < count; i++) {
@@ -174,7 +174,7 @@ export class Shard {
     if (firsts > 0) this.forget(ops, count)
     if (mutations > 0) {
       this.writer.execute(ops, count)
-      this.space.note(ops, count)
+      this.space.pace(ops, count)
     }
     if (mutations === count) return
     for (let i = 0; i < count; i++) {
@@ -182,17 +182,6 @@ export class Shard {
       if (op.kind === OpKind.Read) this.reader.read(op)
       else if (op.kind >= OpKind.Flush) this.control(op)
     }
-  }
-
-  /** Lets compaction keep step with what was carried out; its answers need not wait for it. */
-  pace(): void {
-    this.space.pace()
-  }
-
-  /** Both. */
-  execute(ops: readonly ShardOp[], count: number): void {
-    this.carryOut(ops, count)
-    this.pace()
   }
 
   /** Before any write of the same call: an older version may follow at once. */

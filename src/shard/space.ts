@@ -76,19 +76,14 @@ export class Space {
     return this.segments.usedCount + RESERVE_SEGMENTS + soft >= this.segmentsMax
   }
 
-  /** Counts what was just written. */
-  note(ops: readonly ShardOp[], count: number): void {
-    if (!this.isPressed && !this.compactor.isBehind) return
+  /** Lets compaction keep step with what was just written. */
+  pace(ops: readonly ShardOp[], count: number): void {
+    const pressed = this.isPressed
+    if (!pressed && !this.compactor.isBehind) return
+    const blocksPerSlice = pressed ? PACE_BLOCKS_PRESSED : PACE_BLOCKS
     for (let i = 0; i < count; i++) {
       if (ops[i]!.kind === OpKind.Write) this.debtBlocks += ops[i]!.blockCount
     }
-  }
-
-  /** Lets compaction keep step with what was written. */
-  pace(): void {
-    if (this.debtBlocks === 0) return
-    const pressed = this.isPressed
-    const blocksPerSlice = pressed ? PACE_BLOCKS_PRESSED : PACE_BLOCKS
     while (this.debtBlocks >= blocksPerSlice && this.compactor.step(pressed)) {
       this.debtBlocks -= blocksPerSlice
     }
