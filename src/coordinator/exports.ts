@@ -42,7 +42,7 @@ export async function exportOf(
       const base = older === null ? null : originOf(older)
       of = { id: originOf(newer), name: newer.name, base }
     }
-    const base = older === null ? null : baseOf(file, older)
+    const base = older === null ? null : await baseOf(snapshots, file, older)
     const stream = exportVolume(file, { snapshot: of, base, alignBytes: align, startBytes: start })
     return Readable.from(stream, { objectMode: false })
   } catch (thrown) {

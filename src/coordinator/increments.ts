@@ -159,7 +159,8 @@ export class Increments {
     const file = await this.#volumes.openFile(name, { readOnly: true, own: true })
     try {
       let isChanged = file.sizeBytes !== base.sizeBytes
-      for await (const _ of changesOf(file, baseOf(file, base))) {
+      const layer = await baseOf(this.#volumes.snapshots, file, base)
+      for await (const _ of changesOf(file, layer)) {
         isChanged = true
         break
       }

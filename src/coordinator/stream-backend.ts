@@ -31,8 +31,9 @@ export class PeerStreamBackend implements StreamBackend {
     const file = await this.#volumes.openFile(which, { readOnly: true, own: true })
     try {
       const { sizeBytes } = file
+      const base = await baseOf(this.#volumes.snapshots, file, older)
       const extents: Diff['extents'] = []
-      for await (const extent of changesOf(file, baseOf(file, older), start)) {
+      for await (const extent of changesOf(file, base, start)) {
         if (extents.length === this.#extentsMax) {
           return { sizeBytes, extents, nextBytes: extent.offset }
         }

@@ -12,7 +12,6 @@
  * segment's first page is its header. Versions are compared as (writerEpoch, sequence).
  */
 import { assert } from '../core/assert.ts'
-import { layerNumber } from '../core/layer-ids.ts'
 import { CHUNK_BLOCKS } from '../core/limits.ts'
 import {
   AT_CHUNK,
@@ -328,10 +327,9 @@ export class ExtentIndex {
     since: Pick<LayerKey, 'layerHigh' | 'layerLow'>,
     out: RunList
   ): boolean {
-    const { layerHigh, layerLow } = this.layers.keyOf(layer)
-    const number = layerNumber(since.layerLow)
-    if (layerHigh !== since.layerHigh || layerNumber(layerLow) < number) return false
-    this.reads.changes(layer, chunk, first, count, number, out)
+    const bottom = this.layers.chains.placeAbove(layer, since)
+    if (bottom < 0) return false
+    this.reads.changes(layer, chunk, first, count, bottom, out)
     return true
   }
 

@@ -124,14 +124,34 @@ export class LayerChains {
     return layerNumber(this.branches[layer]!.lows[place]!) > 0 ? 0 : place
   }
 
-  /** Place in its stack of the lowest that is of its branch and above the layer `number` there. */
-  placeAbove(layer: number, number: number): number {
-    const { lows } = this.branches[layer]!
+  /**
+   * Place in its stack of the lowest layer above `lower`, which may be one that nobody wrote to, of
+   * its branch or of one below; -1: the layer does not stand on it. What it stands on is known.
+   */
+  placeAbove(layer: number, lower: Pick<LayerKey, 'layerHigh' | 'layerLow'>): number {
+    const branch = this.branches[layer]!
+    const { lows } = branch
+    const number = layerNumber(lower.layerLow)
+    if (branch.layerHigh !== lower.layerHigh) return this.placeBelow(branch, lower)
+    if (layerNumber(lows[this.placeOf(layer)]!) < number) return -1
     const bottom = this.bottomOf(layer)
     let place = bottom
     while (place < lows.length && layerNumber(lows[place]!) <= number) place++
     const belowBranch = this.stackOf(layer)!.length - 1 - (this.placeOf(layer) - bottom)
     return belowBranch + place - bottom
+  }
+
+  /** As `placeAbove`, of a layer in another branch of the family. */
+  private placeBelow(
+    { familyHigh, familyLow, base }: Branch,
+    lower: Pick<LayerKey, 'layerHigh' | 'layerLow'>
+  ): number {
+    let at = base ?? null
+    while (at !== null && at.layerHigh !== lower.layerHigh) at = this.findBranch(at)?.base ?? null
+    if (at?.familyLow !== familyLow || at.familyHigh !== familyHigh) return -1
+    if (layerNumber(at.layerLow) < layerNumber(lower.layerLow)) return -1
+    // What both are read through comes first in their stacks.
+    return this.below({ ...at, layerLow: lower.layerLow })?.length ?? -1
   }
 
   /** All layers of its branch, lowest first. */

@@ -67,17 +67,17 @@ export class LayerReads {
     }
   }
 
-  /** As `status`, of what is from layers above the one with `number`; the rest is Unchanged. */
+  /** As `status`, of what is from layers at places from `bottom` on; the rest is Unchanged. */
   changes(
     layer: number,
     chunk: number,
     first: number,
     count: number,
-    number: number,
+    bottom: number,
     out: RunList
   ): void {
     const { locations } = this.fill
-    this.find(layer, chunk, first, count, out.crcs, this.layers.chains.placeAbove(layer, number))
+    this.find(layer, chunk, first, count, out.crcs, bottom)
     out.length = 0
     let run = 0
     for (let i = 1; i <= count; i++) {

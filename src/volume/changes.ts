@@ -1,9 +1,8 @@
 /** What differs between a snapshot and what stands on it, as the layers tell: no data is read. */
-import { formatId64, parseId64 } from '../cluster/ids.ts'
+import { parseId64 } from '../cluster/ids.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import { standsOn } from '../core/layer-ids.ts'
 import type { LayerHalves } from './request.ts'
-import type { SnapshotInfo } from './snapshots.ts'
+import type { SnapshotInfo, Snapshots } from './snapshots.ts'
 import type { VolumeFile } from './volume-file.ts'
 
 /** Bytes that were written, or given up, since: they may be what they were before. */
@@ -17,14 +16,20 @@ export interface ChangedExtent {
 /** Asked for at a time. */
 const STEP_BYTES = 2 ** 40
 
-/** Layer of `older`. @throws StoreError InvalidArgument when `file` does not stand on it */
-export function baseOf(file: VolumeFile, older: SnapshotInfo): LayerHalves {
+/**
+ * Layer of `older`.
+ * @throws StoreError InvalidArgument when `file` does not stand on it, Unavailable
+ */
+export async function baseOf(
+  snapshots: Snapshots,
+  file: VolumeFile,
+  older: SnapshotInfo
+): Promise<LayerHalves> {
   const base = parseId64(older.layer)
-  if (standsOn(file.layer, base)) return base
+  if (await snapshots.isOn(file.family, file.layer, base)) return base
   const name = `${older.volume}@${older.name}`
-  const newer = formatId64(file.layer.high, file.layer.low)
-  const why = `${file.name} (layer ${newer}) does not stand on ${name} (layer ${older.layer})`
-  const advice = 'name the older one first; a restore or a flatten came between them, else'
+  const why = `${file.name} does not stand on ${name}`
+  const advice = 'name the older one first; what a restore put aside is no base of what follows'
   throw new StoreError(ErrorCode.InvalidArgument, `${why}: ${advice}`)
 }
 

@@ -1,12 +1,14 @@
+import type { Bases } from '../cluster/bases.ts'
 import { BranchDirectory } from '../cluster/branches.ts'
 import type { Cluster } from '../cluster/cluster.ts'
 import type { DeletedRecord, SnapshotRecord, VolumeRecord } from '../cluster/records.ts'
 import { type NewSnapshot, type SnapshotChange, SnapshotDirectory } from '../cluster/snapshots.ts'
 import { parseId64 } from '../cluster/ids.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import { standsOn } from '../core/layer-ids.ts'
+import { isBasedLayer, standsOn } from '../core/layer-ids.ts'
 import type { SnapshotBase } from './block-device.ts'
 import type { ManagedVolume } from './managed-volume.ts'
+import type { LayerHalves } from './request.ts'
 
 /** A snapshot as it is shown. Sizes are bytes, times ISO 8601, ids hex. */
 export interface SnapshotInfo {
@@ -27,6 +29,7 @@ export type SnapshotOptions = Pick<NewSnapshot, 'description' | 'labels' | 'due'
 
 export interface SnapshotsParts {
   readonly cluster: Cluster
+  readonly bases: Bases
   readonly findVolume: (name: string) => Promise<VolumeRecord>
   /** Runs `work` alone among all that change or open the volume. */
   readonly exclusively: <T>(
@@ -93,9 +96,30 @@ export class Snapshots {
     const all = await this.directory.list(record.id)
     const top = snapshot === null ? record.headLayer : all.find(named(snapshot))?.layer
     if (top === undefined) return []
-    return all
-      .map(({ name, layer }) => ({ name, layer: parseId64(layer) }))
-      .filter(({ name, layer }) => name !== snapshot && standsOn(parseId64(top), layer))
+    const bases: SnapshotBase[] = []
+    for (const { name, layer: id } of all) {
+      const layer = parseId64(id)
+      const isBelow = name !== snapshot && (await this.isOn(record.family, parseId64(top), layer))
+      if (isBelow) bases.push({ name, layer })
+    }
+    return bases
+  }
+
+  /**
+   * Does a read of `top` see what is in `lower`, both of the family? Restores leave branches of a
+   * volume that stand on layers of each other. @throws StoreError Unavailable
+   */
+  async isOn(family: string, top: LayerHalves, lower: LayerHalves): Promise<boolean> {
+    const { high, low } = parseId64(family)
+    const { bases } = this.#parts
+    let at = top
+    while (at.high !== lower.high) {
+      if (!isBasedLayer(at.low)) return false
+      const base = bases.find(high, low, at.high) ?? (await bases.fetch(high, low, at.high))
+      if (base?.familyLow !== low || base.familyHigh !== high) return false
+      at = { high: base.layerHigh, low: base.layerLow }
+    }
+    return standsOn(at, lower)
   }
 
   /** What `change` does not name stays. @throws StoreError NotFound, InvalidArgument */

@@ -1,3 +1,4 @@
+import { formatId64 } from '../cluster/ids.ts'
 import { ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
 import { BLOCK_BYTES, FILE_PIECE_BYTES, FILE_PIECES_IN_FLIGHT } from '../core/limits.ts'
 import type { ManagedVolume } from './managed-volume.ts'
@@ -127,6 +128,11 @@ export class VolumeFile {
   async resize(sizeBytes: number, options: { readonly shrink?: boolean } = {}): Promise<void> {
     this.#checkWritable()
     await this.#managed.resize(sizeBytes, options.shrink ?? false)
+  }
+
+  get family(): string {
+    const { familyHigh, familyLow } = this.#device.volume.ops.identity
+    return formatId64(familyHigh, familyLow)
   }
 
   /** Id of the layer that reads of it see. */

@@ -71,8 +71,9 @@ export class Volumes implements DeviceSource {
     this.#context = context
     this.#table = table
     this.#hidden = new HiddenVolumes(cluster)
+    const bases = options.bases ?? new Bases(cluster)
     this.snapshots = new Snapshots({
-      cluster,
+      ...{ cluster, bases },
       findVolume: (name) => this.#directory.get(name),
       exclusively: (volume, work) =>
         table.exclusively(volume, (found) => work(table.manage(found))),
@@ -91,7 +92,6 @@ export class Volumes implements DeviceSource {
       openFor: (name) => this.#opener.own(name),
       removeHalfMade: (name) => this.#removeHalfMade(name)
     })
-    const bases = options.bases ?? new Bases(cluster)
     this.#merger = new LayerMerger({ cluster, store, directory: this.#directory, bases, trouble })
     const { history, keyring } = context
     const hidden = this.#hidden

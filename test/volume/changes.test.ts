@@ -8,6 +8,7 @@ import type { RunningPeer } from '../../src/index.ts'
 import { SeededRandom } from '../helpers/manual-clock.ts'
 import { withPeer } from '../helpers/own-peer.ts'
 import { failsWith } from '../helpers/volume-bench.ts'
+import { changeAtRandom } from '../helpers/volume-peer.ts'
 
 const MIB = 1024 * 1024
 const SIZE = 24 * MIB
@@ -72,6 +73,60 @@ test(`a diff names all that differs, whatever was deleted in between (SEED=${see
         const [at, behind] = [block * BLOCK, (block + 1) * BLOCK]
         if (changed.has(block)) ok(touched.has(block), `block ${block} was not touched`)
         else ok(older.subarray(at, behind).equals(newer.subarray(at, behind)), `block ${block}`)
+      }
+    }
+  }))
+
+test(`a diff goes over restores, and refuses what was left beside (SEED=${seed})`, () =>
+  withPeer(async (open) => {
+    const random = new SeededRandom(seed)
+    let peer = await open()
+    await peer.volumes.create({ name: 'v', sizeBytes: SIZE })
+    const model = Buffer.alloc(SIZE)
+    const shown = new Map<string, { readonly bytes: Buffer; readonly below: readonly string[] }>()
+    let line: string[] = []
+    for (let round = 0; round < 9; round++) {
+      const { volumes } = peer
+      const file = await volumes.openFile('v')
+      for (let i = 0; i < 5; i++) await changeAtRandom(file, model, random)
+      await file.close()
+      const name = `s${round}`
+      await volumes.snapshots.create('v', name)
+      shown.set(name, { bytes: Buffer.from(model), below: line })
+      line = [...line, name]
+      if (round % 2 === 0) continue
+      const back = [...shown.keys()][random.below(shown.size)]!
+      await volumes.snapshots.restore('v', back)
+      shown.get(back)!.bytes.copy(model)
+      line = [...shown.get(back)!.below, back]
+      if (round !== 5) continue
+      await volumes.snapshots.delete('v', 's1')
+      shown.delete('s1')
+      await peer.stop()
+      peer = await open()
+    }
+    const backend = new PeerStreamBackend(peer.volumes)
+    for (const [newer, { bytes, below }] of [
+      ...shown,
+      ['', { bytes: model, below: line }] as const
+    ]) {
+      const known = below.filter((name) => shown.has(name))
+      const bases = await peer.volumes.findBases(newer === '' ? 'v' : `v@${newer}`)
+      deepStrictEqual(bases.map(({ name }) => name).sort(), [...known].sort())
+      for (const [older, { bytes: before }] of shown) {
+        if (older === newer) continue
+        const asked = backend.diff('v', older, newer === '' ? undefined : newer, 0)
+        if (!known.includes(older)) {
+          await rejects(asked, failsWith(ErrorCode.InvalidArgument))
+          continue
+        }
+        const rest = Buffer.from(bytes)
+        for (const { offset, length, kind } of (await asked).extents) {
+          if (kind === 'zeroes')
+            ok(rest.subarray(offset, offset + length).every((byte) => byte === 0))
+          before.copy(rest, offset, offset, offset + length)
+        }
+        ok(rest.equals(before), `from ${older} to ${newer}: what differs was told`)
       }
     }
   }))
