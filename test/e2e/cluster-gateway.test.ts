@@ -1,11 +1,13 @@
 /** The gateway of a replicated volume dies or pauses; another peer takes the volume over. */
-import { ok } from 'node:assert'
+import { deepStrictEqual, ok, strictEqual } from 'node:assert'
+import { createHash } from 'node:crypto'
 import { test } from 'uvu'
 import { NbdClient } from '../../scripts/torture/nbd-client.ts'
 import { ClusterLoad, connectWithin, within } from '../helpers/cluster-load.ts'
 import { ClusterSite } from '../helpers/cluster-site.ts'
 import { testNeeding } from '../helpers/environment.ts'
 import { MiB } from '../helpers/images.ts'
+import type { TorusServer } from '../helpers/server.ts'
 
 const needs = { programs: ['etcd'] }
 const VOLUME_BYTES = 16 * MiB
@@ -43,11 +45,15 @@ async function rounds(site: ClusterSite): Promise<void> {
 
   load.begin(first!.nbdPort)
   await load.goesOn(10_000, 500)
+  await first!.json('snapshot', 'create', 'v@then')
+  const then = await digestOf(first!, 'v@then')
+  await load.goesOn(10_000, 300)
   await first!.kill()
   await load.breaks(5000)
   const next = await connectWithin(second!.nbdPort, 'v', TAKEOVER_MS)
   await load.verify(next, takenOver)
   next.destroy()
+  strictEqual(await digestOf(second!, 'v@then'), then, 'a snapshot outlives its gateway')
   await first!.start()
   await site.untilInSync(1)
 
@@ -82,9 +88,27 @@ async function rounds(site: ClusterSite): Promise<void> {
     )
   }
   last.destroy()
+  strictEqual(await digestOf(first!, 'v@then'), then)
   const again = await NbdClient.connect(first!.nbdPort, 'v')
   again.destroy()
   await site.untilInSync()
+  // Who is asked does not matter: one member in sync of each group counts.
+  const { space } = await first!.json<WithSpace>('snapshot', 'show', 'v@then')
+  deepStrictEqual((await third!.json<WithSpace>('snapshot', 'show', 'v@then')).space, space)
+  const { allocatedBytes, exclusiveBytes } = space
+  ok(allocatedBytes > 0 && allocatedBytes <= VOLUME_BYTES && exclusiveBytes <= allocatedBytes)
+}
+
+interface WithSpace {
+  readonly space: { readonly allocatedBytes: number; readonly exclusiveBytes: number }
+}
+
+async function digestOf({ nbdPort }: TorusServer, name: string): Promise<string> {
+  const client = await NbdClient.connect(nbdPort, name)
+  const hash = createHash('sha256')
+  for (let at = 0; at < VOLUME_BYTES; at += MiB) hash.update(await client.read(at, MiB))
+  client.destroy()
+  return hash.digest('hex')
 }
 
 test.run()
