@@ -1,5 +1,6 @@
+import { assert } from '../core/assert.ts'
 import type { Boot } from './boots.ts'
-import { BlockOp } from './block-store.ts'
+import { BlockOp, isDamage } from './block-store.ts'
 import type { FamilyIo } from './family-io.ts'
 import type { GroupIo } from './group-io.ts'
 
@@ -35,6 +36,8 @@ export class Pending {
   acked = 0
   /** Answered, or given up: only copies are still out. */
   isOver = false
+  /** A read that failed everywhere: is the record the newest? */
+  isDoubted = false
   /** Its page of the arena, whose run it holds for late copies; -1 for none. */
   heldRun = -1
   /** The copy of a read whose member was too slow: its answer is not wanted any more. */
@@ -98,8 +101,22 @@ export class Pending {
     this.needed = 0
     this.acked = 0
     this.isOver = false
+    this.isDoubted = false
     this.heldRun = -1
     this.horizon = 0
+  }
+
+  /** The error when every member in sync failed, 0 while one has not. */
+  worstError(): number {
+    const { targets, inSyncCount } = this.group!
+    let error = 0
+    for (let i = 0; i < inSyncCount; i++) {
+      const at = this.indexOf(targets[i]!)
+      if (at < 0 || this.sent[at] !== Sent.Failed) return 0
+      if (!isDamage(error)) error = this.errors[at]!
+    }
+    assert(error !== 0 || inSyncCount === 0, 'what failed has an error')
+    return error
   }
 }
 

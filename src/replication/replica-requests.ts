@@ -2,7 +2,6 @@
  * What clients ask for, as copies at members: sent, answered, sent again, ended (R7, R10, R12).
  * Ops that cannot go on stay in the list; `reconcile` looks at them when their group has changed.
  */
-import { assert } from '../core/assert.ts'
 import { ErrorCode } from '../core/errors.ts'
 import { BLOCK_BYTES, DETACHED_WRITES_MAX } from '../core/limits.ts'
 import { BlockOp, copyRequest, isDamage, OpFlag, OpKind } from './block-store.ts'
@@ -99,7 +98,7 @@ export class ReplicaRequests {
         for (let at = 0; at < pending.sent.length; at++) {
           if (!isDamage(pending.errors[at]!)) pending.sent[at] = Sent.No
         }
-        this.#sendRead(pending)
+        this.#readFailed(pending)
       }
     }
   }
@@ -290,8 +289,17 @@ export class ReplicaRequests {
       this.#store.ringSoon()
       return
     }
-    const error = worstError(pending, group)
-    if (error !== 0) this.#finish(pending, error)
+    const error = pending.worstError()
+    if (error === 0) return
+    if (pending.isDoubted) {
+      this.#finish(pending, error)
+      return
+    }
+    // Others may be in sync by a newer record.
+    pending.isDoubted = true
+    group.isStale = true
+    group.isTroubled = true
+    this.#store.treat(group)
   }
 
   /**
@@ -302,7 +310,7 @@ export class ReplicaRequests {
     const group = pending.group!
     if (pending.inFlight > 0) return
     for (let i = 0; i < group.inSyncCount; i++) if (group.targets[i]!.member === null) return
-    const error = worstError(pending, group)
+    const error = pending.worstError()
     if (error === 0) return
     // Members that are not in sync yet and have it would be the only ones: they have to leave.
     let syncing = false
@@ -407,16 +415,4 @@ function isNearer(boot: Boot, than: Boot): boolean {
   if (boot.isSlow !== than.isSlow) return than.isSlow
   if (boot.isLocal !== than.isLocal) return boot.isLocal
   return boot.member!.inFlight < than.member!.inFlight
-}
-
-/** The error when every member in sync failed, 0 while one has not. */
-function worstError(pending: Pending, group: GroupIo): number {
-  let error = 0
-  for (let i = 0; i < group.inSyncCount; i++) {
-    const at = pending.indexOf(group.targets[i]!)
-    if (at < 0 || pending.sent[at] !== Sent.Failed) return 0
-    if (!isDamage(error)) error = pending.errors[at]!
-  }
-  assert(error !== 0 || group.inSyncCount === 0, 'what failed has an error')
-  return error
 }

@@ -6,7 +6,7 @@ import { ErrorCode } from '../../src/core/errors.ts'
 import { OpKind } from '../../src/replication/block-store.ts'
 import { QuietCluster, REQUESTS } from './quiet.ts'
 import type { SimPeer } from './peer.ts'
-import { CHUNK_BLOCKS_USED, CHUNKS, type Session } from './volume.ts'
+import { CHUNK_BLOCKS_USED, CHUNKS, type Session, type SimVolume } from './volume.ts'
 
 /** Patience with a member, a tick, and the read at the other one… */
 const MOVED_MS = 1130
@@ -115,7 +115,14 @@ test('R8: nothing is acknowledged without a member before the record says so', a
   ok(left.every((inSync) => !inSync.includes(peers[1]!.peerId)))
 })
 
-test('R11: a flush is not failed by those that an old record has in sync', async () => {
+/** A gateway that does not hear that a second member came in sync, and the first one. */
+async function behindItsRecord(): Promise<{
+  sim: QuietCluster
+  volume: SimVolume
+  session: Session
+  known: SimPeer
+  range: { chunk: number; first: number; count: number }
+}> {
   const sim = new QuietCluster({ peers: 3, copies: 2 })
   const { world, peers, network } = sim
   const { volume, session: first } = await sim.open()
@@ -128,24 +135,42 @@ test('R11: a flush is not failed by those that an old record has in sync', async
   const session = await sim.openAt(peers.indexOf(gateway), volume)
   const chunks = Array.from({ length: CHUNKS }, (_, chunk) => chunk)
   const chunk = chunks.find((each) => volume.groupOf(each * CHUNK_BLOCKS_USED) === group)!
+  const range = { chunk, first: 0, count: 1 }
   const record = (): GroupRecord => sim.groups().get(group)!
   leaves.crash(false)
-  volume.write(session, OpKind.Write, { chunk, first: 0, count: 1 })
+  volume.write(session, OpKind.Write, range)
   await sim.ended(session, LIMIT_MS)
   leaves.start()
   await world.runFor(LIMIT_MS, 'it is back', () => record().syncing.length > 0)
   await world.runUntil(world.nowMs + 20)
   network.cut('metadata', gateway.name)
   await world.runFor(LIMIT_MS, 'it is in sync', () => record().inSync.length === 2)
-  volume.write(session, OpKind.Write, { chunk, first: 0, count: 1 })
+  volume.write(session, OpKind.Write, range)
   await sim.ended(session, LIMIT_MS)
-  stays.disk.fail('sync')
-  volume.flush(session)
-  await world.runUntil(world.nowMs + 500)
+  return { sim, volume, session, known: stays, range }
+}
+
+async function waitsForTheRecord(sim: QuietCluster, session: Session): Promise<void> {
+  session.boot.store!.ring()
+  await sim.world.runUntil(sim.world.nowMs + 500)
   strictEqual(session.inFlight, 1)
-  network.healAll()
+  sim.network.healAll()
   await sim.ended(session, LIMIT_MS)
   strictEqual(sim.errors.length, 0)
+}
+
+test('R11: a flush is not failed by those that an old record has in sync', async () => {
+  const { sim, volume, session, known } = await behindItsRecord()
+  known.disk.fail('sync')
+  volume.flush(session)
+  await waitsForTheRecord(sim, session)
+})
+
+test('R10: nor is a read of what is damaged there', async () => {
+  const { sim, volume, session, known, range } = await behindItsRecord()
+  for (let i = 0; i < 200; i++) known.disk.flipBits(false)
+  volume.read(session, range)
+  await waitsForTheRecord(sim, session)
 })
 
 test('a member that failed under one writer is not taken out by the next one here', async () => {
