@@ -35,7 +35,10 @@ export async function* partsOfBackup(
   }
   try {
     for await (const { offset, ref } of piecesOf(repository, backup, keys)) {
-      ahead.push({ offset, content: repository.object(ref, keys) })
+      const content = repository.object(ref, keys)
+      // It may fail before its turn comes, which is not the end of the process.
+      content.catch(() => {})
+      ahead.push({ offset, content })
       if (ahead.length >= READS) yield* takeFirst()
     }
     while (ahead.length > 0) yield* takeFirst()

@@ -110,6 +110,22 @@ for (const isSealed of [false, true]) {
   })
 }
 
+test('a damaged object that is read ahead ends a restore, not the process', async () => {
+  const { store, repository } = await opened()
+  const bytes = Buffer.alloc(SIZE, 1)
+  bytes.fill(2, PIECE_BYTES)
+  const backup = await backUp(repository, { volume: 'v', bytes, run: runId(random), number: 1 })
+  const pieces = [...(await repository.page(backup.manifest.pages[0]!, null)).refs()]
+  const [slow, lost] = [objectKey(pieces[0]!.ref), objectKey(pieces[1]!.ref)]
+  store.objects.delete(lost)
+  const get = store.get.bind(store)
+  store.get = async (key) => {
+    for (let i = 0; key === slow && i < 5; i++) await new Promise(setImmediate)
+    return get(key)
+  }
+  await rejects(restored(repository, backup), (thrown: Error) => thrown.message.includes(lost))
+})
+
 test('a manifest that was changed is refused', async () => {
   const { store, repository } = await opened()
   const bytes = Buffer.alloc(SIZE, 3)
