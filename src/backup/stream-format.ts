@@ -303,6 +303,10 @@ class Input {
     return taken
   }
 
+  async close(): Promise<void> {
+    await this.#from.return?.()
+  }
+
   async isAtEnd(): Promise<boolean> {
     if (this.#bytes.length > 0) return false
     const { done } = await this.#from.next()
@@ -319,6 +323,11 @@ export class StreamReader {
 
   constructor(source: AsyncIterable<Buffer>) {
     this.#input = new Input(source)
+  }
+
+  /** Who stops before the end has to say so: whoever sends waits else. */
+  close(): Promise<void> {
+    return this.#input.close()
   }
 
   /** First. @throws StoreError Corrupt, UnknownVersion */

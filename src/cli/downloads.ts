@@ -29,9 +29,10 @@ export async function download({ api, output }: Context, given: Download): Promi
   try {
     for (;;) {
       const start = next
+      let reader: StreamReader | null = null
       try {
         const answer = await api.life.export(given.volume, { ...given.what, start })
-        const reader = new StreamReader(answer)
+        reader = new StreamReader(answer)
         const header = await reader.header()
         const { sizeBytes } = header
         if (!begun) await sink.begin(header)
@@ -44,6 +45,7 @@ export async function download({ api, output }: Context, given: Download): Promi
           progress.update(next, sizeBytes)
         }
       } catch (thrown) {
+        await reader?.close().catch(() => {})
         if (!isBroken(thrown)) throw thrown
         failures = next > start ? 0 : failures + 1
         if (failures >= ATTEMPTS_MAX) {
