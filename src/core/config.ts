@@ -59,7 +59,7 @@ const defaults: Omit<Config, 'dataDir'> = {
   downAfterMs: 10 * 60_000, // longer than a reboot, shorter than a second failure is likely
   resyncBytes: 200 * 1024 * 1024, // a disk of many does it, and has time for clients
   unlockWith: [],
-  scheduling: 'batch', // on two cores 1.3 to 1.4 times as many small requests
+  scheduling: 'normal', // with batch single requests wait longer beside other programs
   shutdownMs: 30_000, // systemd kills after 90 s; a checkpoint of a full index takes a few
   plugins: [],
   logLevel: 'info',

@@ -307,9 +307,9 @@ export const optionInfo: Readonly<Record<OptionKey, OptionInfo>> = {
     name: 'scheduling',
     argument: 'batch|normal',
     help:
-      'batch: threads that wake up interrupt nobody, which is faster where cores are few; normal ' +
-      'where other programs keep them all busy (Linux, by chrt)',
-    usual: 'batch'
+      'batch: threads that wake up interrupt nobody: more small requests where cores are few, ' +
+      'for machines that do nothing else (Linux, by chrt)',
+    usual: 'normal'
   },
   shutdownMs: {
     name: 'shutdown-timeout',
