@@ -119,7 +119,7 @@ const poolFields = {
   redundancy: z.string().max(64),
   failureDomain: z.enum(failureDomains).optional(),
   ring: z.string().max(64).optional(),
-  groups: z.number().int().positive().optional(),
+  groups: z.number().int().optional(),
   writeMinimum: z.number().int().positive().nullable().optional(),
   peers: z.array(z.string()).min(1).nullable().optional()
 }

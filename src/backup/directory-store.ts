@@ -16,6 +16,18 @@ export class DirectoryStore implements BackupStore {
     this.name = path
   }
 
+  /** Its directory is made, but not the one in which that is: a disk may not be mounted. */
+  async prepare(): Promise<void> {
+    const above = await stat(dirname(this.name)).catch(absent)
+    if (above === null || !above.isDirectory()) {
+      const text = `there is no directory ${dirname(this.name)} for backups in ${this.name}`
+      throw new StoreError(ErrorCode.NotFound, `${text}: is its disk mounted?`)
+    }
+    const found = await stat(this.name).catch(absent)
+    if (found === null || found.isDirectory()) return
+    throw new StoreError(ErrorCode.InvalidArgument, `${this.name} is a file, not a directory`)
+  }
+
   async *list(prefix: string): AsyncIterable<StoredObject> {
     const at = prefix.lastIndexOf('/')
     const folder = at < 0 ? this.name : this.#pathOf(prefix.slice(0, at))

@@ -1,7 +1,7 @@
 /** What a backup store holds: backups, those that were forgotten, locks, and objects. */
 import { createHash, randomBytes } from 'node:crypto'
 import { z } from 'zod'
-import { ErrorCode, StoreError } from '../core/errors.ts'
+import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
 import { secretKinds } from '../seal/key-slots.ts'
 import {
   type BackupKeys,
@@ -111,6 +111,7 @@ export class Repository {
   static async open(store: BackupStore, create: boolean): Promise<Repository> {
     let bytes = await store.get(HEADER_KEY)
     if (bytes === null && create) {
+      await store.prepare?.()
       const header = { torusBackup: FORMAT, id: randomBytes(8).toString('hex') }
       await store.putIfAbsent(HEADER_KEY, jsonOf(header))
       bytes = await store.get(HEADER_KEY)
@@ -126,18 +127,29 @@ export class Repository {
 
   /** Oldest first; of all volumes without a name. @throws StoreError Corrupt naming the damaged */
   async backups(volume?: string): Promise<Backup[]> {
+    const { backups, damaged } = await this.readable(volume)
+    if (damaged.length > 0) throw damagedError(damaged[0]!)
+    return backups
+  }
+
+  /** The same, and keys of the manifests that are damaged: the others are as good as before. */
+  async readable(volume?: string): Promise<{ backups: Backup[]; damaged: string[] }> {
     const prefix = volume === undefined ? BACKUPS : `${BACKUPS}${volume}/`
     const keys = (await this.#keys(prefix)).filter((key) => key.endsWith('.json'))
-    const all: Backup[] = []
+    const backups: Backup[] = []
+    const damaged: string[] = []
     for (const key of keys.sort()) {
       const bytes = await this.store.get(key)
       if (bytes === null) continue // forgotten meanwhile
-      const { text, sum, mac } = parsed(signedSchema, key, bytes.toString())
-      if (sum !== sumOf(text)) throw damaged(key)
-      const manifest = parsed(manifestSchema, key, text)
-      all.push({ name: key.slice(BACKUPS.length, -'.json'.length), manifest, text, mac })
+      try {
+        backups.push(backupOf(key, bytes))
+      } catch (thrown) {
+        if (storeErrorOf(thrown).code !== ErrorCode.Corrupt) throw thrown
+        damaged.push(key)
+      }
     }
-    return all.sort((a, b) => (a.manifest.createdAt < b.manifest.createdAt ? -1 : 1))
+    backups.sort((a, b) => (a.manifest.createdAt < b.manifest.createdAt ? -1 : 1))
+    return { backups, damaged }
   }
 
   async addBackup(manifest: Manifest, keys: BackupKeys | null): Promise<string> {
@@ -156,9 +168,9 @@ export class Repository {
     await this.store.delete(`${BACKUPS}${name}.json`)
   }
 
-  /** What a run may stand on, newest first. */
+  /** What a run may stand on, newest first; on nothing that is damaged. */
   async bases(volume: string): Promise<Backup[]> {
-    const backups = await this.backups(volume)
+    const { backups } = await this.readable(volume)
     const isDead = await Promise.all(backups.map(({ manifest }) => this.isDead(manifest.run)))
     return backups.filter((_, at) => !isDead[at]).reverse()
   }
@@ -247,13 +259,24 @@ const sumOf = (text: string): string => createHash('sha256').update(text).digest
 
 const jsonOf = (value: unknown): Buffer => Buffer.from(`${JSON.stringify(value, null, 1)}\n`)
 
+/** @throws StoreError Corrupt */
+function backupOf(key: string, bytes: Buffer): Backup {
+  const { text, sum, mac } = parsed(signedSchema, key, bytes.toString())
+  if (sum !== sumOf(text)) throw damagedError(key)
+  const manifest = parsed(manifestSchema, key, text)
+  return { name: key.slice(BACKUPS.length, -'.json'.length), manifest, text, mac }
+}
+
 function parsed<T>(schema: z.ZodType<T>, key: string, text: string): T {
   try {
     return schema.parse(JSON.parse(text))
   } catch {
-    throw damaged(key)
+    throw damagedError(key)
   }
 }
 
-const damaged = (key: string): StoreError =>
-  new StoreError(ErrorCode.Corrupt, `${key} of the backup store is damaged, or of a newer version`)
+function damagedError(key: string): StoreError {
+  const text = `${key} of the backup store is damaged, or of a newer version`
+  const advice = key.startsWith(BACKUPS) ? ': delete it to forget that backup' : ''
+  return new StoreError(ErrorCode.Corrupt, `${text}${advice}`)
+}

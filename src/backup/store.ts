@@ -19,6 +19,8 @@ export interface StoredObject {
 export interface BackupStore {
   /** For people. */
   readonly name: string
+  /** Before the first object of a new store. @throws StoreError when it cannot be here */
+  prepare?(): Promise<void>
   /** Keys that start so, in any order. */
   list(prefix: string): AsyncIterable<StoredObject>
   /** Null: there is none. */

@@ -216,5 +216,5 @@ function baseIn(
   const found = all.find((each) => originOf(each) === base)
   if (found !== undefined) return found
   const text = `the increment to "${name}" stands on snapshot ${base}, and ${volume} has none such`
-  throw new StoreError(ErrorCode.NotFound, `${text}: import what comes before it first`)
+  throw new StoreError(ErrorCode.NotFound, `${text}: import the stream that ends with it first`)
 }

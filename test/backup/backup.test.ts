@@ -6,6 +6,7 @@ import { RunLock } from '../../src/backup/backup-run.ts'
 import { openBackup } from '../../src/backup/backup-secrets.ts'
 import { BackupKeys, objectKey } from '../../src/backup/objects.ts'
 import { PIECE_BYTES } from '../../src/backup/page.ts'
+import { prune } from '../../src/backup/prune.ts'
 import { type Backup, Repository } from '../../src/backup/repository.ts'
 import { partsOfBackup, verifyBackups } from '../../src/backup/restore.ts'
 import { ErrorCode } from '../../src/core/errors.ts'
@@ -145,6 +146,32 @@ test('a manifest that was changed is refused', async () => {
   const forged = { ...backup, text: backup.text.replace('"volume":"v"', '"volume":"w"') }
   const parts = partsOfBackup(repository, forged, keys)[Symbol.asyncIterator]()
   await rejects(parts.next(), /is not what was written/)
+})
+
+test('a damaged manifest takes only its own backup along, and nothing is pruned', async () => {
+  const { store, repository } = await opened()
+  const bytes = changed(Buffer.alloc(SIZE), random, 30)
+  const made: Backup[] = []
+  for (let number = 0; number < 3; number++) {
+    made.push(await backUp(repository, { volume: 'v', bytes, run: runId(random), number }))
+  }
+  const key = `backups/${made[1]!.name}.json`
+  await store.put(key, Buffer.concat([(await store.get(key))!, Buffer.from('}')]))
+  const { backups, damaged } = await repository.readable('v')
+  deepStrictEqual(damaged, [key])
+  const names = [made[0]!.name, made[2]!.name]
+  deepStrictEqual(
+    backups.map(({ name }) => name),
+    names
+  )
+  for (const backup of backups) ok((await restored(repository, backup)).equals(bytes))
+  deepStrictEqual((await repository.bases('v')).map(({ name }) => name).reverse(), names)
+  const refused = { message: /is damaged, or of a newer version: delete it to/ }
+  await rejects(repository.backups('v'), refused)
+  await rejects(
+    prune(repository, [made[0]!], () => Promise.resolve(null)),
+    refused
+  )
 })
 
 test('the secret of a slot is enough to open a backup', async () => {

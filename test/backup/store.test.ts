@@ -81,6 +81,18 @@ test('a directory is a store, and leaves nothing unfinished', () =>
     await rejects(inFile.put('a', Buffer.alloc(1)), failsWith(ErrorCode.DiskFailure))
   }))
 
+test('a directory is made in one that is there, and is no file', () =>
+  withDirectory(async (path) => {
+    const nowhere = new DirectoryStore(join(path, 'unmounted', 'backups'))
+    await rejects(nowhere.prepare(), {
+      message: /unmounted .* is its disk mounted/
+    })
+    writeFileSync(join(path, 'file'), '')
+    const file = new DirectoryStore(join(path, 'file'))
+    await rejects(file.prepare(), { message: /is a file/ })
+    await new DirectoryStore(join(path, 'new')).prepare()
+  }))
+
 test('S3 is a store, with signed requests and lists in pieces', () =>
   withS3(async ({ objects }, store) => {
     await contract(store)

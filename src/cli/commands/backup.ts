@@ -100,7 +100,8 @@ function addList(parent: Command): void {
     .argument('[volume]', 'its name')
   addStoreOptions(command).action(
     action<[string | undefined], StoreOptions>(async ({ output }, [volume], options) => {
-      const backups = await (await repositoryAt(options)).backups(volume)
+      const { backups, damaged } = await (await repositoryAt(options)).readable(volume)
+      for (const key of damaged) output.note(`${key} is damaged, or of a newer version`)
       output.result(backups.map(rowOf), () => {
         if (backups.length === 0) return 'no backups'
         const rows = backups.map(({ name, manifest }) => [
@@ -118,19 +119,29 @@ function addList(parent: Command): void {
   withExamples(command, 'torus backup list --to /mnt/backups')
 }
 
-/** The one that is named, or the last one. @throws CommandError NotFound */
+/** The one that is named, or the last one. @throws CommandError NotFound, StoreError Corrupt */
 async function chosen(
   repository: Repository,
   volume: string,
   wanted: string | undefined
 ): Promise<Backup> {
-  const backups = await repository.backups(volume)
+  const { backups, damaged } = await repository.readable(volume)
   const name = wanted?.startsWith(`${volume}/`) ? wanted : `${volume}/${wanted}`
   const found = wanted === undefined ? backups.at(-1) : backups.find((each) => each.name === name)
+  const last = wanted === undefined && found !== undefined ? found.name : name
+  const bad = damaged.find((key) => isFor(key, last, wanted === undefined))
+  if (bad !== undefined) {
+    const text = `${bad} of ${repository.store.name} is damaged, or of a newer version`
+    throw new CommandError('Corrupt', `${text}: choose another backup with --backup`)
+  }
   if (found !== undefined) return found
   const which = wanted === undefined ? `no backup of volume ${volume}` : `no backup ${name}`
   throw new CommandError('NotFound', `there is ${which} in ${repository.store.name}`)
 }
+
+/** Is the manifest that of the backup, or with `orLater` of a later one? Names begin with times. */
+const isFor = (key: string, name: string, orLater: boolean): boolean =>
+  orLater ? key > `backups/${name}.json` : key === `backups/${name}.json`
 
 function addVerify(parent: Command): void {
   const command = parent
@@ -156,9 +167,7 @@ async function verify(
   const keyring = new BackupKeyring(context, repository, options)
   const progress = output.progress('verify', (value) => formatSize(value))
   try {
-    const all = await repository.backups(volume)
-    const named = options.backup
-    const backups = named === undefined ? all : [await chosen(repository, volume ?? '', named)]
+    const { backups, damaged } = await wantedOf(repository, volume, options.backup)
     const opened = []
     for (const backup of backups) {
       opened.push({ backup, keys: await keyring.ifKnown(backup.manifest) })
@@ -171,20 +180,32 @@ async function verify(
       const why = 'without their key only the lists of their objects were looked at'
       output.note(`${shut.length} backups are encrypted: ${why}`)
     }
-    output.result(found, () =>
+    const lost = found.damage.length + damaged.length
+    output.result({ ...found, damagedManifests: damaged }, () =>
       [
+        ...damaged.map((key) => `${key} is damaged, or of a newer version: that backup is lost`),
         ...found.damage.map(damageText),
         `${found.backups} backups, ${found.objects} objects: ` +
-          (found.damage.length === 0 ? 'all is there' : `${found.damage.length} damaged or missing`)
+          (lost === 0 ? 'all is there' : `${lost} damaged or missing`)
       ].join('\n')
     )
-    if (found.damage.length === 0) return
+    if (lost === 0) return
     const advice = '"backup create --full" stores all of a volume anew'
     throw new CommandError('Corrupt', `${repository.store.name} is damaged: ${advice}`)
   } finally {
     progress.stop()
     keyring.close()
   }
+}
+
+/** What is verified, and the manifests that cannot be. */
+async function wantedOf(
+  repository: Repository,
+  volume: string | undefined,
+  named: string | undefined
+): Promise<{ backups: Backup[]; damaged: string[] }> {
+  if (named === undefined) return repository.readable(volume)
+  return { backups: [await chosen(repository, volume ?? '', named)], damaged: [] }
 }
 
 const damageText = ({ object, why, backup, offset, length }: Damage): string =>
@@ -340,5 +361,8 @@ async function unwantedOf(
     return [await chosen(repository, volume, backup)]
   }
   if (!isRule) throw new UsageError('say what is kept: --keep N, --keep-daily N, or --backup NAME')
+  if ((keep ?? 0) + (keepDaily ?? 0) === 0) {
+    throw new UsageError('that keeps no backup at all: --backup NAME forgets one')
+  }
   return notKept(await repository.backups(volume), { last: keep ?? 0, days: keepDaily ?? 0 })
 }

@@ -4,6 +4,7 @@ import type { TokenCreate } from '../../admin/audit-schemas.ts'
 import type { Token } from '../api-client.ts'
 import { durationArgument } from '../arguments.ts'
 import { action, withExamples } from '../context.ts'
+import { UsageError } from '../errors.ts'
 
 type RoleArgument = Pick<TokenCreate, 'role' | 'volume' | 'readOnly'>
 
@@ -46,6 +47,9 @@ function addCreate(parent: Command): void {
     .option('--label <text>', 'what it is for, as lists and the audit log show it')
     .action(
       action<[], CreateOptions>(async ({ api, output }, _, { role, expires, label }) => {
+        if (expires !== undefined && expires < 1000) {
+          throw new UsageError(`--expires ${expires}ms is too short: a second at least`)
+        }
         const made = await api.createToken({
           ...role,
           label: label ?? '',
