@@ -1,10 +1,11 @@
 import { BranchDirectory, type NewClone } from '../cluster/branches.ts'
 import type { Cluster } from '../cluster/cluster.ts'
 import type { HiddenVolumes } from '../cluster/hidden-volumes.ts'
-import type { VolumeKeysRecord, VolumeRecord } from '../cluster/records.ts'
+import type { VolumeRecord } from '../cluster/records.ts'
 import { SnapshotDirectory } from '../cluster/snapshots.ts'
 import type { VolumeDirectory } from '../cluster/volume-directory.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { withNewKeys } from './new-keys.ts'
 import type { VolumeHistory } from './volume-history.ts'
 import type { VolumeKeyring } from './volume-keyring.ts'
 
@@ -58,18 +59,7 @@ export class Clones {
   async clone(volume: string, snapshot: string, options: CloneOptions): Promise<VolumeRecord> {
     const { history } = this.#parts
     const source = await this.#find(volume)
-    const families: string[] = []
-    const keys = (family: string): Promise<VolumeKeysRecord> => {
-      families.push(family)
-      return this.#keysFor(source, { name: options.name, family })
-    }
-    const isSealed = source.encryption !== undefined
-    const spec = isSealed ? { ...options, keys } : options
-    const made = await this.#branches.clone(source.id, snapshot, spec).catch((thrown: unknown) => {
-      for (const family of families) this.#parts.keyring?.lock(family)
-      throw thrown
-    })
-    for (const family of families) if (family !== made.family) this.#parts.keyring?.lock(family)
+    const made = await this.#make(source, snapshot, options)
     await history.tell(source, 'cloned', { snapshot, to: made.name })
     await history.tell(made, 'created', {
       sizeBytes: made.sizeBytes,
@@ -81,11 +71,11 @@ export class Clones {
   /** Of one snapshot, or of all of the volume. @throws StoreError NotFound */
   async children(volume: string, snapshot: string | null): Promise<Child[]> {
     const { directory } = this.#parts
-    const { clones = [], ...record } = await this.#find(volume)
+    const record = await this.#find(volume)
     const all = await this.#snapshots.list(record.id)
-    const wanted = snapshot === null ? null : await this.#snapshots.get({ ...record }, snapshot)
+    const wanted = snapshot === null ? null : await this.#snapshots.get(record, snapshot)
     const children: Child[] = []
-    for (const { volume: id, snapshot: on } of clones) {
+    for (const { volume: id, snapshot: on } of record.clones ?? []) {
       if (wanted !== null && on !== wanted.id) continue
       const clone = await directory.find(id)
       if (clone === null) continue
@@ -120,13 +110,23 @@ export class Clones {
     })
   }
 
-  async #keysFor(
+  async #make(
     source: VolumeRecord,
-    clone: { readonly name: string; readonly family: string }
-  ): Promise<VolumeKeysRecord> {
+    snapshot: string,
+    options: CloneOptions
+  ): Promise<VolumeRecord> {
     const { keyring } = this.#parts
-    if (keyring !== null) return keyring.clone(source, clone)
-    const text = `volume ${source.name} is encrypted, and this process has no keys`
-    throw new StoreError(ErrorCode.Unavailable, text)
+    const clone = (spec: NewClone): Promise<VolumeRecord> =>
+      this.#branches.clone(source.id, snapshot, spec)
+    if (source.encryption === undefined) return clone(options)
+    if (keyring === null) {
+      const text = `volume ${source.name} is encrypted, and this process has no keys`
+      throw new StoreError(ErrorCode.Unavailable, text)
+    }
+    return withNewKeys(
+      keyring,
+      (family) => keyring.clone(source, { name: options.name, family }),
+      (keys) => clone({ ...options, keys })
+    )
   }
 }

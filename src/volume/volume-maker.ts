@@ -1,7 +1,8 @@
 import { DEFAULT_POOL } from '../cluster/pools.ts'
-import type { VolumeKeysRecord, VolumeRecord } from '../cluster/records.ts'
+import type { VolumeRecord } from '../cluster/records.ts'
 import type { NewVolume, VolumeDirectory } from '../cluster/volume-directory.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { withNewKeys } from './new-keys.ts'
 import type { VolumeFile } from './volume-file.ts'
 import type { VolumeHistory } from './volume-history.ts'
 import { detailsOf } from './volume-info.ts'
@@ -69,17 +70,11 @@ export class VolumeMaker {
       const text = `volume ${spec.name} cannot be encrypted: this process has no keyring`
       throw new StoreError(ErrorCode.Unavailable, text)
     }
-    const families: string[] = []
-    const keys = (family: string): Promise<VolumeKeysRecord> => {
-      families.push(family)
-      return keyring.make({ name: spec.name, family }, encrypt)
-    }
-    try {
-      return await directory.create({ ...spec, keys })
-    } catch (thrown) {
-      for (const family of families) keyring.lock(family)
-      throw thrown
-    }
+    return withNewKeys(
+      keyring,
+      (family) => keyring.make({ name: spec.name, family }, encrypt),
+      (keys) => directory.create({ ...spec, keys })
+    )
   }
 
   async #format(type: VolumeType, record: VolumeRecord): Promise<VolumeRecord> {
