@@ -51,6 +51,12 @@ export class Bases {
     return this.#known.get(nameOf(familyHigh, familyLow, layerHigh))
   }
 
+  /** The same, asked for where it is not known. @throws StoreError Unavailable */
+  async get(familyHigh: number, familyLow: number, layerHigh: number): Promise<Base | null> {
+    const known = this.find(familyHigh, familyLow, layerHigh)
+    return known === undefined ? this.fetch(familyHigh, familyLow, layerHigh) : known
+  }
+
   /** As the metadata has it now. @throws StoreError Unavailable */
   async fetch(familyHigh: number, familyLow: number, layerHigh: number): Promise<Base | null> {
     const { keys, store } = this.#cluster

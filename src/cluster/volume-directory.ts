@@ -154,10 +154,9 @@ export class VolumeDirectory {
    * whoever changed it; returns what ends it.
    */
   onChange(listener: (id: string) => void, onGone: (id: string) => void = () => {}): () => void {
-    const { keys, store, timers } = this.#cluster
+    const { keys } = this.#cluster
     const onPut = ({ key }: Entry): void => listener(key.slice(keys.volumes.length))
-    const onDelete = (key: string): void => onGone(key.slice(keys.volumes.length))
-    const following = follow(store, keys.volumes, { onPut, onDelete }, timers)
+    const following = this.#follow(onPut, onGone)
     return () => following.stop()
   }
 
@@ -166,8 +165,11 @@ export class VolumeDirectory {
    * of one that goes.
    */
   followRecords(onRecord: (record: VolumeRecord) => void, onGone: (id: string) => void): Following {
+    return this.#follow(({ key, value }) => onRecord(decodeRecord('volume', key, value)), onGone)
+  }
+
+  #follow(onPut: (entry: Entry) => void, onGone: (id: string) => void): Following {
     const { keys, store, timers } = this.#cluster
-    const onPut = ({ key, value }: Entry): void => onRecord(decodeRecord('volume', key, value))
     const onDelete = (key: string): void => onGone(key.slice(keys.volumes.length))
     return follow(store, keys.volumes, { onPut, onDelete }, timers)
   }

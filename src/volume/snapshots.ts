@@ -5,10 +5,10 @@ import type { DeletedRecord, SnapshotRecord, VolumeRecord } from '../cluster/rec
 import { type NewSnapshot, type SnapshotChange, SnapshotDirectory } from '../cluster/snapshots.ts'
 import { parseId64 } from '../cluster/ids.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import type { Id64 } from '../core/id64.ts'
 import { isBasedLayer, standsOn } from '../core/layer-ids.ts'
 import type { SnapshotBase } from './block-device.ts'
 import type { ManagedVolume } from './managed-volume.ts'
-import type { LayerHalves } from './request.ts'
 
 /** A snapshot as it is shown. Sizes are bytes, times ISO 8601, ids hex. */
 export interface SnapshotInfo {
@@ -109,13 +109,13 @@ export class Snapshots {
    * Does a read of `top` see what is in `lower`, both of the family? Restores leave branches of a
    * volume that stand on layers of each other. @throws StoreError Unavailable
    */
-  async isOn(family: string, top: LayerHalves, lower: LayerHalves): Promise<boolean> {
+  async isOn(family: string, top: Id64, lower: Id64): Promise<boolean> {
     const { high, low } = parseId64(family)
     const { bases } = this.#parts
     let at = top
     while (at.high !== lower.high) {
       if (!isBasedLayer(at.low)) return false
-      const base = bases.find(high, low, at.high) ?? (await bases.fetch(high, low, at.high))
+      const base = await bases.get(high, low, at.high)
       if (base?.familyLow !== low || base.familyHigh !== high) return false
       at = { high: base.layerHigh, low: base.layerLow }
     }
