@@ -1,7 +1,7 @@
 /** A volume, or a snapshot of one, as a stream. */
+import type { Id64 } from '../core/id64.ts'
 import { BLOCK_BYTES, FILE_PIECE_BYTES } from '../core/limits.ts'
 import { changesOf } from '../volume/changes.ts'
-import type { LayerHalves } from '../volume/request.ts'
 import type { VolumeFile } from '../volume/volume-file.ts'
 import {
   encodeEnd,
@@ -22,7 +22,7 @@ const EXTENTS_BYTES = 1024 * FILE_PIECE_BYTES
 export interface Exported {
   readonly snapshot: StreamSnapshot | null
   /** Layer of the base of an increment; null: all is wanted. */
-  readonly base: LayerHalves | null
+  readonly base: Id64 | null
   /** Of an increment: all of such pieces in which anything changed. */
   readonly alignBytes?: number | undefined
   /** Blocks before this are read for the digest and not sent. */
@@ -91,7 +91,7 @@ async function* partsOfAll(file: VolumeFile): AsyncIterable<StreamData> {
 
 async function* partsSince(
   file: VolumeFile,
-  base: LayerHalves,
+  base: Id64,
   alignBytes: number
 ): AsyncIterable<StreamPart> {
   let done = 0

@@ -1,12 +1,7 @@
 import type { Random } from '../core/clock.ts'
 import { hasKin, randomFamily } from '../core/family-ids.ts'
+import type { Id64 } from '../core/id64.ts'
 import { isRootLayer } from '../core/layer-ids.ts'
-
-/** A 64-bit id as two u32, the form in which ops carry it. */
-export interface Id64 {
-  readonly high: number
-  readonly low: number
-}
 
 const hex32 = (value: number): string => value.toString(16).padStart(8, '0')
 

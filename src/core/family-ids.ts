@@ -10,15 +10,11 @@
  * million has the mark by chance. They have no clones.
  */
 import type { Random } from './clock.ts'
+import type { Id64 } from './id64.ts'
 
 const MARK = 0xb10c5
 const KIN_BITS = 28
 const KIN_MASK = 2 ** KIN_BITS - 1
-
-export interface FamilyId {
-  readonly high: number
-  readonly low: number
-}
 
 /** May it have clones? */
 export const hasKin = (high: number): boolean => high >>> 12 === MARK
@@ -35,13 +31,13 @@ export const withKin = (low: number, kin: number): number =>
   kin === 0 ? low : ((low & ~KIN_MASK) | kin) >>> 0
 
 /** For a volume that stands on no other. */
-export const randomFamily = (random: Random): FamilyId => ({
+export const randomFamily = (random: Random): Id64 => ({
   high: ((MARK << 12) | (random.u32() & 0xfff)) >>> 0,
   low: withKin(random.u32(), randomKin(random))
 })
 
 /** One that places as `family` does, and is another. */
-export const randomKinOf = ({ high, low }: FamilyId, random: Random): FamilyId => ({
+export const randomKinOf = ({ high, low }: Id64, random: Random): Id64 => ({
   high,
   low: withKin(low, randomKin(random))
 })

@@ -12,6 +12,7 @@
  */
 import { assert } from './assert.ts'
 import { ErrorCode, StoreError } from './errors.ts'
+import type { Id64 } from './id64.ts'
 
 const NUMBERED_START = 0xff000000
 /** Lower half of the first layer of a branch that begins on a layer of another one. */
@@ -25,14 +26,10 @@ export const layerNumber = (layerLow: number): number =>
 /** For the first layer of a volume. */
 export const isRootLayer = (layerLow: number): boolean => layerLow < NUMBERED_START
 
-interface Halves {
-  readonly high: number
-  readonly low: number
-}
-
 /** Does a read of `layer` see what is in `lower`? It does of its own. */
-export const standsOn = (layer: Halves, lower: Halves): boolean =>
+export const standsOn = (layer: Id64, lower: Id64): boolean =>
   layer.high === lower.high && layerNumber(layer.low) >= layerNumber(lower.low)
+
 /** Its branch has a base. */
 export const isBasedLayer = (layerLow: number): boolean => layerLow >= BASED_START
 

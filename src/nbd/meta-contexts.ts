@@ -6,14 +6,15 @@
  *   torus:layer:SNAPSHOT    for each snapshot that the export stands on; bit 0 of the flags:
  *                           written, trimmed or zeroed after it
  */
+import type { Id64 } from '../core/id64.ts'
 import type { SnapshotBase } from '../volume/block-device.ts'
-import { type LayerHalves, StatusExtent } from '../volume/request.ts'
+import { StatusExtent } from '../volume/request.ts'
 import { NBD_STATE_HOLE, NBD_STATE_ZERO } from './protocol.ts'
 
 export interface MetaContext {
   readonly name: string
   /** Of the request whose `extents` are reported. */
-  readonly since: LayerHalves | null
+  readonly since: Id64 | null
   /** StatusExtent kind -> status flags. */
   readonly stateOf: readonly number[]
 }

@@ -1,6 +1,7 @@
 import type { Arena } from '../core/arena.ts'
+import type { Id64 } from '../core/id64.ts'
 import type { ExportAccess } from './export-access.ts'
-import type { LayerHalves, VolumeRequest } from './request.ts'
+import type { VolumeRequest } from './request.ts'
 
 /** When the next request of a device may begin. Cheap: asked for each. Times are monotonic. */
 export interface DeviceAdmission {
@@ -69,7 +70,7 @@ export interface SnapshotBase {
   /** Without the volume's. */
   readonly name: string
   /** For `VolumeRequest.since`. */
-  readonly layer: LayerHalves
+  readonly layer: Id64
 }
 
 /** What a protocol server is given: volumes to open and the memory to move their bytes in. */

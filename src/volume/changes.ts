@@ -1,7 +1,7 @@
 /** What differs between a snapshot and what stands on it, as the layers tell: no data is read. */
 import { parseId64 } from '../cluster/ids.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import type { LayerHalves } from './request.ts'
+import type { Id64 } from '../core/id64.ts'
 import type { SnapshotInfo, Snapshots } from './snapshots.ts'
 import type { VolumeFile } from './volume-file.ts'
 
@@ -24,7 +24,7 @@ export async function baseOf(
   snapshots: Snapshots,
   file: VolumeFile,
   older: SnapshotInfo
-): Promise<LayerHalves> {
+): Promise<Id64> {
   const base = parseId64(older.layer)
   if (await snapshots.isOn(file.family, file.layer, base)) return base
   const name = `${older.volume}@${older.name}`
@@ -36,7 +36,7 @@ export async function baseOf(
 /** What changed in the range, in order. */
 export async function* changesOf(
   file: VolumeFile,
-  base: LayerHalves,
+  base: Id64,
   start = 0,
   end = file.sizeBytes
 ): AsyncIterable<ChangedExtent> {

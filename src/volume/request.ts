@@ -2,13 +2,8 @@
  * One request of a protocol to a volume: any offset, any length. Protocols keep a fixed set of
  * these per connection and reuse them; the volume cuts them into ops and counts these down.
  */
+import type { Id64 } from '../core/id64.ts'
 import type { BlockDevice } from './block-device.ts'
-
-/** Id of a layer. */
-export interface LayerHalves {
-  readonly high: number
-  readonly low: number
-}
 
 export { StatusExtent } from '../replication/block-store.ts'
 
@@ -63,7 +58,7 @@ export class VolumeRequest {
    * BlockStatus: only what is from layers of its branch above this one is told, the rest is
    * Unchanged. Other kinds do not look at it.
    */
-  since: LayerHalves | null = null
+  since: Id64 | null = null
   /** Answer: ErrorCode, 0 for Ok. */
   error: number = 0
   /** Called once, never from inside `submit` (though from inside `ring`, perhaps). */

@@ -1,9 +1,10 @@
 import { formatId64 } from '../cluster/ids.ts'
 import { ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
+import type { Id64 } from '../core/id64.ts'
 import { BLOCK_BYTES, FILE_PIECE_BYTES, FILE_PIECES_IN_FLIGHT } from '../core/limits.ts'
 import type { ManagedVolume } from './managed-volume.ts'
 import type { OpenVolume } from './open-volume.ts'
-import { type LayerHalves, RequestFlag, RequestKind, VolumeRequest } from './request.ts'
+import { RequestFlag, RequestKind, VolumeRequest } from './request.ts'
 
 /** A run of bytes of one kind, see `VolumeFile.extents`. */
 export interface FileExtent {
@@ -136,7 +137,7 @@ export class VolumeFile {
   }
 
   /** Id of the layer that reads of it see. */
-  get layer(): LayerHalves {
+  get layer(): Id64 {
     const { layerHigh: high, layerLow: low } = this.#device.volume.ops.identity
     return { high, low }
   }
@@ -145,11 +146,7 @@ export class VolumeFile {
    * Which parts of the range hold data, are zeroes that hold space, or hold nothing; with `since`,
    * a layer on which this one stands, only of what was written, trimmed or zeroed after it.
    */
-  async extents(
-    offset: number,
-    length: number,
-    since: LayerHalves | null = null
-  ): Promise<FileExtent[]> {
+  async extents(offset: number, length: number, since: Id64 | null = null): Promise<FileExtent[]> {
     this.#checkRange(offset, length)
     const found: FileExtent[] = []
     const end = offset + length
