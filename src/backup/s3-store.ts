@@ -1,89 +1,94 @@
-/** A backup store in a bucket of S3, or of what speaks like it. */
-import { createHash } from 'node:crypto'
-import { setTimeout as sleep } from 'node:timers/promises'
-import { AwsV4Signer } from 'aws4fetch'
+/**
+ * A backup store in a bucket of S3, or of what speaks like it. It has to be consistent: what was
+ * put or deleted is so for every later get and list, as it is in AWS, MinIO, Ceph, Garage and R2.
+ * Objects are put whole (they are small), so that no ETag has to be understood.
+ */
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { type S3Answer, S3Client, type S3Place } from './s3-client.ts'
+import { eachIn, textIn } from './s3-xml.ts'
 import type { BackupStore, StoredObject } from './store.ts'
-
-export interface S3Place {
-  readonly endpoint: string
-  readonly region: string
-  readonly bucket: string
-  readonly prefix: string
-  /** Before the second attempt; for tests. */
-  readonly retryMs?: number
-  readonly credentials: {
-    readonly accessKeyId: string
-    readonly secretAccessKey: string
-    readonly sessionToken: string | null
-  }
-}
-
-/** What failed for a while is tried again so often, after 0.2, 0.4, 0.8… s. */
-const ATTEMPTS = 5
-const RETRY_MS = 200
-/** One object is some hundred KiB. */
-const TIMEOUT_MS = 60_000
-
-interface Answer {
-  readonly status: number
-  readonly body: Buffer
-}
 
 export class S3Store implements BackupStore {
   readonly name: string
   readonly #place: S3Place
+  readonly #client: S3Client
 
+  /** @throws StoreError Forbidden without credentials */
   constructor(place: S3Place) {
     this.#place = place
+    this.#client = new S3Client(place)
     this.name = `s3://${place.bucket}/${place.prefix}`
   }
 
   async *list(prefix: string): AsyncIterable<StoredObject> {
     const own = this.#keyOf('')
-    let token: string | undefined
-    do {
-      const query = new URLSearchParams({ 'list-type': '2', prefix: this.#keyOf(prefix) })
-      if (token !== undefined) query.set('continuation-token', token)
-      const { status, body } = await this.#ask('GET', '', { query })
-      if (status !== 200) throw this.#failure(`list ${prefix}`, status, body)
-      const text = body.toString()
-      for (const [, each = ''] of text.matchAll(/<Contents>(.*?)<\/Contents>/gs)) {
-        const key = textIn(each, 'Key')
-        const modifiedMs = Date.parse(textIn(each, 'LastModified'))
-        yield { key: key.slice(own.length), bytes: Number(textIn(each, 'Size')), modifiedMs }
+    const query: Record<string, string> = { 'list-type': '2', prefix: this.#keyOf(prefix) }
+    for (;;) {
+      const answer = await this.#client.ask({ method: 'GET', key: '', query })
+      if (answer.status !== 200) throw this.#failure(`list ${prefix}`, answer)
+      const { objects, next } = this.#listed(answer.body.toString(), query['continuation-token'])
+      for (const { key, ...object } of objects) {
+        if (key.startsWith(own)) yield { key: key.slice(own.length), ...object }
       }
-      token = textIn(text, 'IsTruncated') === 'true' ? textIn(text, 'NextContinuationToken') : ''
-    } while (token !== '')
+      if (next === null) return
+      query['continuation-token'] = next
+    }
+  }
+
+  /**
+   * One answer to a list. What is not there is not needed, for prune: so nothing that is cut off,
+   * or no list at all, passes for one. @throws StoreError Unavailable
+   */
+  #listed(text: string, token: string | undefined) {
+    const objects: StoredObject[] = []
+    for (const each of eachIn(text, 'Contents')) {
+      const bytes = Number(textIn(each, 'Size') || Number.NaN)
+      const modifiedMs = Date.parse(textIn(each, 'LastModified'))
+      objects.push({ key: textIn(each, 'Key'), bytes, modifiedMs })
+    }
+    const isCut = textIn(text, 'IsTruncated')
+    const next = isCut === 'true' ? textIn(text, 'NextContinuationToken') : null
+    const isWhole = /<ListBucketResult[\s>]/.test(text) && text.includes('</ListBucketResult>')
+    const areWhole = objects.every(
+      ({ key, bytes, modifiedMs }) => key !== '' && bytes >= 0 && !Number.isNaN(modifiedMs)
+    )
+    const goesOn = next === null || (next !== '' && next !== token)
+    if (isWhole && areWhole && goesOn && ['true', 'false'].includes(isCut)) return { objects, next }
+    const why = 'what it answers is no list of objects as version 2 of ListObjects has it'
+    throw new StoreError(ErrorCode.Unavailable, `backup store ${this.name}: ${why}`)
   }
 
   async get(key: string): Promise<Buffer | null> {
-    const { status, body } = await this.#ask('GET', key)
-    if (status === 200) return body
-    if (status === 404 && !body.includes('NoSuchBucket')) return null
-    throw this.#failure(`read ${key}`, status, body)
+    const answer = await this.#client.ask({ method: 'GET', key: this.#keyOf(key) })
+    if (answer.status === 200) return answer.body
+    if (answer.status === 404 && answer.code !== 'NoSuchBucket') return null
+    throw this.#failure(`read ${key}`, answer)
   }
 
   async put(key: string, content: Buffer): Promise<void> {
-    const { status, body } = await this.#ask('PUT', key, { content })
-    if (status !== 200) throw this.#failure(`write ${key}`, status, body)
+    const answer = await this.#client.ask({ method: 'PUT', key: this.#keyOf(key), content })
+    if (answer.status >= 300) throw this.#failure(`write ${key}`, answer)
   }
 
+  /** May say false of its own, where the answer to the first attempt was lost. */
   async putIfAbsent(key: string, content: Buffer): Promise<boolean> {
     // Some stores do not know the condition, and put all the same.
     if ((await this.get(key)) !== null) return false
-    const headers = { 'if-none-match': '*' }
-    const { status, body } = await this.#ask('PUT', key, { content, headers })
-    if (status === 200) return true
-    if (status === 409 || status === 412) return false
-    throw this.#failure(`write ${key}`, status, body)
+    const request = { method: 'PUT', key: this.#keyOf(key), content } as const
+    const answer = await this.#client.ask({ ...request, headers: { 'if-none-match': '*' } })
+    if (answer.status < 300) return true
+    if (answer.status === 412) return false
+    // And some refuse it.
+    const isUnknown = answer.status === 501 || answer.code === 'NotImplemented'
+    if (!isUnknown) throw this.#failure(`write ${key}`, answer)
+    await this.put(key, content)
+    return true
   }
 
   async delete(key: string): Promise<void> {
-    const { status, body } = await this.#ask('DELETE', key)
-    if (status !== 200 && status !== 204 && status !== 404) {
-      throw this.#failure(`delete ${key}`, status, body)
-    }
+    const answer = await this.#client.ask({ method: 'DELETE', key: this.#keyOf(key) })
+    const isGone = answer.status < 300 || (answer.status === 404 && answer.code !== 'NoSuchBucket')
+    if (!isGone) throw this.#failure(`delete ${key}`, answer)
   }
 
   #keyOf(key: string): string {
@@ -91,86 +96,40 @@ export class S3Store implements BackupStore {
     return prefix === '' ? key : `${prefix}/${key}`
   }
 
-  /** Tries again what may pass. @throws StoreError Unavailable */
-  async #ask(
-    method: string,
-    key: string,
-    given: { query?: URLSearchParams; content?: Buffer; headers?: Record<string, string> } = {}
-  ): Promise<Answer> {
-    for (let attempt = 1; ; attempt++) {
-      try {
-        const answer = await this.#askOnce(method, key, given)
-        const mayPass = answer.status >= 500 || answer.status === 429
-        if (!mayPass || attempt === ATTEMPTS) return answer
-      } catch (cause) {
-        if (attempt === ATTEMPTS) {
-          const { message, cause: inner } = cause as Error
-          const { code, message: reason = message } = (inner ?? {}) as NodeJS.ErrnoException
-          const why = code ?? reason
-          const text = `backup store ${this.name}: ${this.#place.endpoint} does not answer: ${why}`
-          throw new StoreError(ErrorCode.Unavailable, text, { cause })
-        }
-      }
-      await sleep((this.#place.retryMs ?? RETRY_MS) * 2 ** (attempt - 1))
-    }
-  }
-
-  async #askOnce(
-    method: string,
-    key: string,
-    {
-      query,
-      content = Buffer.alloc(0),
-      headers = {}
-    }: { query?: URLSearchParams; content?: Buffer; headers?: Record<string, string> }
-  ): Promise<Answer> {
-    const { endpoint, bucket, region, credentials } = this.#place
-    const { sessionToken, ...keys } = credentials
-    const path =
-      key === '' ? '' : `/${this.#keyOf(key).split('/').map(encodeURIComponent).join('/')}`
-    const search = query === undefined ? '' : `?${query}`
-    const signer = new AwsV4Signer({
-      ...{ method, region, service: 's3', ...keys },
-      ...(sessionToken === null ? {} : { sessionToken }),
-      url: `${endpoint.replace(/\/+$/, '')}/${bucket}${path}${search}`,
-      headers: {
-        ...headers,
-        // The store compares what came with it.
-        'x-amz-content-sha256': createHash('sha256').update(content).digest('hex')
-      }
-    })
-    const signed = await signer.sign()
-    const answer = await fetch(signed.url, {
-      method,
-      headers: signed.headers,
-      ...(method === 'PUT' ? { body: new Uint8Array(content) } : {}),
-      redirect: 'error',
-      signal: AbortSignal.timeout(TIMEOUT_MS)
-    })
-    return { status: answer.status, body: Buffer.from(await answer.arrayBuffer()) }
-  }
-
-  #failure(what: string, status: number, body: Buffer): StoreError {
-    const text = body.toString()
-    const said = textIn(text, 'Message') || textIn(text, 'Code') || `HTTP status ${status}`
-    const code = status === 401 || status === 403 ? ErrorCode.Forbidden : ErrorCode.Unavailable
-    return new StoreError(code, `backup store ${this.name}: cannot ${what}: ${said}`)
+  #failure(what: string, { status, body, code }: S3Answer): StoreError {
+    const said = textIn(body.toString(), 'Message') || code || `HTTP status ${status}`
+    const at = `${this.#place.bucket} at ${this.#client.origin}`
+    const [errorCode, advice] = meaningOf(status, code, at)
+    const text = `backup store ${this.name}: cannot ${what}: ${said}`
+    return new StoreError(
+      errorCode,
+      `${text}${code === '' || said === code ? '' : ` (${code})`}${advice}`
+    )
   }
 }
 
-/** What stands between the tags of that name; '' without. */
-function textIn(xml: string, tag: string): string {
-  const [, text = ''] = new RegExp(`<${tag}>(.*?)</${tag}>`, 's').exec(xml) ?? []
-  return text.replaceAll(/&(lt|gt|quot|apos|amp|#\d+);/g, (_, name: string) => {
-    if (name.startsWith('#')) return String.fromCodePoint(Number(name.slice(1)))
-    return entities[name]!
-  })
-}
-
-const entities: Readonly<Record<string, string>> = {
-  lt: '<',
-  gt: '>',
-  quot: '"',
-  apos: "'",
-  amp: '&'
+/** What an error is for us, and what can be done. */
+function meaningOf(status: number, code: string, at: string): [ErrorCode, string] {
+  switch (code) {
+    case 'NoSuchBucket':
+      return [ErrorCode.NotFound, `: there is no bucket ${at}`]
+    case 'InvalidAccessKeyId':
+    case 'SignatureDoesNotMatch':
+      return [ErrorCode.Forbidden, ': see the access key and its secret']
+    case 'ExpiredToken':
+    case 'InvalidToken':
+      return [ErrorCode.Forbidden, ': get a new session token']
+    case 'RequestTimeTooSkewed':
+      return [ErrorCode.Forbidden, ': set the clock of this machine']
+    case 'InvalidObjectState':
+      return [ErrorCode.Unavailable, ': it is archived, and has to be restored there first']
+    case 'QuotaExceeded':
+    case 'XMinioStorageFull':
+    case 'XMinioAdminBucketQuotaExceeded':
+      return [ErrorCode.OutOfSpace, ': the store is full']
+    default:
+      if (status === 507) return [ErrorCode.OutOfSpace, ': the store is full']
+      if (status === 401 || status === 403) return [ErrorCode.Forbidden, '']
+      return [ErrorCode.Unavailable, status === 503 ? ', for half a minute now' : '']
+  }
 }

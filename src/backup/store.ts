@@ -2,10 +2,12 @@
  * Where backups are kept: named objects, each written whole or not at all. What was put is there
  * for every later `list` and `get` of anybody (S3 and its like have that, and so do disks).
  */
+import { readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { resolve } from 'node:path'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { DirectoryStore } from './directory-store.ts'
+import { S3Profile } from './s3-credentials.ts'
 import { S3Store } from './s3-store.ts'
 
 export interface StoredObject {
@@ -36,37 +38,54 @@ export interface BackupStore {
 export interface S3Options {
   readonly endpoint?: string | undefined
   readonly region?: string | undefined
+  readonly profile?: string | undefined
+  /** File with certificates of those to trust. */
+  readonly ca?: string | undefined
+  readonly addressing?: string | undefined
 }
 
 /**
- * A directory, or s3://bucket/prefix with credentials from the usual variables of AWS.
- * @throws StoreError InvalidArgument
+ * A directory, or s3://bucket/prefix with credentials from where the tools of AWS have them.
+ * @throws StoreError InvalidArgument, Forbidden
  */
 export function openStore(
   place: string,
-  { endpoint, region }: S3Options,
+  options: S3Options,
   env: Readonly<Record<string, string | undefined>>
 ): BackupStore {
   const [, scheme] = /^([a-z0-9]+):\/\//.exec(place) ?? []
   if (scheme === undefined) return new DirectoryStore(resolve(place.replace(/^~(?=\/)/, homedir())))
   const [, bucket, prefix = ''] = /^s3:\/\/([^/]+)\/?(.*?)\/*$/.exec(place) ?? []
-  if (bucket === undefined) {
-    const text = `"${place}" is neither a directory nor like s3://bucket/prefix`
-    throw new StoreError(ErrorCode.InvalidArgument, text)
+  if (bucket === undefined)
+    throw invalid(`"${place}" is neither a directory nor like s3://bucket/prefix`)
+  const profile = new S3Profile(env, options.profile)
+  const region = profile.setting('region', 'AWS_REGION', 'AWS_DEFAULT_REGION')
+  const variables = ['AWS_ENDPOINT_URL_S3', 'AWS_ENDPOINT_URL']
+  const endpoint = options.endpoint ?? (profile.setting('endpoint_url', ...variables) || null)
+  if (
+    endpoint !== null &&
+    !/^https?:$/.test(URL.canParse(endpoint) ? new URL(endpoint).protocol : '')
+  ) {
+    throw invalid(`S3 endpoint "${endpoint}" is not like https://HOST:PORT`)
   }
-  const accessKeyId = env['AWS_ACCESS_KEY_ID'] ?? ''
-  const secretAccessKey = env['AWS_SECRET_ACCESS_KEY'] ?? ''
-  if (accessKeyId === '' || secretAccessKey === '') {
-    const text = `${place} needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY`
-    throw new StoreError(ErrorCode.Forbidden, text)
+  const { addressing = null } = options
+  if (addressing !== null && addressing !== 'path' && addressing !== 'virtual') {
+    throw invalid(`--s3-addressing "${addressing}" must be path or virtual`)
   }
-  const where = region ?? env['AWS_REGION'] ?? env['AWS_DEFAULT_REGION'] ?? 'us-east-1'
-  const given = endpoint ?? env['AWS_ENDPOINT_URL_S3'] ?? env['AWS_ENDPOINT_URL']
-  const url = given ?? `https://s3.${where}.amazonaws.com`
-  if (!URL.canParse(url)) {
-    throw new StoreError(ErrorCode.InvalidArgument, `S3 endpoint "${url}" is no URL`)
+  return new S3Store({
+    ...{ endpoint, bucket, prefix, addressing },
+    region: options.region ?? (region || 'us-east-1'),
+    ca: certificates(options.ca ?? profile.setting('ca_bundle', 'AWS_CA_BUNDLE')),
+    credentials: () => profile.credentials()
+  })
+}
+
+const invalid = (text: string): StoreError => new StoreError(ErrorCode.InvalidArgument, text)
+
+function certificates(path: string): Buffer | null {
+  try {
+    return path === '' ? null : readFileSync(path)
+  } catch (thrown) {
+    throw invalid(`--s3-ca ${path} cannot be read: ${(thrown as NodeJS.ErrnoException).code}`)
   }
-  const sessionToken = env['AWS_SESSION_TOKEN'] || null
-  const credentials = { accessKeyId, secretAccessKey, sessionToken }
-  return new S3Store({ endpoint: url, region: where, bucket, prefix, credentials })
 }

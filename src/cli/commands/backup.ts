@@ -22,6 +22,9 @@ interface StoreOptions {
   readonly to: string
   readonly s3Endpoint?: string
   readonly s3Region?: string
+  readonly s3Profile?: string
+  readonly s3Ca?: string
+  readonly s3Addressing?: string
 }
 
 type CreateOptions = StoreOptions & { readonly full?: boolean }
@@ -58,12 +61,16 @@ const addStoreOptions = (command: Command): Command =>
     .requiredOption('--to <STORE>', 'where backups are: a directory, or s3://bucket/prefix')
     .option('--s3-endpoint <URL>', 'of an S3 that is not of AWS (AWS_ENDPOINT_URL)')
     .option('--s3-region <REGION>', 'its region (AWS_REGION)')
+    .option('--s3-profile <NAME>', 'of the credentials of AWS (AWS_PROFILE)')
+    .option('--s3-ca <FILE>', 'certificates of those to trust (AWS_CA_BUNDLE)')
+    .option('--s3-addressing <path|virtual>', 'where the name of the bucket stands')
 
 async function repositoryAt(
-  { to, s3Endpoint, s3Region }: StoreOptions,
+  { to, s3Endpoint: endpoint, s3Region: region, ...options }: StoreOptions,
   create = false
 ): Promise<Repository> {
-  const store = openStore(to, { endpoint: s3Endpoint, region: s3Region }, process.env)
+  const { s3Profile: profile, s3Ca: ca, s3Addressing: addressing } = options
+  const store = openStore(to, { endpoint, region, profile, ca, addressing }, process.env)
   return Repository.open(store, create)
 }
 
