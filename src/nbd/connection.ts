@@ -11,7 +11,7 @@ import type { BlockDevice, ClientInfo } from '../volume/block-device.ts'
 import type { ExportClient } from './access.ts'
 import type { Batch } from './batch.ts'
 import type { Budget } from './budget.ts'
-import type { ExportEntry, Exports } from './exports.ts'
+import { type ExportEntry, type Exports, volumeNameOf } from './exports.ts'
 import { greeting, Handshake, type Outcome } from './handshake.ts'
 import {
   type NbdLimits,
@@ -214,7 +214,7 @@ export class Connection implements Consumer {
         this.startTls()
         return
       case 'transmit':
-        this.startTransmission(outcome.device, outcome.entry.name)
+        this.startTransmission(outcome.device)
         break
       default:
         this.phase = 'options'
@@ -276,11 +276,10 @@ export class Connection implements Consumer {
 
   // Transmission
 
-  private startTransmission(device: BlockDevice, volume: string): void {
+  private startTransmission(device: BlockDevice): void {
     const { host } = this
     this.phase = 'transmission'
     this.deadlineMs = host.clock.monotonicMs() + host.limits.drainMs
-    this.info.volume = volume
     const { replyBuffers } = host.budget
     const sender: GatherSender = new GatherSender(this.socket, replyBuffers, REPLY_SENDER, () =>
       this.transmission?.outputMoved()
@@ -323,10 +322,16 @@ export class Connection implements Consumer {
     this.transmission.refuse()
   }
 
+  /** As it is called now, for it may be renamed; '' before one was chosen. */
+  get exportName(): string {
+    return this.device?.name ?? ''
+  }
+
   /** Whether what it has open is another than what it may open now. */
   isOutOf(entries: readonly ExportEntry[]): boolean {
     if (this.transmission === null || this.device === null) return false
-    const entry = entries.find(({ name }) => name === this.device?.name)
+    const volume = volumeNameOf(this.exportName)
+    const entry = entries.find(({ name }) => name === volume)
     return entry === undefined || (entry.readOnly && !this.device.readOnly)
   }
 
@@ -409,8 +414,8 @@ export class Connection implements Consumer {
   }
 
   private tellUse(kind: NbdOpenOrClose['kind']): void {
-    const { tlsName, device } = this
-    const { volume, address } = this.info
+    const { tlsName, device, exportName: volume } = this
+    const { address } = this.info
     this.host.onUse({ kind, volume, address, tlsName, readOnly: device?.readOnly ?? false })
   }
 
@@ -423,8 +428,8 @@ export class Connection implements Consumer {
   }
 
   private fields(): object {
-    const { id, address, volume } = this.info
-    return { client: id, address, volume }
+    const { id, address } = this.info
+    return { client: id, address, volume: this.exportName }
   }
 }
 

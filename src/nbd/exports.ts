@@ -26,6 +26,9 @@ export interface ExportEntry {
   readonly description: string
 }
 
+/** What rules are of: of `volume@snapshot` the volume. */
+export const volumeNameOf = (name: string): string => name.split('@', 1)[0]!
+
 /** Clients ask each listed export for more, one by one: `nbdinfo --list` does. */
 const SNAPSHOTS_LISTED_MAX = 64
 
@@ -113,8 +116,7 @@ export class Exports {
     name: string,
     entries: readonly ExportEntry[]
   ): Promise<ExportEntry | null> {
-    const volume = name.slice(0, Math.max(0, name.indexOf('@')))
-    if (!entries.some((each) => each.name === volume)) return null
+    if (!entries.some((each) => each.name === volumeNameOf(name))) return null
     const found = (await this.source.findSnapshot?.(name)) ?? null
     if (found === null) return null
     const { sizeBytes, description } = found

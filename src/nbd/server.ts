@@ -9,7 +9,7 @@ import type { ClientInfo, DeviceSource } from '../volume/block-device.ts'
 import { Batch } from './batch.ts'
 import { Budget } from './budget.ts'
 import { Connection, type ConnectionHost } from './connection.ts'
-import { Exports } from './exports.ts'
+import { Exports, volumeNameOf } from './exports.ts'
 import { defaultLimits, EVICTIONS_MIN, type NbdLimits } from './limits.ts'
 import { NbdMetrics, type NbdSnapshot } from './metrics.ts'
 import { Refusals } from './refusals.ts'
@@ -113,7 +113,10 @@ export class NbdServer implements ConnectionHost {
   }
 
   listClients(): readonly ClientInfo[] {
-    return [...this.connections.values()].map((connection) => connection.info)
+    return [...this.connections.values()].map(({ info, exportName: volume }) => ({
+      ...info,
+      volume
+    }))
   }
 
   /** Finishes what a client has in flight and disconnects it. False: there is no such client. */
@@ -125,11 +128,11 @@ export class NbdServer implements ConnectionHost {
     return true
   }
 
-  /** The same for all clients of a volume; returns how many there were. */
+  /** The same for all clients of a volume and its snapshots; returns how many there were. */
   disconnectVolume(name: string): number {
     let count = 0
-    for (const connection of this.connections.values()) {
-      if (connection.info.volume === name && this.disconnect(connection.info.id)) count++
+    for (const { info, exportName } of this.connections.values()) {
+      if (volumeNameOf(exportName) === name && this.disconnect(info.id)) count++
     }
     return count
   }
@@ -140,12 +143,10 @@ export class NbdServer implements ConnectionHost {
       if (connection.transmission === null) continue
       const entries = await this.exports.list(connection.client)
       if (!connection.isOutOf(entries)) continue
-      const { id, volume, address } = connection.info
-      this.log('info', 'client may not have the volume so any more', {
-        client: id,
-        volume,
-        address
-      })
+      const { info, exportName: volume } = connection
+      const { id: client, address } = info
+      const text = 'client may not have the volume so any more'
+      this.log('info', text, { client, volume, address })
       connection.drain()
     }
   }

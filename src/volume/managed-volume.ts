@@ -119,15 +119,16 @@ export class ManagedVolume {
   ): Promise<OpenVolume> {
     await this.#requireKey()
     if (this.#context.gate.isShared) await this.ensureWriter(takeover ?? false)
-    const volume = this.#pathTo(`${this.volume.name}@${name}`, sizeBytes, layer)
+    const nameOf = (): string => `${this.volume.name}@${name}`
+    const volume = this.#pathTo(nameOf(), sizeBytes, layer)
     volume.admission.shareLimits(this.volume.admission)
-    const how = { readOnly: true, isOwn: own === true, snapshotLayer: layer }
+    const how = { readOnly: true, isOwn: own === true, snapshotLayer: layer, nameOf }
     return this.#openPath(volume, how)
   }
 
   #openPath(
     volume: BlockVolume,
-    how: { readOnly: boolean; isOwn: boolean; snapshotLayer?: string }
+    how: Omit<ConstructorParameters<typeof OpenVolume>[1], 'onClosed'>
   ): OpenVolume {
     const onClosed = (): void => {
       this.opens.delete(device)

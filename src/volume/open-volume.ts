@@ -34,6 +34,7 @@ export class OpenVolume implements BlockDevice {
   beforeChange: ((go: (error: number) => void) => void) | null = null
   #waiting: VolumeRequest[] = []
   readonly #onClosed: () => void
+  readonly #nameOf: () => string
   #inFlight = 0
   #closed = false
   /** The volume became read-only while this was open for writing. */
@@ -47,6 +48,8 @@ export class OpenVolume implements BlockDevice {
       readonly readOnly: boolean
       readonly isOwn?: boolean
       readonly snapshotLayer?: string
+      /** It may be renamed while it is open. */
+      readonly nameOf?: () => string
       onClosed: () => void
     }
   ) {
@@ -55,10 +58,11 @@ export class OpenVolume implements BlockDevice {
     this.isOwn = options.isOwn ?? false
     this.snapshotLayer = options.snapshotLayer ?? null
     this.#onClosed = options.onClosed
+    this.#nameOf = options.nameOf ?? (() => volume.name)
   }
 
   get name(): string {
-    return this.volume.name
+    return this.#nameOf()
   }
 
   get admission(): DeviceAdmission {

@@ -180,6 +180,43 @@ testNeeding(
   }
 )
 
+test('who reads a snapshot is under the rule of its volume, by whatever name', async () => {
+  const bench = await openBench()
+  const { volumes } = bench
+  const server = new NbdServer({ source: volumes })
+  const at = await server.listen({ host: '127.0.0.1', port: 0 })
+  await volumes.create({ name: 'demo', sizeBytes: MIB })
+  await volumes.create({ name: 'other', sizeBytes: MIB })
+  await volumes.snapshots.create('demo', 'monday')
+  const connect = async (name: string): Promise<NbdWireClient> => {
+    const client = await NbdWireClient.connect({ port: 'port' in at ? at.port : 0 })
+    await client.attach(name)
+    return client
+  }
+  const change = async (name: string, access: Partial<ExportAccess>): Promise<void> => {
+    await volumes.change(name, { access })
+    await server.enforceAccess()
+  }
+  const client = await connect('demo@monday')
+  await change('other', { addresses: ['10.0.0.0/8'] })
+  await change('demo', { readOnly: true })
+  strictEqual(await client.errorOf({ type: p.NBD_CMD_READ, length: 4096 }), 0)
+  await volumes.rename('demo', 'renamed')
+  await volumes.create({ name: 'demo', sizeBytes: MIB })
+  strictEqual(server.listClients()[0]?.volume, 'renamed@monday')
+  strictEqual(server.disconnectVolume('demo'), 0)
+  await change('demo', { addresses: ['10.0.0.0/8'] })
+  strictEqual(await client.errorOf({ type: p.NBD_CMD_FLUSH }), 0)
+  await change('renamed', { addresses: ['10.0.0.0/8'] })
+  await client.readToEnd()
+  await change('renamed', { addresses: [] })
+  const late = await connect('renamed@monday')
+  strictEqual(server.disconnectVolume('renamed'), 1)
+  await late.readToEnd()
+  await server.close(1000)
+  await bench.close()
+})
+
 test('the newest snapshots are listed where their volume says so', async () => {
   const devices = (access: Partial<ExportAccess>) => ({
     ...{ name: 'v', sizeBytes: 4096, readOnly: false, description: '' },
