@@ -108,11 +108,13 @@ export class BranchDirectory {
     const kin = randomKinOf(parseId64(parent.family), random)
     const root = formatId64(random.u32(), BASED_START)
     const touchedBytes = touchedOf({ sizeBytes, ...shown }, parent)
-    const { pool, encryption, type, settings } = parent
+    const { pool, encryption, type, settings, access } = parent
     return {
       ...{ v: 1, id: randomId64(random), ...own, type },
       ...(pool === undefined ? {} : { pool }),
       ...(encryption === undefined ? {} : { encryption }),
+      // Who may not read the one must not read the same in the other.
+      ...(access === undefined ? {} : { access: { ...access, readOnly: false } }),
       family: formatId64(kin.high, kin.low),
       headLayer: root,
       rootLayer: root,

@@ -101,7 +101,12 @@ test('what stands on a snapshot keeps it and its volume, and is named', () =>
     const { snapshots, clones } = volumes
     await volumes.create({ name: 'v', sizeBytes: SIZE, labels: { a: 'b' } })
     await snapshots.create('v', 's')
+    const only = { addresses: ['10.0.0.0/8'], tlsNames: ['backup'] }
+    await peer.volumes.change('v', { access: { ...only, readOnly: true } })
     await clones.clone('v', 's', { name: 'c', labels: { x: 'y' } })
+    const { access } = await peer.volumes.show('c')
+    const wanted = { ...only, readOnly: false, listSnapshots: false }
+    deepStrictEqual(access, wanted, 'whom its origin keeps out, it keeps out')
     await rejects(clones.clone('v', 's', { name: 'c' }), failsWith(ErrorCode.AlreadyExists))
     await rejects(clones.clone('v', 's', { name: 'a b' }), failsWith(ErrorCode.InvalidArgument))
     await rejects(clones.clone('v', 'no', { name: 'd' }), failsWith(ErrorCode.NotFound))
