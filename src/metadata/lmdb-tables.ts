@@ -1,4 +1,5 @@
 import {
+  chmodSync,
   closeSync,
   existsSync,
   fsyncSync,
@@ -6,7 +7,8 @@ import {
   openSync,
   readSync,
   renameSync,
-  rmSync
+  rmSync,
+  statSync
 } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { open, type RootDatabase } from 'lmdb'
@@ -14,6 +16,10 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { ReadTables, Tables, WriteTables } from './tables.ts'
 
 type Database = RootDatabase<Buffer, Buffer>
+
+/** There are sealed keys and hashes of tokens in it. */
+const OWNER_ONLY = 0o700
+const OTHERS = 0o077
 
 /**
  * Tables in an LMDB environment, a directory. Writes are committed on LMDB's own thread, several
@@ -64,6 +70,8 @@ export class LmdbTables implements Tables {
     }
     return attempt(`opening metadata in ${path}`, () => {
       checkHeads(join(path, DATA_FILE))
+      // LMDB makes files that others may read; what is above may let them in.
+      if ((statSync(path).mode & OTHERS) !== 0) chmodSync(path, OWNER_ONLY)
       return new LmdbTables(path, openEnvironment(path))
     })
   }
@@ -121,7 +129,7 @@ function openEnvironment(path: string): Database {
 async function make(path: string): Promise<void> {
   const draft = `${path}.new`
   rmSync(draft, { recursive: true, force: true })
-  mkdirSync(draft, { recursive: true })
+  mkdirSync(draft, { recursive: true, mode: OWNER_ONLY })
   const database = openEnvironment(draft)
   await database.put(toBytes('\0'), Buffer.alloc(0))
   await database.close()

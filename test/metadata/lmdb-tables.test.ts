@@ -7,6 +7,7 @@ import {
   mkdtempSync,
   readFileSync,
   rmSync,
+  statSync,
   truncateSync,
   writeFileSync
 } from 'node:fs'
@@ -41,8 +42,11 @@ test('tables are made once, complete, and only when asked for', async () => {
     await made.write((write) => write.put('a', Buffer.from('1')))
     await made.close()
     strictEqual(existsSync(`${path}.new`), false)
+    strictEqual(statSync(path).mode & 0o777, 0o700)
+    chmodSync(path, 0o755)
     const again = await LmdbTables.open(path, { create: false })
     strictEqual(again.read((read) => read.get('a'))?.toString(), '1')
+    strictEqual(statSync(path).mode & 0o777, 0o700, 'as an older version did not make it')
     await again.close()
   })
 })
