@@ -48,6 +48,6 @@ export function mayUse(rights: Rights, needs: Needs, name: unknown): boolean {
   }
 }
 
-/** May something of this volume be shown? */
+/** May something of this volume, or of its snapshot (`volume@snapshot`), be shown? */
 export const maySee = (rights: Rights, volume: string): boolean =>
-  rights.role !== 'volume' || volume === rights.volume
+  rights.role !== 'volume' || volume.split('@', 1)[0] === rights.volume

@@ -122,7 +122,7 @@ export class AuditLog {
       // A file that was renamed meanwhile is read twice.
       if (entry.n >= before) continue
       before = entry.n
-      if (volume === null || entry.volume === volume) found.push(entry)
+      if (volume === null || isAbout(entry, volume)) found.push(entry)
     }
     return found.reverse()
   }
@@ -198,6 +198,21 @@ export class AuditLog {
     this.#lost += count
     this.#lostUntold += count
   }
+}
+
+/** Details that name another volume, or several. */
+const otherOf: Readonly<Record<string, string>> = {
+  cloneSnapshot: 'clone',
+  renameVolume: 'newName',
+  createToken: 'volume',
+  emptyTrash: 'names'
+}
+
+/** It, or a snapshot of it, was asked for, or came of that. */
+function isAbout({ volume = '', action, details }: AuditEntry, wanted: string): boolean {
+  if (volume.split('@', 1)[0] === wanted) return true
+  const other = details?.[otherOf[action] ?? '']
+  return Array.isArray(other) ? other.includes(wanted) : other === wanted
 }
 
 /** 0 is the file that is written. */

@@ -64,14 +64,18 @@ export class AuditedRequests {
     const isFailedLogin = refusal !== null && refusal.reason !== 'role'
     const isTold = isFailedLogin ? refusal.isNews : route?.audited === true
     if (!isTold) return
-    const volume = route === null ? null : volumeOf(route, request)
-    const details: Details = route === null ? {} : detailsOf(route, request, passage)
+    const told = route === null ? {} : toldBy(route, passage)
+    const volume = route === null ? null : volumeOf(route, request, told)
+    const details: Details = route === null ? {} : detailsOf(request, passage, told)
+    // It stands in the entry itself.
+    const { name: _, ...others } = details
+    const shown = volume === null ? details : others
     const event: AuditEvent = {
       who: visitor.who,
       address: request.socket.remoteAddress ?? UNIX_SOCKET,
       action: route?.operationId ?? `${request.method} of no path`,
       ...(volume === null ? {} : { volume }),
-      ...(Object.keys(details).length === 0 ? {} : { details: { ...details } }),
+      ...(Object.keys(shown).length === 0 ? {} : { details: { ...shown } }),
       outcome: refusal?.body.error.code ?? failure ?? 'ok'
     }
     this.#audit.record(event)
@@ -81,8 +85,14 @@ export class AuditedRequests {
 /** Names are cut: who is refused wrote them. */
 const SHOWN_MAX = 256
 
-function volumeOf({ path }: Route, request: FastifyRequest): string | null {
-  if (!path.startsWith('/v1/volumes')) return null
+const isOfVolumes = ({ path }: Route): boolean => path.startsWith('/v1/volumes')
+
+function volumeOf(route: Route, request: FastifyRequest, told: Details): string | null {
+  if (!isOfVolumes(route)) {
+    // Of one in the trash, or that is being imported, its name is known by the answer.
+    const isOfOne = /^\/v1\/(trash|imports)\b/.test(route.path)
+    return isOfOne && typeof told['name'] === 'string' ? told['name'] : null
+  }
   const { name: inPath } = (request.params ?? {}) as { name?: unknown }
   const { name: inBody } = (request.body ?? {}) as { name?: unknown }
   const name = inPath ?? inBody
@@ -91,14 +101,15 @@ function volumeOf({ path }: Route, request: FastifyRequest): string | null {
 
 type Details = Readonly<Record<string, unknown>>
 
-function detailsOf(route: Route, request: FastifyRequest, passage: Passage): Details {
-  const params = { ...((request.params ?? {}) as Record<string, unknown>) }
-  // It stands in the entry itself.
-  if (volumeOf(route, request) !== null) delete params['name']
-  // What was refused is not looked at any closer.
-  if (passage.refusal !== null) return cut(params)
-  const query = (request.query ?? {}) as Record<string, unknown>
-  const told = passage.body === null ? {} : route.tell(passage.body, passage.answer)
+/** What was refused, or made no sense, is not looked at any closer. */
+function toldBy(route: Route, { refusal, body, answer }: Passage): Details {
+  if (refusal !== null || (body === null && route.body !== null)) return {}
+  return route.tell(body, answer)
+}
+
+function detailsOf(request: FastifyRequest, { refusal }: Passage, told: Details): Details {
+  const params = (request.params ?? {}) as Record<string, unknown>
+  const query = refusal === null ? ((request.query ?? {}) as Record<string, unknown>) : {}
   return { ...cut(params), ...cut(query), ...told }
 }
 

@@ -59,9 +59,22 @@ export const lifeRoutesOf = (backend: LifeBackend): readonly Route[] => [
     volumeUse: 'see',
     params: byName,
     answer: life.volumeEventListSchema,
-    handle: async ({ params }) => ({ events: [...(await backend.events(params.name))] })
+    handle: async ({ params, visitor: { rights } }) => {
+      const events = await backend.events(params.name)
+      return { events: rights.role === 'volume' ? events.map(withoutOthers) : [...events] }
+    }
   })
 ]
+
+/** Details of events that name another volume. */
+const otherOf: Readonly<Record<string, string>> = { cloned: 'to', created: 'from' }
+
+/** As somebody may know it who may see this volume alone. */
+function withoutOthers(event: life.VolumeEvent): life.VolumeEvent {
+  const other = otherOf[event.kind]
+  const details = Object.entries(event.details).filter(([key]) => key !== other)
+  return { ...event, details: Object.fromEntries(details) }
+}
 
 const trashRoutesOf = (backend: LifeBackend): readonly Route[] => [
   route({
@@ -79,6 +92,7 @@ const trashRoutesOf = (backend: LifeBackend): readonly Route[] => [
     operationId: 'emptyTrash',
     summary: 'Delete all volumes in the trash for good; their space comes back',
     role: 'operator',
+    tell: (_, answer) => ({ names: answer?.names }),
     answer: life.emptiedSchema,
     query: byForce,
     handle: ({ query }) => backend.emptyTrash(query.force)
@@ -89,6 +103,7 @@ const trashRoutesOf = (backend: LifeBackend): readonly Route[] => [
     operationId: 'deleteTrashed',
     summary: 'Delete one volume in the trash for good',
     role: 'operator',
+    tell: (_, answer) => ({ name: answer?.names[0] }),
     params: byEntry,
     answer: life.emptiedSchema,
     query: byForce,
@@ -100,7 +115,7 @@ const trashRoutesOf = (backend: LifeBackend): readonly Route[] => [
     operationId: 'restoreVolume',
     summary: 'Bring a deleted volume back, under its name or another',
     role: 'operator',
-    tell: (body) => body,
+    tell: (_, answer) => ({ name: answer?.name }),
     params: byEntry,
     body: life.restoreSchema,
     answer: volumeSchema,

@@ -83,7 +83,8 @@ export const restoreSchema = z
 export const emptiedSchema = z
   .object({
     volumes: z.number().int().meta({ description: 'Deleted for good' }),
-    kept: z.number().int().meta({ description: 'Those with protected snapshots' })
+    kept: z.number().int().meta({ description: 'Those with protected snapshots' }),
+    names: z.array(z.string()).meta({ description: 'Of those deleted' })
   })
   .meta({ id: 'TrashEmptied' })
 export type Emptied = z.infer<typeof emptiedSchema>

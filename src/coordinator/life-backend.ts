@@ -67,9 +67,8 @@ export class PeerLifeBackend implements LifeBackend {
     const { trash } = this.#parts.volumes
     if (entry === undefined) {
       const { removed, kept } = await trash.empty(force)
-      return { volumes: removed, kept }
+      return { volumes: removed.length, kept, names: [...removed] }
     }
-    await trash.delete(entry, { force })
-    return { volumes: 1, kept: 0 }
+    return { volumes: 1, kept: 0, names: [await trash.delete(entry, { force })] }
   }
 }

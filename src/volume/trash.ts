@@ -70,13 +70,13 @@ export class Trash {
   }
 
   /**
-   * Deletes one for good, or an import.
+   * Deletes one for good, or an import; returns its name.
    * @throws StoreError NotFound, Conflict, Busy where snapshots are protected and not `force`
    */
   async delete(
     which: string,
     { why = 'deleted', force = false }: { why?: Hidden['why']; force?: boolean } = {}
-  ): Promise<void> {
+  ): Promise<string> {
     const found = await this.#hidden.find(which, why)
     if (!force) {
       const count = await this.protectedSnapshots(found)
@@ -87,21 +87,23 @@ export class Trash {
       }
     }
     await this.#remove(found.id)
+    return found.name
   }
 
   /** Deletes all of them for good, but without `force` none that has protected snapshots. */
-  async empty(force: boolean = false): Promise<{ removed: number; kept: number }> {
+  async empty(force: boolean = false): Promise<{ removed: readonly string[]; kept: number }> {
     return this.#removeAll(await this.list(), force)
   }
 
   async #removeAll(wanted: readonly HiddenVolume[], force: boolean) {
-    let [removed, kept] = [0, 0]
+    const removed: string[] = []
+    let kept = 0
     for (const volume of wanted) {
       try {
         if (!force && (await this.protectedSnapshots(volume)) > 0) kept++
         else {
           await this.#remove(volume.id)
-          removed++
+          removed.push(volume.name)
         }
       } catch (thrown) {
         // Somebody restored or deleted it meanwhile.
@@ -116,7 +118,7 @@ export class Trash {
     const nowMs = this.#parts.cluster.clock.wallMs()
     const all = await this.#hidden.list()
     const over = all.filter(({ hidden }) => Date.parse(hidden.until) <= nowMs)
-    return (await this.#removeAll(over, false)).removed
+    return (await this.#removeAll(over, false)).removed.length
   }
 
   async #remove(id: string): Promise<void> {

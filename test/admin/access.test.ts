@@ -225,7 +225,8 @@ test('a token of one volume is shown nothing of others', async ({ fixture }) => 
   const { token } = await create(fixture, { role: 'volume', volume: 'mine', readOnly: true })
   const headers = bearer(token)
   const { fakeClient } = await import('../helpers/fake-backend.ts')
-  fixture.backend.clients.push(fakeClient(1, 'mine'), fakeClient(2, 'other'))
+  const served = ['mine', 'other', 'mine@monday', 'mine2', 'other@mine']
+  fixture.backend.clients.push(...served.map((volume, at) => fakeClient(at + 1, volume)))
   const names = (await http(`${fixture.url}/v1/volumes`, { headers })).json.volumes
   deepEqual(
     names.map(({ name }: { name: string }) => name),
@@ -234,8 +235,27 @@ test('a token of one volume is shown nothing of others', async ({ fixture }) => 
   const clients = (await http(`${fixture.url}/v1/clients`, { headers })).json.clients
   deepEqual(
     clients.map(({ id }: { id: number }) => id),
-    [1]
+    [1, 3]
   )
+  // What happened to it may have to do with another one.
+  const known = { at: '', lastAt: '', peer: '', count: 1 }
+  fixture.backend.life.told = [
+    { ...known, kind: 'created', details: { sizeBytes: 4096, from: 'other@monday' } },
+    { ...known, kind: 'cloned', details: { snapshot: 'mine', to: 'other' } },
+    { ...known, kind: 'renamed', details: { from: 'before', to: 'mine' } }
+  ]
+  const seen = async (by: Readonly<Record<string, string>>): Promise<unknown[]> => {
+    const answer = await http(`${fixture.url}/v1/volumes/mine/events`, { headers: by })
+    return answer.json.events.map(({ details }: { details: object }) => details)
+  }
+  deepEqual(await seen(headers), [
+    { sizeBytes: 4096 },
+    { snapshot: 'mine' },
+    { from: 'before', to: 'mine' }
+  ])
+  const viewer = await create(fixture, { role: 'viewer' })
+  const all = fixture.backend.life.told.map(({ details }) => details)
+  deepEqual(await seen(bearer(viewer.token)), all)
   // One that is there reads as one that is not.
   const there = await http(`${fixture.url}/v1/volumes/other`, { headers })
   const absent = await http(`${fixture.url}/v1/volumes/absent`, { headers })
@@ -395,6 +415,38 @@ test('the audit log tells who changed what, who was refused, and no secret', asy
     (await http(`unix:${socket}:/v1/audit?after=${one.json.entries[0].n}`)).json.entries.length,
     3
   )
+})
+
+test('the audit log of a volume has what made it, and what became of it', async ({ fixture }) => {
+  const { url, socket, backend } = fixture
+  const ask = (method: string, path: string, body?: unknown) =>
+    http(`${url}/v1/${path}`, { method, ...(body === undefined ? {} : { body }) })
+  await ask('POST', 'volumes/mine/snapshots/monday/clone', { name: 'kid' })
+  await ask('POST', 'volumes/other/rename', { newName: 'kid' })
+  await ask('POST', 'tokens', { role: 'volume', volume: 'mine' })
+  backend.life.volumes.push({ ...(await backend.volume('mine')), id: '1', name: 'kid' })
+  backend.life.volumes.push({ ...(await backend.volume('mine')), id: '2', name: 'last' })
+  const headers = bearer((await create(fixture, { role: 'operator' })).token)
+  await http(`${url}/v1/trash/1`, { method: 'DELETE', headers })
+  await http(`${url}/v1/trash`, { method: 'DELETE', headers })
+  await http(`${url}/v1/pools/default`, { method: 'POST', headers, body: {} })
+  const told = async (volume: string): Promise<string[]> => {
+    const { json } = await http(`unix:${socket}:/v1/audit?volume=${volume}`)
+    type Told = { action: string; volume?: string; details?: object }
+    return json.entries.map(
+      ({ action, volume: of = '-', details = {} }: Told) =>
+        `${action} ${of} ${JSON.stringify(details)}`
+    )
+  }
+  deepEqual(await told('kid'), [
+    'cloneSnapshot mine {"snapshot":"monday","clone":"kid"}',
+    'renameVolume other {"newName":"kid"}',
+    'deleteTrashed kid {"entry":"1"}'
+  ])
+  deepEqual(await told('last'), ['emptyTrash - {"names":["last"]}'])
+  equal((await told('mine')).length, 2)
+  const all = (await http(`unix:${socket}:/v1/audit`)).json.entries
+  deepEqual(all.at(-1).details, { name: 'default' })
 })
 
 test('who hangs up before the answer is in the audit log all the same', async ({ fixture }) => {

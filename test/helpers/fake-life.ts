@@ -7,12 +7,18 @@ import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 
 const AT = '2026-01-31T12:00:00.000Z'
 
+const RESIZED: VolumeEvent = {
+  ...{ at: AT, kind: 'resized', peer: 'a'.repeat(32), count: 2, lastAt: AT },
+  details: { from: 4096, to: 8192, force: true }
+}
+
 export class FakeLife implements LifeBackend {
   readonly volumes: (Volume & { id: string })[] = []
 
+  told: readonly VolumeEvent[] = [RESIZED]
+
   async events(): Promise<readonly VolumeEvent[]> {
-    const details = { from: 4096, to: 8192, force: true }
-    return [{ at: AT, kind: 'resized', peer: 'a'.repeat(32), details, count: 2, lastAt: AT }]
+    return this.told
   }
 
   async export(): Promise<Readable> {
@@ -32,9 +38,8 @@ export class FakeLife implements LifeBackend {
   }
 
   async emptyTrash(_force: boolean, entry?: string): Promise<Emptied> {
-    if (entry === undefined) return { volumes: this.volumes.splice(0).length, kept: 0 }
-    this.#take(entry)
-    return { volumes: 1, kept: 0 }
+    const gone = entry === undefined ? this.volumes.splice(0) : [this.#take(entry)]
+    return { volumes: gone.length, kept: 0, names: gone.map(({ name }) => name) }
   }
 
   #take(entry: string): Volume & { id: string } {
