@@ -49,7 +49,9 @@ export class WatchHub {
       return bytes === null ? null : layout.decodeState(bytes)
     })
     if (state === null) return
-    for (const watcher of [...this.#watchers]) this.#catchUp(watcher, state)
+    // Most watches stand at the same revision: what is read for one is read for all.
+    const pages = new Map<number, Page>()
+    for (const watcher of [...this.#watchers]) this.#catchUp(watcher, state, pages)
   }
 
   close(): void {
@@ -65,13 +67,16 @@ export class WatchHub {
     })
   }
 
-  #catchUp(watcher: Watcher, state: layout.State): void {
+  #catchUp(watcher: Watcher, state: layout.State, pages: Map<number, Page>): void {
     while (!watcher.ended && watcher.nextRevision <= state.revision) {
       if (watcher.nextRevision <= state.compactRevision) {
         this.#end(watcher, { kind: 'compacted', compactRevision: state.compactRevision })
         return
       }
-      const page = this.#tables.read((read) => readPage(read, watcher.nextRevision, state.revision))
+      const first = watcher.nextRevision
+      const page =
+        pages.get(first) ?? this.#tables.read((read) => readPage(read, first, state.revision))
+      pages.set(first, page)
       watcher.nextRevision = page.nextRevision
       for (const [revision, all] of page.revisions) {
         const events = all.filter((event) => keyOf(event).startsWith(watcher.prefix))

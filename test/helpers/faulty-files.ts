@@ -85,8 +85,8 @@ export class FaultyFiles implements Files {
     const copy = new FaultyFiles(this.random)
     for (const [name, { content }] of this.names) {
       const file = {
-        content: Buffer.from(content),
-        durable: Buffer.from(content),
+        content: resized(content, content.length, true),
+        durable: resized(content, content.length, true),
         dirty: new Set<number>()
       }
       copy.names.set(name, file)
@@ -149,10 +149,8 @@ export class FaultyFiles implements Files {
   truncate(handle: FileHandle, bytes: number): void {
     const { file, name } = this.opened(handle)
     this.check('truncate', name)
-    const content = Buffer.alloc(bytes)
-    file.content.copy(content)
-    file.content = content
-    if (bytes < file.durable.length) file.durable = Buffer.from(file.durable.subarray(0, bytes))
+    file.content = resized(file.content, bytes)
+    if (bytes < file.durable.length) file.durable = resized(file.durable, bytes)
   }
 
   read(handle: FileHandle, offset: number, into: Buffer, start: number, length: number): number {
@@ -199,10 +197,10 @@ export class FaultyFiles implements Files {
       if (error instanceof StoreError) file.dirty.clear() // the system takes its pages for clean
       throw error
     }
-    const durable = Buffer.alloc(file.content.length)
-    file.durable.copy(durable)
-    for (const sector of file.dirty) copySector(file.content, durable, sector)
-    file.durable = durable
+    if (file.durable.length !== file.content.length) {
+      file.durable = resized(file.durable, file.content.length)
+    }
+    copySectors(file.content, file.durable, file.dirty)
     file.dirty.clear()
   }
 
@@ -233,11 +231,7 @@ export class FaultyFiles implements Files {
 
   private put(file: FileData, offset: number, from: Buffer, start: number, length: number): void {
     const end = offset + length
-    if (end > file.content.length) {
-      const content = Buffer.alloc(end)
-      file.content.copy(content)
-      file.content = content
-    }
+    if (end > file.content.length) file.content = resized(file.content, end)
     from.copy(file.content, offset, start, start + length)
     const last = Math.ceil(end / SECTOR_BYTES)
     for (let sector = Math.floor(offset / SECTOR_BYTES); sector < last; sector++) {
@@ -251,9 +245,9 @@ export class FaultyFiles implements Files {
     const bytes = Math.min(file.content.length, Math.max(file.durable.length, reach))
     const content = Buffer.alloc(bytes)
     file.durable.copy(content)
-    for (const sector of kept) copySector(file.content, content, sector)
+    copySectors(file.content, content, kept)
     file.content = content
-    file.durable = Buffer.from(content)
+    file.durable = resized(content, bytes, true)
     file.dirty.clear()
   }
 
@@ -283,7 +277,33 @@ export class FaultyFiles implements Files {
   }
 }
 
-function copySector(from: Buffer, to: Buffer, sector: number): void {
-  const start = sector * SECTOR_BYTES
-  from.copy(to, start, start, Math.min(start + SECTOR_BYTES, from.length))
+/**
+ * The same bytes, then zeroes. Files grow in steps: a buffer has room behind it that was never
+ * written, and none is of Node's pool.
+ */
+function resized(bytes: Buffer, length: number, isCopy: boolean = false): Buffer {
+  const room = bytes.buffer.byteLength
+  if (!isCopy && length >= bytes.length && length <= room)
+    return Buffer.from(bytes.buffer, 0, length)
+  const copy = Buffer.from(new ArrayBuffer(isCopy ? length : 2 * length), 0, length)
+  bytes.copy(copy)
+  return copy
+}
+
+/** Neighbours in one go. */
+function copySectors(from: Buffer, to: Buffer, sectors: Iterable<number>): void {
+  let first = 0
+  let end = 0
+  const copy = (): void => {
+    const start = first * SECTOR_BYTES
+    if (end > first) from.copy(to, start, start, Math.min(end * SECTOR_BYTES, from.length))
+  }
+  for (const sector of sectors) {
+    if (sector !== end) {
+      copy()
+      first = sector
+    }
+    end = sector + 1
+  }
+  copy()
 }

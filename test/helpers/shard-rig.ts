@@ -177,10 +177,8 @@ export class ShardRig {
 
 /** A block that tells its value in every 512-byte sector, so that a torn one shows. */
 export function fillBlock(memory: Buffer, offset: number, value: number): void {
-  for (let at = offset; at < offset + 512; at += 4) memory.writeUInt32LE(value, at)
-  for (let at = offset + 512; at < offset + BLOCK_BYTES; at += 512) {
-    memory.copyWithin(at, offset, offset + 512)
-  }
+  const words = new Uint32Array(memory.buffer, memory.byteOffset + offset, BLOCK_BYTES / 4)
+  words.fill(value)
 }
 
 /** The value of a block; -1 when it is torn. */

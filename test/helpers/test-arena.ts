@@ -9,7 +9,9 @@ export class TestArena implements Arena {
   readonly #lengths: Int32Array
   readonly #holds: Int32Array
   readonly #used: Uint8Array
-  readonly #wakes: (() => void)[] = []
+  #wakes: (() => void)[] = []
+  /** Pages above it are as they were at first. */
+  #touched = 0
 
   constructor(pages: number) {
     this.pagesTotal = pages
@@ -17,6 +19,15 @@ export class TestArena implements Arena {
     this.#lengths = new Int32Array(pages)
     this.#holds = new Int32Array(pages)
     this.#used = new Uint8Array(pages)
+  }
+
+  /** As a new one, which is dear: nobody holds anything of it any more. */
+  reset(): void {
+    this.#used.fill(0, 0, this.#touched)
+    this.#holds.fill(0, 0, this.#touched)
+    this.bytes.fill(0, 0, this.#touched * BLOCK_BYTES)
+    this.#touched = 0
+    this.#wakes = []
   }
 
   get pagesFree(): number {
@@ -30,6 +41,7 @@ export class TestArena implements Arena {
       if (run < pages) continue
       const first = page - pages + 1
       this.#used.fill(1, first, page + 1)
+      this.#touched = Math.max(this.#touched, page + 1)
       this.#lengths[first] = pages
       this.#holds[first] = 1
       return first * BLOCK_BYTES

@@ -12,14 +12,15 @@ import {
   type PoolRecord
 } from '../../src/cluster/records.ts'
 import { ErrorCode } from '../../src/core/errors.ts'
-import type { Compare, Entry, Transaction } from '../../src/metadata/store.ts'
+import type { Compare, Transaction } from '../../src/metadata/store.ts'
 import { EmbeddedStore } from '../../src/metadata/embedded-store.ts'
-import { decodeRecord as decodeEntry } from '../../src/metadata/layout.ts'
 import { MemoryTables } from '../../src/metadata/memory-tables.ts'
 import { groupOfChunk } from '../../src/placement/hash.ts'
+import { Arenas } from './arenas.ts'
 import type { Directory, Host } from './link.ts'
 import { Network } from './network.ts'
 import { type Boot, CLUSTER_ID, SimPeer } from './peer.ts'
+import { StoredRecords } from './stored.ts'
 import { SimVolume } from './volume.ts'
 import { Process, World } from './world.ts'
 
@@ -58,6 +59,7 @@ export class SimCluster implements Directory {
   readonly keys: Keys = new Keys()
   readonly options: SimOptions
   readonly peers: SimPeer[] = []
+  readonly arenas: Arenas = new Arenas()
   readonly volumes: SimVolume[] = []
   /** Whose disk has bits that flipped. */
   readonly flipped: Set<SimPeer> = new Set()
@@ -69,6 +71,7 @@ export class SimCluster implements Directory {
   /** No peer starts. */
   isHalted = false
   readonly #tables = new MemoryTables()
+  readonly #stored = new StoredRecords(this.#tables)
   /** Clients may see these errors for a while: what was done to the cluster allows them. */
   readonly allowed: Map<number, number> = new Map()
   readonly #records = new Map<number, GroupRecord>()
@@ -110,8 +113,7 @@ export class SimCluster implements Directory {
 
   /** As it is now. */
   get pool(): PoolRecord {
-    const { key, value } = this.#entry(this.keys.pool(DEFAULT_POOL))!
-    return decodeRecord('pool', key, value)
+    return this.#stored.get('pool', this.keys.pool(DEFAULT_POOL))!
   }
 
   /** Where the chunk is by the records that there are. */
@@ -174,17 +176,8 @@ export class SimCluster implements Directory {
   }
 
   /** Records of groups as they are now. */
-  groups(): Map<number, GroupRecord> {
-    const prefix = this.keys.groups(POOL)
-    const found = new Map<number, GroupRecord>()
-    this.#tables.read((read) => {
-      for (const [key, value] of read.range(`k${prefix}`, `k${prefix}\u00ff`, 10_000)) {
-        const entry = decodeEntry(key.slice(1), value)
-        const record = decodeRecord('group', entry.key, entry.value)
-        found.set(Number(entry.key.slice(prefix.length)), record)
-      }
-    })
-    return found
+  groups(): ReadonlyMap<number, GroupRecord> {
+    return this.#stored.groups(this.keys.groups(POOL))
   }
 
   /** May an entry of a group stand for the boot that runs on that peer now? */
@@ -207,9 +200,7 @@ export class SimCluster implements Directory {
   }
 
   peerRecord(peerId: string): PeerRecord | null {
-    const key = this.keys.peer(peerId)
-    const entry = this.#entry(key)
-    return entry === null ? null : decodeRecord('peer', entry.key, entry.value)
+    return this.#stored.get('peer', this.keys.peer(peerId))
   }
 
   /** A boot is gone: groups of which it was the last that had all forget what was unflushed. */
@@ -239,44 +230,33 @@ export class SimCluster implements Directory {
     const prefix = this.keys.groups(POOL)
     for (const operation of success) {
       if (!('put' in operation) || !operation.put.startsWith(prefix)) continue
-      const before = this.#entry(operation.put)
+      const old = this.#stored.get('group', operation.put)
       const guard = compare.find(({ key }) => key === operation.put)
-      if (before === null || guard === undefined || !('modRevision' in guard)) continue
-      if (guard.modRevision !== before.modRevision) continue
-      const old = decodeRecord('group', before.key, before.value)
+      if (old === null || guard === undefined || !('modRevision' in guard)) continue
+      if (guard.modRevision !== this.#stored.modRevision(operation.put)) continue
       // Nobody serves it, and those that count are taken from what peers say, R31.
       if (old.restored !== undefined) continue
-      const next = decodeRecord('group', before.key, Buffer.from(operation.value))
+      const next = decodeRecord('group', operation.put, Buffer.from(operation.value))
       const gone = old.inSync.filter(
         ({ peer }) => peer !== boot.peerId && !next.inSync.some((each) => each.peer === peer)
       )
       if (gone.length === 0 || this.#mayRemove(boot, compare)) continue
-      this.world.fail(`${boot.place} takes a member out of ${before.key} and does not write there`)
+      this.world.fail(
+        `${boot.place} takes a member out of ${operation.put} and does not write there`
+      )
     }
   }
 
   #mayRemove({ bootId }: Boot, compare: readonly Compare[]): boolean {
     // A transaction that fails by what it compares changes nothing.
-    const holds = compare.every((each) => {
-      const entry = this.#entry(each.key)
-      return !('modRevision' in each) || (entry?.modRevision ?? 0) === each.modRevision
-    })
-    if (!holds) return true
-    const controller = this.#entry(this.keys.controller)
-    if (
-      controller !== null &&
-      decodeRecord('controller', controller.key, controller.value).bootId === bootId
+    const holds = compare.every(
+      (each) => !('modRevision' in each) || this.#stored.modRevision(each.key) === each.modRevision
     )
-      return true
-    return this.volumes.some(({ record }) => {
-      const writer = this.#entry(this.keys.writer(record.family))
-      return writer !== null && decodeRecord('writer', writer.key, writer.value).bootId === bootId
-    })
-  }
-
-  #entry(key: string): Entry | null {
-    const value = this.#tables.read((read) => read.get(`k${key}`))
-    return value === null ? null : decodeEntry(key, value)
+    if (!holds) return true
+    if (this.#stored.get('controller', this.keys.controller)?.bootId === bootId) return true
+    return this.volumes.some(
+      ({ record }) => this.#stored.get('writer', this.keys.writer(record.family))?.bootId === bootId
+    )
   }
 
   describeGroups(): string {
@@ -331,6 +311,15 @@ export class SimCluster implements Directory {
       entries.map(({ peer, boot }) => `${name(peer)}.${boot.slice(0, 4)}`).join(' ')
     const of = split === undefined ? '' : ` of ${split.groups}`
     return `group ${group}${of}: epoch ${epoch} [${list(inSync)}] (${list(syncing)})`
+  }
+
+  /** Ends all that runs: nothing of it is looked at any more. */
+  close(): void {
+    for (const { boot } of this.peers) {
+      boot?.process.kill()
+      boot?.serving?.store.close()
+    }
+    this.arenas.releaseAll()
   }
 
   #expireLeases(): void {

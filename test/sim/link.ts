@@ -17,6 +17,8 @@ import type { Process } from './world.ts'
 
 const CONNECT_MS = 5
 const RECONNECT_MS = 50
+/** Within it a peer sees that another one's process is gone. */
+const SEEN_MS = 20
 /** A request without an answer for so long ends the link. */
 const LINK_DEADLINE_MS = 1200
 
@@ -314,12 +316,10 @@ export class SimMembers implements Members {
 
 /** A process that is killed closes its connections: seen soon, where the network lets it. */
 function watchHost(link: SimMember, host: Host, process: Process): void {
-  const look = (): void => {
+  host.process.onKill(() => {
     if (link.isLost) return
-    if (host.process.isAlive) process.start(20, look)
-    else link.lose('closed by the other side')
-  }
-  process.start(20, look)
+    process.start(process.world.between(0, SEEN_MS), () => link.lose('closed by the other side'))
+  })
 }
 
 const pagesIn = (arena: TestArena, offset: number, pages: number): Buffer =>

@@ -23,7 +23,7 @@ import { SealedMembersStore } from '../../src/replication/sealed-members.ts'
 import { ShardMemberService } from '../../src/replication/shard-member-service.ts'
 import { KEY_BYTES } from '../../src/seal/key-mailbox.ts'
 import { KeyRing } from '../../src/seal/keyring.ts'
-import { TestArena } from '../helpers/test-arena.ts'
+import type { TestArena } from '../helpers/test-arena.ts'
 import type { SimCluster } from './cluster.ts'
 import { SimDisk, SimFences, SimShards } from './disk.ts'
 import { type Host, type Incoming, SimMembers } from './link.ts'
@@ -34,7 +34,6 @@ export const TTL_MS = 3000
 /** Longer than anything stands still. */
 export const TOMBSTONE_PAUSE_MS = 8000
 export const CLUSTER_ID = 'c'.repeat(32)
-const ARENA_PAGES = 4096
 
 /** The parts of a process that serves. */
 interface Serving {
@@ -58,7 +57,7 @@ export class Boot implements Host {
   readonly bootId: string
   readonly place: string
   readonly process: Process
-  readonly arena: TestArena = new TestArena(ARENA_PAGES)
+  readonly arena: TestArena
   readonly incoming: Map<string, Incoming> = new Map()
   service: ShardMemberService | null = null
   local: LocalMember | null = null
@@ -77,6 +76,7 @@ export class Boot implements Host {
     this.peerId = peer.peerId
     this.bootId = bootId
     this.place = peer.name
+    this.arena = sim.arenas.acquire()
     this.process = new Process(sim.world, peer.name)
     this.process.wallShiftMs = peer.wallShiftMs
     this.members = new SimMembers(sim.network, this, sim)

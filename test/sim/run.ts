@@ -115,10 +115,7 @@ export async function runSeed(options: RunOptions): Promise<RunReport> {
   } catch (thrown) {
     throw new SimFailure(seed, thrown, world.trace, `${sim.describeGroups()}\n${gateways(sim)}`)
   } finally {
-    for (const { boot } of sim.peers) {
-      boot?.process.kill()
-      boot?.serving?.store.close()
-    }
+    sim.close()
   }
 }
 

@@ -142,10 +142,16 @@ export class SimVolume {
   /** What a member has of the volume in a group, holes left out; null of blocks that are bad. */
   async heldBy(boot: Boot, group: number, groupEpoch: number): Promise<Map<string, string | null>> {
     const held = new Map<string, string | null>()
-    for (let at = 0; at < BLOCKS; at++) {
-      const where = { chunk: Math.floor(at / CHUNK_BLOCKS_USED), first: at % CHUNK_BLOCKS_USED }
-      if (this.groupOf(at) !== group) continue
-      await this.#heldAt(boot, { ...where, count: 1 }, { group, groupEpoch }, held)
+    const under = { group, groupEpoch }
+    for (let chunk = 0; chunk < CHUNKS; chunk++) {
+      if (this.groupOf(chunk * CHUNK_BLOCKS_USED) !== group) continue
+      const whole = { chunk, first: 0, count: CHUNK_BLOCKS_USED }
+      if ((await this.#heldAt(boot, whole, under, held)) === ErrorCode.Ok) continue
+      for (let first = 0; first < CHUNK_BLOCKS_USED; first++) {
+        const error = await this.#heldAt(boot, { chunk, first, count: 1 }, under, held)
+        const said = error === ErrorCode.ChecksumMismatch ? null : errorCodeName(error)
+        if (error !== ErrorCode.Ok) held.set(`${chunk}/${first}`, said)
+      }
     }
     return held
   }
@@ -155,7 +161,7 @@ export class SimVolume {
     { chunk, first, count }: BlockRange,
     under: { readonly group: number; readonly groupEpoch: number },
     held: Map<string, string | null>
-  ): Promise<void> {
+  ): Promise<number> {
     const { bytes } = boot.arena
     const pages = boot.arena.acquire(copyPages(count))
     const op = this.#fill(new BlockOp(), OpKind.ReadVersions, chunk, first, count)
@@ -169,19 +175,17 @@ export class SimVolume {
       boot.service!.submit(op)
       boot.service!.ring()
     })
-    const key = `${chunk}/${first}`
-    if (op.error !== 0) held.set(key, errorCodeName(op.error))
-    if (op.error === ErrorCode.ChecksumMismatch) held.set(key, null)
-    for (const { kind, writerEpoch, sequence } of decodeHeld(
-      boot.arena.bytes,
-      pages,
-      op.resultA * (op.error === 0 ? 1 : 0)
-    )) {
-      const isData = kind === VersionKind.Data
-      const value = isData ? textOf(pages + BLOCK_BYTES) : 0
-      if (kind !== VersionKind.Hole) held.set(key, `${writerEpoch}.${sequence} ${value}`)
+    const runs = op.error === ErrorCode.Ok ? decodeHeld(bytes, pages, op.resultA) : []
+    for (const { firstBlock, blockCount, kind, writerEpoch, sequence } of runs) {
+      if (kind === VersionKind.Hole) continue
+      for (let block = firstBlock; block < firstBlock + blockCount; block++) {
+        const at = pages + (1 + block - first) * BLOCK_BYTES
+        const value = kind === VersionKind.Data ? textOf(at) : 0
+        held.set(`${chunk}/${block}`, `${writerEpoch}.${sequence} ${value}`)
+      }
     }
     boot.arena.release(pages)
+    return op.error
   }
 
   /** Nobody that has what was not flushed in these groups is left. */
@@ -220,16 +224,14 @@ export class SimVolume {
     this.opening = true
     const session: Session = { boot, epoch: 0, sequence: 0, isOver: false, inFlight: 0, why: '' }
     const startedMs = this.#world.nowMs
+    let isOver = false
     const done = (): void => {
-      this.opening = false
+      if (!isOver) this.opening = false
+      isOver = true
     }
     // A gateway that dies meanwhile answers nobody.
     const cancel = this.#world.after(20_000, done)
-    const watch = (): void => {
-      if (boot.process.isAlive) this.#world.after(100, watch)
-      else if (session.epoch === 0) done()
-    }
-    watch()
+    boot.process.onKill(() => this.#world.after(100, done))
     boot.writers.acquire(this.record, { takeover, onLost: (why) => this.#lost(session, why) }).then(
       (epoch) => {
         cancel()
@@ -305,8 +307,8 @@ export class SimVolume {
     const { process } = session.boot
     const world = this.#world
     process.start(world.between(0.1, 12), () => {
-      if (session.isOver) return
-      if (!this.isQuiet && session.inFlight < 6) this.#doSomething(session)
+      if (session.isOver || this.isQuiet) return
+      if (session.inFlight < 6) this.#doSomething(session)
       this.#step(session)
     })
   }

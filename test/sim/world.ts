@@ -7,8 +7,11 @@ interface Event {
   run: (() => void) | null
 }
 
-/** Everything settled that was resolved: microtasks end before the next macrotask. */
-const settled = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
+/**
+ * Everything settled that was resolved: ticks wait for all microtasks, and cost much less than a
+ * turn of the event loop, which nothing here waits for.
+ */
+const settled = (): Promise<void> => new Promise((resolve) => process.nextTick(resolve))
 
 /**
  * Time in a simulated cluster: events in order, one after the other, with all that they set off.
@@ -96,6 +99,7 @@ export class World implements Clock {
       if (this.nowMs >= endMs) throw new Error(`${what}: not within ${limitMs} ms`)
       await this.runUntil(Math.min(endMs, (this.#heap[0]?.atMs ?? endMs) + 1))
     }
+    if (this.failure !== null) throw this.failure
   }
 
   /** Waits for a promise while time passes. */
@@ -129,6 +133,7 @@ export class Process implements Timers, Clock {
   /** For how long its machine slept: the monotonic clock stood still meanwhile. */
   #sleptMs = 0
   #stoppedUntilMs = 0
+  readonly #onKill: (() => void)[] = []
 
   constructor(world: World, name: string) {
     this.world = world
@@ -159,6 +164,13 @@ export class Process implements Timers, Clock {
 
   kill(): void {
     this.isAlive = false
+    for (const tell of this.#onKill.splice(0)) tell()
+  }
+
+  /** For who would look again and again; at once where it is over already. */
+  onKill(tell: () => void): void {
+    if (this.isAlive) this.#onKill.push(tell)
+    else tell()
   }
 
   start(delayMs: number, run: () => void): () => void {
