@@ -26,6 +26,8 @@ export class FamilyIo {
   readonly pool: PoolIo
   readonly options: FamilyOptions
   writerEpoch: number
+  /** Nothing older is submitted any more. */
+  begunEpoch: number
   claim: Claim
   /** The lease is being taken anew: the claim may be behind. */
   isRetaken = false
@@ -56,6 +58,7 @@ export class FamilyIo {
     this.options = options
     this.unavailableMs = options.unavailableMs
     this.writerEpoch = options.writerEpoch
+    this.begunEpoch = options.writerEpoch
     this.claim = options.claim
     this.#dirtyRound = new Uint32Array(pool.groups.length)
   }

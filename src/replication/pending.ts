@@ -144,6 +144,15 @@ export class PendingList {
     this.count--
   }
 
+  /** Is a write of the family under way that has a version of before its present writerEpoch? */
+  hasOlder(family: FamilyIo): boolean {
+    for (let at = this.oldest; at !== null; at = at.newer) {
+      if (at.isWrite && at.family === family && at.request.writerEpoch < family.writerEpoch)
+        return true
+    }
+    return false
+  }
+
   /** Those for which `wanted` is so, oldest first; what comes or goes later changes nothing. */
   select(wanted: (pending: Pending) => boolean): Pending[] {
     const found: Pending[] = []

@@ -139,6 +139,12 @@ export class ReplicatedWriters {
     if (known !== undefined && known.writerEpoch < writerEpoch) this.#options.store.fence(known)
   }
 
+  /** What `retake` returned is in use: nothing more is written under an older writerEpoch. */
+  noteEpoch(volume: VolumeRecord, writerEpoch: number): void {
+    const known = this.#open.get(volume.family)?.family
+    if (known !== undefined) known.begunEpoch = writerEpoch
+  }
+
   /** The record of a volume that may be served here is another now. */
   noteChange(volume: VolumeRecord): void {
     const known = this.#open.get(volume.family)

@@ -86,9 +86,10 @@ export class Takeover {
     const { taken, writers } = this.#options
     await this.#quarantine()
     // Should this process end before, the next takeover waits as long.
-    if (this.#isAllOf(done)) await writers.settle(this.#family.id, taken)
+    const isSettled = this.#isAllOf(done) && this.#mayRaise
+    if (isSettled) await writers.settle(this.#family.id, taken)
     for (const group of done) this.#store.settled(this.#family, group)
-    if (this.#family.unsettled.size > 0) this.#goOn()
+    if (!isSettled) this.#goOn()
   }
 
   /** Groups without a record hold nothing. */
@@ -116,6 +117,16 @@ export class Takeover {
     return this.#open.every((group) => done.has(group))
   }
 
+  /**
+   * R17: versions below settledEpoch are what members in sync have, or void. A gateway that takes
+   * its lease anew sends what was under way again, with the versions that it has: until members
+   * have that, and nothing more of the kind can come, settledEpoch stays as it was.
+   */
+  get #mayRaise(): boolean {
+    const { begunEpoch, writerEpoch } = this.#family
+    return begunEpoch === writerEpoch && !this.#store.pendings.hasOlder(this.#family)
+  }
+
   get #isOver(): boolean {
     return this.#family.isClosed || this.#family.takeover !== this
   }
@@ -137,14 +148,15 @@ export class Takeover {
     await this.#sleep(sinceMs + trustMs - this.#store.clock.monotonicMs())
   }
 
-  /** Tries the groups that could not be settled until they can. */
+  /** Tries the groups that could not be settled until they can, then settles the family. */
   #goOn(): void {
     const { store } = this.#options
     const { unsettled } = this.#family
     const work = async (): Promise<void> => {
-      while (unsettled.size > 0 && !this.#isOver) {
+      while (!this.#isOver && !(unsettled.size === 0 && this.#mayRaise)) {
         await this.#sleep(REPLICATION_RETRY_MS)
         if (this.#isOver) return
+        if (unsettled.size === 0) continue
         this.#failures.clear()
         const { done } = await this.#settle()
         if (done.size > 0) await this.#quarantine()

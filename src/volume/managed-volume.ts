@@ -332,7 +332,9 @@ export class ManagedVolume {
   async #retake(): Promise<void> {
     const writerEpoch = await this.#context.gate.retake(this.record)
     await this.#followKeys()
-    if (!this.#gone && this.volume.writable) this.volume.ops.startEpoch(writerEpoch)
+    if (this.#gone || !this.volume.writable) return
+    this.volume.ops.startEpoch(writerEpoch)
+    this.#context.gate.noteEpoch(this.record, writerEpoch)
   }
 
   /**

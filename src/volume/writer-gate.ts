@@ -21,6 +21,8 @@ export interface WriterGate {
   ): Promise<number>
   /** The same for one that is being served. @throws StoreError Busy, Closed when it is lost */
   retake(volume: VolumeRecord): Promise<number>
+  /** What `retake` returned is in use: nothing more is written under an older writerEpoch. */
+  noteEpoch(volume: VolumeRecord, writerEpoch: number): void
   /** The record of a volume that may be served here is another now. */
   noteChange(volume: VolumeRecord): void
   /** Nothing is asked of the volume any more. */
@@ -43,6 +45,8 @@ export class LocalWriters implements WriterGate {
   retake(volume: VolumeRecord): Promise<number> {
     return this.#writers.acquire(volume)
   }
+
+  noteEpoch(): void {}
 
   noteChange(): void {}
 

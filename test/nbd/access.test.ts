@@ -106,6 +106,7 @@ test('a rule that another gateway changes ends what is open on this one', async 
     acquire: async () => 1,
     retake: async () => 2,
     release: async () => {},
+    noteEpoch: () => {},
     noteChange: () => {}
   }
   let enforced: Promise<void> = Promise.resolve()

@@ -1,9 +1,12 @@
-/** R15: what a writer sent before it was replaced, and comes after that, changes nothing. */
+/**
+ * R15: what a writer sent before it was replaced, and comes after that, changes nothing. R17: what
+ * one that takes its lease anew sends again counts, whoever looks at members meanwhile.
+ */
 import { deepStrictEqual, strictEqual } from 'node:assert'
 import { test } from 'uvu'
 import { OpKind } from '../../src/replication/block-store.ts'
 import { heldByMembers } from './held.ts'
-import type { SimPeer } from './peer.ts'
+import { type SimPeer, TTL_MS } from './peer.ts'
 import { QuietCluster } from './quiet.ts'
 import { LIMIT_MS } from './scenario.ts'
 import { CHUNK_BLOCKS_USED, CHUNKS } from './volume.ts'
@@ -36,5 +39,65 @@ test('a member that was told nothing else of the new writer refuses the old one'
     if (each === group) deepStrictEqual(other, one)
   })
 })
+
+test('what is sent again after the lease was taken anew is not void for who syncs', async () => {
+  const sim = new QuietCluster({ peers: 3, copies: 2 })
+  const { network, peers, world } = sim
+  const { volume } = await sim.open()
+  const [group, { inSync }] = [...sim.groups()][0]!
+  const isIn = ({ peerId }: SimPeer): boolean => inSync.some(({ peer }) => peer === peerId)
+  const at = peers.findIndex((peer) => !isIn(peer))
+  const [source, target] = peers.filter(isIn) as [SimPeer, SimPeer]
+  const gateway = peers[at]!
+  const session = await sim.openAt(at, volume)
+  const chunks = Array.from({ length: CHUNKS }, (_, chunk) => chunk)
+  const chunk = chunks.find((each) => volume.groupOf(each * CHUNK_BLOCKS_USED) === group)!
+  const where = { first: 0, count: 2, chunk }
+  volume.write(session, OpKind.Write, where)
+  await sim.ended(session, LIMIT_MS)
+  // One member has all, the other one syncs and cannot reach it.
+  for (const [from, to] of bothWays(source, target)) network.cut(from, to)
+  target.crash(false)
+  target.start()
+  const isSyncing = (): boolean => sim.groups().get(group)!.syncing[0]?.boot === target.boot?.bootId
+  await world.runFor(LIMIT_MS, 'it syncs', isSyncing)
+  // It gets a write that the other one does not, and the lease ends.
+  network.cut(gateway.name, source.name)
+  await world.runUntil(world.nowMs + 2000)
+  volume.write(session, OpKind.Write, where)
+  session.boot.store!.ring()
+  await world.runUntil(world.nowMs + 1000)
+  const { epoch } = session
+  network.cut(gateway.name, 'metadata')
+  await world.runUntil(world.nowMs + 2 * TTL_MS)
+  // The takeover reaches all; what is sent after its flush comes late.
+  const service = source.boot!.service!
+  const flush = service.flush.bind(service)
+  service.flush = (done) => {
+    network.cut(gateway.name, source.name)
+    flush(done)
+  }
+  network.heal(gateway.name, source.name)
+  network.heal(gateway.name, 'metadata')
+  await world.runFor(LIMIT_MS, 'the lease is taken anew', () => session.epoch > epoch)
+  service.flush = flush
+  for (const [from, to] of bothWays(source, target)) network.heal(from, to)
+  await world.runUntil(world.nowMs + 2 * LIMIT_MS)
+  network.heal(gateway.name, source.name)
+  await sim.ended(session, LIMIT_MS)
+  const isWhole = (): boolean => sim.groups().get(group)!.inSync.length === 2
+  await world.runFor(2 * LIMIT_MS, 'both are in sync', isWhole)
+  await heldByMembers(sim, (each, [one, other]) => {
+    if (each === group) deepStrictEqual(other, one)
+  })
+  source.crash(false)
+  volume.read(session, where)
+  await sim.ended(session, LIMIT_MS)
+})
+
+const bothWays = (one: SimPeer, other: SimPeer): [string, string][] => [
+  [one.name, other.name],
+  [other.name, one.name]
+]
 
 test.run()

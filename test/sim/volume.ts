@@ -205,6 +205,7 @@ export class SimVolume {
           this.#world.log(`${this.record.name}@${boot.place} retaken, epoch ${epoch}`)
           session.epoch = epoch
           session.sequence = 0
+          boot.writers!.noteEpoch(this.record, epoch)
         },
         (thrown: unknown) => this.#over(session, `retake: ${(thrown as Error).message}`)
       )

@@ -116,6 +116,7 @@ test('a gateway lets a volume go that another peer put into the trash', async ()
     isShared: true,
     acquire: async () => 1,
     retake: async () => 2,
+    noteEpoch: () => {},
     noteChange: () => {},
     release: async ({ name }) => void released.push(name)
   }

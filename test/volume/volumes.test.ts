@@ -484,6 +484,7 @@ test('what another process changes about a volume holds here at once', async () 
     acquire: async () => 1,
     retake: async () => 2,
     release: async () => {},
+    noteEpoch: () => {},
     noteChange: ({ unavailableMs = null }) => void noted.push(unavailableMs)
   }
   const bench = await openBench({ volumes: { gate } })
