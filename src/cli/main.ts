@@ -13,12 +13,13 @@ const EXIT_USAGE = 2
 process.env['UV_THREADPOOL_SIZE'] ??= '16'
 
 async function main(words: readonly string[]): Promise<number> {
-  const program = buildProgram()
   if (words[0] === '__complete') {
-    const lines = await complete(program, words.slice(words[1] === '--' ? 2 : 1))
+    const typed = words.slice(words[1] === '--' ? 2 : 1)
+    const lines = await complete(await buildProgram(typed.slice(0, -1)), typed)
     process.stdout.write(lines.map((line) => `${line}\n`).join(''))
     return 0
   }
+  const program = await buildProgram(words)
   try {
     await program.parseAsync(words, { from: 'user' })
     return 0

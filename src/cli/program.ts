@@ -1,36 +1,132 @@
 import { Command } from 'commander'
 import { version } from '../core/version.ts'
 import { DEFAULT_ADMIN } from './api-client.ts'
-import { addAttachCommands } from './commands/attach.ts'
-import { addAuditCommands } from './commands/audit.ts'
-import { addBackupCommands } from './commands/backup.ts'
-import { addBenchCommand } from './commands/bench.ts'
-import { addClientCommands } from './commands/client.ts'
-import { addClusterCommands } from './commands/cluster.ts'
-import { addCompletionCommand } from './commands/completion.ts'
-import { addConfigCommands } from './commands/config.ts'
-import { addDebugCommands } from './commands/debug.ts'
-import { addMetadataCommands } from './commands/metadata.ts'
-import { addMountCommands } from './commands/mount.ts'
-import { addOfflineCommands } from './commands/offline.ts'
-import { addRelayCommand } from './commands/relay.ts'
-import { addRingCommands } from './commands/ring.ts'
-import { addPeerCommands } from './commands/peer.ts'
-import { addPoolCommands } from './commands/pool.ts'
-import { addServeCommand } from './commands/serve.ts'
-import { addStatusCommands } from './commands/status.ts'
-import { addTaskCommands } from './commands/task.ts'
-import { addTokenCommands } from './commands/token.ts'
-import { addTlsCommands } from './commands/tls.ts'
-import { addTopCommand } from './commands/top.ts'
-import { addVersionCommand } from './commands/version.ts'
-import { addSnapshotCommands } from './commands/snapshot.ts'
-import { addVolumeCommands } from './commands/volume.ts'
 import { withExamples } from './context.ts'
 import { commanderText } from './errors.ts'
 
-/** The whole command line; nothing runs before it parses. */
-export function buildProgram(): Command {
+interface CommandFile {
+  /** Top-level commands that it adds. */
+  readonly names: readonly string[]
+  readonly load: () => Promise<(program: Command) => void>
+}
+
+/** In the order of the help. */
+const files: readonly CommandFile[] = [
+  {
+    names: ['serve'],
+    load: async () => (await import('./commands/serve.ts')).addServeCommand
+  },
+  {
+    names: ['volume'],
+    load: async () => (await import('./commands/volume.ts')).addVolumeCommands
+  },
+  {
+    names: ['snapshot'],
+    load: async () => (await import('./commands/snapshot.ts')).addSnapshotCommands
+  },
+  {
+    names: ['backup'],
+    load: async () => (await import('./commands/backup.ts')).addBackupCommands
+  },
+  {
+    names: ['attach', 'detach'],
+    load: async () => (await import('./commands/attach.ts')).addAttachCommands
+  },
+  {
+    names: ['mount', 'unmount'],
+    load: async () => (await import('./commands/mount.ts')).addMountCommands
+  },
+  {
+    names: ['relay'],
+    load: async () => (await import('./commands/relay.ts')).addRelayCommand
+  },
+  {
+    names: ['client'],
+    load: async () => (await import('./commands/client.ts')).addClientCommands
+  },
+  {
+    names: ['status'],
+    load: async () => (await import('./commands/status.ts')).addStatusCommands
+  },
+  {
+    names: ['cluster'],
+    load: async () => (await import('./commands/cluster.ts')).addClusterCommands
+  },
+  {
+    names: ['peer'],
+    load: async () => (await import('./commands/peer.ts')).addPeerCommands
+  },
+  {
+    names: ['pool'],
+    load: async () => (await import('./commands/pool.ts')).addPoolCommands
+  },
+  {
+    names: ['tls'],
+    load: async () => (await import('./commands/tls.ts')).addTlsCommands
+  },
+  {
+    names: ['top'],
+    load: async () => (await import('./commands/top.ts')).addTopCommand
+  },
+  {
+    names: ['bench'],
+    load: async () => (await import('./commands/bench.ts')).addBenchCommand
+  },
+  {
+    names: ['scrub', 'compact', 'checkpoint'],
+    load: async () => (await import('./commands/task.ts')).addTaskCommands
+  },
+  {
+    names: ['token'],
+    load: async () => (await import('./commands/token.ts')).addTokenCommands
+  },
+  {
+    names: ['audit'],
+    load: async () => (await import('./commands/audit.ts')).addAuditCommands
+  },
+  {
+    names: ['check', 'reshard'],
+    load: async () => (await import('./commands/offline.ts')).addOfflineCommands
+  },
+  {
+    names: ['metadata'],
+    load: async () => (await import('./commands/metadata.ts')).addMetadataCommands
+  },
+  {
+    names: ['ring'],
+    load: async () => (await import('./commands/ring.ts')).addRingCommands
+  },
+  {
+    names: ['config'],
+    load: async () => (await import('./commands/config.ts')).addConfigCommands
+  },
+  {
+    names: ['debug'],
+    load: async () => (await import('./commands/debug.ts')).addDebugCommands
+  },
+  {
+    names: ['completion'],
+    load: async () => (await import('./commands/completion.ts')).addCompletionCommand
+  },
+  {
+    names: ['version'],
+    load: async () => (await import('./commands/version.ts')).addVersionCommand
+  }
+]
+
+/**
+ * Those that have a command of `words`: reading all of them takes longer than most commands do.
+ * All, where the first word is none of theirs: a question for help, or a word to be corrected.
+ */
+function filesFor(words: readonly string[]): readonly CommandFile[] {
+  const named = files.filter(({ names }) => names.some((name) => words.includes(name)))
+  const [first = ''] = words
+  const isKnown = first.startsWith('-') || named.some(({ names }) => names.includes(first))
+  return named.length > 0 && isKnown ? named : files
+}
+
+/** The command line as far as `words` need it, all of it without any; nothing runs before it parses. */
+export async function buildProgram(words: readonly string[] = []): Promise<Command> {
   const program = new Command('torus')
     .description('A distributed block store: append-only checksummed volumes, served over NBD')
     .version(version, '--version', 'print the version')
@@ -62,30 +158,6 @@ export function buildProgram(): Command {
     'torus status'
   )
   program.addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 wrong usage.')
-  addServeCommand(program)
-  addVolumeCommands(program)
-  addSnapshotCommands(program)
-  addBackupCommands(program)
-  addAttachCommands(program)
-  addMountCommands(program)
-  addRelayCommand(program)
-  addClientCommands(program)
-  addStatusCommands(program)
-  addClusterCommands(program)
-  addPeerCommands(program)
-  addPoolCommands(program)
-  addTlsCommands(program)
-  addTopCommand(program)
-  addBenchCommand(program)
-  addTaskCommands(program)
-  addTokenCommands(program)
-  addAuditCommands(program)
-  addOfflineCommands(program)
-  addMetadataCommands(program)
-  addRingCommands(program)
-  addConfigCommands(program)
-  addDebugCommands(program)
-  addCompletionCommand(program)
-  addVersionCommand(program)
+  for (const add of await Promise.all(filesFor(words).map(({ load }) => load()))) add(program)
   return program
 }

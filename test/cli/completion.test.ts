@@ -34,7 +34,7 @@ test.after(async () => {
 })
 
 const wordsOf = async (...words: string[]): Promise<string[]> =>
-  (await complete(buildProgram(), words)).map((line) => line.split('\t')[0]!)
+  (await complete(await buildProgram(), words)).map((line) => line.split('\t')[0]!)
 
 test('commands and subcommands complete by their beginning', async () => {
   deepEqual(await wordsOf('un'), ['unmount'])

@@ -1,4 +1,4 @@
-import { equal, match, ok } from 'node:assert/strict'
+import { deepEqual, equal, match, ok } from 'node:assert/strict'
 import type { Command } from 'commander'
 import { test } from 'uvu'
 import { buildProgram } from '../../src/cli/program.ts'
@@ -17,7 +17,7 @@ function* commandsOf(command: Command, path: string): Iterable<Named> {
   }
 }
 
-const all = [...commandsOf(buildProgram(), 'torus')]
+const all = [...commandsOf(await buildProgram(), 'torus')]
 
 /** What `--help` prints, with the text after it. */
 function helpOf(command: Command): string {
@@ -38,6 +38,18 @@ test('every command has a description, an example and --json in its help', () =>
     const help = helpOf(command)
     match(help, /Examples:\n {2}\$ /, path)
     ok(help.includes('--json') && help.includes('--admin'), path)
+  }
+})
+
+test('a program for some words has the commands that they may mean, and what is unknown all', async () => {
+  const namesFor = async (...words: string[]) =>
+    (await buildProgram(words)).commands.map((command) => command.name())
+  const names = await namesFor()
+  for (const name of names) ok((await namesFor(name, 'demo')).includes(name), name)
+  deepEqual(await namesFor('--json', 'volume', 'create', 'demo'), ['volume'])
+  deepEqual(await namesFor('mount', 'pool'), ['mount', 'unmount', 'pool'])
+  for (const words of [['volum', 'list'], ['polo', 'pool'], ['--help'], ['help']]) {
+    deepEqual(await namesFor(...words), names, words.join(' '))
   }
 })
 

@@ -61,12 +61,12 @@ test('both units forbid core files and run the torus command', () => {
   }
 })
 
-test('the commands that the units run exist, with these options', () => {
+test('the commands that the units run exist, with these options', async () => {
   const unit = parseUnit(read('deploy/torus.service'))
   const words = unit.get('Service.ExecStart')?.[0]?.split(' ').slice(1) ?? []
   strictEqual(configOf(words).dataDir, '/var/lib/torus')
   const attach = parseUnit(read('deploy/torus-attach@.service'))
-  const commands = buildProgram().commands.map((command) => command.name())
+  const commands = (await buildProgram()).commands.map((command) => command.name())
   for (const key of ['Service.ExecStart', 'Service.ExecStop']) {
     const [, name = '', volume, ...options] = attach.get(key)?.[0]?.split(' ') ?? []
     ok(commands.includes(name), `there is torus ${name}`)
