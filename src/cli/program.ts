@@ -125,7 +125,7 @@ function filesFor(words: readonly string[]): readonly CommandFile[] {
   return named.length > 0 && isKnown ? named : files
 }
 
-/** The command line as far as `words` need it, all of it without any; nothing runs before it parses. */
+/** The commands that `words` may mean, all without any; nothing runs before it parses. */
 export async function buildProgram(words: readonly string[] = []): Promise<Command> {
   const program = new Command('torus')
     .description('A distributed block store: append-only checksummed volumes, served over NBD')

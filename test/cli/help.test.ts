@@ -41,7 +41,7 @@ test('every command has a description, an example and --json in its help', () =>
   }
 })
 
-test('a program for some words has the commands that they may mean, and what is unknown all', async () => {
+test('words load the commands that they may mean, unknown ones load all', async () => {
   const namesFor = async (...words: string[]) =>
     (await buildProgram(words)).commands.map((command) => command.name())
   const names = await namesFor()
