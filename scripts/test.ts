@@ -1,22 +1,23 @@
 /**
- * Runs the tests: lint, then every dist/test/…/*.test.js in a process of its own with a time
- * limit, two at a time where files do not disturb each other.
+ * Runs the tests: lint and every dist/test/…/*.test.js in a process of its own with a time limit,
+ * several at a time where files do not disturb each other, those that take long first.
  *
  * Usage: node dist/scripts/test.js [--jobs N] [--timeout S] [--no-lint] [--root DIR] [FILTER…]
  *   FILTER     runs only files whose path below test/ contains one of these
- *   --jobs     files at the same time (default 2)
+ *   --jobs     files that keep the machine busy at the same time (default 2); next to them
+ *              one more runs that waits most of its time
  *   --timeout  seconds that one file may take
  *   --root     looks for tests in this folder instead of dist/test
  * Ends with the line "N passed, N failed[, N skipped]".
  * Exit codes: 0 all passed; 1 something failed, hung, crashed, or ran no test; 2 usage
  */
-import { spawnSync } from 'node:child_process'
+import { execFile } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
 import { join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
+import { parseArgs, promisify } from 'node:util'
 import { repositoryRoot } from './repository.ts'
-import { folderOf, renderFile, renderFolders, totalsOf } from './testing/report.ts'
+import { renderFile, renderFolders, totalsOf } from './testing/report.ts'
 import { type FileResult, killAllGroups, runFile } from './testing/run-file.ts'
 
 /**
@@ -47,11 +48,13 @@ const BUDGET_SECONDS_ELSEWHERE = 30
 /** A file that takes longer hangs. */
 const FILE_SECONDS_MAX = 180
 
-/** Folders whose files need the machine for themselves: mounts, kernel devices, full load. */
-const aloneFolders = new Set(['e2e'])
-/** Among them those that wait for leases, restarts or commands most of their time: two at once. */
+/** They compare speeds, or mount: nothing runs beside them. */
+const alone = /^e2e\/(bench|filesystem|load)$/
+/** They wait for leases, deadlines and restarts most of their time. */
 const waiting =
-  /^e2e\/(cluster-(enc|full|gat|init|net)|dev-|etcd|meta|rec|upg|cli|enc|off|plu|ses|tls)/
+  /^(metadata\/etcd|nbd\/(limits|remote)|cli\/mount|e2e\/(cluster-(gat|net)|etcd|rec|ses))/
+/** Seconds that a file takes, where that is a lot: the last file must not be one of them. */
+const longest: readonly RegExp[] = [/^e2e\/cluster/, /^sim\/sim$/, /^e2e\//, /^cli\/(com|ben|clu)/]
 
 const budgetOf = (folder: string): number => budgetSeconds[folder] ?? BUDGET_SECONDS_ELSEWHERE
 
@@ -63,27 +66,52 @@ function findTests(folder: string): string[] {
     .map((name) => join(folder, name))
 }
 
-async function runAll(files: readonly string[], options: Options): Promise<FileResult[]> {
+/** Each lane runs one file at a time, from the first of its queues that has one. */
+async function runLanes(
+  lanes: readonly (readonly string[][])[],
+  options: Options
+): Promise<FileResult[]> {
   const results: FileResult[] = []
-  const queue = [...files]
-  const work = async (): Promise<void> => {
-    for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
+  const runLane = async (queues: readonly string[][]): Promise<void> => {
+    for (;;) {
+      const file = queues.find((queue) => queue.length > 0)?.shift()
+      if (file === undefined) return
       const result = await runFile(file, options.timeoutMs)
       results.push(result)
       console.log(renderFile(result, options.nameOf(file)))
     }
   }
-  await Promise.all(Array.from({ length: options.jobs }, work))
+  await Promise.all(lanes.map(runLane))
   return results
 }
 
-function lint(): boolean {
+async function runAll(files: readonly string[], options: Options): Promise<FileResult[]> {
+  const rank = (file: string): number => {
+    const found = longest.findIndex((each) => each.test(options.nameOf(file)))
+    return found < 0 ? longest.length : found
+  }
+  const sorted = [...files].sort((a, b) => rank(a) - rank(b))
+  const isWaiting = (file: string): boolean => waiting.test(options.nameOf(file))
+  const isAlone = (file: string): boolean => alone.test(options.nameOf(file))
+  const idle = sorted.filter(isWaiting)
+  const busy = sorted.filter((file) => !isWaiting(file) && !isAlone(file))
+  const lanes = Array.from({ length: options.jobs }, () => [busy, idle])
+  const results = await runLanes([...lanes, [idle]], options)
+  return [...results, ...(await runLanes([[sorted.filter(isAlone)]], options))]
+}
+
+async function lint(): Promise<boolean> {
   const biome = join(repositoryRoot, 'node_modules/@biomejs/biome/bin/biome')
   const args = [biome, 'check', '--colors=off', '--error-on-warnings', '.']
-  const result = spawnSync(process.execPath, args, { cwd: repositoryRoot, encoding: 'utf8' })
-  if (result.status === 0) console.log('ok    lint')
-  else console.log(`FAIL  lint\n${result.stdout}${result.stderr}`)
-  return result.status === 0
+  try {
+    await promisify(execFile)(process.execPath, args, { cwd: repositoryRoot })
+    console.log('ok    lint')
+    return true
+  } catch (error) {
+    const { stdout = '', stderr = String(error) } = error as { stdout?: string; stderr?: string }
+    console.log(`FAIL  lint\n${stdout}${stderr}`)
+    return false
+  }
 }
 
 interface Options {
@@ -146,14 +174,10 @@ async function main(): Promise<void> {
     return options.filters.length === 0 || options.filters.some((filter) => name.includes(filter))
   }
   const files = findTests(options.root).filter(wanted)
-  const isWaiting = (file: string): boolean => waiting.test(options.nameOf(file))
-  const isAlone = (file: string): boolean =>
-    aloneFolders.has(folderOf(options.nameOf(file))) && !isWaiting(file)
-  const lintFailed = options.lint && !lint()
-  const shared = files.filter((file) => !isAlone(file) && !isWaiting(file))
-  const results = await runAll(shared, options)
-  results.push(...(await runAll(files.filter(isWaiting), options)))
-  results.push(...(await runAll(files.filter(isAlone), { ...options, jobs: 1 })))
+  const [lintFailed, results] = await Promise.all([
+    options.lint ? lint().then((isClean) => !isClean) : false,
+    runAll(files, options)
+  ])
   printSummary(results, options, lintFailed)
 }
 
