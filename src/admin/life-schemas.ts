@@ -16,7 +16,11 @@ export const exportQuerySchema = z.strictObject({
   snapshot: volumeNameSchema.optional(),
   from: volumeNameSchema.optional(),
   align: z.coerce.number().int().positive().multipleOf(BLOCK_BYTES).max(ALIGN_MAX).optional(),
-  start: z.coerce.number().int().nonnegative().multipleOf(BLOCK_BYTES).default(0)
+  start: z.coerce.number().int().nonnegative().multipleOf(BLOCK_BYTES).default(0),
+  digest: z
+    .enum(['all', 'rest'])
+    .default('all')
+    .meta({ description: 'Of which blocks the digest is: with `rest` of those that are sent' })
 })
 export type ExportQuery = z.infer<typeof exportQuerySchema>
 

@@ -1,91 +1,60 @@
 /**
  * One backup: the stream of a snapshot, or of what changed since the snapshot of the last backup,
- * becomes pieces, pages and a manifest. Until the manifest is there nothing refers to any of it.
+ * becomes pieces, pages and a manifest. Until the manifest is there nothing is a backup, but now
+ * and then what is there is put down as unfinished, for a later run to go on with.
  */
-import { hostname } from 'node:os'
-import { ErrorCode, StoreError } from '../core/errors.ts'
+import type { Manifest, UnfinishedManifest } from './manifest.ts'
 import type { BackupKeys, ObjectRef } from './objects.ts'
 import { PAGE_BYTES, Page, PIECE_BYTES } from './page.ts'
-import type { Backup, Manifest, Repository } from './repository.ts'
+import type { Backup, Repository, Unfinished } from './repository.ts'
+import type { RunLock } from './run-lock.ts'
 import type { StreamPart } from './stream-format.ts'
 import { Uploads } from './uploads.ts'
 
-/** A lock says so often that its run goes on. */
-const REFRESH_MS = 60_000
+/** At most so much work is done twice after a crash. */
+const CHECKPOINT_MS = 15_000
 
 type About = Pick<Manifest, 'run' | 'volume' | 'snapshot' | 'createdAt' | 'sizeBytes'> & {
   readonly keySlots: Manifest['keys']
 }
 
-/** Shows others that a run goes on, from before it looks at any backup until after it has one. */
-export class RunLock {
-  readonly #repository: Repository
-  readonly #lock: { readonly run: string; readonly what: string; readonly host: string }
-  readonly #timer: NodeJS.Timeout
-  #key = ''
-  #refreshing: Promise<unknown> = Promise.resolve()
-
-  private constructor(repository: Repository, run: string, what: string) {
-    this.#repository = repository
-    this.#lock = { run, what, host: hostname() }
-    this.#timer = setInterval(() => {
-      this.#refreshing = this.check().catch(() => {})
-    }, REFRESH_MS).unref()
-  }
-
-  static async put(repository: Repository, run: string, what: string): Promise<RunLock> {
-    const lock = new RunLock(repository, run, what)
-    try {
-      lock.#key = await repository.putLock(lock.#lock)
-      return lock
-    } catch (thrown) {
-      clearInterval(lock.#timer)
-      throw thrown
-    }
-  }
-
-  /** Puts it once more. @throws StoreError Closed when somebody took the run for dead */
-  async check(): Promise<void> {
-    const { run } = this.#lock
-    if (await this.#repository.isDead(run)) {
-      const text = `this run (${run}) was silent for so long that a prune took it for dead`
-      throw new StoreError(ErrorCode.Closed, `${text}: run the backup again`)
-    }
-    await this.#repository.putLock(this.#lock)
-  }
-
-  async release(): Promise<void> {
-    clearInterval(this.#timer)
-    await this.#refreshing
-    await this.#repository.store.delete(this.#key)
-  }
+export interface RunPlan {
+  readonly lock: RunLock
+  readonly keys: BackupKeys | null
+  /** What it is an increment of. */
+  readonly base: Backup | null
+  /** What it goes on with: then the base is the same. */
+  readonly unfinished?: Unfinished | null
+  /** Has pieces that are probably the same, in the same places. */
+  readonly like?: Pick<Backup, 'manifest'> | null
+  readonly isFull?: boolean
+  readonly checkpointMs?: number
 }
 
 export class BackupRun {
   readonly #repository: Repository
-  readonly #keys: BackupKeys | null
+  readonly #plan: RunPlan
   readonly #uploads: Uploads
   readonly #about: About
-  readonly #base: Backup | null
   readonly #pages: (ObjectRef | null)[]
   #page: { readonly index: number; readonly page: Page } | null = null
   /** The piece that is being put together. */
   #piece = -1
   #bytes: Buffer = Buffer.alloc(0)
   #readBytes = 0
+  #savedMs = performance.now()
+  #isSaved: boolean
 
-  constructor(
-    repository: Repository,
-    about: About,
-    { keys, base }: { readonly keys: BackupKeys | null; readonly base: Backup | null }
-  ) {
+  constructor(repository: Repository, about: About, plan: RunPlan) {
+    const { base, unfinished = null, keys } = plan
     this.#repository = repository
-    this.#keys = keys
+    this.#plan = plan
     this.#about = about
-    this.#base = base
+    this.#isSaved = unfinished !== null
     this.#uploads = new Uploads(repository.store, about.run, keys)
     const count = Math.ceil(about.sizeBytes / PAGE_BYTES)
-    this.#pages = Array.from({ length: count }, (_, at) => base?.manifest.pages[at] ?? null)
+    const { pages = [] } = (unfinished ?? base)?.manifest ?? {}
+    this.#pages = Array.from({ length: count }, (_, at) => pages[at] ?? null)
   }
 
   /**
@@ -109,32 +78,75 @@ export class BackupRun {
     }
   }
 
-  /** Puts what is left, and the manifest. Its name. */
-  async end(lock: RunLock): Promise<{ name: string; manifest: Manifest }> {
+  /** Puts what is left, and the manifest. */
+  async end(): Promise<Backup> {
+    const { lock, keys } = this.#plan
     await this.#endPiece()
     await this.#endPage()
     await this.#uploads.settled()
-    const { keySlots, ...about } = this.#about
-    const manifest: Manifest = {
-      ...{ torusBackup: 1, ...about, base: this.#base?.name ?? null, pages: this.#pages },
-      ...{ readBytes: this.#readBytes, storedBytes: this.#uploads.storedBytes, keys: keySlots }
-    }
     await lock.check()
-    const name = await this.#repository.addBackup(manifest, this.#keys)
+    const backup = await this.#repository.addBackup(this.#manifest(this.#pages), keys)
     try {
       // Who took this run for dead may have deleted what it put; see prune.ts.
       await lock.check()
     } catch (thrown) {
-      await this.#repository.forget({ name, text: JSON.stringify(manifest) })
+      await this.#repository.forget(backup)
       throw thrown
     }
-    return { name, manifest }
+    const { good } = await this.#repository.unfinished(this.#about.volume)
+    for (const each of good) {
+      if (each.manifest.createdAt <= this.#about.createdAt) await this.#repository.forget(each)
+    }
+    return backup
+  }
+
+  /** The stream broke off: what came is put down, for a later run. Is there anything? */
+  async suspend(): Promise<boolean> {
+    try {
+      if (this.#piece > 0) await this.#save(this.#piece * PIECE_BYTES)
+    } catch {
+      // What the store fails with was told, or ends with the next run.
+    }
+    return this.#isSaved
+  }
+
+  #manifest(pages: (ObjectRef | null)[]): Manifest {
+    const { base, unfinished = null } = this.#plan
+    const { keySlots, ...about } = this.#about
+    const { readBytes = 0, storedBytes = 0 } = unfinished?.manifest ?? {}
+    return {
+      ...{ torusBackup: 1, ...about, base: base?.name ?? null, pages, keys: keySlots },
+      readBytes: readBytes + this.#readBytes,
+      storedBytes: storedBytes + this.#uploads.storedBytes
+    }
+  }
+
+  /** All before `doneBytes` was taken. @throws StoreError Closed, and what the store fails with */
+  async #save(doneBytes: number): Promise<void> {
+    const { lock, keys, base, isFull = false } = this.#plan
+    const pages = [...this.#pages]
+    if (this.#page !== null) {
+      const { index, page } = this.#page
+      pages[index] = await this.#uploads.put(Buffer.from(page.bytes))
+    }
+    await this.#uploads.settled()
+    const since = base?.manifest.snapshot.id ?? null
+    const progress: UnfinishedManifest['progress'] = { doneBytes, since, isFull }
+    await lock.check()
+    await this.#repository.putUnfinished({ ...this.#manifest(pages), progress }, keys)
+    this.#isSaved = true
+    await lock.check()
+    this.#savedMs = performance.now()
   }
 
   async #pieceAt(offset: number): Promise<Buffer> {
     const piece = Math.floor(offset / PIECE_BYTES)
     if (piece === this.#piece) return this.#bytes
     await this.#endPiece()
+    const { checkpointMs = CHECKPOINT_MS } = this.#plan
+    if (piece > 0 && performance.now() - this.#savedMs >= checkpointMs) {
+      await this.#save(piece * PIECE_BYTES)
+    }
     this.#piece = piece
     // The one before may still be on its way.
     this.#bytes = Buffer.alloc(PIECE_BYTES)
@@ -154,16 +166,24 @@ export class BackupRun {
   async #pageAt(index: number): Promise<Page> {
     if (this.#page?.index === index) return this.#page.page
     await this.#endPage()
+    const { keys, like = null } = this.#plan
     const before = this.#pages[index] ?? null
     const page = new Page()
-    if (before !== null) {
-      const known = await this.#repository.page(before, this.#keys)
-      known.bytes.copy(page.bytes)
-      this.#uploads.know(before)
-      for (const { ref } of page.refs()) this.#uploads.know(ref)
+    if (before !== null) this.#know(before, await this.#repository.page(before, keys), page)
+    const similar = like?.manifest.pages[index] ?? null
+    if (similar !== null) {
+      // Of one that is damaged nothing is known.
+      const found = await this.#repository.page(similar, keys).catch(() => null)
+      if (found !== null) this.#know(similar, found)
     }
     this.#page = { index, page }
     return page
+  }
+
+  #know(ref: ObjectRef, known: Page, into: Page | null = null): void {
+    if (into !== null) known.bytes.copy(into.bytes)
+    this.#uploads.know(ref)
+    for (const { ref: piece } of known.refs()) this.#uploads.know(piece)
   }
 
   async #endPage(): Promise<void> {

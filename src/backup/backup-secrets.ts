@@ -3,7 +3,7 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import { backupKeyOf, openSlot, type PasswordHash, type SecretKind } from '../seal/key-slots.ts'
 import { wipe } from '../seal/secret.ts'
 import { BackupKeys } from './objects.ts'
-import type { Manifest } from './repository.ts'
+import type { Manifest } from './manifest.ts'
 
 /** @throws StoreError Forbidden */
 export async function openBackup(

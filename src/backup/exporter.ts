@@ -25,21 +25,23 @@ export interface Exported {
   readonly base: Id64 | null
   /** Of an increment: all of such pieces in which anything changed. */
   readonly alignBytes?: number | undefined
-  /** Blocks before this are read for the digest and not sent. */
+  /** Blocks before this are not sent. */
   readonly startBytes: number
+  /** Of all, or of what is sent: then nothing before the start is read. */
+  readonly digestOf?: 'all' | 'rest' | undefined
 }
 
 /** The stream of `file`, which is closed at its end. */
 export async function* exportVolume(
   file: VolumeFile,
-  { snapshot, base, alignBytes = BLOCK_BYTES, startBytes }: Exported
+  { snapshot, base, alignBytes = BLOCK_BYTES, startBytes, digestOf: of = 'all' }: Exported
 ): AsyncIterable<Buffer> {
   try {
     const digest = new VolumeDigest()
     yield encodeHeader({ sizeBytes: file.sizeBytes, startBytes, snapshot })
-    for await (const part of base === null
-      ? partsOfAll(file)
-      : partsSince(file, base, alignBytes)) {
+    const from = of === 'all' ? 0 : startBytes
+    const parts = base === null ? partsOfAll(file, from) : partsSince(file, base, alignBytes, from)
+    for await (const part of parts) {
       digest.addPart(part)
       const rest = restOf(part, startBytes)
       if (rest !== null) yield* encodePart(rest)
@@ -76,9 +78,9 @@ export async function digestOf(
   return digest.end()
 }
 
-async function* partsOfAll(file: VolumeFile): AsyncIterable<StreamData> {
+async function* partsOfAll(file: VolumeFile, from = 0): AsyncIterable<StreamData> {
   const { sizeBytes } = file
-  for (let start = 0; start < sizeBytes; start += EXTENTS_BYTES) {
+  for (let start = from; start < sizeBytes; start += EXTENTS_BYTES) {
     const extents = await file.extents(start, Math.min(EXTENTS_BYTES, sizeBytes - start))
     for (const { offset, length, kind } of extents) {
       if (kind !== 'data') continue
@@ -92,10 +94,13 @@ async function* partsOfAll(file: VolumeFile): AsyncIterable<StreamData> {
 async function* partsSince(
   file: VolumeFile,
   base: Id64,
-  alignBytes: number
+  alignBytes: number,
+  from: number
 ): AsyncIterable<StreamPart> {
-  let done = 0
-  for await (const { offset, length } of changesOf(file, base)) {
+  let done = from
+  // What changed before it may reach behind it, when all of its piece is wanted.
+  const first = Math.floor(from / alignBytes) * alignBytes
+  for await (const { offset, length } of changesOf(file, base, first)) {
     const start = Math.max(done, Math.floor(offset / alignBytes) * alignBytes)
     const end = Math.ceil((offset + length) / alignBytes) * alignBytes
     if (end <= start) continue

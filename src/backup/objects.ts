@@ -35,6 +35,7 @@ const DEFLATED = 1
 const SEALED = 2
 /** Content that does not get smaller by this is stored as it is. */
 const DEFLATE_GAIN = 0.9
+const SAMPLE_BYTES = 16 * 1024
 const PLAIN_BYTES_MAX = 1024 * 1024
 
 export const ID_BYTES = 32
@@ -113,14 +114,24 @@ export const contentId = (content: Buffer, keys: BackupKeys | null): Buffer =>
 
 const deflated = promisify(deflate) as (content: Buffer, options: object) => Promise<Buffer>
 
+/** Null: it does not get smaller. What begins so is not looked at any further. */
+async function shortened(content: Buffer): Promise<Buffer | null> {
+  for (const part of [content.subarray(0, SAMPLE_BYTES), content]) {
+    const short = await deflated(part, { level: 1 })
+    if (short.length >= part.length * DEFLATE_GAIN) return null
+    if (part.length === content.length) return short
+  }
+  return null
+}
+
 export async function encodeObject(
   id: Buffer,
   content: Buffer,
   keys: BackupKeys | null
 ): Promise<Buffer> {
-  const short = await deflated(content, { level: 1 })
-  const isShort = short.length < content.length * DEFLATE_GAIN
-  const body = isShort ? short : content
+  const short = await shortened(content)
+  const isShort = short !== null
+  const body = short ?? content
   const header = Buffer.alloc(HEADER_SIZE)
   header.writeUInt32BE(MAGIC, 0)
   header.writeUInt8((isShort ? DEFLATED : 0) | (keys === null ? 0 : SEALED), 4)

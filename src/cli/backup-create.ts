@@ -1,14 +1,16 @@
 /** `backup create`: a snapshot, and what changed since the one of the last backup. */
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { BackupRun, RunLock } from '../backup/backup-run.ts'
+import { BackupRun, type RunPlan } from '../backup/backup-run.ts'
+import type { Manifest } from '../backup/manifest.ts'
 import type { BackupKeys } from '../backup/objects.ts'
 import { originOf } from '../backup/origins.ts'
 import { PIECE_BYTES } from '../backup/page.ts'
-import type { Backup, Manifest, Repository } from '../backup/repository.ts'
+import type { Backup, Repository, Unfinished } from '../backup/repository.ts'
 import { requireGenuine } from '../backup/restore.ts'
+import { RunLock } from '../backup/run-lock.ts'
 import { type StreamHeader, type StreamPart, VolumeDigest } from '../backup/stream-format.ts'
-import { errorCodeName, StoreError } from '../core/errors.ts'
+import { formatSize } from '../core/units.ts'
 import { BackupKeyring } from './backup-keys.ts'
 import type { Context } from './context.ts'
 import { download } from './downloads.ts'
@@ -22,44 +24,58 @@ const BACKUP_LABEL = 'torus.backup'
 const ATTEMPTS = 15
 const RETRY_MS = 200
 
-export interface MadeBackup {
-  readonly name: string
-  readonly manifest: Manifest
+export interface BackupWanted {
+  readonly volume: string
+  readonly full: boolean
+  readonly breakLock?: boolean
+  readonly checkpointMs?: number
 }
 
-/** @throws CommandError, StoreError */
+/**
+ * One that was interrupted is finished first, as of its own snapshot.
+ * @throws CommandError, StoreError
+ */
 export async function createBackup(
   context: Context,
   repository: Repository,
-  { volume, full }: { readonly volume: string; readonly full: boolean }
-): Promise<MadeBackup> {
+  wanted: BackupWanted
+): Promise<Backup> {
+  const { made, wasLeft } = await createOne(context, repository, wanted)
+  if (!wasLeft) return made
+  context.output.note(`finished ${made.name}, which was interrupted`)
+  return (await createOne(context, repository, { ...wanted, full: false })).made
+}
+
+async function createOne(
+  context: Context,
+  repository: Repository,
+  wanted: BackupWanted
+): Promise<{ made: Backup; wasLeft: boolean }> {
+  const { volume, breakLock = false } = wanted
+  const { output } = context
   const run = randomBytes(8).toString('hex')
-  const what = `backup of ${volume}`
-  const lock = await RunLock.put(repository, run, what)
+  const lock = await RunLock.put(repository, run, `backup of ${volume}`)
   const keyring = new BackupKeyring(context, repository, {})
   try {
-    const others = await repository.locks()
-    const other = others.find((each) => each.what === what && each.run !== run)
-    if (other !== undefined) {
-      const text = `another backup of ${volume} goes on, from ${other.host}`
-      throw new CommandError('Busy', `${text}; if it died, "backup prune" says so in an hour`)
-    }
+    const onWaiting = ({ what, host }: { what: string; host: string }): void =>
+      output.note(`waiting to see whether the ${what} on ${host} goes on`)
+    await lock.takeTurn({ breakLock, onWaiting })
     const { encryption } = await context.api.volume(volume)
     const none = { keys: null, keySlots: null }
     const { keys, keySlots } = encryption === null ? none : await keyring.ofVolume(volume)
-    const base = full ? null : await baseFor(context, repository, volume, keys)
-    const snapshot = await takeSnapshot(context, repository, { volume, run })
-    const made = await upload(context, repository, {
-      run,
-      volume,
-      keySlots,
-      keys,
-      base,
-      snapshot,
-      lock
-    })
+    const sources = await sourcesOf(context, repository, wanted, keys)
+    if (sources.left !== null) {
+      const { manifest } = sources.left.unfinished
+      const { progress, sizeBytes } = manifest
+      const at = `at ${formatSize(progress.doneBytes)} of ${formatSize(sizeBytes)}`
+      output.note(`going on with the backup of ${manifest.createdAt}, ${at}`)
+    }
+    const snapshot =
+      sources.left?.snapshot ?? (await takeSnapshot(context, repository, { volume, run }))
+    const given = { ...sources, ...wanted, run, keySlots, keys, snapshot, lock }
+    const made = await upload(context, repository, given)
     await dropOlder(context, repository, snapshot)
-    return made
+    return { made, wasLeft: sources.left !== null }
   } finally {
     keyring.close()
     await lock.release()
@@ -71,22 +87,72 @@ interface Base {
   readonly snapshot: Snapshot
 }
 
-/** The last backup whose snapshot is there still. */
-async function baseFor(
+/** What a new backup may stand on. */
+interface Sources {
+  /** The last backup whose snapshot is there still. */
+  readonly base: Base | null
+  /** One that was interrupted, and whose snapshot is there still. */
+  readonly left: { readonly unfinished: Unfinished; readonly snapshot: Snapshot } | null
+  /** Without a base: a backup that probably has much of it. */
+  readonly like: RunPlan['like']
+}
+
+/** @throws StoreError Corrupt when one was changed */
+async function sourcesOf(
+  context: Context,
+  repository: Repository,
+  { volume, full }: BackupWanted,
+  keys: BackupKeys | null
+): Promise<Sources> {
+  const snapshots = await context.api.life.snapshots(volume)
+  const snapshotOf = (id: string): Snapshot | null =>
+    snapshots.find((each) => originOf(each) === id) ?? null
+  let newest: Backup | null = null
+  let base: Base | null = null
+  for await (const backup of repository.bases(volume)) {
+    newest ??= backup
+    const snapshot = snapshotOf(backup.manifest.snapshot.id)
+    if (snapshot === null) continue
+    requireGenuine(backup, keys)
+    base = { backup, snapshot }
+    break
+  }
+  const { good } = await repository.unfinished(volume)
+  for (const unfinished of good) {
+    const { progress, snapshot: of, createdAt } = unfinished.manifest
+    if (progress.isFull !== full || !isGenuine(unfinished, keys)) continue
+    const snapshot = snapshotOf(of.id)
+    const since = base?.backup.manifest.snapshot.id ?? null
+    const isNewer = newest === null || createdAt > newest.manifest.createdAt
+    if (snapshot === null || !isNewer) continue
+    if (progress.since === null) return { base: null, left: { unfinished, snapshot }, like: null }
+    if (progress.since === since) return { base, left: { unfinished, snapshot }, like: null }
+  }
+  if (full) return { base: null, left: null, like: null }
+  const similar =
+    base !== null ? null : (good[0] ?? newest ?? (await ofOrigin(context, repository, volume)))
+  const like = similar !== null && isGenuine(similar, keys) ? similar : null
+  return { base, left: null, like }
+}
+
+function isGenuine(
+  { mac, text, manifest }: Pick<Backup, 'mac' | 'text'> & { manifest: Manifest },
+  keys: BackupKeys | null
+): boolean {
+  if ((manifest.keys === null) !== (keys === null)) return false
+  return keys === null || mac === keys.manifestSum(text)
+}
+
+/** A clone begins with what the volume has that it was made of. */
+async function ofOrigin(
   { api }: Context,
   repository: Repository,
-  volume: string,
-  keys: BackupKeys | null
-): Promise<Base | null> {
-  const snapshots = await api.life.snapshots(volume)
-  for (const backup of await repository.bases(volume)) {
-    const { id } = backup.manifest.snapshot
-    const snapshot = snapshots.find((each) => originOf(each) === id)
-    if (snapshot === undefined) continue
-    requireGenuine(backup, keys)
-    return { backup, snapshot }
-  }
-  return null
+  volume: string
+): Promise<Backup | null> {
+  const { base } = await api.life.base(volume)
+  if (base === null) return null
+  for await (const backup of repository.bases(base.volume)) return backup
+  return ofOrigin({ api } as Context, repository, base.volume)
 }
 
 async function takeSnapshot(
@@ -102,17 +168,15 @@ async function takeSnapshot(
   return api.life.changeSnapshot(volume, made.name, { protected: true })
 }
 
-interface Given {
+interface Given extends BackupWanted, Sources {
   readonly run: string
-  readonly volume: string
   readonly keySlots: Manifest['keys']
   readonly keys: BackupKeys | null
-  readonly base: Base | null
   readonly snapshot: Snapshot
   readonly lock: RunLock
 }
 
-async function upload(context: Context, repository: Repository, given: Given): Promise<MadeBackup> {
+async function upload(context: Context, repository: Repository, given: Given): Promise<Backup> {
   const { volume, base, snapshot } = given
   const sink = new BackupSink(repository, given)
   const name = `${volume}@${snapshot.name}`
@@ -124,18 +188,24 @@ async function upload(context: Context, repository: Repository, given: Given): P
     const isOther = thrown instanceof CommandError && thrown.code === 'InvalidArgument'
     if (base !== null && isOther) {
       context.output.note(`${volume} was restored since its last backup: everything is read`)
-      return upload(context, repository, { ...given, base: null })
+      const like = base.backup
+      return upload(context, repository, { ...given, base: null, left: null, like })
     }
-    // Without a manifest nobody needs it.
-    await removeSnapshot(context, snapshot).catch(() => {})
+    // Without a backup nobody needs it, but for who goes on.
+    if (!sink.isKept) await removeSnapshot(context, snapshot).catch(() => {})
+    else context.output.note('what was stored is kept: the next "backup create" goes on with it')
     throw thrown
   }
 }
 
 class BackupSink implements Sink {
-  readonly startBytes = 0
+  readonly startBytes: number
+  /** It is of the same snapshot. */
+  readonly isTrusted = true
   readonly digest: VolumeDigest = new VolumeDigest()
-  made: MadeBackup | null = null
+  made: Backup | null = null
+  /** It broke off, and what came is there for the next one. */
+  isKept = false
   readonly #repository: Repository
   readonly #given: Given
   #run: BackupRun | null = null
@@ -143,30 +213,31 @@ class BackupSink implements Sink {
   constructor(repository: Repository, given: Given) {
     this.#repository = repository
     this.#given = given
+    this.startBytes = given.left?.unfinished.manifest.progress.doneBytes ?? 0
   }
 
   async begin({ sizeBytes }: StreamHeader): Promise<void> {
-    const { run, volume, snapshot, keySlots, keys, base } = this.#given
+    const { run, volume, snapshot, keySlots, keys, base, left, like = null, lock } = this.#given
     const of = { id: originOf(snapshot), name: snapshot.name }
     const about = { run, volume, snapshot: of, createdAt: snapshot.createdAt, sizeBytes, keySlots }
-    this.#run = new BackupRun(this.#repository, about, { keys, base: base?.backup ?? null })
+    this.#run = new BackupRun(this.#repository, about, {
+      ...{ lock, keys, like, base: base?.backup ?? null },
+      ...{ unfinished: left?.unfinished ?? null, isFull: this.#given.full },
+      ...(this.#given.checkpointMs === undefined ? {} : { checkpointMs: this.#given.checkpointMs })
+    })
   }
 
-  async part(part: StreamPart): Promise<void> {
-    await this.#run!.take(part).catch(ofStore)
+  part(part: StreamPart): Promise<void> {
+    return this.#run!.take(part)
   }
 
   async end(): Promise<void> {
-    this.made = await this.#run!.end(this.#given.lock).catch(ofStore)
+    this.made = await this.#run!.end()
   }
 
-  async abort(): Promise<void> {}
-}
-
-/** What the store fails is not what the connection to the peer fails, which goes on. */
-function ofStore(thrown: unknown): never {
-  if (!(thrown instanceof StoreError)) throw thrown
-  throw new CommandError(errorCodeName(thrown.code), thrown.message, { cause: thrown })
+  async abort(): Promise<void> {
+    this.isKept = (await this.#run?.suspend()) ?? this.#given.left !== null
+  }
 }
 
 /** Snapshots of earlier backups in this store: the newest alone is needed. */

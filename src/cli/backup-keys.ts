@@ -1,7 +1,8 @@
 /** What opens the backups of encrypted volumes: a secret that is given, or a peer that has it. */
 import { openBackup } from '../backup/backup-secrets.ts'
 import { BackupKeys } from '../backup/objects.ts'
-import type { Manifest, Repository } from '../backup/repository.ts'
+import type { Manifest } from '../backup/manifest.ts'
+import type { Repository } from '../backup/repository.ts'
 import { wipe } from '../seal/secret.ts'
 import type { Context } from './context.ts'
 import { CommandError } from './errors.ts'

@@ -1,11 +1,8 @@
-/** Where an export goes: a file that is sparse where the volume is, a stream, or a pipe. */
+/** Where an export goes: a raw image, sparse where the volume is, or a pipe. */
 import { once } from 'node:events'
-import { type FileHandle, open, rename } from 'node:fs/promises'
+import { type FileHandle, open, rename, rm } from 'node:fs/promises'
 import type { Writable } from 'node:stream'
 import {
-  encodeEnd,
-  encodeHeader,
-  encodePart,
   partsOf,
   type StreamData,
   type StreamEnd,
@@ -19,6 +16,8 @@ import { CommandError } from './errors.ts'
 export interface Sink {
   /** Bytes from which on the volume is wanted: what is before is there from an earlier run. */
   readonly startBytes: number
+  /** Is that known to be of what is exported? Else the digest of all of it has to tell. */
+  readonly isTrusted: boolean
   /** Of what is there already. */
   readonly digest: VolumeDigest
   begin(header: StreamHeader): Promise<void>
@@ -46,9 +45,14 @@ export class RawFileSink implements Sink {
   readonly #path: string
   #file: FileHandle | null = null
   #sizeBytes = 0
+  #isEmpty = true
 
   constructor(path: string) {
     this.#path = path
+  }
+
+  get isTrusted(): boolean {
+    return this.startBytes === 0
   }
 
   async open(): Promise<void> {
@@ -64,6 +68,7 @@ export class RawFileSink implements Sink {
       for (const { offset, crcs } of partsOf(at, piece)) this.digest.add(offset, crcs)
     }
     await this.#file.truncate(this.startBytes)
+    this.#isEmpty = this.startBytes === 0
   }
 
   async begin({ sizeBytes }: StreamHeader): Promise<void> {
@@ -72,8 +77,18 @@ export class RawFileSink implements Sink {
 
   async part(part: StreamPart): Promise<void> {
     const { offset, blocks } = dataOf(part)
-    const bytes = blocks.subarray(0, Math.min(blocks.length, this.#sizeBytes - offset))
-    await this.#file!.write(bytes, 0, bytes.length, offset).catch(failed(this.#path))
+    const length = Math.min(blocks.length, this.#sizeBytes - offset)
+    this.#isEmpty = false
+    // A disk may take less than all before it says that it is full.
+    for (let done = 0; done < length; ) {
+      const { bytesWritten } = await this.#file!.write(
+        blocks,
+        done,
+        length - done,
+        offset + done
+      ).catch(failed(this.#path))
+      done += bytesWritten
+    }
   }
 
   async end(): Promise<void> {
@@ -85,7 +100,8 @@ export class RawFileSink implements Sink {
   }
 
   async abort(): Promise<void> {
-    await this.#file?.close()
+    await this.#file?.close().catch(() => {})
+    if (this.#isEmpty) await rm(partName(this.#path), { force: true })
   }
 }
 
@@ -93,6 +109,7 @@ export class RawFileSink implements Sink {
 export class RawPipeSink implements Sink {
   readonly digest: VolumeDigest = new VolumeDigest()
   readonly startBytes = 0
+  readonly isTrusted = true
   readonly #out: Writable
   #at = 0
   #sizeBytes = 0
@@ -128,55 +145,7 @@ export class RawPipeSink implements Sink {
   }
 }
 
-/** The format of torus, into a file that is renamed when it is whole, or into a pipe. */
-export class StreamSink implements Sink {
-  readonly digest: VolumeDigest = new VolumeDigest()
-  readonly startBytes = 0
-  readonly #write: (bytes: Buffer) => Promise<void>
-  readonly #finish: () => Promise<void>
-
-  constructor(write: (bytes: Buffer) => Promise<void>, finish: () => Promise<void>) {
-    this.#write = write
-    this.#finish = finish
-  }
-
-  static pipe(out: Writable): StreamSink {
-    return new StreamSink(
-      (bytes) => written(out, bytes),
-      async () => {}
-    )
-  }
-
-  static async file(path: string): Promise<StreamSink> {
-    const file = await open(partName(path), 'w').catch(failed(path))
-    const write = async (bytes: Buffer): Promise<void> => {
-      await file.write(bytes).catch(failed(path))
-    }
-    const finish = async (): Promise<void> => {
-      await file.sync().catch(failed(path))
-      await file.close()
-      await rename(partName(path), path).catch(failed(path))
-    }
-    return new StreamSink(write, finish)
-  }
-
-  begin(header: StreamHeader): Promise<void> {
-    return this.#write(encodeHeader({ ...header, startBytes: 0 }))
-  }
-
-  async part(part: StreamPart): Promise<void> {
-    for (const bytes of encodePart(part)) await this.#write(bytes)
-  }
-
-  async end(end: StreamEnd): Promise<void> {
-    await this.#write(encodeEnd(end))
-    await this.#finish()
-  }
-
-  async abort(): Promise<void> {}
-}
-
-async function written(out: Writable, bytes: Buffer): Promise<void> {
+export async function written(out: Writable, bytes: Buffer): Promise<void> {
   if (out.listenerCount('error') === 0) out.on('error', () => {})
   try {
     if (out.errored !== null) throw out.errored
@@ -188,7 +157,7 @@ async function written(out: Writable, bytes: Buffer): Promise<void> {
 }
 
 /** What the disk says about `path`, in words. */
-const failed =
+export const failed =
   (path: string) =>
   (thrown: NodeJS.ErrnoException): never => {
     const { code = thrown.message } = thrown

@@ -10,7 +10,7 @@ import type { Config } from '../core/options.ts'
 import { StoreError } from '../core/errors.ts'
 import { PeerClusterBackend } from './cluster-backend.ts'
 import type { PeerReports } from './peer-reports.ts'
-import { ownProcess } from './predecessor.ts'
+import { ownProcess } from '../core/own-process.ts'
 
 /** What a peer is in its cluster. */
 export interface ClusterParts {

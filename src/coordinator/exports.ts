@@ -15,13 +15,14 @@ export interface ExportWanted {
   readonly align?: number | undefined
   /** Byte to begin at. */
   readonly start: number
+  readonly digest?: 'all' | 'rest' | undefined
 }
 
 /** @throws StoreError NotFound, InvalidArgument, OutOfRange, Busy, Locked */
 export async function exportOf(
   volumes: Volumes,
   name: string,
-  { snapshot, from, align, start }: ExportWanted
+  { snapshot, from, align, start, digest }: ExportWanted
 ): Promise<Readable> {
   if (from !== undefined && snapshot === undefined) {
     const text = `an increment is of a snapshot: take one of ${name}, and export that`
@@ -43,7 +44,8 @@ export async function exportOf(
       of = { id: originOf(newer), name: newer.name, base }
     }
     const base = older === null ? null : await baseOf(snapshots, file, older)
-    const stream = exportVolume(file, { snapshot: of, base, alignBytes: align, startBytes: start })
+    const what = { snapshot: of, base, alignBytes: align, startBytes: start, digestOf: digest }
+    const stream = exportVolume(file, what)
     return Readable.from(stream, { objectMode: false })
   } catch (thrown) {
     await file.close()

@@ -17,7 +17,8 @@ import type { DataDirectory } from './data-directory.ts'
 import { etcdOptionsOf } from './etcd-options.ts'
 import { MetadataCopies } from './metadata-copies.ts'
 import { requirePlace, writePlace } from './metadata-place.ts'
-import { ownProcess, type PredecessorParts, requireNoPredecessor } from './predecessor.ts'
+import { type PredecessorParts, requireNoPredecessor } from './predecessor.ts'
+import { ownProcess } from '../core/own-process.ts'
 
 /** Between attempts of a start to reach etcd; each takes some seconds itself. */
 const RETRY_MS = 1000

@@ -3,33 +3,23 @@
  * started elsewhere while the original runs on, would be taken for the next boot of the same peer,
  * and its old blocks for the truth where nobody else has them (PROTOCOL.md, R13, R14).
  */
-import { readFileSync, readlinkSync } from 'node:fs'
 import type { Keys } from '../cluster/keys.ts'
 import { type AliveRecord, decodeRecord } from '../cluster/records.ts'
 import type { Clock } from '../core/clock.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { SESSION_TTL_MS } from '../core/limits.ts'
+import { isGone, type ProcessId } from '../core/own-process.ts'
 import type { MetadataStore } from '../metadata/store.ts'
 
 /** Of a process that died the record goes with its lease; this is on the safe side of that. */
 const GONE_MS = 1.5 * SESSION_TTL_MS
 const LOOK_MS = 500
 
-/** A process, for others of its machine and PID namespace; null where that cannot be told. */
-export function ownProcess(): AliveRecord['process'] | null {
-  try {
-    const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
-    return { machine: `${boot} ${readlinkSync('/proc/self/ns/pid')}`, pid: process.pid }
-  } catch {
-    return null
-  }
-}
-
 export interface PredecessorParts {
   readonly store: MetadataStore
   readonly keys: Keys
   readonly self: { readonly peerId: string; readonly bootId: string }
-  readonly own: AliveRecord['process'] | null
+  readonly own: ProcessId | null
   readonly clock: Clock
   /** @throws StoreError Closed when the start was called off */
   readonly pause: (ms: number) => Promise<void>
@@ -49,20 +39,11 @@ export async function requireNoPredecessor(parts: PredecessorParts): Promise<voi
     const entry = await store.get(key)
     if (entry === null) return
     const alive = decodeRecord('alive', key, entry.value)
-    if (alive.bootId === self.bootId || isGone(alive, parts.own)) return
+    const isOver = alive.process !== undefined && isGone(alive.process, parts.own)
+    if (alive.bootId === self.bootId || isOver) return
     if (clock.monotonicMs() - startMs >= GONE_MS) throw runs(self.peerId, alive)
     if (looks === 0) parts.onWaiting(alive.startedAt)
     await parts.pause(LOOK_MS)
-  }
-}
-
-function isGone({ process: other }: AliveRecord, own: AliveRecord['process'] | null): boolean {
-  if (other === undefined || own?.machine !== other.machine) return false
-  try {
-    process.kill(other.pid, 0)
-    return false
-  } catch (thrown) {
-    return (thrown as NodeJS.ErrnoException).code === 'ESRCH'
   }
 }
 

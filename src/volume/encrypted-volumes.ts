@@ -86,7 +86,8 @@ export class EncryptedVolumes {
 
   /**
    * What its backups in the store of that salt are sealed with, which the caller wipes, and the
-   * slots whose secrets lead there. @throws StoreError NotFound, Locked
+   * slots whose secrets lead there. A clone has the master key of what it was made of, and the same
+   * key of backups: they share what is equal. @throws StoreError NotFound, Locked
    */
   backupKey(
     name: string,
@@ -94,8 +95,10 @@ export class EncryptedVolumes {
   ): Promise<{ key: Buffer; family: string; slots: readonly KeySlot[] }> {
     return this.#volumes.withEncrypted(name, async (volume) => {
       await this.#keyring.require(volume)
-      const { family, slots } = await this.#records.get(volume.family)
-      return { key: this.#keyring.backupKey(volume, salt), family, slots }
+      const { family: own, slots, readsFrom = [] } = await this.#records.get(volume.family)
+      const family = readsFrom.at(-1) ?? own
+      const named = slots.map((slot) => ({ ...slot, family: slot.family ?? own }))
+      return { key: this.#keyring.backupKey(volume, family, salt), family, slots: named }
     })
   }
 

@@ -218,13 +218,13 @@ export class VolumeKeyring {
   }
 
   /**
-   * For backups in one store. In secret memory, the caller's to wipe.
+   * For backups in one store, those of `root`. In secret memory, the caller's to wipe.
    * @throws StoreError Locked
    */
-  backupKey({ name, family }: Named, salt: Buffer): Buffer {
+  backupKey({ name, family }: Named, root: string, salt: Buffer): Buffer {
     const held = this.#unlocked.get(family)
     if (held === undefined) throw lockedError(name)
-    return backupKeyOf(family, salt, held.master)
+    return backupKeyOf(root, salt, held.master)
   }
 
   // ---- slots

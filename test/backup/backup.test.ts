@@ -2,7 +2,7 @@
 import { deepStrictEqual, ok, rejects, strictEqual } from 'node:assert'
 import { randomBytes } from 'node:crypto'
 import { test } from 'uvu'
-import { RunLock } from '../../src/backup/backup-run.ts'
+import { RunLock } from '../../src/backup/run-lock.ts'
 import { openBackup } from '../../src/backup/backup-secrets.ts'
 import { BackupKeys, objectKey } from '../../src/backup/objects.ts'
 import { PIECE_BYTES } from '../../src/backup/page.ts'
@@ -165,7 +165,9 @@ test('a damaged manifest takes only its own backup along, and nothing is pruned'
     names
   )
   for (const backup of backups) ok((await restored(repository, backup)).equals(bytes))
-  deepStrictEqual((await repository.bases('v')).map(({ name }) => name).reverse(), names)
+  const bases: string[] = []
+  for await (const { name } of repository.bases('v')) bases.unshift(name)
+  deepStrictEqual(bases, names)
   const refused = { message: /is damaged, or of a newer version: delete it to/ }
   await rejects(repository.backups('v'), refused)
   await rejects(

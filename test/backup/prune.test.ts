@@ -3,14 +3,16 @@
  * listed is whole at every end, and what nothing needs goes.
  */
 import { deepStrictEqual, ok, rejects, strictEqual } from 'node:assert'
+import { spawnSync } from 'node:child_process'
 import { test } from 'uvu'
-import { RunLock } from '../../src/backup/backup-run.ts'
 import { objectKey } from '../../src/backup/objects.ts'
 import { PIECE_BYTES } from '../../src/backup/page.ts'
 import { notKept, prune } from '../../src/backup/prune.ts'
 import { type Backup, Repository } from '../../src/backup/repository.ts'
 import { verifyBackups } from '../../src/backup/restore.ts'
-import { ErrorCode, StoreError } from '../../src/core/errors.ts'
+import { RunLock } from '../../src/backup/run-lock.ts'
+import { ErrorCode, type StoreError } from '../../src/core/errors.ts'
+import { ownProcess } from '../../src/core/own-process.ts'
 import { backUp, changed, restored, runId } from '../helpers/backup-rig.ts'
 import { SeededRandom } from '../helpers/manual-clock.ts'
 import { MemoryBackupStore } from '../helpers/memory-backup-store.ts'
@@ -54,31 +56,69 @@ class Turns {
 interface World {
   readonly random: SeededRandom
   readonly store: MemoryBackupStore
-  /** By run. */
+  /** By snapshot. */
   readonly contents: Map<string, Buffer>
   number: number
+  /** Backups that went on with one that had died. */
+  resumed: number
 }
 
-/** As `backup create`: lock, base, pieces, manifest; it may be killed on its way. */
+/** Dies after some steps: nothing of it reaches the store any more. */
+function killed(lock: RunLock, steps: number): RunLock {
+  let left = steps
+  const check = async (): Promise<void> => {
+    if (left-- === 0) throw new Error('killed')
+    await lock.check()
+  }
+  return { check, release: () => lock.release() } as unknown as RunLock
+}
+
+/** As `backup create`: lock, turn, base, pieces, manifest; it may be killed on its way. */
 async function createOne(world: World, volume: string, dies: boolean): Promise<void> {
   const { random, contents } = world
   const repository = await Repository.open(world.store, true)
   const run = runId(random)
   const lock = await RunLock.put(repository, run, `backup of ${volume}`)
-  const base = (await repository.bases(volume))[0] ?? null
-  const before = base === null ? Buffer.alloc(SIZE) : contents.get(base.manifest.run)!
-  const bytes = changed(before, random)
-  const given = { volume, bytes, before, base, run, number: world.number++, lock }
-  if (dies) {
-    const kill = { ...lock, check: () => Promise.reject(new Error('killed')) } as unknown as RunLock
-    await backUp(repository, { ...given, lock: kill }).catch(() => {})
-    return
-  }
-  contents.set(run, bytes)
-  await backUp(repository, given).catch((thrown: unknown) => {
+  const isOver = await lock.takeTurn(soon(world)).then(
+    () => false,
+    (thrown: unknown) => lock.release().then(() => isRefusal(thrown))
+  )
+  if (isOver) return
+  const base = await newest(repository, volume)
+  const [left] = (await repository.unfinished(volume)).good
+  const since = base?.manifest.snapshot.id ?? null
+  const before = base === null ? Buffer.alloc(SIZE) : contents.get(base.manifest.snapshot.id)!
+  const from = left?.manifest.progress.since === since ? left : null
+  if (from !== null) world.resumed++
+  const bytes = from === null ? changed(before, random) : contents.get(from.manifest.snapshot.id)!
+  const given = { volume, bytes, before, base, run, number: world.number++, lock, unfinished: from }
+  contents.set(from?.manifest.snapshot.id ?? run, bytes)
+  const way = dies ? { lock: killed(lock, random.below(6)) } : { lock }
+  const checkpointMs = random.below(2) === 0 ? 0 : 1_000_000
+  await backUp(repository, { ...given, ...way, checkpointMs }).catch((thrown: unknown) => {
+    if (dies && (thrown as Error).message === 'killed') return
     // It was taken for dead.
-    if (!(thrown instanceof StoreError) || thrown.code !== ErrorCode.Closed) throw thrown
+    if (!isRefusal(thrown)) throw thrown
   })
+}
+
+/** Looks pass quickly. */
+const soon = ({ store }: World) => ({
+  pause: async (ms: number): Promise<void> => {
+    store.nowMs += ms
+  }
+})
+
+/** Busy, or taken for dead. @throws what it is else */
+function isRefusal(thrown: unknown): boolean {
+  const { code } = thrown as StoreError
+  if (code === ErrorCode.Busy || code === ErrorCode.Closed) return true
+  throw thrown
+}
+
+async function newest(repository: Repository, volume: string): Promise<Backup | null> {
+  for await (const backup of repository.bases(volume)) return backup
+  return null
 }
 
 async function pruneOne(world: World, volume: string): Promise<void> {
@@ -87,12 +127,11 @@ async function pruneOne(world: World, volume: string): Promise<void> {
     last: world.random.below(3),
     days: 0
   })
-  try {
-    await prune(repository, unwanted, noKeys)
-  } catch (thrown) {
-    if (!(thrown instanceof StoreError) || thrown.code !== ErrorCode.Busy) throw thrown
-  }
+  await prune(repository, unwanted, noKeys, soon(world)).catch(isRefusal)
 }
+
+const contentOf = ({ contents }: World, { manifest }: Backup): Buffer =>
+  contents.get(manifest.snapshot.id)!
 
 async function check(world: World): Promise<Backup[]> {
   world.store.turn = async () => {}
@@ -101,10 +140,7 @@ async function check(world: World): Promise<Backup[]> {
   const wanted = backups.map((backup) => ({ backup, keys: null }))
   deepStrictEqual((await verifyBackups(repository, wanted, () => {})).damage, [])
   for (const backup of backups) {
-    ok(
-      (await restored(repository, backup)).equals(world.contents.get(backup.manifest.run)!),
-      backup.name
-    )
+    ok((await restored(repository, backup)).equals(contentOf(world, backup)), backup.name)
   }
   return backups
 }
@@ -116,7 +152,8 @@ async function checkTidy(world: World): Promise<void> {
   await prune(repository, [], noKeys)
   const backups = await check(world)
   const needed = new Set<string>()
-  for (const { manifest } of backups) {
+  const { good } = await repository.unfinished()
+  for (const { manifest } of [...backups, ...good]) {
     for (const ref of manifest.pages) {
       if (ref === null) continue
       needed.add(objectKey(ref))
@@ -138,10 +175,11 @@ const first = Number(process.env['SEED'] ?? 1)
 const runs = Number(process.env['RUNS'] ?? 15)
 
 test(`backups stay whole beside prunes, whatever comes first (SEED=${first})`, async () => {
+  let resumed = 0
   for (let seed = first; seed < first + runs; seed++) {
     const random = new SeededRandom(seed)
     const store = new MemoryBackupStore()
-    const world: World = { random, store, contents: new Map(), number: 0 }
+    const world: World = { random, store, contents: new Map(), number: 0, resumed: 0 }
     await createOne(world, 'v', false)
     for (let round = 0; round < 3; round++) {
       const turns = new Turns(random)
@@ -166,7 +204,9 @@ test(`backups stay whole beside prunes, whatever comes first (SEED=${first})`, a
       await check(world)
     }
     await checkTidy(world)
+    resumed += world.resumed
   }
+  ok(resumed > 0, 'some went on with what another left')
 })
 
 test('what a run that goes on may stand on stays until it is over', async () => {
@@ -202,14 +242,78 @@ test('a run that was taken for dead takes its manifest back', async () => {
   strictEqual((await repository.backups()).length, 0)
 })
 
+const other = { run: 'a'.repeat(16), what: 'prune', host: 'h', isBegun: true }
+
 test('one prune at a time; one that died does not hold the next one up', async () => {
   const store = new MemoryBackupStore()
   const repository = await Repository.open(store, true)
-  await repository.putLock({ run: 'a'.repeat(16), what: 'prune', host: 'h' })
-  await rejects(prune(repository, [], noKeys), failsWith(ErrorCode.Busy))
-  store.nowMs += 2 * HOUR_MS
-  await prune(repository, [], noKeys)
+  await repository.putLock(other)
+  let looks = 0
+  const renewing = async (): Promise<void> => {
+    looks++
+    store.nowMs += 2000
+    await repository.putLock(other)
+  }
+  await rejects(prune(repository, [], noKeys, { pause: renewing }), failsWith(ErrorCode.Busy))
+  strictEqual(looks, 1)
+  const silent = async (): Promise<void> => {
+    looks++
+    store.nowMs += 2000
+  }
+  await prune(repository, [], noKeys, { pause: silent })
+  ok(looks > 40 && looks < 60, `waited for ${looks} looks`)
   strictEqual((await repository.locks()).length, 0)
+  strictEqual(await repository.isDead(other.run), true)
+})
+
+test('a run whose process is gone is dead at once, and one whose lock is broken', async () => {
+  const store = new MemoryBackupStore()
+  const repository = await Repository.open(store, true)
+  const { pid } = spawnSync(process.execPath, ['--version'])
+  const never = async (): Promise<void> => {
+    throw new Error('waited')
+  }
+  const take = async (breakLock: boolean): Promise<void> => {
+    const lock = await RunLock.put(repository, runId(new SeededRandom(7)), 'prune')
+    await lock.takeTurn({ pause: never, breakLock }).finally(() => lock.release())
+  }
+  await repository.putLock({ ...other, process: { ...ownProcess()!, pid } })
+  await take(false)
+  await repository.putLock({ ...other, run: 'b'.repeat(16), process: ownProcess() })
+  await rejects(take(false), /waited/)
+  await take(true)
+  strictEqual((await repository.locks()).length, 0)
+})
+
+test('of two that begin at once one goes on', async () => {
+  const store = new MemoryBackupStore()
+  const repository = await Repository.open(store, true)
+  const random = new SeededRandom(11)
+  const locks = await Promise.all(
+    [1, 2, 3].map(() => RunLock.put(repository, runId(random), 'prune'))
+  )
+  const pause = async (): Promise<void> => {
+    store.nowMs += 1000
+    await new Promise(setImmediate)
+  }
+  const ended = await Promise.allSettled(
+    locks.map((lock) =>
+      lock.takeTurn({ pause }).catch(async (thrown: unknown) => {
+        await lock.release()
+        throw thrown
+      })
+    )
+  )
+  const won = ended.map(({ status }) => status).filter((status) => status === 'fulfilled')
+  strictEqual(won.length, 1)
+  for (const lock of locks) await lock.release()
+})
+
+test('a store whose lists are late is refused', async () => {
+  const store = new MemoryBackupStore()
+  const repository = await Repository.open(store, true)
+  store.list = async function* () {}
+  await rejects(prune(repository, [], noKeys), /does not list what was just put/)
 })
 
 test('the last ones are kept, and the last one of each day', () => {

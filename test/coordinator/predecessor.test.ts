@@ -3,12 +3,13 @@ import { spawnSync } from 'node:child_process'
 import { suite } from 'uvu'
 import { Keys } from '../../src/cluster/keys.ts'
 import { type AliveRecord, encodeRecord } from '../../src/cluster/records.ts'
-import { ownProcess, requireNoPredecessor } from '../../src/coordinator/predecessor.ts'
+import { requireNoPredecessor } from '../../src/coordinator/predecessor.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { SESSION_TTL_MS } from '../../src/core/limits.ts'
 import { EmbeddedStore } from '../../src/metadata/embedded-store.ts'
 import { MemoryTables } from '../../src/metadata/memory-tables.ts'
 import { ManualClock, SeededRandom } from '../helpers/manual-clock.ts'
+import { ownProcess } from '../../src/core/own-process.ts'
 
 const test = suite('a process that ran as the peer')
 const PEER = 'a'.repeat(32)

@@ -1,8 +1,10 @@
 /** Backups of volumes that are buffers, straight into a store. */
-import { BackupRun, RunLock } from '../../src/backup/backup-run.ts'
+import { BackupRun } from '../../src/backup/backup-run.ts'
+import { RunLock } from '../../src/backup/run-lock.ts'
 import type { BackupKeys } from '../../src/backup/objects.ts'
 import { PIECE_BYTES } from '../../src/backup/page.ts'
-import type { Backup, Manifest, Repository } from '../../src/backup/repository.ts'
+import type { Manifest } from '../../src/backup/manifest.ts'
+import type { Backup, Repository, Unfinished } from '../../src/backup/repository.ts'
 import { partsOfBackup } from '../../src/backup/restore.ts'
 import { partsOf, partsWithZeroes } from '../../src/backup/stream-format.ts'
 import type { SeededRandom } from './manual-clock.ts'
@@ -18,6 +20,9 @@ interface Wanted {
   readonly keys?: BackupKeys | null
   readonly keySlots?: Manifest['keys']
   readonly lock?: RunLock
+  /** It goes on with this one. */
+  readonly unfinished?: Unfinished | null
+  readonly checkpointMs?: number
   readonly run: string
   /** Orders them. */
   readonly number: number
@@ -33,24 +38,23 @@ export async function backUp(
 ): Promise<Backup> {
   const { before, base = null, keys = null, keySlots = null } = given
   const lock = given.lock ?? (await RunLock.put(repository, run, `backup of ${volume}`))
-  const createdAt = new Date(Date.UTC(2026, 0, 1) + number * 1000).toISOString()
-  const snapshot = { id: run, name: `backup-${number}` }
+  const { unfinished = null, checkpointMs = 1_000_000 } = given
+  const createdAt =
+    unfinished?.manifest.createdAt ?? new Date(Date.UTC(2026, 0, 1) + number * 1000).toISOString()
+  const snapshot = unfinished?.manifest.snapshot ?? { id: run, name: `backup-${number}` }
   const about = { run, volume, snapshot, createdAt, sizeBytes: bytes.length, keySlots }
-  const made = new BackupRun(repository, about, { keys, base })
-  for (let at = 0; at < bytes.length; at += PIECE_BYTES) {
+  const made = new BackupRun(repository, about, { lock, keys, base, unfinished, checkpointMs })
+  const start = unfinished?.manifest.progress.doneBytes ?? 0
+  for (let at = start; at < bytes.length; at += PIECE_BYTES) {
     const piece = bytes.subarray(at, Math.min(bytes.length, at + PIECE_BYTES))
     if (base === null) for (const part of partsOf(at, piece)) await made.take(part)
     else if (!piece.equals(before!.subarray(at, at + piece.length))) {
       for (const part of partsWithZeroes(at, piece)) await made.take(part)
     }
   }
-  const { name, manifest } = await made.end(lock)
+  const backup = await made.end()
   await lock.release()
-  return (
-    (await repository.backups(volume)).find((each) => each.name === name) ?? {
-      ...{ name, manifest, text: '', mac: null }
-    }
-  )
+  return backup
 }
 
 export async function restored(

@@ -26,13 +26,13 @@ export class MemoryBackupStore implements BackupStore {
 
   async put(key: string, bytes: Buffer): Promise<void> {
     await this.turn()
-    this.objects.set(key, { bytes: Buffer.from(bytes), modifiedMs: this.nowMs })
+    this.objects.set(key, { bytes: Buffer.from(bytes), modifiedMs: this.nowMs++ })
   }
 
   async putIfAbsent(key: string, bytes: Buffer): Promise<boolean> {
     await this.turn()
     if (this.objects.has(key)) return false
-    this.objects.set(key, { bytes: Buffer.from(bytes), modifiedMs: this.nowMs })
+    this.objects.set(key, { bytes: Buffer.from(bytes), modifiedMs: this.nowMs++ })
     return true
   }
 

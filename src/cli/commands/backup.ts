@@ -27,10 +27,15 @@ interface StoreOptions {
   readonly s3Addressing?: string
 }
 
-type CreateOptions = StoreOptions & { readonly full?: boolean }
+type CreateOptions = StoreOptions & { readonly full?: boolean; readonly breakLock?: boolean }
 type VerifyOptions = StoreOptions & SecretOptions & { readonly backup?: string }
 type PruneOptions = StoreOptions &
-  SecretOptions & { readonly keep?: number; readonly keepDaily?: number; readonly backup?: string }
+  SecretOptions & {
+    readonly keep?: number
+    readonly keepDaily?: number
+    readonly backup?: string
+    readonly breakLock?: boolean
+  }
 type RestoreOptions = StoreOptions &
   SecretOptions & {
     readonly backup?: string
@@ -80,11 +85,12 @@ function addCreate(parent: Command): void {
     .description('back a volume up while clients go on: what changed since its last backup there')
     .argument('<volume>', 'its name')
     .option('--full', 'send everything, and rely on nothing that is there')
+    .option('--break-lock', 'take another backup of it that seems to go on for dead')
   addStoreOptions(command).action(
     action<[string], CreateOptions>(async (context, [volume], options) => {
       const repository = await repositoryAt(options, true)
-      const full = options.full === true
-      const made = await createBackup(context, repository, { volume, full })
+      const { full = false, breakLock = false } = options
+      const made = await createBackup(context, repository, { volume, full, breakLock })
       const { readBytes, storedBytes, base } = made.manifest
       const what = base === null ? 'everything' : 'what changed'
       const sizes = `${formatSize(readBytes)} read, ${formatSize(storedBytes)} stored`
@@ -125,30 +131,6 @@ function addList(parent: Command): void {
   )
   withExamples(command, 'torus backup list --to /mnt/backups')
 }
-
-/** The one that is named, or the last one. @throws CommandError NotFound, StoreError Corrupt */
-async function chosen(
-  repository: Repository,
-  volume: string,
-  wanted: string | undefined
-): Promise<Backup> {
-  const { backups, damaged } = await repository.readable(volume)
-  const name = wanted?.startsWith(`${volume}/`) ? wanted : `${volume}/${wanted}`
-  const found = wanted === undefined ? backups.at(-1) : backups.find((each) => each.name === name)
-  const last = wanted === undefined && found !== undefined ? found.name : name
-  const bad = damaged.find((key) => isFor(key, last, wanted === undefined))
-  if (bad !== undefined) {
-    const text = `${bad} of ${repository.store.name} is damaged, or of a newer version`
-    throw new CommandError('Corrupt', `${text}: choose another backup with --backup`)
-  }
-  if (found !== undefined) return found
-  const which = wanted === undefined ? `no backup of volume ${volume}` : `no backup ${name}`
-  throw new CommandError('NotFound', `there is ${which} in ${repository.store.name}`)
-}
-
-/** Is the manifest that of the backup, or with `orLater` of a later one? Names begin with times. */
-const isFor = (key: string, name: string, orLater: boolean): boolean =>
-  orLater ? key > `backups/${name}.json` : key === `backups/${name}.json`
 
 function addVerify(parent: Command): void {
   const command = parent
@@ -212,7 +194,7 @@ async function wantedOf(
   named: string | undefined
 ): Promise<{ backups: Backup[]; damaged: string[] }> {
   if (named === undefined) return repository.readable(volume)
-  return { backups: [await chosen(repository, volume ?? '', named)], damaged: [] }
+  return { backups: [await repository.find(volume ?? '', named)], damaged: [] }
 }
 
 const damageText = ({ object, why, backup, offset, length }: Damage): string =>
@@ -248,7 +230,7 @@ async function restore(context: Context, volume: string, options: RestoreOptions
   const repository = await repositoryAt(options)
   const keyring = new BackupKeyring(context, repository, options)
   try {
-    const backup = await chosen(repository, volume, options.backup)
+    const backup = await repository.find(volume, options.backup)
     const keys = await keyring.of(backup.manifest)
     const source = sourceOf(repository, backup, keys)
     if (toFile !== undefined) await toImage(context, backup, source, toFile)
@@ -317,6 +299,7 @@ function addPrune(parent: Command): void {
     .option('--keep <N>', 'keep the last N', countArgument)
     .option('--keep-daily <N>', 'and the last one of each of the last N days', countArgument)
     .option('--backup <NAME>', 'forget this one, as list shows it')
+    .option('--break-lock', 'take another prune that seems to go on for dead')
   addSecretOptions(addStoreOptions(command)).action(
     action<[string | undefined], PruneOptions>((context, [volume], options) =>
       runPrune(context, volume, options)
@@ -341,7 +324,12 @@ async function runPrune(
   }
   const keyring = new BackupKeyring(context, repository, options)
   try {
-    const pruned = await prune(repository, unwanted, (manifest) => keyring.of(manifest))
+    const turn = {
+      breakLock: options.breakLock ?? false,
+      onWaiting: ({ host }: { host: string }): void =>
+        output.note(`waiting to see whether the prune on ${host} goes on`)
+    }
+    const pruned = await prune(repository, unwanted, (manifest) => keyring.of(manifest), turn)
     output.result(pruned, () => {
       const { forgotten, objects, bytes, waitsFor } = pruned
       const sum = `${forgotten.length} backups forgotten, ${objects} objects deleted`
@@ -365,7 +353,7 @@ async function unwantedOf(
   }
   if (backup !== undefined) {
     if (isRule) throw new UsageError('--backup and --keep are two rules: give one')
-    return [await chosen(repository, volume, backup)]
+    return [await repository.find(volume, backup)]
   }
   if (!isRule) throw new UsageError('say what is kept: --keep N, --keep-daily N, or --backup NAME')
   if ((keep ?? 0) + (keepDaily ?? 0) === 0) {

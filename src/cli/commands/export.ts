@@ -6,8 +6,9 @@ import { formatSize } from '../../core/units.ts'
 import { action, type Context, withExamples } from '../context.ts'
 import { download } from '../downloads.ts'
 import { CommandError, UsageError } from '../errors.ts'
-import { partName, RawFileSink, RawPipeSink, type Sink, StreamSink } from '../export-sinks.ts'
+import { partName, RawFileSink, RawPipeSink, type Sink } from '../export-sinks.ts'
 import { needProgram, runProgram } from '../programs.ts'
+import { StreamFileSink, StreamPipeSink } from '../stream-sinks.ts'
 
 const formats = ['raw', 'qcow2', 'torus'] as const
 type Format = (typeof formats)[number]
@@ -91,10 +92,9 @@ function olderOf(
 
 async function sinkFor(path: string, format: Format): Promise<Sink> {
   if (path === '-') {
-    return format === 'torus' ? StreamSink.pipe(process.stdout) : new RawPipeSink(process.stdout)
+    return format === 'torus' ? new StreamPipeSink(process.stdout) : new RawPipeSink(process.stdout)
   }
-  if (format === 'torus') return StreamSink.file(path)
-  const sink = new RawFileSink(path)
+  const sink = format === 'torus' ? new StreamFileSink(path) : new RawFileSink(path)
   await sink.open()
   return sink
 }
@@ -102,7 +102,10 @@ async function sinkFor(path: string, format: Format): Promise<Sink> {
 async function convert(raw: string, path: string): Promise<void> {
   const args = ['convert', '-f', 'raw', '-O', 'qcow2', raw, partName(path)]
   const { code, output } = await runProgram(needProgram('qemu-img'), args)
-  if (code !== 0) throw new CommandError('Unavailable', `qemu-img failed: ${output}`)
+  if (code !== 0) {
+    for (const left of [partName(path), raw]) await rm(left, { force: true })
+    throw new CommandError('Unavailable', `qemu-img failed: ${output}`)
+  }
   await rename(partName(path), path)
   await rm(raw)
 }
