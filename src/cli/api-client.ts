@@ -356,7 +356,7 @@ export class ApiClient {
 
   #unreachable(error: NodeJS.ErrnoException): CommandError {
     const why = error.code ?? error.message
-    const tls = tlsTrouble(why, error.message)
+    const tls = this.address.startsWith('https:') ? tlsTrouble(why, error.message) : null
     if (tls !== null) {
       const message = `${this.address}: ${tls} (${error.message})`
       return new CommandError('Forbidden', message, { cause: error })
@@ -394,6 +394,7 @@ function tlsTrouble(code: string, message: string): string | null {
   if (code === 'ERR_TLS_CERT_ALTNAME_INVALID') return 'its certificate has other names'
   if (code === 'CERT_HAS_EXPIRED') return 'its certificate expired'
   if (/UNABLE_TO|SELF_SIGNED|CERT_/.test(code)) return 'it is not trusted: see --admin-ca'
+  if (code === 'ECONNRESET') return 'it cut us off: it may not take our certificate (--admin-cert)'
   return code.startsWith('ERR_SSL') ? 'no TLS connection came about' : null
 }
 

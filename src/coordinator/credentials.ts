@@ -9,7 +9,7 @@ import type { CertificateInfo, HealthProblem } from '../admin/schemas.ts'
 import type { AdminTls } from '../admin/tls.ts'
 import type { Clock, Timers } from '../core/clock.ts'
 import type { Log } from '../core/log.ts'
-import { namesOfCertificate } from '../core/certificate-names.ts'
+import { namesOfCertificate, pemCertificates } from '../core/certificate-names.ts'
 
 export interface CredentialUser {
   /** As messages and `torus tls show` name it: `nbd`, `admin`, `peer`, `etcd`. */
@@ -137,7 +137,7 @@ export class Credentials {
 
   async #readCertificates(): Promise<void> {
     const lists = this.#watched.map(({ user }) =>
-      Promise.all(user.certificates.map((file) => infoOf(user.name, file)))
+      Promise.all(user.certificates.map((file) => infosOf(user.name, file)))
     )
     this.#certificates = (await Promise.all(lists)).flat(2)
   }
@@ -152,31 +152,36 @@ async function marksOf(files: readonly string[]): Promise<string> {
   return (await Promise.all(marks)).join(', ')
 }
 
-/** Of the first in the file, which is the one that is shown; none of a file that has none. */
-async function infoOf(use: string, file: string): Promise<CertificateInfo[]> {
+/** Of all in the file: its chain, or several authorities; none of a file that has none. */
+async function infosOf(use: string, file: string): Promise<CertificateInfo[]> {
   try {
-    const certificate = new X509Certificate(await readFile(file))
-    return [
-      {
-        use,
-        file,
-        names: namesOfCertificate(certificate.subjectAltName ?? ''),
-        subject: certificate.subject.replaceAll('\n', ', '),
-        issuer: certificate.issuer.replaceAll('\n', ', '),
-        isAuthority: certificate.ca,
-        validFrom: new Date(certificate.validFrom).toISOString(),
-        validTo: new Date(certificate.validTo).toISOString()
-      }
-    ]
+    const all = pemCertificates(await readFile(file, 'utf8'))
+    return all.map((pem) => infoOf({ use, file }, new X509Certificate(pem)))
   } catch {
     return []
   }
 }
 
-function expiryProblem({ use, file, validTo }: CertificateInfo, nowMs: number): HealthProblem[] {
+const infoOf = (
+  of: Pick<CertificateInfo, 'use' | 'file'>,
+  certificate: X509Certificate
+): CertificateInfo => ({
+  ...of,
+  names: namesOfCertificate(certificate.subjectAltName ?? ''),
+  subject: certificate.subject.replaceAll('\n', ', '),
+  issuer: certificate.issuer.replaceAll('\n', ', '),
+  isAuthority: certificate.ca,
+  validFrom: new Date(certificate.validFrom).toISOString(),
+  validTo: new Date(certificate.validTo).toISOString()
+})
+
+function expiryProblem(
+  { use, file, subject, validTo }: CertificateInfo,
+  nowMs: number
+): HealthProblem[] {
   const leftMs = Date.parse(validTo) - nowMs
   if (leftMs > WARN_BEFORE_MS) return []
-  const what = `${use}: certificate ${file}`
+  const what = `${use}: certificate ${file} (${subject})`
   const then = 'put a new one in its place: it is read by itself'
   if (leftMs <= 0) {
     const message = `${what} expired at ${validTo}: ${then}`

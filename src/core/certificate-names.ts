@@ -20,6 +20,10 @@ export function namesOfClient(socket: tls.TLSSocket): string[] {
 export const isNamed = (socket: tls.TLSSocket, name: string): boolean =>
   namesOfClient(socket).includes(name.toLowerCase())
 
+/** Those in a file, one after the other. */
+export const pemCertificates = (text: string): string[] =>
+  text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\r?\n?/g) ?? []
+
 /** From Node's text of a subject alternative name. */
 export const namesOfCertificate = (text: string): string[] =>
   // A name that holds a comma or a quote is written as a quoted string, and is none for us.

@@ -1,5 +1,5 @@
 import { deepStrictEqual, match, rejects, strictEqual } from 'node:assert'
-import { copyFile, writeFile } from 'node:fs/promises'
+import { copyFile, readFile, writeFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { suite } from 'uvu'
 import { Credentials } from '../../src/coordinator/credentials.ts'
@@ -87,6 +87,14 @@ test('who uses which certificate is listed, and one that expires is a problem', 
     match(credentials.problems()[0]!.message, /expires in 30 days/)
     now(Date.parse(info!.validTo))
     deepStrictEqual(levels(), ['certificateExpirederror'])
+    // While an authority is replaced a file has both.
+    const other = await addCertificate(made, { name: 'node-2' })
+    await writeFile(cert, `text before\n${await readFile(cert)}${await readFile(other.cert)}`)
+    await credentials.reload()
+    deepStrictEqual(
+      credentials.list().map(({ names }) => names.join()),
+      ['node-1', 'node-2']
+    )
   }))
 
 test.run()

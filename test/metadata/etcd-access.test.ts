@@ -1,14 +1,17 @@
 /** TLS and users of etcd: who may come in, and what is said to who may not. */
 import { match, ok, rejects, strictEqual } from 'node:assert'
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
+import { createServer } from 'node:tls'
 import { Range } from 'etcd3'
 import { test } from 'uvu'
 import { systemClock } from '../../src/core/clock.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import type { EtcdOptions } from '../../src/metadata/etcd-options.ts'
 import { EtcdStore } from '../../src/metadata/etcd-store.ts'
-import { type Certificates, makeCertificates } from '../helpers/certificates.ts'
+import { addCertificate, type Certificates, makeCertificates } from '../helpers/certificates.ts'
 import { testNeeding } from '../helpers/environment.ts'
 import { EtcdServer } from '../helpers/etcd.ts'
 import { Scratch } from '../helpers/images.ts'
@@ -85,6 +88,34 @@ testNeeding(needs, 'an etcd with TLS is used, and one that cannot be trusted is 
     const plain = endpoints.map((url) => url.replace('https:', 'http:'))
     await rejects(use({ endpoints: plain }), failsWith(ErrorCode.Unavailable, /127\.0\.0\.1/))
   })
+})
+
+const old = 'an etcd whose certificate is over, of another name or authority is not trusted'
+testNeeding({ programs: ['openssl'] }, old, async () => {
+  const [scratch, others] = [await Scratch.create(), await Scratch.create()]
+  try {
+    const files = await makeCertificates(scratch)
+    const foreign = await makeCertificates(others)
+    const shown = [
+      await addCertificate(files, { name: 'old', names: 'IP:127.0.0.1', expired: true }),
+      await addCertificate(files, { name: 'elsewhere' }),
+      { cert: foreign.serverCert, key: foreign.serverKey }
+    ]
+    const quick = { callMs: 1500, attemptMs: 500 }
+    const refuse = async ({ cert, key }: { cert: string; key: string }): Promise<void> => {
+      const pair = { cert: readFileSync(cert), key: readFileSync(key) }
+      const server = createServer({ ...pair, ALPNProtocols: ['h2'] })
+      server.listen(0, '127.0.0.1')
+      await once(server, 'listening')
+      const endpoints = [`https://127.0.0.1:${(server.address() as AddressInfo).port}`]
+      const given = { endpoints, tls: { ca: readFileSync(files.ca) }, times: quick }
+      await rejects(use(given), failsWith(ErrorCode.Forbidden, /certificate/))
+      server.close()
+    }
+    await Promise.all(shown.map(refuse))
+  } finally {
+    for (const each of [scratch, others]) await each.remove()
+  }
 })
 
 testNeeding(needs, 'an etcd that asks for a certificate gets ours', async () => {

@@ -1,7 +1,15 @@
 import type { Command } from 'commander'
 import { namesOfCertificate } from '../../core/certificate-names.ts'
 import { listArgument } from '../arguments.ts'
-import { authorityIn, type CertificateWish, issue, makeDirectory } from '../certificates.ts'
+import {
+  authorityIn,
+  authorityOf,
+  type CertificateWish,
+  copyAuthority,
+  issue,
+  makeDirectory,
+  requireNew
+} from '../certificates.ts'
 import { action, withExamples } from '../context.ts'
 import { UsageError } from '../errors.ts'
 
@@ -48,8 +56,8 @@ function addInit(parent: Command): void {
     )
     .option('--client <NAME>', 'name of the NBD client, for --allow-tls-name', 'client')
     .option('--out <DIR>', 'where they go; an authority that is there is used again', 'tls')
-    .option('--ca-cert <FILE>', 'authority to use instead, PEM')
-    .option('--ca-key <FILE>', 'its private key, PEM')
+    .option('--ca-cert <FILE>', 'authority to use instead, and its issuers up to the root, PEM')
+    .option('--ca-key <FILE>', 'its private key, PEM, not encrypted')
     .action(
       action<[], InitOptions>(async ({ output }, _, options) => {
         const { out, caCert, caKey } = options
@@ -57,11 +65,16 @@ function addInit(parent: Command): void {
           throw new UsageError('--ca-cert and --ca-key belong together')
         }
         if (options.host.length === 0) throw new UsageError('--host names nothing')
+        const wishes = wishesOf(options)
+        const files = wishes.map(({ file }) => file)
+        requireNew(out, files)
+        const isOwn = caCert === undefined || caKey === undefined
+        const given = isOwn ? null : authorityOf(caCert, caKey)
         makeDirectory(out)
-        const given = caCert === undefined || caKey === undefined
-        const authority = given ? await authorityIn(out) : { cert: caCert, key: caKey }
+        const authority = given ?? (await authorityIn(out))
+        copyAuthority(authority, out)
         const rows: string[][] = []
-        for (const wish of wishesOf(options)) {
+        for (const wish of wishes) {
           const { subjectAltName = '', validTo } = await issue(authority, out, wish)
           rows.push([
             `${out}/${wish.file}-cert.pem`,
