@@ -231,7 +231,7 @@ function openVolumes(
   return new Volumes({
     ...rest,
     ...{ arena, bases, store },
-    sealed: sealedStore(storage, rest.keyring, log),
+    sealed: sealedStore(storage, rest.keyring.families, log),
     ...(replication === null ? {} : { gate: replication.gate }),
     disconnect: (volume) => disconnectVolume(nbd(), volume),
     onChange: () => {

@@ -1,5 +1,5 @@
 /** Which layers a volume has, and which of them somebody reads (src/shard/LAYERS.md). */
-import { layerNumber, nextLayerLow } from '../core/layer-ids.ts'
+import { BASED_START, isBasedLayer, layerNumber, nextLayerLow } from '../core/layer-ids.ts'
 import { formatId64, parseId64 } from './ids.ts'
 import type { DeletedRecord, VolumeRecord } from './records.ts'
 
@@ -80,6 +80,31 @@ export function mergedLayers(volume: Layered, read: readonly string[]): MergedLa
     }
   }
   return runs
+}
+
+/** A layer that is read, and the one below which it shows what others have; null: nothing is. */
+export interface View {
+  readonly layer: string
+  readonly since: string | null
+}
+
+/** Below all layers of a branch that has a base: what it shows of that is from there or below. */
+export const belowBranch = (layer: string): string =>
+  formatId64(parseId64(layer).high, BASED_START - 1)
+
+/** What of these layers is read, in the volume's own lines; the last one is `head`. */
+export function viewsBelow(volume: Layered, head: string, read: readonly string[]): View[] {
+  const views: View[] = []
+  for (const line of linesOf({ ...volume, headLayer: head })) {
+    const { high, low } = parseId64(line.last)
+    let since = isBasedLayer(low) ? belowBranch(line.last) : null
+    for (const each of new Set(readIn(line, line.last === head ? [...read, head] : read))) {
+      const layer = formatId64(high, each)
+      views.push({ layer, since })
+      since = layer
+    }
+  }
+  return views
 }
 
 /** The lowest layer that is read of the line that begins with `root`; null: none is. */

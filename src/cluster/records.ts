@@ -185,7 +185,7 @@ const volumeKeysSchema = z.looseObject({
       (all) => all.every(({ fromEpoch }, at) => at === 0 || all[at - 1]!.fromEpoch < fromEpoch),
       'each data key is for higher epochs than the one before'
     ),
-  /** Of a clone: the families whose blocks it may read, all under its first data key. */
+  /** Of a clone: families whose blocks it may read. They have its master key. */
   readsFrom: z.array(id64).optional(),
   /** What a rekey has done: blocks before chunk `nextChunk` are under the last generation. */
   rekey: z.object({ nextChunk: count, startedAt: time }).nullable()

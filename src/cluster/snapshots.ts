@@ -305,7 +305,8 @@ export class SnapshotDirectory {
 
   /** Nothing below the head may need a key that a rekey is about to forget. @throws StoreError */
   async #checkKeys({ family, name, encryption }: VolumeRecord): Promise<void> {
-    if (encryption === undefined) return
+    // Older versions, which may be the gateway next, forget the old key whatever snapshots need.
+    if (encryption === undefined || this.#cluster.features.has('branches')) return
     const { keys, store } = this.#cluster
     const entry = await store.get(keys.volumeKeys(family))
     if (entry === null || decodeRecord('volumeKeys', entry.key, entry.value).rekey === null) return

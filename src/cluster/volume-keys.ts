@@ -12,11 +12,16 @@ export class VolumeKeys {
 
   /** @throws StoreError NotFound */
   async get(family: string): Promise<VolumeKeysRecord> {
-    const key = this.#cluster.keys.volumeKeys(family)
-    const entry = await this.#cluster.store.get(key)
-    if (entry !== null) return decodeRecord('volumeKeys', key, entry.value)
+    const record = await this.find(family)
+    if (record !== null) return record
     const hint = 'if they were exported, "torus volume key import" brings them back'
     throw new StoreError(ErrorCode.NotFound, `family ${family} has no key slots: ${hint}`)
+  }
+
+  async find(family: string): Promise<VolumeKeysRecord | null> {
+    const key = this.#cluster.keys.volumeKeys(family)
+    const entry = await this.#cluster.store.get(key)
+    return entry === null ? null : decodeRecord('volumeKeys', key, entry.value)
   }
 
   /**

@@ -76,7 +76,7 @@ export function prepareUnlocking(given: {
     keyring,
     backend: (volumes) => {
       const trouble = (what: string, err: unknown): void => log.warn({ err }, what)
-      encrypted = new EncryptedVolumes({ volumes, keyring, records, trouble })
+      encrypted = new EncryptedVolumes({ volumes, keyring, cluster, trouble })
       return new KeysBackend(encrypted)
     },
     stop: async () => {

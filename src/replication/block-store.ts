@@ -13,6 +13,8 @@ export class BlockOp extends ShardOp {
   onDone: (op: BlockOp) => void = () => {}
   /** The store's own: `onDone` as it was submitted. */
   onChanged: (op: BlockOp) => void = () => {}
+  /** The same of the store that has sealed blocks opened below it. */
+  onOpened: (op: BlockOp) => void = () => {}
   /** Whatever the caller needs to find its way back (a VolumeRequest, usually). */
   owner: unknown = null
   /** Of replicated stores: where the chunk belongs, and the group epoch it was sent under. */
@@ -85,6 +87,9 @@ export interface BlockStore {
   flush(done: (error: number) => void, whose?: FamilyKey): void
   /** Of replicated stores: what the flush of one family waits for may not concern another. */
   readonly flushesApart?: boolean
+  /** Of replicated stores: writes of the family whose clients were told that they failed, and which
+   * go on until all members have them. */
+  hasDetached?(whose: FamilyKey): boolean
   /** Sends a copy of `op` (DeleteLayer, Compact, Scrub, Checkpoint) to every shard. */
   broadcast(op: ShardOp, done: (error: number) => void): void
 }

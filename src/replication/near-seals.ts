@@ -33,11 +33,11 @@ export class NearSeals {
     const map = Math.floor(at / MAP_WORDS) * SEAL_MAP_WORDS
     const writerEpoch = seals[map + SEAL_EPOCHS + block]!
     const sequence = seals[map + SEAL_LOWS + block]! + seals[map + SEAL_HIGHS + block]! * TWO_32
-    const key = this.keys?.keyOf(op.keySlot, writerEpoch) ?? null
+    const familyLow = seals[map + SEAL_FAMILIES + block]!
+    const key = this.keys?.keyOf(op.keySlot, familyLow, writerEpoch) ?? null
     if (key === null || writerEpoch === 0) return false
     const tagAt = (map + 4 * block) * 4
     const tag = this.bytes.subarray(tagAt, tagAt + SEAL_TAG_BYTES)
-    const familyLow = seals[map + SEAL_FAMILIES + block]!
     this.seal.version(op.familyHigh, familyLow, writerEpoch, sequence)
     return this.seal.open(key, op.chunk, block, bytes, tag, bytes)
   }

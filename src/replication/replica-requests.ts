@@ -103,6 +103,16 @@ export class ReplicaRequests {
     }
   }
 
+  /** Are there writes of it that go on without their client? */
+  hasDetached(familyHigh: number, familyLow: number): boolean {
+    const isDetached = ({ client, isWrite, request }: Pending): boolean =>
+      isWrite &&
+      client === null &&
+      request.familyHigh === familyHigh &&
+      request.familyLow === familyLow
+    return this.#detached > 0 && this.list.select(isDetached).length > 0
+  }
+
   /** R43: what is under way in `group`, and is `other`'s now, goes on there. */
   split(group: GroupIo, other: GroupIo): void {
     const { pool, index } = other

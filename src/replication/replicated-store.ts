@@ -243,6 +243,10 @@ export class ReplicatedStore implements BlockStore {
     } else queueMicrotask(() => done(ErrorCode.Closed))
   }
 
+  hasDetached({ familyHigh, familyLow }: FamilyKey): boolean {
+    return this.#requests.hasDetached(familyHigh, familyLow)
+  }
+
   broadcast(op: ShardOp, done: (error: number) => void): void {
     if (this.#local === null) queueMicrotask(() => done(ErrorCode.Ok))
     else this.#local.broadcast(op, done)

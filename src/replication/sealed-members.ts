@@ -26,8 +26,15 @@ import {
   SealKind,
   type ShardOp
 } from '../shard/op.ts'
-import { type BlockOp, type BlockStore, copyRequest, OpFlag, OpKind } from './block-store.ts'
-import { ANY_EPOCH, type FamilyKeys } from './sealed-store.ts'
+import {
+  type BlockOp,
+  type BlockStore,
+  copyRequest,
+  type FamilyKey,
+  OpFlag,
+  OpKind
+} from './block-store.ts'
+import type { FamilyKeys } from './sealed-store.ts'
 
 export interface SealedMembersOptions {
   readonly store: BlockStore
@@ -52,6 +59,8 @@ export class SealedMembersStore implements BlockStore {
   /** Ops that wait for pages, and all that came after them. */
   #waiting: BlockOp[] = []
   #refused: BlockOp[] = []
+  /** Reads for which keys were fetched. */
+  readonly #again = new Set<BlockOp>()
   /** A run for when the arena has none, so that one op can always go on; -1 while it is in use. */
   #spare: number
   #armed = false
@@ -122,6 +131,10 @@ export class SealedMembersStore implements BlockStore {
     this.#store.flush(done)
   }
 
+  hasDetached(whose: FamilyKey): boolean {
+    return this.#store.hasDetached?.(whose) ?? false
+  }
+
   broadcast(op: ShardOp, done: (error: number) => void): void {
     this.#store.broadcast(op, done)
   }
@@ -133,8 +146,9 @@ export class SealedMembersStore implements BlockStore {
       return true
     }
     const isRead = op.kind === OpKind.Read
-    const key = this.#keyOf(op, isRead ? ANY_EPOCH : op.writerEpoch)
-    if (key === null) {
+    const key = isRead ? null : this.#keyOf(op, op.familyLow, op.writerEpoch)
+    const isLocked = isRead ? !this.#isUnlocked(op) : key === null
+    if (isLocked) {
       this.#refuse(op)
       return true
     }
@@ -149,7 +163,7 @@ export class SealedMembersStore implements BlockStore {
     inner.owner = op
     inner.onDone = this.#done
     if (isRead) inner.verify = this.#open
-    else this.#sealInto(op, key, inner)
+    else this.#sealInto(op, key!, inner)
     this.#store.submit(inner)
     return true
   }
@@ -181,17 +195,13 @@ export class SealedMembersStore implements BlockStore {
       }
       const writerEpoch = view.getUint32(at + 16, true)
       const sequence = view.getUint32(at + 20, true) + view.getUint32(at + 24, true) * TWO_32
-      const key = this.#keyOf(op, writerEpoch)
-      if (key === null) return ErrorCode.Locked
+      const familyLow = withKin(op.familyLow, kind >>> SEAL_KIN_SHIFT)
+      const key = this.#keyOf(op, familyLow, writerEpoch)
+      if (key === null && this.#mayLack(op)) return ErrorCode.Locked
       const cipher = this.#views.at(inner.payload + i * BLOCK_BYTES)
       const tag = bytes.subarray(at, at + SEAL_TAG_BYTES)
       const block = op.firstBlock + i
-      const familyLow = withKin(op.familyLow, kind >>> SEAL_KIN_SHIFT)
-      // All that it stands on has its key, and others that stand there too.
-      const isOurs =
-        familyLow === op.familyLow ||
-        this.#options.families.readsFrom(op.familyHigh, op.familyLow, familyLow)
-      if (writerEpoch > 0 && isOurs) {
+      if (writerEpoch > 0 && key !== null) {
         this.#seal.version(op.familyHigh, familyLow, writerEpoch, sequence)
         if (this.#seal.open(key, op.chunk, block, cipher, tag, plain)) continue
       }
@@ -202,10 +212,29 @@ export class SealedMembersStore implements BlockStore {
     return ErrorCode.Ok
   }
 
-  #keyOf(op: BlockOp, writerEpoch: number): Buffer | null {
+  #isUnlocked({ familyHigh, familyLow }: BlockOp): boolean {
+    return this.#options.families.slotOf(familyHigh, familyLow) !== 0
+  }
+
+  /** For blocks of `family` among what the op is about. */
+  #keyOf(op: BlockOp, family: number, writerEpoch: number): Buffer | null {
     const { families, keys } = this.#options
-    const slot = families.slotOf(op.familyHigh, op.familyLow, writerEpoch)
-    return slot === 0 ? null : keys.keyOf(slot, writerEpoch)
+    const group = families.slotOf(op.familyHigh, op.familyLow)
+    return group === 0 ? null : keys.keyOf(group, family, writerEpoch)
+  }
+
+  /** May there be a key which is not held yet? Not when the volume was locked meanwhile. */
+  #mayLack(op: BlockOp): boolean {
+    if (!this.#isUnlocked(op)) return true
+    const { families } = this.#options
+    return families.mayLack(op.familyHigh, op.familyLow) && !this.#again.has(op)
+  }
+
+  async #readAgain(op: BlockOp): Promise<void> {
+    this.#again.add(op)
+    await this.#options.families.fetch(op.familyHigh, op.familyLow)
+    this.submit(op)
+    this.ring()
   }
 
   readonly #done = (inner: BlockOp): void => {
@@ -216,10 +245,16 @@ export class SealedMembersStore implements BlockStore {
     this.#release(inner.payload)
     inner.verify = null
     this.#store.releaseOp(inner)
+    if (op.error === ErrorCode.Locked && this.#isUnlocked(op) && !this.#again.has(op)) {
+      void this.#readAgain(op)
+      return
+    }
+    this.#again.delete(op)
     op.onDone(op)
   }
 
   #refuse(op: BlockOp): void {
+    this.#again.delete(op)
     op.error = ErrorCode.Locked
     op.resultA = 0
     op.resultB = 0

@@ -4,14 +4,16 @@ import { type BlockOp, type BlockStore, OpKind } from './block-store.ts'
 
 /** The data keys of families. */
 export interface FamilyKeys {
-  /** Slot of the key for blocks of versions with `writerEpoch`, and before; 0: it is locked. */
-  slotOf(familyHigh: number, familyLow: number, writerEpoch: number): number
-  /** May blocks of the family with the lower half `fromLow` be among what this one reads? */
-  readsFrom(familyHigh: number, familyLow: number, fromLow: number): boolean
+  /** Group of the keys (seal/keyring.ts) for all that is read of a family; 0: it is locked. */
+  slotOf(familyHigh: number, familyLow: number): number
+  /**
+   * May some of them be missing? Those of what a clone stands on change while that is rekeyed, by
+   * whomever.
+   */
+  mayLack(familyHigh: number, familyLow: number): boolean
+  /** Resolves when all that the metadata has are in the group, or it does not answer. */
+  fetch(familyHigh: number, familyLow: number): Promise<void>
 }
-
-/** No version has a higher one: its key's slot leads to those of all lower ones. */
-export const ANY_EPOCH = 2 ** 32 - 1
 
 /**
  * The store of this process's shards as encrypted volumes see it: shards seal what they write and
@@ -21,6 +23,8 @@ export class SealedStore implements BlockStore {
   readonly #store: BlockStore
   readonly #keys: FamilyKeys
   #refused: BlockOp[] = []
+  /** Reads for which keys were fetched. */
+  readonly #again = new Set<BlockOp>()
 
   constructor(store: BlockStore, keys: FamilyKeys) {
     this.#store = store
@@ -38,18 +42,21 @@ export class SealedStore implements BlockStore {
 
   submit(op: BlockOp): void {
     if (op.kind === OpKind.Read || op.kind === OpKind.Write) {
-      const writerEpoch = op.kind === OpKind.Read ? ANY_EPOCH : op.writerEpoch
-      op.keySlot = this.#keys.slotOf(op.familyHigh, op.familyLow, writerEpoch)
+      op.keySlot = this.#keys.slotOf(op.familyHigh, op.familyLow)
       if (op.keySlot === 0) {
         this.#refuse(op)
         return
+      }
+      if (op.kind === OpKind.Read && this.#keys.mayLack(op.familyHigh, op.familyLow)) {
+        op.onOpened = op.onDone
+        op.onDone = this.#done
       }
     }
     this.#store.submit(op)
   }
 
   readNow(op: BlockOp, into: Buffer, start: number): number {
-    op.keySlot = this.#keys.slotOf(op.familyHigh, op.familyLow, ANY_EPOCH)
+    op.keySlot = this.#keys.slotOf(op.familyHigh, op.familyLow)
     return op.keySlot === 0 ? -1 : this.#store.readNow(op, into, start)
   }
 
@@ -65,7 +72,28 @@ export class SealedStore implements BlockStore {
     this.#store.broadcast(op, done)
   }
 
+  readonly #done = (op: BlockOp): void => {
+    op.onDone = op.onOpened
+    const isLacking = op.error === ErrorCode.Locked
+    if (isLacking && !this.#again.has(op)) {
+      this.#again.add(op)
+      void this.#readAgain(op)
+      return
+    }
+    this.#again.delete(op)
+    // All keys that there are do not open it.
+    if (isLacking) op.error = ErrorCode.SealBroken
+    op.onDone(op)
+  }
+
+  async #readAgain(op: BlockOp): Promise<void> {
+    await this.#keys.fetch(op.familyHigh, op.familyLow)
+    this.submit(op)
+    this.ring()
+  }
+
   #refuse(op: BlockOp): void {
+    this.#again.delete(op)
     op.error = ErrorCode.Locked
     op.resultA = 0
     op.resultB = 0

@@ -1,26 +1,33 @@
 /**
  * Seals and opens single blocks of encrypted volumes: each with a nonce and a tag of its own.
  *
- * No nonce is used twice under one key:
+ * No nonce is used twice under one key. Each family has data keys of its own, made at random, so
+ * what other volumes do is of no concern: keys are never given to another family to write with, and
+ * what a clone reads of others it only opens.
  *
  * - It is (writerEpoch, sequence, block of the volume). A family has one writer at a time: whoever
  *   becomes it takes a writerEpoch from the metadata that nobody had before, also after a crash, a
  *   takeover, or a restore of the metadata (fencing tokens only grow). Within an epoch the writer
  *   gives each write a sequence of its own, and a write has a block once. So (version, block) names
  *   one write of one block, in all layers of the family.
- * - A clone is a family of its own, whose versions are those of others again, under the same key:
- *   its id has the place of the one that it was cloned from, and another kin, which is part of the
- *   nonce. A kin is drawn at random from 2^28, and not one of a family that is there, or is being
- *   deleted. Volumes that were not cloned from each other have other keys.
+ * - Clones of before that had the data key of what they were cloned from. What keeps them apart is
+ *   the kin in the nonce, drawn at random from 2^28, and not one of a family that is there, or is
+ *   being deleted: of many thousand clones, one after the other, two may have had the same. A
+ *   rekey gives each its own.
+ * - A volume that goes back to a snapshot is the same family, whose epochs and sequences go on.
  * - The same version and block is sealed again only when a worker died over a write that is then
  *   carried out again: from the same plaintext, which stays where it is until the write is
  *   answered, because a worker seals into memory of its own. The outcome is the same bytes. What
  *   was sealed for members of a group is kept and sent again as it is.
  * - A client that writes again what failed, or what it is not sure of, gets a new version.
- * - Compaction, resync, repair, and a merge of layers copy ciphertext with its version and tag;
- *   they have no keys. Who reads, changes and writes a block back (sub-block writes, rekey) does
- *   so as a writer, with a new version.
- * - A rekey is another key, for blocks of epochs from some epoch on.
+ * - Compaction, resync, repair, a merge of layers, a move to other peers and a split of groups copy
+ *   ciphertext with its version and tag; they have no keys. Who reads, changes and writes a block
+ *   back (sub-block writes, rekey, flatten) does so as a writer, with a new version, also where
+ *   that goes to a layer below the head: versions are of the family, not of a layer.
+ * - A rekey is another key, for blocks of epochs from some epoch on, all of which are above every
+ *   one that was given out when it was made. It is known to a writer before its first write under
+ *   such an epoch (ManagedVolume.#followKeys), so an epoch has one key.
+ * - Metadata that was restored may give out a generation's number again; its key is another one.
  *
  * What breaks it: disks and metadata of a whole cluster put back to an earlier moment together,
  * by somebody's snapshot of all its machines, and written again from there. Then versions come

@@ -7,8 +7,9 @@
  *      0  state     MailState
  *      1  key       8 words; zero but while the state is Handed
  *      9  fromEpoch the first writerEpoch that the key is for
- *     10  older     slot of the key for those before; 0: there is none
- *     11  zero
+ *     10  family    whose blocks it is for: lower half of the id; 0: of any
+ *     11  group     of the keys that requests for one volume find by its number
+ *     12  zero
  *
  * Only the main thread changes Empty, Taken -> Handed and Handed, Taken -> Dropped; only the worker
  * Handed -> Taken and Dropped -> Empty. A slot gets another key when every worker has it Empty, so
@@ -23,7 +24,18 @@ const HEAD_WORDS = 16
 const SLOT_WORDS = 16
 const AT_KEY = 1
 const AT_FROM_EPOCH = 9
-const AT_OLDER = 10
+const AT_FAMILY = 10
+const AT_GROUP = 11
+
+/** Which blocks a key is for. */
+export interface KeyPlace {
+  /** Requests carry its number (`ShardOp.keySlot`), and need keys of it alone. */
+  readonly group: number
+  /** Lower half of the id; 0: of any. */
+  readonly family: number
+  /** Versions with this writerEpoch, up to that of the next key of the family. */
+  readonly fromEpoch: number
+}
 
 export const MailState = { Empty: 0, Handed: 1, Taken: 2, Dropped: 3 } as const
 
@@ -59,17 +71,19 @@ export class KeyMailbox {
   }
 
   /** The main thread: which blocks the key is for, before it is handed. */
-  describe(slot: number, fromEpoch: number, older: number): void {
+  describe(slot: number, { fromEpoch, family, group }: KeyPlace): void {
     this.words[placeOf(slot) + AT_FROM_EPOCH] = fromEpoch
-    this.words[placeOf(slot) + AT_OLDER] = older
+    this.words[placeOf(slot) + AT_FAMILY] = family
+    this.words[placeOf(slot) + AT_GROUP] = group
   }
 
-  fromEpochOf(slot: number): number {
-    return this.words[placeOf(slot) + AT_FROM_EPOCH]! >>> 0
-  }
-
-  olderOf(slot: number): number {
-    return this.words[placeOf(slot) + AT_OLDER]!
+  described(slot: number): KeyPlace {
+    const { words } = this
+    return {
+      fromEpoch: words[placeOf(slot) + AT_FROM_EPOCH]! >>> 0,
+      family: words[placeOf(slot) + AT_FAMILY]! >>> 0,
+      group: words[placeOf(slot) + AT_GROUP]!
+    }
   }
 
   keyOf(slot: number): Buffer {
@@ -82,4 +96,4 @@ function placeOf(slot: number): number {
   return HEAD_WORDS + (slot - 1) * SLOT_WORDS
 }
 
-assert(AT_KEY + KEY_BYTES / 4 === AT_FROM_EPOCH && AT_OLDER < SLOT_WORDS, 'a key fits its place')
+assert(AT_KEY + KEY_BYTES / 4 === AT_FROM_EPOCH && AT_GROUP < SLOT_WORDS, 'a key fits its place')

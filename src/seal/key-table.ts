@@ -1,56 +1,68 @@
 import { KEY_SLOTS_MAX } from '../core/limits.ts'
-import { KEY_BYTES } from './key-mailbox.ts'
+import { KEY_BYTES, type KeyPlace } from './key-mailbox.ts'
 import { secretBuffer, wipe } from './secret.ts'
 
-/** Who seals and opens blocks finds keys here by their slot. */
+/** Who seals and opens blocks finds keys here. */
 export interface SealKeys {
-  /** For blocks of versions with `writerEpoch`. Null: not held, or not any more. */
-  keyOf(slot: number, writerEpoch: number): Buffer | null
+  /**
+   * Of the group that a request names, for blocks of `family` (lower half of the id) of versions
+   * with `writerEpoch`. Null: not held, or not any more.
+   */
+  keyOf(group: number, family: number, writerEpoch: number): Buffer | null
 }
+
+const NO_SLOTS: readonly number[] = []
 
 /** One thread's copies of keys, by slot. */
 export class KeyTable implements SealKeys {
   private readonly keys: (Buffer | null)[] = new Array(KEY_SLOTS_MAX + 1).fill(null)
-  /** The key is for blocks from this writerEpoch on; those before it have the older slot's. */
-  private readonly fromEpochs = new Float64Array(KEY_SLOTS_MAX + 1)
-  private readonly olders = new Uint32Array(KEY_SLOTS_MAX + 1)
+  private readonly places: (KeyPlace | null)[] = new Array(KEY_SLOTS_MAX + 1).fill(null)
+  /** Slots of a group, those of the highest epochs first: the first that fits is the one. */
+  private readonly groups: (readonly number[])[] = new Array(KEY_SLOTS_MAX + 1).fill(NO_SLOTS)
 
-  keyOf(slot: number, writerEpoch: number): Buffer | null {
-    let at = slot
-    // An older key of the family has a lower epoch, so this ends.
-    while (at !== 0 && writerEpoch < this.fromEpochs[at]!) at = this.olders[at]!
-    return this.keys[at] ?? null
+  keyOf(group: number, family: number, writerEpoch: number): Buffer | null {
+    const slots = this.groups[group]!
+    for (let i = 0; i < slots.length; i++) {
+      const place = this.places[slots[i]!]!
+      const isOfFamily = place.family === family || place.family === 0
+      if (isOfFamily && writerEpoch >= place.fromEpoch) return this.keys[slots[i]!]!
+    }
+    return null
   }
 
   bytesOf(slot: number): Buffer | null {
     return this.keys[slot] ?? null
   }
 
-  fromEpochOf(slot: number): number {
-    return this.fromEpochs[slot]!
+  /** Of a key that is held. */
+  placeOf(slot: number): KeyPlace {
+    return this.places[slot]!
   }
 
-  olderOf(slot: number): number {
-    return this.olders[slot]!
+  slotsOf(group: number): readonly number[] {
+    return this.groups[group]!
   }
 
   /** Copies `key`. */
-  set(slot: number, key: Buffer, fromEpoch: number, older: number): void {
-    const own = this.keys[slot] ?? secretBuffer(KEY_BYTES)
+  set(slot: number, key: Buffer, place: KeyPlace): void {
+    this.forget(slot)
+    const own = secretBuffer(KEY_BYTES)
     key.copy(own)
     this.keys[slot] = own
-    this.fromEpochs[slot] = fromEpoch
-    this.olders[slot] = older
+    this.places[slot] = place
+    const others = this.groups[place.group]!
+    this.groups[place.group] = [...others, slot].sort(
+      (one, other) => this.places[other]!.fromEpoch - this.places[one]!.fromEpoch
+    )
   }
 
   forget(slot: number): void {
     const key = this.keys[slot]
     if (!key) return
     wipe(key)
+    const { group } = this.places[slot]!
+    this.groups[group] = this.groups[group]!.filter((other) => other !== slot)
     this.keys[slot] = null
-    this.fromEpochs[slot] = 0
-    this.olders[slot] = 0
-    // The slot may be of another family's key next.
-    for (let at = 1; at <= KEY_SLOTS_MAX; at++) if (this.olders[at] === slot) this.olders[at] = 0
+    this.places[slot] = null
   }
 }

@@ -1,14 +1,15 @@
 import { assert } from '../core/assert.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { KEY_SLOTS_MAX } from '../core/limits.ts'
-import { KEY_BYTES, KeyMailbox, MailState } from './key-mailbox.ts'
+import { KEY_BYTES, KeyMailbox, type KeyPlace, MailState } from './key-mailbox.ts'
 import { KeyTable, type SealKeys } from './key-table.ts'
 import { wipe } from './secret.ts'
 
 /**
- * The data keys that are unlocked in this process, on the main thread. Each has a slot: a small
- * number that requests carry (`ShardOp.keySlot`). Workers get a copy of each key once, through
- * their KeyMailbox.
+ * The data keys that are unlocked in this process, on the main thread. Those that requests of one
+ * volume need are a group: a small number that they carry (`ShardOp.keySlot`). Each key has a slot,
+ * by which workers get a copy of it once, through their KeyMailbox; the first one of a group gives
+ * it its number.
  */
 export class KeyRing implements SealKeys {
   /** Of each shard's worker. */
@@ -25,37 +26,36 @@ export class KeyRing implements SealKeys {
     this.mailboxes = Array.from({ length: shards }, () => new KeyMailbox())
   }
 
-  keyOf(slot: number, writerEpoch: number): Buffer | null {
-    return this.table.keyOf(slot, writerEpoch)
+  keyOf(group: number, family: number, writerEpoch: number): Buffer | null {
+    return this.table.keyOf(group, family, writerEpoch)
   }
 
   /**
    * Copies a key of KEY_BYTES, which stays the caller's to wipe, and hands it to the workers: any
-   * request submitted after this finds it there. Returns its slot.
-   *
-   * A family that gets a new data key is sealed with it from `fromEpoch` on; with `older`, the slot
-   * of the key before, requests with the new slot still open what has lower writerEpochs.
+   * request submitted after this finds it there. Returns its group: a new one where none is named.
    * @throws StoreError LimitReached
    */
-  hold(key: Buffer, fromEpoch: number = 0, older: number = 0): number {
+  hold(key: Buffer, { group = 0, family = 0, fromEpoch = 0 }: Partial<KeyPlace> = {}): number {
     assert(key.length === KEY_BYTES, 'a data key has its length')
-    assert(
-      older === 0 || this.table.fromEpochOf(older) < fromEpoch,
-      'an older key is for lower epochs'
-    )
     const slot = this.freeSlot()
-    this.table.set(slot, key, fromEpoch, older)
+    const place = { group: group === 0 ? slot : group, family, fromEpoch }
+    this.table.set(slot, key, place)
     for (const mailbox of this.mailboxes) this.hand(mailbox, slot)
     this.tell(this.settle)
-    return slot
+    return place.group
   }
 
-  /** Zeroes the key here and in every worker. No request that needs it is in flight any more. */
-  drop(slot: number): void {
-    assert(this.table.bytesOf(slot) !== null, 'a key that is held is dropped')
-    this.table.forget(slot)
-    for (const mailbox of this.mailboxes) mailbox.change(slot, MailState.Dropped)
-    this.tell(this.settle)
+  /** Zeroes a group's keys here and in every worker. No request that needs one is in flight. */
+  drop(group: number): void {
+    for (const slot of [...this.table.slotsOf(group)]) this.dropSlot(slot)
+  }
+
+  /** The same with one key of it. */
+  dropKey(group: number, family: number, fromEpoch: number): void {
+    for (const slot of [...this.table.slotsOf(group)]) {
+      const place = this.table.placeOf(slot)
+      if (place.family === family && place.fromEpoch === fromEpoch) this.dropSlot(slot)
+    }
   }
 
   /** A shard's worker is about to begin: the one before, if any, is gone for certain. */
@@ -73,15 +73,24 @@ export class KeyRing implements SealKeys {
   /** Drops all. */
   close(): void {
     for (let slot = 1; slot <= KEY_SLOTS_MAX; slot++) {
-      if (this.table.bytesOf(slot) !== null) this.drop(slot)
+      if (this.table.bytesOf(slot) !== null) this.dropSlot(slot)
     }
   }
 
-  /** The one used longest ago, so that a slot's number means one key for as long as may be. */
+  private dropSlot(slot: number): void {
+    this.table.forget(slot)
+    for (const mailbox of this.mailboxes) mailbox.change(slot, MailState.Dropped)
+    this.tell(this.settle)
+  }
+
+  /**
+   * The one used longest ago, so that a number means one key for as long as may be; none that is
+   * that of a group.
+   */
   private freeSlot(): number {
     for (let tried = 0; tried < KEY_SLOTS_MAX; tried++) {
       this.last = (this.last % KEY_SLOTS_MAX) + 1
-      if (this.table.bytesOf(this.last) === null && this.isForgotten(this.last)) return this.last
+      if (this.isFree(this.last)) return this.last
     }
     throw new StoreError(
       ErrorCode.LimitReached,
@@ -89,14 +98,15 @@ export class KeyRing implements SealKeys {
     )
   }
 
-  private isForgotten(slot: number): boolean {
+  private isFree(slot: number): boolean {
+    if (this.table.bytesOf(slot) !== null || this.table.slotsOf(slot).length > 0) return false
     return this.mailboxes.every((mailbox) => mailbox.stateOf(slot) === MailState.Empty)
   }
 
   private hand(mailbox: KeyMailbox, slot: number): void {
     const { table } = this
     table.bytesOf(slot)!.copy(mailbox.keyOf(slot))
-    mailbox.describe(slot, table.fromEpochOf(slot), table.olderOf(slot))
+    mailbox.describe(slot, table.placeOf(slot))
     mailbox.change(slot, MailState.Handed)
   }
 

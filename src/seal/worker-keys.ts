@@ -14,8 +14,8 @@ export class WorkerKeys implements SealKeys {
     this.look()
   }
 
-  keyOf(slot: number, writerEpoch: number): Buffer | null {
-    return this.table.keyOf(slot, writerEpoch)
+  keyOf(group: number, family: number, writerEpoch: number): Buffer | null {
+    return this.table.keyOf(group, family, writerEpoch)
   }
 
   /** To be called before each batch: keys come before the first request that needs them. */
@@ -42,7 +42,7 @@ export class WorkerKeys implements SealKeys {
   private take(slot: number): void {
     const { mailbox } = this
     const handed = mailbox.keyOf(slot)
-    this.table.set(slot, handed, mailbox.fromEpochOf(slot), mailbox.olderOf(slot))
+    this.table.set(slot, handed, mailbox.described(slot))
     wipe(handed)
     mailbox.answer(slot, MailState.Handed, MailState.Taken)
   }

@@ -303,7 +303,9 @@ export class BlockReader {
     op.resultA = op.firstBlock + block
     if (code === ErrorCode.ChecksumMismatch) this.stats[shardStatIndex.checksumErrors]!++
     else if (code === ErrorCode.SealBroken) this.stats[shardStatIndex.sealErrors]!++
-    this.host.log('error', 'a block cannot be read', {
+    // Who asks gets the key, perhaps, and asks again.
+    const level = code === ErrorCode.Locked ? 'debug' : 'error'
+    this.host.log(level, 'a block cannot be read', {
       family: hexOf(op.familyHigh, op.familyLow),
       layer: hexOf(op.layerHigh, op.layerLow),
       chunk: op.chunk,

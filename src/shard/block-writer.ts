@@ -167,7 +167,7 @@ export class BlockWriter {
   }
 
   private keyOf(op: ShardOp): Buffer | null {
-    return this.keys?.keyOf(op.keySlot, op.writerEpoch) ?? null
+    return this.keys?.keyOf(op.keySlot, op.familyLow, op.writerEpoch) ?? null
   }
 
   private applyBatch(ops: readonly ShardOp[], start: number, end: number, error: ErrorCode): void {

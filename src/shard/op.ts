@@ -216,8 +216,8 @@ export class ShardOp {
    */
   tags: number = 0
   /**
-   * Read, Write: the key under which the shard itself opens what it read, or seals what it writes,
-   * so that the payload is plaintext; 0 without.
+   * Read, Write: the group of keys (seal/keyring.ts) with which the shard itself opens what it
+   * read, or seals what it writes, so that the payload is plaintext; 0 without.
    */
   keySlot: number = 0
   /** Answer: ErrorCode, 0 for Ok. */

@@ -61,9 +61,9 @@ export class SealedReads {
       const first = runs.firsts[run]! - op.firstBlock
       for (let i = first; i < first + runs.counts[run]!; i++) {
         const writerEpoch = versions.epochs[i]!
-        const key = this.host.keys?.keyOf(op.keySlot, writerEpoch) ?? null
-        if (key === null) return this.fail(i, ErrorCode.Locked, 'no key for it is unlocked')
         const family = versions.familiesLow[i]!
+        const key = this.host.keys?.keyOf(op.keySlot, family, writerEpoch) ?? null
+        if (key === null) return this.fail(i, ErrorCode.Locked, 'no key for it is unlocked')
         seal.version(op.familyHigh, family, writerEpoch, versions.sequences[i]!)
         const bytes = this.views.at(op.payload + i * BLOCK_BYTES)
         if (seal.open(key, op.chunk, op.firstBlock + i, bytes, this.tagOf[i]!, bytes)) continue

@@ -1,5 +1,6 @@
+import type { Cluster } from '../cluster/cluster.ts'
 import type { VolumeKeysRecord } from '../cluster/records.ts'
-import type { VolumeKeys } from '../cluster/volume-keys.ts'
+import { VolumeKeys } from '../cluster/volume-keys.ts'
 import type { KeySlot } from '../seal/key-slots.ts'
 import { Rekeyer, type RekeyProgress } from './rekeyer.ts'
 import type { Credential, NewSlot, VolumeKeyring } from './volume-keyring.ts'
@@ -8,7 +9,7 @@ import type { Volumes } from './volumes.ts'
 export interface EncryptionParts {
   readonly volumes: Volumes
   readonly keyring: VolumeKeyring
-  readonly records: VolumeKeys
+  readonly cluster: Cluster
   /** Something failed that nobody waits for. */
   readonly trouble: (what: string, thrown: unknown) => void
 }
@@ -23,7 +24,7 @@ export class EncryptedVolumes {
   constructor(parts: EncryptionParts) {
     this.#volumes = parts.volumes
     this.#keyring = parts.keyring
-    this.#records = parts.records
+    this.#records = new VolumeKeys(parts.cluster)
     this.#rekeyer = new Rekeyer(parts)
     parts.keyring.onUnfinishedRekey = (volume) => this.#rekeyer.goOn(volume)
   }

@@ -10,6 +10,7 @@ import type { VolumeRecord } from '../cluster/records.ts'
 import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
 import { CHUNK_BYTES } from '../core/limits.ts'
 import { BaseCopy } from './base-copy.ts'
+import { restFor } from './layer-io.ts'
 import type { ManagedVolume } from './managed-volume.ts'
 import type { OpenedVolume } from './volume-opener.ts'
 import type { VolumeHistory } from './volume-history.ts'
@@ -162,14 +163,6 @@ export class Flattener {
     throw new StoreError(ErrorCode.Closed, `volume ${volume.name}: its writer lease was lost`)
   }
 }
-
-/** Clients come first: while they are busy half of the time is theirs alone. */
-async function restFor({ volume }: ManagedVolume): Promise<void> {
-  if (volume.inFlight === 0) return
-  await new Promise((resolve) => setTimeout(resolve, BUSY_REST_MS))
-}
-
-const BUSY_REST_MS = 5
 
 async function pause(ms: number, stopped: () => boolean): Promise<void> {
   for (let waited = 0; waited < ms && !stopped(); waited += 100) {

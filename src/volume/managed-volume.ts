@@ -64,6 +64,7 @@ export class ManagedVolume {
   /** As they are in force. */
   #limits: Limits = NO_LIMITS
   #gone = false
+  #copies: Promise<void> = Promise.resolve()
 
   constructor(context: ManagedContext, record: VolumeRecord, unitBytes: number) {
     this.#context = context
@@ -320,13 +321,31 @@ export class ManagedVolume {
     })
   }
 
-  /** Alone. From its return on nothing is written under a writer epoch below `least`. */
+  /**
+   * Alone. From its return on nothing is written under a writer epoch below `least`, nor is
+   * something on its way that was begun before.
+   */
   async raiseEpochAlone(least: number): Promise<void> {
     await this.ensureWriter()
     if (this.volume.ops.writerEpoch < least) await this.#retake()
-    if (this.volume.ops.writerEpoch >= least) return
-    const text = `volume ${this.volume.name}: its writer lease was lost meanwhile`
-    throw new StoreError(ErrorCode.Closed, text)
+    const { volume } = this
+    if (volume.ops.writerEpoch < least) {
+      const text = `volume ${volume.name}: its writer lease was lost meanwhile`
+      throw new StoreError(ErrorCode.Closed, text)
+    }
+    await volume.quiesce(SNAPSHOT_HOLD_MS)
+    volume.resume()
+    await this.copyAlone(async () => {})
+    if (volume.io.store.hasDetached?.(volume.ops.identity) !== true) return
+    const text = `volume ${volume.name}: writes that clients gave up wait for members that are away`
+    throw new StoreError(ErrorCode.Unavailable, text)
+  }
+
+  /** Runs what reads and writes a layer past clients, one after the other. */
+  copyAlone(copy: () => Promise<void>): Promise<void> {
+    const done = this.#copies.then(copy)
+    this.#copies = done.catch(() => {})
+    return done
   }
 
   async #retake(): Promise<void> {

@@ -2,21 +2,31 @@
  * Puts the blocks of an encrypted volume under a new data key while it is served.
  *
  * What is written under writer epochs from `fromEpoch` on is sealed with the new key. So a rekey
- * takes a new writer epoch and then writes everything again that is data, piece by piece, as any
- * writer: no read sees anything but the newest write. The record says up to where that is durable;
- * whoever serves the volume next goes on from there. When all is done the old key is forgotten.
+ * takes a new writer epoch, waits until nothing is on its way that was begun under an older one,
+ * and then writes everything again that is data, chunk by chunk, in all layers that are read
+ * (layer-rekey.ts): no read sees anything but the newest write. What comes into a chunk afterwards,
+ * by clients, in new layers or by flattening, is of the new epoch. The record says up to where that
+ * is durable; whoever serves the volume next goes on from there. When all is done the old key is
+ * forgotten.
+ *
+ * Only the blocks of the family are meant: a clone has data keys of its own for what was written to
+ * it, and reads what it stands on with those of that family, whatever they are at the time
+ * (volume-keyring.ts). Clones of before they had keys of their own keep the old key in their record
+ * until they are rekeyed themselves.
  */
+import { BranchDirectory } from '../cluster/branches.ts'
+import type { Features } from '../cluster/features.ts'
 import type { VolumeRecord } from '../cluster/records.ts'
-import type { VolumeKeys } from '../cluster/volume-keys.ts'
-import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
-import { BLOCK_BYTES, CHUNK_BYTES } from '../core/limits.ts'
+import { VolumeKeys } from '../cluster/volume-keys.ts'
+import { ErrorCode, storeErrorOf } from '../core/errors.ts'
+import { CHUNK_BYTES } from '../core/limits.ts'
 import type { EncryptionParts } from './encrypted-volumes.ts'
-import type { VolumeFile } from './volume-file.ts'
+import { LayerRekey } from './layer-rekey.ts'
+import type { ManagedVolume } from './managed-volume.ts'
+import { VolumeFile } from './volume-file.ts'
 import type { VolumeKeyring } from './volume-keyring.ts'
 import type { Volumes } from './volumes.ts'
 
-/** Written again at a time, and held from clients so long. */
-const PIECE_BYTES = 64 * BLOCK_BYTES
 /** Between syncs that let the record say how far it is. */
 const CHUNKS_PER_NOTE = 64
 /** Another gateway has the volume, or a member is away: looked at again then. */
@@ -37,6 +47,8 @@ export class Rekeyer {
   readonly #volumes: Volumes
   readonly #keyring: VolumeKeyring
   readonly #records: VolumeKeys
+  readonly #branches: BranchDirectory
+  readonly #features: Features
   readonly #trouble: (what: string, thrown: unknown) => void
   readonly #running = new Map<string, { isAsked: boolean; readonly ended: Promise<void> }>()
   #closed = false
@@ -44,20 +56,18 @@ export class Rekeyer {
   constructor(parts: EncryptionParts) {
     this.#volumes = parts.volumes
     this.#keyring = parts.keyring
-    this.#records = parts.records
+    this.#records = new VolumeKeys(parts.cluster)
+    this.#branches = new BranchDirectory(parts.cluster)
+    this.#features = parts.cluster.features
     this.#trouble = parts.trouble
   }
 
-  /** @throws StoreError Locked, Busy when one goes on already, there are snapshots, or a base */
-  async start(volume: Named & Pick<VolumeRecord, 'base'>): Promise<void> {
-    if (volume.base !== undefined) {
-      const text = `volume ${volume.name} is a clone, and reads what is under its present data key`
-      throw new StoreError(ErrorCode.Busy, `${text}: flatten it first`)
-    }
+  /** @throws StoreError Locked, Busy when one goes on already, or for the feature level */
+  async start(volume: VolumeRecord): Promise<void> {
     const { length } = await this.#volumes.snapshots.list(volume.name)
-    if (length > 0) {
-      const text = `volume ${volume.name} has ${length} snapshots, which need its present data key`
-      throw new StoreError(ErrorCode.Busy, `${text}: delete them first`)
+    if (length > 0 || volume.base !== undefined || volume.branches !== undefined) {
+      // A version that does not know of it may be the gateway next, and would forget the old key.
+      this.#features.require('branches', `rekeying volume ${volume.name} with its snapshots`)
     }
     await this.#keyring.startRekey(volume)
     this.goOn(volume)
@@ -94,9 +104,10 @@ export class Rekeyer {
     const stopped = (): boolean => this.#closed
     while (!stopped()) {
       try {
-        const file = await this.#volumes.openFile(volume.name, { own: true })
+        const { managed, device } = await this.#volumes.openOwn(volume.name)
+        const file = new VolumeFile(managed, device)
         try {
-          return await this.#rewrite(volume, file, stopped)
+          return await this.#rewrite(managed, file, stopped)
         } finally {
           await file.close()
         }
@@ -113,37 +124,34 @@ export class Rekeyer {
     }
   }
 
-  async #rewrite({ name, family }: Named, file: VolumeFile, stopped: () => boolean): Promise<void> {
+  async #rewrite(managed: ManagedVolume, file: VolumeFile, stopped: () => boolean): Promise<void> {
+    const { family, id } = managed.record
     const record = await this.#records.get(family)
     if (record.rekey === null) return
     const { generation, fromEpoch } = record.generations.at(-1)!
-    await this.#volumes.raiseEpoch(name, fromEpoch)
-    const chunks = Math.ceil(file.sizeBytes / CHUNK_BYTES)
+    await managed.exclusively(() => managed.raiseEpochAlone(fromEpoch))
+    const layers = new LayerRekey(managed, file, this.#branches)
+    let chunks = await this.#chunksOf(id, file)
     for (let chunk = record.rekey.nextChunk; chunk < chunks; ) {
       const end = Math.min(chunk + CHUNKS_PER_NOTE, chunks)
+      layers.forgetViews()
       for (; chunk < end; chunk++) {
         if (stopped()) return
-        await rewriteChunk(file, chunk)
+        await layers.rewriteChunk(chunk)
       }
       await file.flush()
       await this.#keyring.noteRekey(family, generation, chunk)
+      chunks = await this.#chunksOf(id, file)
     }
     await file.flush()
     await this.#keyring.endRekey(family, generation)
   }
-}
 
-async function rewriteChunk(file: VolumeFile, chunk: number): Promise<void> {
-  const start = chunk * CHUNK_BYTES
-  // A shrink meanwhile took the rest with it.
-  const length = Math.min(CHUNK_BYTES, file.sizeBytes - start)
-  if (length <= 0) return
-  for (const extent of await file.extents(start, length)) {
-    if (extent.kind !== 'data') continue
-    const end = extent.offset + extent.length
-    for (let at = extent.offset; at < end; at += PIECE_BYTES) {
-      await file.rewrite(at, Math.min(PIECE_BYTES, end - at))
-    }
+  /** Behind them is nothing that anybody sees. A volume that grows has the new key there. */
+  async #chunksOf(id: string, { sizeBytes }: VolumeFile): Promise<number> {
+    const snapshots = await this.#volumes.snapshots.directory.list(id)
+    const sizes = snapshots.map((snapshot) => snapshot.sizeBytes)
+    return Math.ceil(Math.max(sizeBytes, ...sizes) / CHUNK_BYTES)
   }
 }
 

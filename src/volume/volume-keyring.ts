@@ -1,4 +1,3 @@
-import { parseId64 } from '../cluster/ids.ts'
 import type { VolumeKeysRecord, VolumeRecord } from '../cluster/records.ts'
 import type { VolumeKeys } from '../cluster/volume-keys.ts'
 import type { Clock } from '../core/clock.ts'
@@ -9,7 +8,6 @@ import {
   type KeySlot,
   makeKey,
   makeSlot,
-  openGeneration,
   openSlot,
   type PasswordHash,
   type SecretKind,
@@ -17,7 +15,9 @@ import {
   VOLUME_SLOTS_MAX
 } from '../seal/key-slots.ts'
 import type { KeyRing } from '../seal/keyring.ts'
+import type { FamilyKeys } from '../replication/sealed-store.ts'
 import { secretBuffer, wipe } from '../seal/secret.ts'
+import { UnlockedKeys } from './unlocked-keys.ts'
 
 /** What opens a slot, or will. The owner wipes `secret`. */
 export interface Credential {
@@ -27,23 +27,6 @@ export interface Credential {
 
 export interface NewSlot extends Credential {
   readonly label: string
-}
-
-/** The data key of blocks that were written from `fromEpoch` on, up to the next one's. */
-interface HeldKey {
-  readonly generation: number
-  readonly fromEpoch: number
-  /** In the KeyRing. */
-  readonly slot: number
-}
-
-interface Unlocked {
-  readonly name: string
-  readonly master: Buffer
-  /** Lower halves of other families whose blocks it reads. */
-  readonly readsFrom: ReadonlySet<number>
-  /** By `fromEpoch`, highest first. */
-  keys: readonly HeldKey[]
 }
 
 interface KeyringParts {
@@ -64,9 +47,7 @@ type Named = Pick<VolumeRecord, 'name' | 'family'>
 export class VolumeKeyring {
   readonly #parts: KeyringParts
   readonly #attempts: FailedAttempts
-  readonly #unlocked = new Map<string, Unlocked>()
-  /** The same by the halves of the family's number, as requests have it. */
-  readonly #byNumber = new Map<number, Map<number, Unlocked>>()
+  readonly #unlocked: UnlockedKeys
   /** Families that an operator locked here: nothing unattended unlocks them. */
   readonly #lockedByHand = new Set<string>()
   /** Of volumes that are locked: tries what this process was given to unlock them with. */
@@ -77,6 +58,7 @@ export class VolumeKeyring {
   constructor(parts: KeyringParts) {
     this.#parts = parts
     this.#attempts = new FailedAttempts(parts.clock)
+    this.#unlocked = new UnlockedKeys(parts.records, parts.ring)
   }
 
   isUnlocked(family: string): boolean {
@@ -93,35 +75,21 @@ export class VolumeKeyring {
     this.lock(family)
   }
 
-  /**
-   * Key slot of the KeyRing under which blocks of a version with `writerEpoch` are sealed.
-   * 0: the volume is locked.
-   */
-  slotOf(familyHigh: number, familyLow: number, writerEpoch: number): number {
-    const held = this.#byNumber.get(familyHigh)?.get(familyLow)
-    const key = held?.keys.find(({ fromEpoch }) => fromEpoch <= writerEpoch)
-    return key?.slot ?? 0
-  }
-
-  readsFrom(familyHigh: number, familyLow: number, fromLow: number): boolean {
-    return this.#byNumber.get(familyHigh)?.get(familyLow)?.readsFrom.has(fromLow) ?? false
+  /** What stores of sealed blocks ask. */
+  get families(): FamilyKeys {
+    return this.#unlocked
   }
 
   /**
-   * Keys for a clone of `source`: it has the data key of what it reads, and other nonces
-   * (seal/block-seal.ts). It is unlocked from then on. @throws StoreError Locked, Busy (rekey)
+   * Keys for a clone of `source`: the same master key, and a data key of its own. What it reads of
+   * others is under theirs. It is unlocked from then on. @throws StoreError Locked
    */
   async clone(source: Named, clone: Named): Promise<VolumeKeysRecord> {
     await this.require(source)
     const known = await this.#parts.records.get(source.family)
-    const held = this.#unlocked.get(source.family)
-    if (held === undefined) throw lockedError(source.name)
-    const [only, ...others] = known.generations
-    if (known.rekey !== null || others.length > 0) {
-      const text = `volume ${source.name} is being rekeyed: wait until that is done`
-      throw new StoreError(ErrorCode.Busy, text)
-    }
-    const data = openGeneration(source.family, only!, held.master)
+    const sourceMaster = this.#unlocked.masterOf(source.family)
+    if (sourceMaster === undefined) throw lockedError(source.name)
+    const data = makeKey()
     try {
       const first = { generation: 1, fromEpoch: 0 }
       const record: VolumeKeysRecord = {
@@ -129,13 +97,13 @@ export class VolumeKeyring {
         family: clone.family,
         nextSlot: known.nextSlot,
         slots: known.slots.map((slot) => ({ ...slot, family: slot.family ?? source.family })),
-        generations: [sealGeneration(clone.family, first, held.master, data)],
+        generations: [sealGeneration(clone.family, first, sourceMaster, data)],
         readsFrom: [source.family, ...(known.readsFrom ?? [])],
         rekey: null
       }
-      const master = secretBuffer(held.master.length)
-      held.master.copy(master)
-      this.#hold(clone.name, record, master)
+      const master = secretBuffer(sourceMaster.length)
+      sourceMaster.copy(master)
+      await this.#unlocked.hold(record, master)
       return record
     } finally {
       wipe(data)
@@ -144,7 +112,7 @@ export class VolumeKeyring {
 
   /** Keys for a new volume, which one slot opens. It is unlocked from then on. */
   async make(volume: Named, slot: NewSlot): Promise<VolumeKeysRecord> {
-    const { name, family } = volume
+    const { family } = volume
     const master = makeKey()
     const data = makeKey()
     try {
@@ -158,7 +126,7 @@ export class VolumeKeyring {
         generations: [generation],
         rekey: null
       }
-      this.#hold(name, record, master)
+      await this.#unlocked.hold(record, master)
       return record
     } finally {
       wipe(data)
@@ -180,7 +148,7 @@ export class VolumeKeyring {
     const record = await this.#parts.records.get(volume.family)
     const opened = await this.#open(volume.name, record, credential, slot, who)
     if (this.isUnlocked(volume.family)) wipe(opened.master)
-    else this.#hold(volume.name, record, opened.master)
+    else await this.#unlocked.hold(record, opened.master)
     this.#lockedByHand.delete(volume.family)
     if (record.rekey !== null) this.onUnfinishedRekey(volume)
     return opened.slot
@@ -188,13 +156,7 @@ export class VolumeKeyring {
 
   /** Its clients are gone: nothing is in flight. */
   lock(family: string): void {
-    const held = this.#unlocked.get(family)
-    if (held === undefined) return
-    this.#unlocked.delete(family)
-    const { high, low } = parseId64(family)
-    this.#byNumber.get(high)?.delete(low)
-    wipe(held.master)
-    for (const { slot } of held.keys) this.#parts.ring.drop(slot)
+    this.#unlocked.drop(family)
   }
 
   /**
@@ -209,12 +171,8 @@ export class VolumeKeyring {
   }
 
   /** Takes over what others changed about the data keys of a volume, if it is unlocked. */
-  async follow({ family }: Pick<Named, 'family'>): Promise<VolumeKeysRecord | null> {
-    if (!this.isUnlocked(family)) return null
-    const record = await this.#parts.records.get(family)
-    const held = this.#unlocked.get(family)
-    if (held !== undefined) this.#follow(held, record)
-    return record
+  follow({ family }: Pick<Named, 'family'>): Promise<VolumeKeysRecord | null> {
+    return this.#unlocked.fetchAll(family)
   }
 
   /**
@@ -222,9 +180,9 @@ export class VolumeKeyring {
    * @throws StoreError Locked
    */
   backupKey({ name, family }: Named, root: string, salt: Buffer): Buffer {
-    const held = this.#unlocked.get(family)
-    if (held === undefined) throw lockedError(name)
-    return backupKeyOf(root, salt, held.master)
+    const master = this.#unlocked.masterOf(family)
+    if (master === undefined) throw lockedError(name)
+    return backupKeyOf(root, salt, master)
   }
 
   // ---- slots
@@ -267,8 +225,8 @@ export class VolumeKeyring {
 
   /** A new data key for all that is written under later writer epochs than now. */
   async startRekey({ name, family }: Named): Promise<VolumeKeysRecord> {
-    const held = this.#unlocked.get(family)
-    if (held === undefined) throw lockedError(name)
+    const master = this.#unlocked.masterOf(family)
+    if (master === undefined) throw lockedError(name)
     const data = makeKey()
     try {
       const record = await this.#parts.records.startGeneration(family, (known, fromEpoch) => {
@@ -276,11 +234,11 @@ export class VolumeKeyring {
           throw new StoreError(ErrorCode.Busy, `volume ${name} is being rekeyed already`)
         }
         const generation = known.generations.at(-1)!.generation + 1
-        const next = sealGeneration(family, { generation, fromEpoch }, held.master, data)
+        const next = sealGeneration(family, { generation, fromEpoch }, master, data)
         const rekey = { nextChunk: 0, startedAt: this.#parts.nowText() }
         return { generations: [...known.generations, next], rekey }
       })
-      this.#follow(held, record)
+      this.#unlocked.follow(family, record)
       return record
     } finally {
       wipe(data)
@@ -303,13 +261,12 @@ export class VolumeKeyring {
         ? { generations: generations.slice(-1), rekey: null }
         : {}
     )
-    const held = this.#unlocked.get(family)
-    if (held !== undefined) this.#follow(held, record)
+    this.#unlocked.follow(family, record)
   }
 
   /** At shutdown. */
   close(): void {
-    for (const family of [...this.#unlocked.keys()]) this.lock(family)
+    this.#unlocked.close()
   }
 
   #slot(family: string, id: number, master: Buffer, slot: NewSlot): Promise<KeySlot> {
@@ -361,45 +318,6 @@ export class VolumeKeyring {
     this.#attempts.failed(attempt)
     const text = `no key slot of volume ${name} opens with this ${kind}`
     throw new StoreError(ErrorCode.Forbidden, text)
-  }
-
-  #hold(name: string, record: VolumeKeysRecord, master: Buffer): void {
-    const readsFrom = new Set((record.readsFrom ?? []).map((family) => parseId64(family).low))
-    const held: Unlocked = { name, master, readsFrom, keys: [] }
-    this.#follow(held, record)
-    this.#unlocked.set(record.family, held)
-    const { high, low } = parseId64(record.family)
-    const known = this.#byNumber.get(high) ?? new Map<number, Unlocked>()
-    this.#byNumber.set(high, known.set(low, held))
-  }
-
-  /** Holds the data keys of the record, and no others. */
-  #follow(held: Unlocked, { family, generations }: VolumeKeysRecord): void {
-    const { ring } = this.#parts
-    // It was read before another change that is followed already.
-    if (generations.at(-1)!.generation < (held.keys[0]?.generation ?? 0)) return
-    const known = new Map(held.keys.map((key) => [key.generation, key]))
-    let older = 0
-    const keys = [...generations]
-      .sort((a, b) => a.fromEpoch - b.fromEpoch)
-      .map((sealed) => {
-        const { generation, fromEpoch } = sealed
-        let key = known.get(generation)
-        if (key === undefined) {
-          const data = openGeneration(family, sealed, held.master)
-          try {
-            // The slot leads to the one before: a read may meet blocks of both.
-            key = { generation, fromEpoch, slot: ring.hold(data, fromEpoch, older) }
-          } finally {
-            wipe(data)
-          }
-        }
-        older = key.slot
-        return key
-      })
-    const before = held.keys
-    held.keys = keys.sort((a, b) => b.fromEpoch - a.fromEpoch)
-    for (const key of before) if (!keys.includes(key)) ring.drop(key.slot)
   }
 }
 

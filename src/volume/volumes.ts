@@ -23,7 +23,7 @@ import { VolumeHistory } from './volume-history.ts'
 import { countersOf, type VolumeCounters, type VolumeInfo } from './volume-info.ts'
 import { VolumeIo } from './volume-io.ts'
 import { VolumeMaker } from './volume-maker.ts'
-import { isAway, VolumeOpener } from './volume-opener.ts'
+import { isAway, type OpenedVolume, VolumeOpener } from './volume-opener.ts'
 import type { CreateOptions, OpenOptions, ResizeOptions, VolumesOptions } from './volume-options.ts'
 import { VolumeRemover } from './volume-remover.ts'
 import { eventDetails, type SettingsChange } from './volume-settings.ts'
@@ -99,7 +99,7 @@ export class Volumes implements DeviceSource {
     this.flattener = new Flattener({
       ...{ cluster, history, trouble },
       find: (id) => this.#directory.find(id),
-      open: (name) => this.#opener.open(name, { own: true })
+      open: (name) => this.openOwn(name)
     })
     this.#opener.onOpened = (record) => this.flattener.goOn(record)
     session.onReplaced(() => {
@@ -300,9 +300,9 @@ export class Volumes implements DeviceSource {
     })
   }
 
-  /** For a new data key: nothing is written under a writer epoch below `least` from then on. */
-  raiseEpoch(name: string, least: number): Promise<void> {
-    return this.withEncrypted(name, (record) => this.#table.manage(record).raiseEpochAlone(least))
+  /** For what the process does by itself with a volume. */
+  openOwn(name: string): Promise<OpenedVolume> {
+    return this.#opener.open(name, { own: true })
   }
 
   /** Ends its clients' connections and forgets its keys. @throws StoreError NotFound */

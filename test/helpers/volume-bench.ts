@@ -83,7 +83,7 @@ export async function openBench(options: BenchOptions = {}): Promise<Bench> {
     keyring,
     session,
     store,
-    sealed: new SealedStore(store, keyring),
+    sealed: new SealedStore(store, keyring.families),
     arena,
     scratchPages: options.scratchPages ?? 8,
     onTrouble: (what, error) => {

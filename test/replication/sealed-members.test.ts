@@ -71,10 +71,15 @@ async function setUp() {
   const peers = [await MemberPeer.create(1), await MemberPeer.create(2)]
   const members = new TwoMembers(peers)
   const keys = new KeyRing(0)
-  const state = { slot: keys.hold(Buffer.alloc(32, 7)) }
+  const slot = keys.hold(Buffer.alloc(32, 7))
+  const state = { slot, mayLack: false, fetch: async () => {} }
   const broken: string[] = []
   const { arena } = members
-  const families = { slotOf: () => state.slot, readsFrom: () => false }
+  const families = {
+    slotOf: () => state.slot,
+    mayLack: () => state.mayLack,
+    fetch: () => state.fetch()
+  }
   const onBroken = (what: string) => void broken.push(what)
   const store = new SealedMembersStore({ store: members.store, arena, families, keys, onBroken })
   let sequence = 0
@@ -177,12 +182,47 @@ test('ops that find no pages go on in their order when there are some', async ()
   deepStrictEqual((await run(OpKind.Read, 38, 2)).values, [3, 3])
 })
 
+test('a key that is missing is fetched; one that still is counts as a broken seal', async () => {
+  const { keys, state, members, broken, run } = await setUp()
+  await run(OpKind.Write, 0, 2, 5)
+  const sealedWith = state.slot
+  // Another group: the volume is unlocked, and the key of that block is not there.
+  state.slot = keys.hold(Buffer.alloc(32, 8), { family: 99 })
+  state.mayLack = true
+  let fetches = 0
+  state.fetch = async () => {
+    fetches++
+    state.slot = sealedWith
+  }
+  const read = await run(OpKind.Read, 0, 2)
+  strictEqual(read.op.error, 0)
+  deepStrictEqual([read.values, fetches, broken], [[5, 5], 1, []])
+
+  state.slot = keys.hold(Buffer.alloc(32, 8), { family: 99 })
+  state.fetch = async () => void fetches++
+  members.asked.length = 0
+  const lost = await run(OpKind.Read, 0, 2)
+  strictEqual(lost.op.error, ErrorCode.SealBroken)
+  strictEqual(fetches, 2)
+  ok(broken.length > 0)
+  // Nothing is left behind: the same op may come again.
+  state.slot = sealedWith
+  strictEqual((await run(OpKind.Read, 0, 2)).op.error, 0)
+
+  // Of a volume that reads from no other nothing can be missing.
+  state.slot = keys.hold(Buffer.alloc(32, 8), { family: 99 })
+  state.mayLack = false
+  strictEqual((await run(OpKind.Read, 0, 2)).op.error, ErrorCode.SealBroken)
+  strictEqual(fetches, 2)
+})
+
 test('a store of local shards has them seal, and refuses what is locked', async () => {
   const peer = await MemberPeer.create(1)
-  const state = { slot: peer.keySlot }
+  const state = { slot: peer.keySlot, mayLack: false, fetch: async () => {} }
   const store = new SealedStore(peer.store, {
     slotOf: () => state.slot,
-    readsFrom: () => false
+    mayLack: () => state.mayLack,
+    fetch: () => state.fetch()
   })
   const ask = (kind: number): Promise<BlockOp> => {
     const op = Object.assign(store.acquireOp(), { kind, familyLow: 1, layerLow: 7, blockCount: 1 })
@@ -199,6 +239,15 @@ test('a store of local shards has them seal, and refuses what is locked', async 
   peer.arena.bytes.fill(0, 0, BLOCK_BYTES)
   strictEqual((await ask(OpKind.Read)).error, 0)
   strictEqual(peer.arena.bytes[1000], 3)
+  const sealedWith = state.slot
+  state.slot = peer.keys.hold(Buffer.alloc(32, 8), { family: 99 })
+  strictEqual((await ask(OpKind.Read)).error, ErrorCode.Locked)
+  state.mayLack = true
+  strictEqual((await ask(OpKind.Read)).error, ErrorCode.SealBroken)
+  state.fetch = async () => {
+    state.slot = sealedWith
+  }
+  strictEqual((await ask(OpKind.Read)).error, 0)
   state.slot = 0
   strictEqual((await ask(OpKind.Read)).error, ErrorCode.Locked)
   strictEqual((await ask(OpKind.Write)).error, ErrorCode.Locked)

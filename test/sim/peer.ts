@@ -321,7 +321,7 @@ function sealedBlocks(boot: Boot, store: ReplicatedStore): BlockStore {
   return new SealedMembersStore({
     store,
     arena: boot.arena,
-    families: { slotOf: () => slot, readsFrom: () => true },
+    families: { slotOf: () => slot, mayLack: () => false, fetch: async () => {} },
     keys,
     onBroken: (what) => {
       throw new Error(`${boot.place}: ${what}`)

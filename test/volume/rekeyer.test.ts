@@ -1,10 +1,9 @@
 import { deepStrictEqual, ok, rejects, strictEqual } from 'node:assert'
 import { suite } from 'uvu'
-import { VolumeKeys } from '../../src/cluster/volume-keys.ts'
 import { ErrorCode } from '../../src/core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BYTES } from '../../src/core/limits.ts'
 import { EncryptedVolumes } from '../../src/volume/encrypted-volumes.ts'
-import type { VolumeFile } from '../../src/volume/volume-file.ts'
+import { VolumeFile } from '../../src/volume/volume-file.ts'
 import { SeededRandom } from '../helpers/manual-clock.ts'
 import { type Bench, failsWith, openBench } from '../helpers/volume-bench.ts'
 
@@ -16,7 +15,7 @@ const encryptedOf = ({ volumes, keyring, cluster }: Bench, troubles: unknown[] =
   new EncryptedVolumes({
     volumes,
     keyring,
-    records: new VolumeKeys(cluster),
+    cluster,
     trouble: (_, thrown) => troubles.push(thrown)
   })
 
@@ -111,6 +110,31 @@ test('a rekey that was cut off goes on where it was', async () => {
   strictEqual((await again.exportKeys('v')).generations.length, 1)
   await reopened.close()
   await again.close()
+  await bench.close()
+})
+
+test('before a new key is in use nothing is on its way under the old one', async () => {
+  const bench = await openBench()
+  await bench.volumes.create({ name: 'v', sizeBytes: CHUNK_BYTES })
+  const { managed, device } = await bench.volumes.openOwn('v')
+  const file = new VolumeFile(managed, device)
+  const { ops } = managed.volume
+  const raisedAfter = async (work: Promise<unknown>): Promise<boolean> => {
+    let isOver = false
+    const ended = work.then(() => {
+      isOver = true
+    })
+    await managed.exclusively(() => managed.raiseEpochAlone(ops.writerEpoch + 1))
+    const wasOver = isOver
+    await ended
+    return wasOver
+  }
+  bench.store.paused = true
+  setTimeout(() => bench.store.release(), 20)
+  ok(await raisedAfter(file.writeAt(0, Buffer.alloc(BLOCK_BYTES, 1))), 'of a client')
+  const slow = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 20))
+  ok(await raisedAfter(managed.copyAlone(slow)), 'of a layer that is copied')
+  await file.close()
   await bench.close()
 })
 
