@@ -22,6 +22,8 @@ export interface Source {
    * its end if something is wrong with it.
    */
   parts(): AsyncIterable<StreamPart>
+  /** Nothing more is wanted of it. */
+  close(): Promise<void>
 }
 
 export const lengthOf = (part: StreamPart): number =>
@@ -42,6 +44,10 @@ class RawSource implements Source {
     this.sizeBytes = sizeBytes
     this.#pieces = pieces
     this.#expected = expected
+  }
+
+  async close(): Promise<void> {
+    await this.#pieces[Symbol.asyncIterator]().return?.()
   }
 
   async *parts(): AsyncIterable<StreamPart> {
@@ -102,7 +108,7 @@ export async function torusStream(input: AsyncIterable<Buffer>): Promise<Source>
       yield part
     }
   }
-  return { sizeBytes, digest, snapshot, parts }
+  return { sizeBytes, digest, snapshot, parts, close: () => reader.close() }
 }
 
 export async function fileStream(path: string): Promise<AsyncIterable<Buffer>> {

@@ -117,6 +117,21 @@ export class HiddenVolumes {
     })
   }
 
+  /** An import got so far, and is kept for longer. @throws StoreError NotFound */
+  async mark(id: string, doneBytes: number, until: string): Promise<void> {
+    const { store } = this.#cluster
+    await untilSettled('noting how far an import is', async () => {
+      const { key, value, modRevision } = await this.#entry(id)
+      const record = decodeRecord('volume', key, value)
+      const hidden = { ...record.hidden!, doneBytes, until }
+      const { succeeded } = await store.transact({
+        compare: [{ key, modRevision }],
+        success: [{ put: key, value: encodeRecord('volume', { ...record, hidden }) }]
+      })
+      return succeeded ? true : null
+    })
+  }
+
   async #entry(id: string): Promise<Entry> {
     const { keys, store } = this.#cluster
     const entry = await store.get(keys.volume(id))

@@ -87,7 +87,9 @@ export const volumeSchema = z.looseObject({
       why: z.enum(['deleted', 'import']),
       since: time,
       /** Then it is deleted for good. */
-      until: time
+      until: time,
+      /** Of an import: all before it is durable. */
+      doneBytes: z.number().int().nonnegative().optional()
     })
     .optional(),
   /** What the volume's type keeps about it. */

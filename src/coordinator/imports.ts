@@ -1,8 +1,8 @@
 /**
  * Volumes that are being imported. Their bytes come in pieces, each a stream of its own with
  * checksums, one after the other; then all is read back and compared with the digest of what was
- * sent, and only then the volume gets its name. What was interrupted goes on while this process
- * lives, and can be begun anew at any time: the same bytes are written again.
+ * sent, and only then the volume gets its name. What was interrupted goes on, on whatever peer,
+ * from what its record says is durable; the same bytes may be written again.
  */
 import { digestOf } from '../backup/exporter.ts'
 import { originLabels } from '../backup/origins.ts'
@@ -35,7 +35,10 @@ export class Imports {
   readonly #hidden: HiddenVolumes
   readonly #sessions = new Map<string, Session>()
 
-  constructor(volumes: Volumes, cluster: Cluster) {
+  readonly #markMs: number | undefined
+
+  constructor(volumes: Volumes, cluster: Cluster, markMs?: number) {
+    this.#markMs = markMs
     this.#volumes = volumes
     this.#cluster = cluster
     this.#hidden = new HiddenVolumes(cluster)
@@ -43,7 +46,7 @@ export class Imports {
 
   async list(): Promise<TransferState[]> {
     const all = (await this.#hidden.list()).filter(({ hidden }) => hidden.why === 'import')
-    return all.map((volume) => transferState(volume, this.#sessionOf(volume.id)))
+    return all.map((volume) => transferState(volume, this.#sessionOf(volume)))
   }
 
   /**
@@ -75,7 +78,8 @@ export class Imports {
     const session = this.#sessions.get(id)
     if (session !== undefined && session.volume !== null)
       return transferState(session.volume, session)
-    return transferState(await this.#hidden.find(id, 'import'), this.#sessionOf(id))
+    const volume = await this.#hidden.find(id, 'import')
+    return transferState(volume, this.#sessionOf(volume))
   }
 
   /**
@@ -84,7 +88,7 @@ export class Imports {
    */
   async write(id: string, piece: Buffer, untilBytes: number): Promise<TransferState> {
     const volume = await this.#hidden.find(id, 'import')
-    const session = this.#sessionOf(id)
+    const session = this.#sessionOf(volume)
     await session.alone(async () => {
       const reader = new StreamReader(only(piece))
       const header = await reader.header()
@@ -97,6 +101,9 @@ export class Imports {
         await file.writeAt(part.offset, part.blocks)
       }
       session.doneBytes = Math.max(session.doneBytes, untilBytes)
+      if (!session.isMarkDue) return
+      await file.flush()
+      await this.#noted(id, session)
     })
     return transferState(volume, session)
   }
@@ -104,7 +111,7 @@ export class Imports {
   /** Reads all back, in the background, and gives the volume its name if `digest` is its. */
   async finish(id: string, expected: ExpectedVolume): Promise<TransferState> {
     const volume = await this.#hidden.find(id, 'import')
-    const session = this.#sessionOf(id)
+    const session = this.#sessionOf(volume)
     session.requireWhole(volume.sizeBytes)
     const verify = (): Promise<void> => this.#verify(volume, session, expected)
     void session.alone(verify).catch((thrown) => {
@@ -116,8 +123,7 @@ export class Imports {
 
   /** @throws StoreError NotFound, Busy */
   async abandon(id: string): Promise<void> {
-    await this.#hidden.find(id, 'import')
-    const session = this.#sessionOf(id)
+    const session = this.#sessionOf(await this.#hidden.find(id, 'import'))
     await session.alone(() => session.close())
     this.#sessions.delete(id)
     await this.#volumes.trash.delete(id, { why: 'import' })
@@ -133,12 +139,14 @@ export class Imports {
     session.verifiedBytes = 0
     const file = await this.#fileOf(volume.id, session)
     await file.flush()
+    await this.#noted(volume.id, session)
     const found = await digestOf(file, (doneBytes) => {
       session.verifiedBytes = doneBytes
     })
     if (found.digest !== digest) {
       const text = `what was stored of ${volume.name} is not what was sent: import it again`
       session.doneBytes = 0
+      await this.#noted(volume.id, session)
       throw new StoreError(ErrorCode.ChecksumMismatch, text)
     }
     await session.close()
@@ -157,10 +165,17 @@ export class Imports {
     })
   }
 
-  #sessionOf(id: string): Session {
+  /** All before `doneBytes` is durable. */
+  async #noted(id: string, session: Session): Promise<void> {
+    const untilMs = this.#cluster.clock.wallMs() + IMPORT_KEPT_MS
+    await this.#hidden.mark(id, session.doneBytes, new Date(untilMs).toISOString())
+    session.marked()
+  }
+
+  #sessionOf({ id, hidden }: HiddenVolume): Session {
     const known = this.#sessions.get(id)
     if (known !== undefined) return known
-    const session = new Session()
+    const session = new Session(hidden.doneBytes, this.#markMs)
     this.#sessions.set(id, session)
     return session
   }

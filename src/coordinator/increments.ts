@@ -7,8 +7,14 @@
  */
 import { digestOfParts } from '../backup/exporter.ts'
 import { originLabels, originOf } from '../backup/origins.ts'
-import { type StreamPart, StreamReader, type StreamSnapshot } from '../backup/stream-format.ts'
+import {
+  type StreamPart,
+  StreamReader,
+  type StreamSnapshot,
+  VolumeDigest
+} from '../backup/stream-format.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { BLOCK_BYTES } from '../core/limits.ts'
 import { baseOf, changesOf } from '../volume/changes.ts'
 import type { SnapshotInfo } from '../volume/snapshots.ts'
 import type { VolumeFile } from '../volume/volume-file.ts'
@@ -17,6 +23,10 @@ import { only, Transfer, type TransferState, transferState } from './transfers.t
 
 /** Id of the snapshot whose increment is half there. */
 const APPLYING_LABEL = 'torus.applying'
+/** Bytes before which all of it is there, durable and compared. */
+const APPLIED_LABEL = 'torus.applied'
+/** Of extents that are remembered until they are compared. */
+const EXTENTS_MAX = 65_536
 
 export interface NewIncrement {
   /** Of the volume, with it. */
@@ -26,27 +36,38 @@ export interface NewIncrement {
 
 class Session extends Transfer {
   readonly increment: NewIncrement
-  /** What it changed so far, in order. */
-  readonly extents: { offset: number; length: number }[] = []
+  /** What it changed since it was compared, in order, and the digest of that. */
+  extents: { offset: number; length: number }[] = []
+  digest: VolumeDigest = new VolumeDigest()
+  /** Of all that came; null: some came to an earlier process. */
+  whole: VolumeDigest | null
 
-  constructor(increment: NewIncrement) {
-    super()
+  constructor(increment: NewIncrement, doneBytes: number, markMs: number | undefined) {
+    super(doneBytes, markMs)
     this.increment = increment
+    this.whole = doneBytes === 0 ? new VolumeDigest() : null
+  }
+
+  /** All of it comes again. */
+  restart(): void {
+    this.doneBytes = 0
+    this.whole = new VolumeDigest()
+    this.compared()
+  }
+
+  compared(): void {
+    this.extents = []
+    this.digest = new VolumeDigest()
+    this.marked()
   }
 
   note(part: StreamPart): void {
+    this.digest.addPart(part)
+    this.whole?.addPart(part)
     const length = part.kind === 'data' ? part.blocks.length : part.length
     const last = this.extents.at(-1)
     if (last !== undefined && last.offset + last.length === part.offset) last.length += length
     else this.extents.push({ offset: part.offset, length })
-  }
-
-  /** What is from there on comes again. */
-  cut(startBytes: number): void {
-    const { extents } = this
-    while (extents.length > 0 && extents.at(-1)!.offset >= startBytes) extents.pop()
-    const last = extents.at(-1)
-    if (last !== undefined) last.length = Math.min(last.length, startBytes - last.offset)
   }
 }
 
@@ -55,7 +76,10 @@ export class Increments {
   /** By name of the volume. */
   readonly #sessions = new Map<string, Session>()
 
-  constructor(volumes: Volumes) {
+  readonly #markMs: number | undefined
+
+  constructor(volumes: Volumes, markMs?: number) {
+    this.#markMs = markMs
     this.#volumes = volumes
   }
 
@@ -81,13 +105,16 @@ export class Increments {
         await this.#volumes.change(name, { readOnly })
         throw thrown
       }
-      await this.#volumes.change(name, { labels: { [APPLYING_LABEL]: snapshot.id } })
+      await this.#volumes.change(name, {
+        labels: { [APPLYING_LABEL]: snapshot.id, [APPLIED_LABEL]: null }
+      })
     } else if (applying !== snapshot.id) {
       const text = `half of an increment (snapshot ${applying}) is in volume ${name}`
       throw new StoreError(ErrorCode.Conflict, `${text}: import that one again first`)
     }
     await this.#resize(name, increment.sizeBytes)
-    const session = new Session(increment)
+    const { labels: now } = await this.#volumes.show(name)
+    const session = new Session(increment, Number(now[APPLIED_LABEL] ?? 0), this.#markMs)
     this.#sessions.set(name, session)
     return this.#stateOf(name, session)
   }
@@ -104,18 +131,26 @@ export class Increments {
       const reader = new StreamReader(only(piece))
       const header = await reader.header()
       const { sizeBytes, snapshot } = session.increment
+      if (header.startBytes === 0) session.restart()
       session.receive({ ...header, untilBytes }, sizeBytes)
       if (header.snapshot?.id !== snapshot.id || header.snapshot.base !== snapshot.base) {
         throw new StoreError(ErrorCode.InvalidArgument, 'the piece is of another increment')
       }
-      session.cut(header.startBytes)
+      const parts = await partsIn(reader, header.startBytes, {
+        ...{ start: session.doneBytes, until: untilBytes }
+      })
       const file = await this.#fileOf(name, session)
-      for (let part = await reader.next(); part.kind !== 'end'; part = await reader.next()) {
+      for (const part of parts) {
         if (part.kind === 'data') await file.writeAt(part.offset, part.blocks)
         else await file.trim(part.offset, Math.min(part.length, sizeBytes - part.offset))
-        session.note(part)
       }
-      session.doneBytes = Math.max(session.doneBytes, untilBytes)
+      // A piece that failed comes again as a whole.
+      for (const part of parts) session.note(part)
+      session.doneBytes = untilBytes
+      if (!session.isMarkDue && session.extents.length < EXTENTS_MAX) return
+      await this.#compare(name, session)
+      const labels = { [APPLIED_LABEL]: `${session.doneBytes}` }
+      await this.#volumes.change(name, { labels })
     })
     return this.#stateOf(name, session)
   }
@@ -127,7 +162,7 @@ export class Increments {
     void session
       .alone(() => this.#verify(name, session, digest))
       .catch((thrown: unknown) => {
-        session.doneBytes = 0
+        session.restart()
         session.failed(thrown)
       })
     return this.#stateOf(name, session)
@@ -137,21 +172,32 @@ export class Increments {
     const { snapshot } = session.increment
     session.state = 'verifying'
     session.verifiedBytes = 0
+    await this.#compare(name, session)
+    if (session.whole !== null && session.whole.end().digest !== digest) {
+      throw otherBytes(`${name}@${snapshot.name}`)
+    }
+    await session.close()
+    const labels = originLabels(snapshot.id)
+    await this.#volumes.snapshots.create(name, snapshot.name, { labels })
+    await this.#volumes.change(name, {
+      labels: { [APPLYING_LABEL]: null, [APPLIED_LABEL]: null }
+    })
+    await this.#volumes.tell(name, 'snapshot', { name: snapshot.name })
+    session.state = 'done'
+  }
+
+  /** What came since the last time: is it there, durable? @throws StoreError ChecksumMismatch */
+  async #compare(name: string, session: Session): Promise<void> {
     const file = await this.#fileOf(name, session)
     await file.flush()
     const found = await digestOfParts(file, session.extents, (doneBytes) => {
       session.verifiedBytes = doneBytes
     })
-    if (found.digest !== digest) {
-      const text = `what was stored of ${name}@${snapshot.name} is not what was sent`
-      throw new StoreError(ErrorCode.ChecksumMismatch, `${text}: import it again`)
-    }
-    await session.close()
-    const labels = originLabels(snapshot.id)
-    await this.#volumes.snapshots.create(name, snapshot.name, { labels })
-    await this.#volumes.change(name, { labels: { [APPLYING_LABEL]: null } })
-    await this.#volumes.tell(name, 'snapshot', { name: snapshot.name })
-    session.state = 'done'
+    const isSame = found.digest === session.digest.end().digest
+    session.compared()
+    if (isSame) return
+    session.restart()
+    throw otherBytes(name)
   }
 
   /** @throws StoreError Conflict */
@@ -218,3 +264,37 @@ function baseIn(
   const text = `the increment to "${name}" stands on snapshot ${base}, and ${volume} has none such`
   throw new StoreError(ErrorCode.NotFound, `${text}: import the stream that ends with it first`)
 }
+
+/** All of a piece. @throws StoreError Corrupt, InvalidArgument where it does not go on */
+async function partsIn(
+  reader: StreamReader,
+  startBytes: number,
+  { start, until }: { readonly start: number; readonly until: number }
+): Promise<StreamPart[]> {
+  const digest = new VolumeDigest()
+  const parts: StreamPart[] = []
+  for (let part = await reader.next(); ; part = await reader.next()) {
+    if (part.kind !== 'end') {
+      digest.addPart(part)
+      parts.push(part)
+      continue
+    }
+    if (digest.end().digest !== part.digest) {
+      throw new StoreError(ErrorCode.Corrupt, 'the piece is not whole')
+    }
+    break
+  }
+  const last = parts.at(-1)
+  const length = last === undefined ? 0 : last.kind === 'data' ? last.blocks.length : last.length
+  const end = (last?.offset ?? 0) + length
+  const room = Math.ceil(until / BLOCK_BYTES) * BLOCK_BYTES
+  if (startBytes === start && end <= room) return parts
+  const text = `a piece from ${startBytes} to ${end} is not one from ${start} to ${until}`
+  throw new StoreError(ErrorCode.InvalidArgument, text)
+}
+
+const otherBytes = (what: string): StoreError =>
+  new StoreError(
+    ErrorCode.ChecksumMismatch,
+    `what was stored of ${what} is not what was sent: import it again`
+  )

@@ -5,6 +5,9 @@ import type { VolumeFile } from '../volume/volume-file.ts'
 
 /** Nothing came for so long: the volume is let go until more comes. */
 export const IDLE_MS = 60_000
+/** So often what came is made durable, and noted: a peer that is killed goes on from there. */
+const MARK_MS = 5_000
+const MARK_BYTES = 256 * 1024 * 1024
 
 export interface TransferState {
   readonly id: string
@@ -26,9 +29,30 @@ export class Transfer {
   verifiedBytes = 0
   error: TransferState['error'] = null
   #file: VolumeFile | null = null
+  #markedMs = performance.now()
+  #markedBytes = 0
   #timer: NodeJS.Timeout | undefined
   /** The piece that is being written, or the verification. */
   #busy = false
+
+  readonly #markMs: number
+
+  constructor(doneBytes = 0, markMs = MARK_MS) {
+    this.#markMs = markMs
+    this.doneBytes = doneBytes
+    this.#markedBytes = doneBytes
+  }
+
+  /** Is it time to note how far it is? */
+  get isMarkDue(): boolean {
+    const bytes = this.doneBytes - this.#markedBytes
+    return bytes > 0 && (bytes >= MARK_BYTES || performance.now() - this.#markedMs >= this.#markMs)
+  }
+
+  marked(): void {
+    this.#markedBytes = this.doneBytes
+    this.#markedMs = performance.now()
+  }
 
   /** One thing at a time. @throws StoreError Busy */
   async alone(work: () => Promise<void>): Promise<void> {

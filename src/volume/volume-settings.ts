@@ -48,7 +48,7 @@ function labelsOf(
   return Object.fromEntries(all.filter((entry): entry is [string, string] => entry[1] !== null))
 }
 
-/** As the history of the volume tells it. */
+/** As the history of the volume tells it; labels of our own are nobody's business. */
 export function eventDetails({
   access,
   labels,
@@ -57,7 +57,8 @@ export function eventDetails({
 }: SettingsChange): VolumeEventDetails {
   const told: Record<string, string> = {}
   if (access !== undefined) told['access'] = JSON.stringify(access)
-  if (labels !== undefined) told['labels'] = JSON.stringify(labels)
+  const named = Object.entries(labels ?? {}).filter(([label]) => !label.startsWith('torus.'))
+  if (named.length > 0) told['labels'] = JSON.stringify(Object.fromEntries(named))
   if (limits !== undefined) told['limits'] = JSON.stringify(limits)
   return { ...plain, ...told }
 }

@@ -253,7 +253,9 @@ export class Volumes implements DeviceSource {
     const info = await this.#table.exclusively(name, async (found) => {
       const managed = this.#table.manage(found)
       await managed.changeAlone(change)
-      await this.#context.history.tell(found, 'changed', eventDetails(change))
+      const details = eventDetails(change)
+      if (Object.keys(details).length > 0)
+        await this.#context.history.tell(found, 'changed', details)
       return this.#table.info(managed.record)
     })
     this.#options.onChange?.()

@@ -82,6 +82,31 @@ test('pieces that are damaged, of another size or leave a gap are refused', asyn
   await bench.close()
 })
 
+test('an import goes on in another process from what is durable', async () => {
+  const bench = await openBench()
+  const { stream, digest } = await exported(bench)
+  const first = new Imports(bench.volumes, bench.cluster, 0)
+  const { id } = await first.begin({ name: 'v', sizeBytes: SIZE })
+  await bench.clock.advance(6 * 24 * 3600 * 1000)
+  const half = 3 * (MIB / 4)
+  strictEqual((await first.write(id, stream, half)).doneBytes, half)
+  const second = new Imports(bench.volumes, bench.cluster)
+  deepStrictEqual(
+    (await second.list()).map(({ doneBytes }) => doneBytes),
+    [half]
+  )
+  // Who goes on with it has a week from then on.
+  await bench.clock.advance(6 * 24 * 3600 * 1000)
+  strictEqual(await bench.volumes.trash.removeExpired(), 0)
+  const file = await bench.volumes.openFile('source', { readOnly: true })
+  const rest: Buffer[] = []
+  for await (const part of exportVolume(file, { ...whole, startBytes: half })) rest.push(part)
+  await second.write(id, Buffer.concat(rest), SIZE)
+  await second.finish(id, { digest })
+  strictEqual(await finished(second, id), 'done')
+  await bench.close()
+})
+
 test('an import that is abandoned, or that nobody goes on with, leaves nothing', async () => {
   const bench = await openBench()
   const { stream } = await exported(bench)

@@ -1,7 +1,14 @@
 /** Increments: a volume elsewhere follows another, snapshot by snapshot. */
 import { deepStrictEqual, ok, rejects, strictEqual } from 'node:assert'
 import { test } from 'uvu'
-import { StreamReader, type StreamSnapshot } from '../../src/backup/stream-format.ts'
+import {
+  encodeEnd,
+  encodeHeader,
+  encodePart,
+  StreamReader,
+  type StreamSnapshot,
+  VolumeDigest
+} from '../../src/backup/stream-format.ts'
 import { torusStream } from '../../src/cli/import-sources.ts'
 import { exportOf } from '../../src/coordinator/exports.ts'
 import { Increments } from '../../src/coordinator/increments.ts'
@@ -176,24 +183,74 @@ test('an increment from which a part was taken out is refused by who reads it', 
     await rejects(read(without), /it has/)
   }))
 
-test('an increment goes on at any block', () =>
+/** The parts of a stream before and after a block, as streams of their own. */
+async function cutAt(stream: Buffer, cut: number): Promise<[Buffer, Buffer]> {
+  const reader = new StreamReader(once(stream))
+  const { sizeBytes, snapshot } = await reader.header()
+  const pieces = [0, cut].map((startBytes) => ({
+    parts: [encodeHeader({ sizeBytes, startBytes, snapshot })],
+    digest: new VolumeDigest()
+  }))
+  for (let part = await reader.next(); part.kind !== 'end'; part = await reader.next()) {
+    const { parts, digest } = pieces[part.offset < cut ? 0 : 1]!
+    parts.push(...encodePart(part).map((bytes) => Buffer.from(bytes)))
+    digest.addPart(part)
+  }
+  const [first, second] = pieces.map(({ parts, digest }) =>
+    Buffer.concat([...parts, encodeEnd(digest.end())])
+  )
+  return [first!, second!]
+}
+
+test('an increment goes on where it was, in another process too', () =>
   withPeer(async (open) => {
     const peer = await open()
     const { volumes } = peer
     await made(peer)
     const whole = await streamOf(volumes, 'b', 'a')
     const { sizeBytes, snapshot, digest } = await headerOf(whole)
-    const increments = new Increments(volumes)
+    const cut = 5 * MIB
+    const [first, second] = await cutAt(whole, cut)
+    const increments = new Increments(volumes, 0)
     await increments.begin('w', { sizeBytes, snapshot })
+    await rejects(increments.write('w', second, sizeBytes), failsWith(ErrorCode.InvalidArgument))
+    await rejects(increments.write('w', whole, cut), failsWith(ErrorCode.InvalidArgument))
+    await increments.write('w', first, cut)
+    const successor = new Increments(volumes, 0)
+    strictEqual((await successor.begin('w', { sizeBytes, snapshot })).doneBytes, cut)
+    await successor.write('w', second, sizeBytes)
+    await successor.finish('w', digest)
+    strictEqual(await finished(successor), 'done')
+    ok((await bytesOf(volumes, 'w@b')).equals(await bytesOf(volumes, 'v@b')))
+    deepStrictEqual((await volumes.show('w')).labels, {})
+    const kinds = (await volumes.events('w')).map(({ kind }) => kind)
+    ok(kinds.filter((kind) => kind === 'changed').length <= 3, kinds.join())
+  }))
+
+test('what is read from a block on has a digest of its own, if that is wanted', () =>
+  withPeer(async (open) => {
+    const peer = await open()
+    const { volumes } = peer
+    await made(peer)
+    const whole = await streamOf(volumes, 'b', 'a')
     const cut = 5 * MIB + 3 * BLOCK
     const rest = await streamOf(volumes, 'b', 'a', cut)
     deepStrictEqual(rest.subarray(-56), whole.subarray(-56))
-    await rejects(increments.write('w', rest, sizeBytes), failsWith(ErrorCode.InvalidArgument))
-    await increments.write('w', whole, cut)
-    await increments.write('w', rest, sizeBytes)
-    await increments.finish('w', digest)
-    strictEqual(await finished(increments), 'done')
-    ok((await bytesOf(volumes, 'w@b')).equals(await bytesOf(volumes, 'v@b')))
+    for (const [snapshot, from] of [
+      ['b', 'a'],
+      ['b', undefined]
+    ] as const) {
+      const parts: Buffer[] = []
+      const wanted = { snapshot, from, start: cut, digest: 'rest' as const }
+      for await (const part of await exportOf(volumes, 'v', wanted)) parts.push(part as Buffer)
+      const reader = new StreamReader(once(Buffer.concat(parts)))
+      await reader.header()
+      const digest = new VolumeDigest()
+      let part = await reader.next()
+      for (; part.kind !== 'end'; part = await reader.next()) digest.addPart(part)
+      deepStrictEqual(digest.end(), part)
+      ok(digest.blocks > 0)
+    }
   }))
 
 test.run()

@@ -232,14 +232,15 @@ async function restore(context: Context, volume: string, options: RestoreOptions
   try {
     const backup = await repository.find(volume, options.backup)
     const keys = await keyring.of(backup.manifest)
-    const source = sourceOf(repository, backup, keys)
-    if (toFile !== undefined) await toImage(context, backup, source, toFile)
+    const source = (): Source => sourceOf(repository, backup, keys)
+    if (toFile !== undefined) await toImage(context, backup, source(), toFile)
     else {
       if (keys !== null && options.encrypt !== true) {
         context.output.note(`${backup.name} is encrypted; ${name} is not: --encrypt makes it so`)
       }
       const { pool } = options
-      await transfer(context, name!, source, options.encrypt === true ? options : { pool })
+      const open = async (): Promise<Source> => source()
+      await transfer(context, name!, open, options.encrypt === true ? options : { pool })
     }
   } finally {
     keyring.close()
@@ -258,7 +259,13 @@ function sourceOf(
       yield part
     }
   }
-  return { sizeBytes: backup.manifest.sizeBytes, digest, snapshot: null, parts }
+  return {
+    sizeBytes: backup.manifest.sizeBytes,
+    digest,
+    snapshot: null,
+    parts,
+    close: async () => {}
+  }
 }
 
 async function toImage(

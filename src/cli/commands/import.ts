@@ -2,8 +2,9 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Command } from 'commander'
-import { StoreError } from '../../core/errors.ts'
+import { ErrorCode, StoreError } from '../../core/errors.ts'
 import { formatSize } from '../../core/units.ts'
 import { sizeArgument } from '../arguments.ts'
 import { action, type Context, withExamples } from '../context.ts'
@@ -71,8 +72,8 @@ async function run(
   const folder = format === 'qcow2' ? await mkdtemp(join(tmpdir(), 'torus-import-')) : null
   try {
     const raw = folder === null ? path : await converted(path, join(folder, 'raw'))
-    const source = await sourceOf(raw, format, options.size)
-    await transfer(context, name, source, options)
+    const open = (): Promise<Source> => sourceOf(raw, format, options.size)
+    await transfer(context, name, open, { ...options, isPipe: path === '-' })
   } finally {
     if (folder !== null) await rm(folder, { recursive: true, force: true })
   }
@@ -105,37 +106,98 @@ async function sourceOf(path: string, format: Format, size: number | undefined):
   return torusStream(path === '-' ? process.stdin : await fileStream(path))
 }
 
+/**
+ * Sends what `open` gives; again and from where it was when the peer was away for a moment, unless
+ * what a pipe gave is gone.
+ */
 export async function transfer(
   context: Context,
   name: string,
+  open: () => Promise<Source>,
+  { isPipe = false, ...options }: ImportOptions & { readonly isPipe?: boolean }
+): Promise<void> {
+  const startedMs = performance.now()
+  let restart = options.restart
+  for (let lastMs = performance.now(); ; ) {
+    let doneBytes = 0
+    const onWritten = (bytes: number): void => {
+      doneBytes = bytes
+      lastMs = performance.now()
+    }
+    const source = await open()
+    try {
+      await attempt(context, name, source, { ...options, restart: restart === true, onWritten })
+      const seconds = (performance.now() - startedMs) / 1000
+      const size = formatSize(source.sizeBytes)
+      const which = isIncrement(source) ? `the increment to ${name}@${source.snapshot?.name}` : name
+      context.output.result(
+        await context.api.volume(name),
+        () => `imported ${which}, ${size} in ${seconds.toFixed(1)} s`
+      )
+      return
+    } catch (thrown) {
+      await source.close()
+      const code = thrown instanceof CommandError ? thrown.code : ''
+      const isAway = code === 'Unavailable' && (doneBytes > 0 || restart === false)
+      // Nobody can unlock what has no name yet.
+      const isLocked = code === 'Locked' && !isIncrement(source) && restart !== true
+      const isOver = performance.now() - lastMs > AWAY_MS
+      if (isPipe || isOver || !(isAway || isLocked)) throw thrown
+      if (isLocked) context.output.note(`the key of ${name} went with its peer: beginning anew`)
+      restart = isLocked
+    }
+    await sleep(RETRY_MS)
+  }
+}
+
+/** A peer that restarts is back within this, and a lease that one left is over. */
+const AWAY_MS = 30_000
+const RETRY_MS = 500
+
+const isIncrement = ({ snapshot }: Source): boolean => snapshot !== null && snapshot.base !== null
+
+async function attempt(
+  context: Context,
+  name: string,
   source: Source,
-  options: ImportOptions
+  options: ImportOptions & { readonly onWritten: (doneBytes: number) => void }
 ): Promise<void> {
   const { api, output } = context
-  const startedMs = performance.now()
-  const isIncrement = source.snapshot !== null && source.snapshot.base !== null
-  const { id, target } = isIncrement
+  const { id, target: to } = isIncrement(source)
     ? await beginIncrement(context, name, source, options)
     : await beginVolume(context, name, source, options)
+  const write = async (piece: Buffer, until: number): Promise<void> => {
+    await to.write(piece, until)
+    options.onWritten(until)
+  }
+  const target: Target = { ...to, write }
   const progress = output.progress(`import ${name}`, (value) => formatSize(value))
   try {
     await send(target, source, (done) => progress.update(done, source.sizeBytes))
     await verified(target, output, source.digest.end().digest)
   } catch (thrown) {
     // Nothing of what cannot become whole is kept; what a connection cut off goes on.
-    const isBad = thrown instanceof StoreError || isFatal(thrown)
-    if (isBad && !isIncrement) await api.life.abandonImport(id).catch(() => {})
-    throw thrown instanceof StoreError ? corrupt(thrown) : thrown
+    const isCorrupt = thrown instanceof StoreError && !passingCodes.includes(thrown.code)
+    const isBad = isCorrupt || isFatal(thrown)
+    if (isBad && !isIncrement(source)) await api.life.abandonImport(id).catch(() => {})
+    throw isCorrupt ? corrupt(thrown) : thrown
   } finally {
     progress.stop()
   }
-  const seconds = (performance.now() - startedMs) / 1000
-  const size = formatSize(source.sizeBytes)
-  const which = isIncrement ? `the increment to ${name}@${source.snapshot?.name}` : name
-  output.result(
-    await api.volume(name),
-    () => `imported ${which}, ${size} in ${seconds.toFixed(1)} s`
-  )
+}
+
+/** Another peer may have died with it, or what came before is still being written. */
+async function whenFree<T>({ output }: Context, work: () => Promise<T>): Promise<T> {
+  for (const startedMs = performance.now(); ; ) {
+    try {
+      return await work()
+    } catch (thrown) {
+      const isBusy = thrown instanceof CommandError && thrown.code === 'Busy'
+      if (!isBusy || performance.now() - startedMs > AWAY_MS) throw thrown
+      if (performance.now() - startedMs < RETRY_MS) output.note(`waiting: ${thrown.message}`)
+    }
+    await sleep(RETRY_MS)
+  }
 }
 
 interface Begun {
@@ -155,34 +217,48 @@ async function beginVolume(
   const target: Target = {
     doneBytes,
     snapshot: null,
-    write: (piece, until) => life.writeImport(id, piece, until),
+    write: (piece, until) => whenFree(context, () => life.writeImport(id, piece, until)),
     finish: (digest) => life.finishImport(id, { digest, ...made }),
     show: () => life.import(id)
   }
   return { id, target }
 }
 
+/** @throws CommandError NotFound */
+async function volumeIsThere(
+  { api }: Context,
+  name: string,
+  { name: newer }: NonNullable<Source['snapshot']>
+): Promise<void> {
+  await api.volume(name).catch((thrown: unknown) => {
+    if (!(thrown instanceof CommandError) || thrown.code !== 'NotFound') throw thrown
+    const what = `it is an increment to "${newer}", which goes onto a volume that has its base`
+    const text = `${what}: there is no volume "${name}"`
+    throw new CommandError('NotFound', `${text}; import the whole stream before it first`)
+  })
+}
+
 /** Onto a volume that has the snapshot on which it stands. */
 async function beginIncrement(
-  { api: { streams }, output }: Context,
+  context: Context,
   name: string,
   { sizeBytes, snapshot }: Source,
   options: ImportOptions
 ): Promise<Begun> {
+  const { streams } = context.api
+  await volumeIsThere(context, name, snapshot!)
   if (options.encrypt === true || options.size !== undefined) {
     throw new UsageError('an increment goes onto a volume that is there: no --encrypt, no --size')
   }
   const { id, name: newer, base } = snapshot!
-  const begun = await streams.beginIncrement(name, {
-    sizeBytes,
-    snapshot: { id, name: newer, base: base! }
-  })
+  const increment = { sizeBytes, snapshot: { id, name: newer, base: base! } }
+  const begun = await whenFree(context, () => streams.beginIncrement(name, increment))
   const doneBytes = options.restart === true ? 0 : begun.doneBytes
-  if (doneBytes > 0) output.note(`going on with the increment at ${formatSize(doneBytes)}`)
+  if (doneBytes > 0) context.output.note(`going on with the increment at ${formatSize(doneBytes)}`)
   const target: Target = {
     doneBytes,
     snapshot,
-    write: (piece, until) => streams.writeIncrement(name, piece, until),
+    write: (piece, until) => whenFree(context, () => streams.writeIncrement(name, piece, until)),
     finish: (digest) => streams.finishIncrement(name, digest),
     show: () => streams.increment(name)
   }
@@ -192,6 +268,8 @@ async function beginIncrement(
 const corrupt = (thrown: StoreError): CommandError =>
   new CommandError('Corrupt', `it is not imported: ${thrown.message}`)
 
+/** Of a store from which a backup is restored. */
+const passingCodes: readonly number[] = [ErrorCode.Unavailable, ErrorCode.DiskFailure]
 const fatalCodes = ['Corrupt', 'OutOfRange', 'ChecksumMismatch', 'OutOfSpace']
 const isFatal = (thrown: unknown): boolean =>
   thrown instanceof CommandError && fatalCodes.includes(thrown.code)
