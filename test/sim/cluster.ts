@@ -42,6 +42,8 @@ export interface SimOptions {
   readonly moves: boolean
   /** Groups are split again and again. */
   readonly splits?: boolean
+  /** Volumes have snapshots, go back to them, and are cloned. */
+  readonly layers?: boolean
   /** Members are compared again and again; with the real engine. */
   readonly scrub?: boolean
   /** After so long copies of a peer that is away are made elsewhere. */

@@ -20,6 +20,8 @@ export async function loseMetadata(sim: SimCluster): Promise<number> {
   sim.isHalted = true
   world.log('everything loses power, and the metadata is lost')
   for (const peer of peers) peer.crash(true)
+  // Who ended cleanly has all, but nobody will know.
+  for (const volume of sim.volumes) volume.onPowerLoss(null)
   await world.runUntil(world.nowMs + 2 * TTL_MS)
   const restored = restoredBackup(copy, keys, world.nowMs)
   await world.until(5000, 'a restore', writeBackup(metadata, keys, restored, { force: true }))

@@ -44,6 +44,8 @@ export interface RunOptions {
   readonly moves?: boolean
   /** Groups are split again and again. */
   readonly splits?: boolean
+  /** Volumes have snapshots, go back to them, and are cloned. With the real engine. */
+  readonly layers?: boolean
   /** Shards are read, and members compared, again and again; at the end a disk is damaged. */
   readonly scrub?: boolean
   /** At the end all peers lose power, and the metadata is restored from a copy of some time ago. */
@@ -58,7 +60,8 @@ export class SimFailure extends Error {
   }
 }
 
-function optionsOf({ seed, engine = false, moves = false }: RunOptions): SimOptions {
+function optionsOf(options: RunOptions): SimOptions {
+  const { seed, engine = false, moves = false, layers = false } = options
   // Small and different: two copies or three, spare peers or none.
   const copies = 2 + (seed % 2)
   return {
@@ -71,6 +74,9 @@ function optionsOf({ seed, engine = false, moves = false }: RunOptions): SimOpti
     engine,
     sealed: engine && seed % 2 === 0,
     moves,
+    layers: layers && engine,
+    scrub: options.scrub === true,
+    splits: options.splits === true,
     downAfterMs: 1500 + (seed % 5) * 1500,
     lateOneIn: seed % 3 === 0 ? 50 : 2000
   }
@@ -78,11 +84,7 @@ function optionsOf({ seed, engine = false, moves = false }: RunOptions): SimOpti
 
 export async function runSeed(options: RunOptions): Promise<RunReport> {
   const { seed, faultyMs = 8000, faults: wantsFaults = true } = options
-  const sim = new SimCluster({
-    ...optionsOf(options),
-    scrub: options.scrub === true,
-    splits: options.splits === true
-  })
+  const sim = new SimCluster(optionsOf(options))
   const { world } = sim
   const faults = new Faults(sim, options.restore !== true)
   const mover = new Mover(sim)

@@ -20,13 +20,19 @@ const scrub = process.env['SCRUB'] === '1'
 const scrubSeeds = Number(process.env['SCRUB_SEEDS'] ?? 4)
 const movesSeeds = Number(process.env['MOVES_SEEDS'] ?? 15)
 
+/** `LAYERS=1`, with the engine: volumes have snapshots, and clones. */
+const layers = process.env['LAYERS'] === '1'
+/** `RESTORE=1`: at the end the metadata is restored. */
+const restore = process.env['RESTORE'] === '1'
+
 /** `SPLITS=1`: also while groups are split. */
 const splits = process.env['SPLITS'] === '1'
 const splitSeeds = Number(process.env['SPLIT_SEEDS'] ?? 6)
 
 async function run(seed: number, real: boolean = engine, moving: boolean = moves): Promise<void> {
   try {
-    const report = await runSeed({ seed, engine: real || scrub, moves: moving, scrub, splits })
+    const mode = { engine: real, moves: moving, scrub, splits, layers, restore }
+    const report = await runSeed({ seed, ...mode })
     if (fixed !== undefined) console.log({ ...report, trace: report.trace.length })
   } catch (thrown) {
     if (thrown instanceof SimFailure && fixed !== undefined) {

@@ -44,7 +44,9 @@ class BlockModel {
   raise(number: number, sinceMs: number, session: Session): void {
     // One that waits at a gateway which took over may come after those of the gateway before.
     let least = number
-    for (const [waiting, by] of this.pending) if (by !== session) least = Math.min(least, waiting)
+    for (const [waiting, by] of this.pending) {
+      if (by.epoch > session.epoch) least = Math.min(least, waiting)
+    }
     // It may have been there before the loss, and told after it.
     if (least > this.floor && sinceMs > this.lostMs) this.floor = least
   }
@@ -62,8 +64,6 @@ interface BlockRange {
   readonly count: number
 }
 
-/** `LAYERS=1`: the head is frozen now and then, and the next layer written. With `ENGINE=1`. */
-const layered = process.env['LAYERS'] === '1'
 const LAYER_EVERY = 8
 /** Nothing is merged here: more would fill the small disks. */
 const LAYERS_MAX = 6
@@ -188,10 +188,10 @@ export class SimVolume {
     return op.error
   }
 
-  /** Nobody that has what was not flushed in these groups is left. */
-  onPowerLoss(group: number): void {
+  /** Nobody that has what was not flushed in this group, or any, is left. */
+  onPowerLoss(group: number | null): void {
     for (const [at, block] of this.blocks.entries()) {
-      if (this.groupOf(at) !== group) continue
+      if (group !== null && this.groupOf(at) !== group) continue
       block.floor = Math.min(block.floor, block.durable)
       block.lostMs = this.#world.nowMs
     }
@@ -376,7 +376,7 @@ export class SimVolume {
   }
 
   write(session: Session, kind: number, range: BlockRange = this.#range()): void {
-    if (layered && this.sim.options.engine) this.#freezeSometimes()
+    if (this.sim.options.layers === true) this.#freezeSometimes()
     if (this.#isBranching) return
     const { boot } = session
     const { first, count, chunk } = range
