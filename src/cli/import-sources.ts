@@ -77,13 +77,14 @@ class RawSource implements Source {
 export async function rawFile(path: string, sizeBytes: number | undefined): Promise<Source> {
   const file = await opened(path)
   const { size } = await file.stat()
+  await file.close()
   const whole = Math.ceil(size / BLOCK_BYTES) * BLOCK_BYTES
   if (sizeBytes !== undefined && sizeBytes < size) {
     const sizes = `${formatSize(size)}, more than --size ${formatSize(sizeBytes)}`
     throw new CommandError('OutOfRange', `${path} has ${sizes}`)
   }
   if (whole === 0 && sizeBytes === undefined) throw new UsageError(`${path} is empty`)
-  return new RawSource(sizeBytes ?? whole, piecesOf(file), size)
+  return new RawSource(sizeBytes ?? whole, piecesOf(path), size)
 }
 
 export function rawPipe(input: Readable, sizeBytes: number | undefined): Source {
@@ -112,7 +113,8 @@ export async function torusStream(input: AsyncIterable<Buffer>): Promise<Source>
 }
 
 export async function fileStream(path: string): Promise<AsyncIterable<Buffer>> {
-  return piecesOf(await opened(path))
+  await (await opened(path)).close()
+  return piecesOf(path)
 }
 
 /** The first bytes of a file: enough to know its format. */
@@ -133,7 +135,9 @@ async function opened(path: string): Promise<FileHandle> {
   }
 }
 
-async function* piecesOf(file: FileHandle): AsyncIterable<Buffer> {
+/** Opens it when the first piece is wanted. */
+async function* piecesOf(path: string): AsyncIterable<Buffer> {
+  const file = await opened(path)
   try {
     for (;;) {
       const piece = Buffer.allocUnsafe(PIECE_BYTES)
