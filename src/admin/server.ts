@@ -36,6 +36,7 @@ import type { AdminTls } from './tls.ts'
 const BODY_BYTES_MAX = 64 * 1024
 /** A client that gave up is not worth waiting for; the work itself goes on. */
 const ANSWER_TIMEOUT_MS = 60_000
+const BYTES_TYPE = 'application/octet-stream'
 /** A message shows a wrong value up to this length. */
 const SHOWN_VALUE_MAX = 200
 
@@ -143,7 +144,7 @@ async function buildApp(options: AdminOptions, doorOf: DoorOf): Promise<FastifyI
   // Only JSON comes in. Text would let a browser's form through without asking us first.
   app.removeContentTypeParser('text/plain')
   app.addContentTypeParser(
-    'application/octet-stream',
+    BYTES_TYPE,
     { parseAs: 'buffer', bodyLimit: IMPORT_PIECE_BYTES_MAX },
     (_request, bytes, done) => done(null, bytes)
   )
@@ -235,6 +236,10 @@ function addRoute(app: FastifyInstance, route: Route, audited: AuditedRequests):
     method: route.method,
     config: { route },
     url: route.path.replaceAll(/\{(\w+)\}/g, ':$1'),
+    onRequest: async ({ headers }) => {
+      // Megabytes are received for those alone who may send them.
+      if (!route.takesBytes && isOfBytes(headers)) throw wrongBody(route)
+    },
     handler: async (request, reply) => {
       const { status, value } = await audited.during(request, route, () =>
         answerOf(request, route, audited.of(request))
@@ -269,10 +274,17 @@ async function answerOf(
 /** @throws StoreError InvalidArgument when there are some and should not be, or the other way */
 function bytesOf({ takesBytes }: Route, body: unknown): Buffer {
   if (Buffer.isBuffer(body) === takesBytes) return takesBytes ? (body as Buffer) : NO_BYTES
-  const wanted = takesBytes ? 'application/octet-stream' : 'application/json'
-  const text = `the body must be sent with the header "content-type: ${wanted}"`
-  throw new StoreError(ErrorCode.InvalidArgument, text)
+  throw wrongBody({ takesBytes })
 }
+
+function wrongBody({ takesBytes }: Pick<Route, 'takesBytes'>): StoreError {
+  const wanted = takesBytes ? BYTES_TYPE : 'application/json'
+  const text = `the body must be sent with the header "content-type: ${wanted}"`
+  return new StoreError(ErrorCode.InvalidArgument, text)
+}
+
+const isOfBytes = ({ 'content-type': type = '' }: IncomingMessage['headers']): boolean =>
+  type.toLowerCase().startsWith(BYTES_TYPE)
 
 const NO_BYTES = Buffer.alloc(0)
 

@@ -113,7 +113,7 @@ function requireEtcdRules(values: Config, sources: Readonly<Record<OptionKey, So
 
 /** Who connects to `peerListen` proves that it is of the cluster: it needs no `insecure`. */
 function requirePeerRules(values: Config, warnings: string[]): void {
-  const { peerTlsCa, peerTlsCert, peerTlsKey, peerListen, peerAdvertise } = values
+  const { peerTlsCa, peerTlsCert, peerTlsKey, peerListen, peerAdvertise, etcd } = values
   if (peerListen === null && peerAdvertise !== null) {
     throw invalid('peer-advertise means nothing without peer-listen')
   }
@@ -126,6 +126,10 @@ function requirePeerRules(values: Config, warnings: string[]): void {
   const given = [peerTlsCa, peerTlsCert, peerTlsKey].filter((file) => file !== null).length
   if (given === 1 || given === 2) {
     throw invalid('peer-tls-ca, peer-tls-cert and peer-tls-key are only given together')
+  }
+  if (peerListen !== null && etcd.length === 0) {
+    warnings.push('peer-listen means nothing without etcd: nobody listens there')
+    return
   }
   if (peerListen === null || isLoopback(peerListen.host) || given > 0) return
   warnings.push(

@@ -194,8 +194,11 @@ test('others are told of an address that they can connect to', () => {
   refused({ flags: { dataDir, peerListen: '[::]:4320' } }, /peer-advertise/)
   refused({ flags: { dataDir, peerAdvertise: 'h1:4320' } }, /means nothing without peer-listen/)
   refused({ flags: { ...flags, peerAdvertise: 'h1:0' } }, /must be HOST:PORT/)
-  const { config } = resolve({ flags: { ...flags, peerAdvertise: 'h1:4320' } })
+  const { config, warnings } = resolve({ flags: { ...flags, peerAdvertise: 'h1:4320' } })
   deepEqual(config.peerAdvertise, { host: 'h1', port: 4320 })
+  deepEqual(warnings, ['peer-listen means nothing without etcd: nobody listens there'])
+  const etcd = ['http://127.0.0.1:2379']
+  match(resolve({ flags: { dataDir, etcd, peerListen: 'h1:1' } }).warnings[0]!, /not encrypted/)
 })
 
 test('etcd is given as URLs, with the files that fit them', () => {
