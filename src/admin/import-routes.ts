@@ -48,7 +48,7 @@ export const importRoutesOf = (backend: ImportBackend): readonly Route[] => [
     path: '/v1/imports/{id}',
     operationId: 'getImport',
     summary: 'How far an import is',
-    role: 'operator',
+    role: 'viewer',
     params: byId,
     answer: life.importSchema,
     handle: ({ params }) => backend.show(params.id)

@@ -36,7 +36,7 @@ export const streamRoutesOf = (backend: StreamBackend): readonly Route[] => [
     path: '/v1/volumes/{name}/diff',
     operationId: 'diffVolume',
     summary: 'Extents of a volume, or of its snapshot, that changed since the snapshot `from`',
-    role: 'operator',
+    role: 'viewer',
     volumeUse: 'see',
     params: byName,
     query: z.strictObject({
@@ -72,7 +72,7 @@ const incrementRoutesOf = (backend: StreamBackend): readonly Route[] => [
     path: INCREMENT,
     operationId: 'getIncrement',
     summary: 'How far an increment is',
-    role: 'operator',
+    role: 'viewer',
     params: byName,
     answer: life.importSchema,
     handle: ({ params }) => backend.increment(params.name)
