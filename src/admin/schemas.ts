@@ -117,6 +117,7 @@ export const volumeCreateSchema = z
       .max(63)
       .optional()
       .meta({ description: 'Pool that has its blocks; `default` without one' }),
+    access: access.partial().optional(),
     encrypt: newSlotSchema
       .optional()
       .meta({ description: 'Seals its blocks under a key that this slot opens' })

@@ -29,7 +29,7 @@ export const volumeRoutesOf = (backend: AdminBackend): readonly Route[] => [
     operationId: 'createVolume',
     summary: 'Create a thin volume',
     role: 'operator',
-    tell: ({ sizeBytes, type, pool }) => ({ sizeBytes, type, pool }),
+    tell: ({ sizeBytes, type, pool, access }) => ({ sizeBytes, type, pool, access }),
     body: schemas.volumeCreateSchema,
     answer: schemas.volumeSchema,
     status: 201,

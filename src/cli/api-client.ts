@@ -134,6 +134,7 @@ export class ApiClient {
     type?: string
     description?: string
     pool?: string
+    access?: schemas.VolumeCreate['access']
     encrypt?: keys.NewSlotBody
   }): Promise<Volume> => this.#send('POST', '/v1/volumes', volume)
 

@@ -27,6 +27,7 @@ export interface NewVolume {
   readonly settings?: VolumeRecord['settings']
   readonly state?: VolumeRecord['state']
   readonly pool?: string
+  readonly access?: NonNullable<VolumeRecord['access']>
   /** No name leads to it yet: see HiddenVolumes. */
   readonly hidden?: VolumeRecord['hidden']
   /** Of an encrypted volume: its keys, made for the family that it is told. */
@@ -91,6 +92,7 @@ export class VolumeDirectory {
       type: volume.type,
       ...(volume.pool === undefined ? {} : { pool: volume.pool }),
       ...(volume.hidden === undefined ? {} : { hidden: volume.hidden }),
+      ...(volume.access === undefined ? {} : { access: volume.access }),
       family: randomFamilyId(random, this.#cluster.features.has('branches')),
       headLayer: randomRootLayer(random),
       sizeBytes: volume.sizeBytes,

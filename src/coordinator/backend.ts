@@ -33,7 +33,6 @@ import type { StreamBackend } from '../admin/stream-routes.ts'
 import type { MemberScrub } from '../admin/scrub-schemas.ts'
 import type { Cluster } from '../cluster/cluster.ts'
 import { readBackup } from '../cluster/metadata-copy.ts'
-import { DEFAULT_POOL } from '../cluster/pools.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { LatencyHistogram } from '../core/histogram.ts'
 import { version } from '../core/version.ts'
@@ -56,7 +55,7 @@ import type { DataDirectory } from './data-directory.ts'
 import { healthOf, healthProblems } from './health.ts'
 import { PeerImportBackend } from './import-backend.ts'
 import { PeerLifeBackend } from './life-backend.ts'
-import { newSlotOf, withSecrets } from './keys.ts'
+import { withNewVolume } from './new-volumes.ts'
 import { PeerBranchBackend } from './branch-backend.ts'
 import { PeerSnapshotBackend } from './snapshot-backend.ts'
 import { PeerSpaceBackend } from './space-backend.ts'
@@ -273,13 +272,8 @@ export class PeerBackend implements AdminBackend {
   }
 
   async createVolume(request: VolumeCreate): Promise<Volume> {
-    const { pool = DEFAULT_POOL, encrypt, ...rest } = request
-    if (pool !== DEFAULT_POOL) await this.#parts.peers.pool(pool)
-    const place = pool === DEFAULT_POOL ? rest : { ...rest, pool }
-    const slot = encrypt === undefined ? null : newSlotOf(encrypt)
-    const made = await withSecrets(slot === null ? [] : [slot], () =>
-      this.#parts.volumes.create(slot === null ? place : { ...place, encrypt: slot })
-    )
+    const { peers, volumes } = this.#parts
+    const made = await withNewVolume(request, peers, (options) => volumes.create(options))
     const volume = await this.#volumeOf(made)
     await this.refreshVolumes()
     return volume

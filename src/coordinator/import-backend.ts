@@ -2,10 +2,9 @@
 import type { ImportBackend } from '../admin/import-routes.ts'
 import type { Import, ImportFinish } from '../admin/life-schemas.ts'
 import type { VolumeCreate } from '../admin/schemas.ts'
-import { DEFAULT_POOL } from '../cluster/pools.ts'
 import type { BackendParts } from './backend.ts'
 import { Imports } from './imports.ts'
-import { newSlotOf, withSecrets } from './keys.ts'
+import { withNewVolume } from './new-volumes.ts'
 
 export class PeerImportBackend implements ImportBackend {
   readonly #parts: Pick<BackendParts, 'volumes' | 'cluster' | 'peers'>
@@ -20,13 +19,8 @@ export class PeerImportBackend implements ImportBackend {
     return this.#imports.list()
   }
 
-  async begin({ pool = DEFAULT_POOL, encrypt, ...rest }: VolumeCreate): Promise<Import> {
-    if (pool !== DEFAULT_POOL) await this.#parts.peers.pool(pool)
-    const place = pool === DEFAULT_POOL ? rest : { ...rest, pool }
-    const slot = encrypt === undefined ? null : newSlotOf(encrypt)
-    return withSecrets(slot === null ? [] : [slot], () =>
-      this.#imports.begin(slot === null ? place : { ...place, encrypt: slot })
-    )
+  begin(volume: VolumeCreate): Promise<Import> {
+    return withNewVolume(volume, this.#parts.peers, (options) => this.#imports.begin(options))
   }
 
   show(id: string): Promise<Import> {

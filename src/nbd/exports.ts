@@ -81,7 +81,10 @@ export class Exports {
     const snapshot = await this.findSnapshot(wanted, entries)
     if (snapshot !== null) return snapshot
     const shown = name === '' ? 'there is no default export' : `there is no export '${wanted}'`
-    const isHidden = (await this.source.list()).some((each) => each.name === wanted)
+    const volume = volumeNameOf(wanted)
+    const isHidden =
+      entries.every((each) => each.name !== volume) &&
+      (await this.source.list()).some((each) => each.name === volume)
     const cause = isHidden ? new StoreError(ErrorCode.Forbidden, 'its rule of access') : undefined
     throw new StoreError(ErrorCode.NotFound, shown, { cause })
   }

@@ -8,6 +8,7 @@ import type { VolumeHistory } from './volume-history.ts'
 import { detailsOf } from './volume-info.ts'
 import type { NewSlot, VolumeKeyring } from './volume-keyring.ts'
 import type { CreateOptions } from './volume-options.ts'
+import { accessWith } from './volume-settings.ts'
 import { ofType, unitOf, type VolumeType, type VolumeTypes } from './volume-types.ts'
 
 export interface MakerParts {
@@ -32,7 +33,7 @@ export class VolumeMaker {
   /** @throws StoreError InvalidArgument, AlreadyExists, and what the type throws */
   async make(options: CreateOptions): Promise<VolumeRecord> {
     const type = this.#parts.types.get(options.type ?? 'block')
-    const { name, sizeBytes, pool, hidden, encrypt } = options
+    const { name, sizeBytes, pool, hidden, encrypt, access } = options
     const { description = '', labels = {}, settings = {} } = options
     const asked = { name, sizeBytes, description, labels, settings }
     if (type.prepare === undefined && Object.keys(settings).length > 0) {
@@ -46,6 +47,7 @@ export class VolumeMaker {
       unitBytes: unitOf(type),
       ...(pool === undefined ? {} : { pool }),
       ...(hidden === undefined ? {} : { hidden }),
+      ...(access === undefined ? {} : { access: accessWith({}, access) }),
       ...(encrypt === undefined ? {} : { encrypt })
     }
     if (type.format === undefined) return this.#record(spec)

@@ -8,6 +8,7 @@ import type { BlockStore } from '../replication/block-store.ts'
 import type { ClientSession } from './block-device.ts'
 import type { NewSlot, VolumeKeyring } from './volume-keyring.ts'
 import type { VolumeSettings, VolumeTypes } from './volume-types.ts'
+import type { ExportAccess } from './export-access.ts'
 import type { WriterGate } from './writer-gate.ts'
 
 export interface VolumesOptions {
@@ -46,6 +47,8 @@ export interface CreateOptions {
   readonly labels?: Readonly<Record<string, string>>
   /** Pool that has its blocks; the default one if none is named. */
   readonly pool?: string
+  /** Who may open it over protocols for clients, from the first moment on; everybody. */
+  readonly access?: Partial<ExportAccess>
   /** No name leads to it yet. */
   readonly hidden?: VolumeRecord['hidden']
   /** For the type. */

@@ -25,7 +25,7 @@ export function settingsOf(record: VolumeRecord, change: SettingsChange): Volume
   const { unavailableMs, access, readOnly, description, labels, limits } = change
   return {
     ...(unavailableMs === undefined ? {} : { unavailableMs }),
-    ...(access === undefined ? {} : { access: changedAccess(record, access) }),
+    ...(access === undefined ? {} : { access: accessWith(record, access) }),
     ...(readOnly === undefined ? {} : { readOnly }),
     ...(description === undefined ? {} : { description }),
     ...(limits === undefined ? {} : { limits: limitsOf(record.limits ?? NO_LIMITS, limits) }),
@@ -33,7 +33,8 @@ export function settingsOf(record: VolumeRecord, change: SettingsChange): Volume
   }
 }
 
-function changedAccess(record: VolumeRecord, change: Partial<ExportAccess>) {
+/** @throws StoreError InvalidArgument */
+export function accessWith(record: Pick<VolumeRecord, 'access'>, change: Partial<ExportAccess>) {
   const { addresses, tlsNames, ...rest } = { ...accessOf(record), ...change }
   const access = { ...rest, addresses: [...addresses], tlsNames: [...tlsNames] }
   checkAccess(access)

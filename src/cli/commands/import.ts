@@ -1,4 +1,5 @@
 /** `volume import`: a file or a pipe into a new volume. */
+import { type AccessOptions, addAccessOptions, givenAccess } from '../access-options.ts'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -25,14 +26,15 @@ import { addSecretOptions, type SecretOptions, slotFor } from '../secrets.ts'
 const formats = ['raw', 'qcow2', 'torus'] as const
 type Format = (typeof formats)[number]
 
-export type ImportOptions = SecretOptions & {
-  readonly format?: string
-  readonly size?: number
-  readonly pool: string
-  readonly description?: string
-  readonly restart?: boolean
-  readonly encrypt?: boolean
-}
+export type ImportOptions = SecretOptions &
+  AccessOptions & {
+    readonly format?: string
+    readonly size?: number
+    readonly pool: string
+    readonly description?: string
+    readonly restart?: boolean
+    readonly encrypt?: boolean
+  }
 
 export function addImport(parent: Command): void {
   const command = parent
@@ -53,6 +55,7 @@ export function addImport(parent: Command): void {
         run(context, path, name, options)
       )
     )
+  addAccessOptions(command)
   addSecretOptions(command)
   withExamples(
     command,
@@ -292,6 +295,8 @@ async function beginOrGoOn(
   if (found !== undefined) await api.life.abandonImport(found.id)
   const { description = '', pool } = options
   const encrypt = await slotFor(name, options)
-  const volume = { name, sizeBytes, type: 'block', description, pool }
+  const access = givenAccess(options)
+  const rules = Object.keys(access).length > 0 ? { access } : {}
+  const volume = { name, sizeBytes, type: 'block', description, pool, ...rules }
   return api.life.beginImport(encrypt === null ? volume : { ...volume, encrypt })
 }

@@ -2,11 +2,11 @@
 import type { Command } from 'commander'
 import { formatSize } from '../../core/units.ts'
 import { withoutUndefined } from '../../core/without-undefined.ts'
+import { type AccessOptions, addAccessOptions, givenAccess } from '../access-options.ts'
 import type { ApiClient, Client } from '../api-client.ts'
 import {
   countBetween,
   labelArgument,
-  listArgument,
   onOffArgument,
   orOff,
   sizeArgument,
@@ -66,11 +66,8 @@ const clientsOf = async (api: ApiClient, name: string, count: number): Promise<C
 
 const count = countBetween(1, Number.MAX_SAFE_INTEGER)
 
-interface SetOptions {
+interface SetOptions extends AccessOptions {
   readonly unavailable?: ReturnType<typeof unavailableArgument>
-  readonly allow?: string[]
-  readonly allowTlsName?: string[]
-  readonly nbdReadOnly?: boolean
   readonly nbdListSnapshots?: boolean
   readonly readOnly?: boolean
   readonly description?: string
@@ -91,17 +88,7 @@ export function addSet(parent: Command): void {
       'what requests do while too few members are up: wait for them, or fail after a time',
       unavailableArgument
     )
-    .option(
-      '--allow <ADDRESS[/BITS],…>',
-      'who may open it over NBD: addresses, networks, "unix" for unix sockets; or any',
-      listArgument('any')
-    )
-    .option(
-      '--allow-tls-name <NAME,…>',
-      'and with which names in client certificates, or shared keys; or any',
-      listArgument('any')
-    )
-    .option('--nbd-read-only <on|off>', 'NBD clients get it read-only', onOffArgument)
+  addAccessOptions(command)
     .option(
       '--nbd-list-snapshots <on|off>',
       'name its 64 newest snapshots to NBD clients that list exports',
@@ -130,14 +117,12 @@ export function addSet(parent: Command): void {
 
 /** @throws UsageError when there is nothing to change */
 function changeOf(options: SetOptions): Parameters<ApiClient['changeVolume']>[1] {
-  const { unavailable, allow, allowTlsName, nbdReadOnly, readOnly, description, label } = options
+  const { unavailable, readOnly, description, label } = options
   const { iops, iopsBurst, bandwidth, nbdListSnapshots } = options
   const given = Object.entries(withoutUndefined({ iops, iopsBurst, bandwidth }))
   const limits = Object.fromEntries(given.map(([name, value]) => [name, value || null]))
   const access = {
-    ...(allow === undefined ? {} : { addresses: allow }),
-    ...(allowTlsName === undefined ? {} : { tlsNames: allowTlsName }),
-    ...(nbdReadOnly === undefined ? {} : { readOnly: nbdReadOnly }),
+    ...givenAccess(options),
     ...(nbdListSnapshots === undefined ? {} : { listSnapshots: nbdListSnapshots })
   }
   const change = {

@@ -1,3 +1,4 @@
+import { type AccessOptions, addAccessOptions, givenAccess } from '../access-options.ts'
 import type { Command } from 'commander'
 import { formatSize } from '../../core/units.ts'
 import type { Volume } from '../api-client.ts'
@@ -52,7 +53,10 @@ function addCreate(parent: Command): void {
       action<[string, number], CreateOptions>(
         async ({ api, output }, [name, sizeBytes], { description = '', type, pool, ...rest }) => {
           const encrypt = await slotFor(name, rest)
-          const made = { name, sizeBytes, description, type, pool }
+          const access = givenAccess(rest)
+          const isRuled = Object.keys(access).length > 0
+          const what = { name, sizeBytes, description, type, pool }
+          const made = isRuled ? { ...what, access } : what
           const volume = await api.createVolume(encrypt === null ? made : { ...made, encrypt })
           const how = encrypt === null ? '' : ', encrypted and unlocked on this peer'
           const size = formatSize(volume.sizeBytes)
@@ -60,6 +64,7 @@ function addCreate(parent: Command): void {
         }
       )
     )
+  addAccessOptions(command)
   addSecretOptions(command)
   withExamples(
     command,
@@ -68,12 +73,13 @@ function addCreate(parent: Command): void {
   )
 }
 
-type CreateOptions = SecretOptions & {
-  description?: string
-  type: string
-  pool: string
-  encrypt?: boolean
-}
+type CreateOptions = SecretOptions &
+  AccessOptions & {
+    description?: string
+    type: string
+    pool: string
+    encrypt?: boolean
+  }
 
 function addList(parent: Command): void {
   const command = parent
