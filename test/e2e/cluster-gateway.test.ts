@@ -1,4 +1,7 @@
-/** The gateway of a replicated volume dies or pauses; another peer takes the volume over. */
+/**
+ * The gateway of a replicated volume dies, the first time while groups are split, or pauses;
+ * another peer takes the volume over.
+ */
 import { deepStrictEqual, ok, strictEqual } from 'node:assert'
 import { createHash } from 'node:crypto'
 import { test } from 'uvu'
@@ -7,6 +10,7 @@ import { ClusterLoad, connectWithin, within } from '../helpers/cluster-load.ts'
 import { ClusterSite } from '../helpers/cluster-site.ts'
 import { testNeeding } from '../helpers/environment.ts'
 import { MiB } from '../helpers/images.ts'
+import { until } from '../helpers/process.ts'
 import type { TorusServer } from '../helpers/server.ts'
 
 const needs = { programs: ['etcd'] }
@@ -47,13 +51,20 @@ async function rounds(site: ClusterSite): Promise<void> {
   await load.goesOn(10_000, 500)
   await first!.json('snapshot', 'create', 'v@then')
   const then = await digestOf(first!, 'v@then')
+  const groups = await splitGroups(first!)
   await load.goesOn(10_000, 300)
+  ok((await poolOf(second!)).splitting !== null, 'it dies while groups are split')
   await first!.kill()
   await load.breaks(5000)
   const next = await connectWithin(second!.nbdPort, 'v', TAKEOVER_MS)
   await load.verify(next, takenOver)
   next.destroy()
   strictEqual(await digestOf(second!, 'v@then'), then, 'a snapshot outlives its gateway')
+  const isSplit = async (): Promise<boolean> => {
+    const pool = await poolOf(second!)
+    return pool.groups === groups && pool.splitting === null
+  }
+  await until(isSplit, 'the groups are split by another controller', 30_000)
   await first!.start()
   await site.untilInSync(1)
 
@@ -97,6 +108,20 @@ async function rounds(site: ClusterSite): Promise<void> {
   deepStrictEqual((await third!.json<WithSpace>('snapshot', 'show', 'v@then')).space, space)
   const { allocatedBytes, exclusiveBytes } = space
   ok(allocatedBytes > 0 && allocatedBytes <= VOLUME_BYTES && exclusiveBytes <= allocatedBytes)
+}
+
+interface Pool {
+  readonly groups: number
+  readonly splitting: unknown
+}
+
+const poolOf = (peer: TorusServer): Promise<Pool> => peer.json<Pool>('pool', 'show', 'default')
+
+/** Begins to split every group into four; into how many in all. */
+async function splitGroups(peer: TorusServer): Promise<number> {
+  const groups = 4 * (await poolOf(peer)).groups
+  await peer.json('pool', 'set', 'default', '--groups', `${groups}`)
+  return groups
 }
 
 interface WithSpace {

@@ -1,11 +1,12 @@
 /** A session at the command line, as the README shows it. */
+import { spawn } from 'node:child_process'
 import { match, ok, strictEqual } from 'node:assert/strict'
 import { writeFile } from 'node:fs/promises'
 import { test } from 'uvu'
 import { testNeeding } from '../helpers/environment.ts'
 import { MiB, Scratch } from '../helpers/images.ts'
 import { nbdInfo } from '../helpers/nbd-clients.ts'
-import { run, until } from '../helpers/process.ts'
+import { end, run, until } from '../helpers/process.ts'
 import { qemuIo } from '../helpers/qemu.ts'
 import { TorusServer } from '../helpers/server.ts'
 
@@ -146,10 +147,10 @@ testNeeding({ programs: ['qemu-io'] }, 'scrub and compact run to their end', asy
 testNeeding({ programs: ['nbdcopy'] }, 'a client is listed and can be disconnected', async () => {
   await server.createVolume('watched', '1GiB')
   const client = run('nbdcopy', [server.uri('watched'), 'null:'])
-  const slow = run('/bin/sh', ['-c', `qemu-io -f raw ${server.uri('watched')}`], {
-    input: 'read 0 4k\nsleep 20000\n',
-    timeoutMs: 30_000
+  const slow = spawn('qemu-io', ['-f', 'raw', server.uri('watched')], {
+    stdio: ['pipe', 'ignore', 'ignore']
   })
+  slow.stdin.end('read 0 4k\nsleep 20000\n')
   interface Client {
     readonly id: number
     readonly volume: string
@@ -162,7 +163,7 @@ testNeeding({ programs: ['nbdcopy'] }, 'a client is listed and can be disconnect
   await server.json('client', 'disconnect', String(found?.id), '--yes')
   // A client that does not close its side has a moment for it.
   await until(async () => (await clients()).length === 0, 'the client is gone')
-  await slow
+  await end(slow, 'SIGKILL')
 })
 
 testNeeding({ programs: ['nbdinfo'] }, 'a config file is read, and a flag beats it', async () => {
