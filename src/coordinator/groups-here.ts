@@ -73,8 +73,10 @@ export class GroupsHere {
   /** What compares this peer with others, and repairs it from them. */
   readonly scrub: GroupScrub
   readonly #families: ClusterFamilies
+  /** By number of pool. */
   readonly #following = new Map<number, Following>()
-  readonly #pools = new Set<number>()
+  /** Pools whose groups were all read once. */
+  #readPools = 0
   readonly #tombstones: Tombstones
   /** Numbers of groups for which these are. */
   readonly #groups = new Map<string, number>()
@@ -201,8 +203,7 @@ export class GroupsHere {
   }
 
   #follow(pool: PoolRecord): void {
-    if (this.#pools.has(pool.number)) return
-    this.#pools.add(pool.number)
+    if (this.#closed || this.#following.has(pool.number)) return
     this.#tombstones.isComplete = false
     const following = this.#parts.records.follow(pool.number, {
       onGroup: (group, known) => {
@@ -211,9 +212,10 @@ export class GroupsHere {
       },
       onTrouble: (error) => this.#trouble(`following the groups of pool ${pool.name}`, error)
     })
+    this.#following.set(pool.number, following)
     void following.ready.then(() => {
-      this.#following.set(pool.number, following)
-      this.#tombstones.isComplete = this.#following.size === this.#pools.size
+      this.#readPools++
+      this.#tombstones.isComplete = this.#readPools === this.#following.size
     })
   }
 

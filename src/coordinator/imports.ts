@@ -46,6 +46,7 @@ export class Imports {
 
   async list(): Promise<TransferState[]> {
     const all = (await this.#hidden.list()).filter(({ hidden }) => hidden.why === 'import')
+    this.#forgetBut(new Set(all.map(({ id }) => id)))
     return all.map((volume) => transferState(volume, this.#sessionOf(volume)))
   }
 
@@ -170,6 +171,13 @@ export class Imports {
     const untilMs = this.#cluster.clock.wallMs() + IMPORT_KEPT_MS
     await this.#hidden.mark(id, session.doneBytes, new Date(untilMs).toISOString())
     session.marked()
+  }
+
+  /** Of those that were given up elsewhere, or kept too long, nobody says so here. */
+  #forgetBut(there: ReadonlySet<string>): void {
+    for (const [id, { volume }] of this.#sessions) {
+      if (volume === null && !there.has(id)) this.#sessions.delete(id)
+    }
   }
 
   #sessionOf({ id, hidden }: HiddenVolume): Session {

@@ -117,7 +117,7 @@ export async function end(
   await waitForEnd(child, 5_000)
 }
 
-/** Below those that kernels give to outgoing connections, which would take one before its server. */
+/** Below those that kernels give to outgoing connections: one of these could come first. */
 const PORT_MIN = 15_000
 const PORT_END = 32_000
 
