@@ -85,6 +85,24 @@ export class BlockRecord {
   originLsn = 0
   /** Where in the buffer the checksums stand (u32 each), set by `getRecord`. */
   checksumsAt = 0
+
+  /** Becomes equal to `other`. */
+  take(other: BlockRecord): void {
+    this.type = other.type
+    this.flags = other.flags
+    this.tagBytes = other.tagBytes
+    this.chunk = other.chunk
+    this.familyHigh = other.familyHigh
+    this.familyLow = other.familyLow
+    this.layerHigh = other.layerHigh
+    this.layerLow = other.layerLow
+    this.firstBlock = other.firstBlock
+    this.blockCount = other.blockCount
+    this.writerEpoch = other.writerEpoch
+    this.sequence = other.sequence
+    this.originLsn = other.originLsn
+    this.checksumsAt = other.checksumsAt
+  }
 }
 
 // Record, big-endian.

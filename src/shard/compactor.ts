@@ -20,11 +20,11 @@ import type { ShardConfig, ShardHost } from './shard-config.ts'
 import { shardStatIndex } from './stats.ts'
 
 /** Compaction begins when more than this share of the pages in use holds nothing live … */
-const WASTE_SHARE_START = 0.22
+const WASTE_SHARE_START = 0.245
 /** … and goes on until it is below this one. */
-const WASTE_SHARE_STOP = 0.18
+const WASTE_SHARE_STOP = 0.23
 /** Above this one compaction is too slow for the writes. */
-const WASTE_SHARE_BEHIND = 0.26
+const WASTE_SHARE_BEHIND = 0.265
 /** A victim gives back at least this share of a segment … */
 const GARBAGE_SHARE_MIN = 0.1
 /** … or this one when space is short or an operator asked. */

@@ -25,10 +25,10 @@ import { shardStatIndex } from './stats.ts'
 
 /** Blocks copied by one slice: as many as one header page describes, and a fraction of a ms. */
 export const SLICE_BLOCKS = 64
-/** Pages of the victim at hand: 512 KiB, read at once where much of it is live … */
+/** Pages of the victim at hand: 512 KiB, read at once where much of the rest of it is live … */
 const WINDOW_PAGES = 128
-/** … which it is from this share on. Elsewhere each run is read alone. */
-const DENSE_SHARE = 1 / 4
+/** … which it is from this share on. Elsewhere each run is read alone, at the price of six. */
+const DENSE_SHARE = 1 / 6
 /** Records looked at by one slice, live or not. */
 const SLICE_RECORDS = 2000
 /** On a slow disk a slice ends sooner: requests wait for it. Looked at every few records. */
@@ -218,7 +218,8 @@ export class SegmentCopy {
     if (this.blocks > 0) return false
     this.windowPage = page
     this.windowBytes = 0
-    if (this.segments.live[victim.slot]! < DENSE_SHARE * victim.endPage) return true
+    // What was copied of it is live there no more.
+    if (this.segments.live[victim.slot]! < DENSE_SHARE * (victim.endPage - page)) return true
     const pages = Math.min(WINDOW_PAGES, victim.endPage - page)
     this.windowBytes = this.read(victim, page, 0, pages)
     return true
@@ -288,7 +289,7 @@ export class SegmentCopy {
       this.items.push({ record: new BlockRecord(), layer: 0, from: 0, offset: 0 })
     }
     const item = this.items[this.itemCount++]!
-    Object.assign(item.record, this.cursor.record)
+    item.record.take(this.cursor.record)
     item.layer = layer
     item.offset = offset
     return item
