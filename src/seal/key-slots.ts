@@ -86,14 +86,15 @@ export interface KeyGeneration {
   readonly sealed: string
 }
 
+interface Argon2Costs {
+  readonly opsLimit: number
+  readonly memoryBytes: number
+}
+
 /** Computes Argon2id away from the main thread. */
 export interface PasswordHash {
   /** Takes a copy of `secret`. The result is secret memory of KEY_BYTES. */
-  argon2id(
-    secret: Buffer,
-    salt: Buffer,
-    costs: { readonly opsLimit: number; readonly memoryBytes: number }
-  ): Promise<Buffer>
+  argon2id(secret: Buffer, salt: Buffer, costs: Argon2Costs): Promise<Buffer>
 }
 
 export interface SlotSpec {
@@ -102,7 +103,7 @@ export interface SlotSpec {
   readonly label: string
   readonly createdAt: string
   /** Of Argon2id; ARGON2_DEFAULTS otherwise. */
-  readonly costs?: { readonly opsLimit: number; readonly memoryBytes: number }
+  readonly costs?: Argon2Costs
 }
 
 /** @throws StoreError InvalidArgument naming what is wrong, never the secret */
@@ -196,6 +197,31 @@ export function openGeneration(
 export const backupKeyOf = (family: string, salt: Buffer, masterKey: Buffer): Buffer =>
   hkdf(masterKey, salt, `torus backup of ${family}`)
 
+/**
+ * Keys that come from a file, in place of those that are there: what nothing would open is refused.
+ * @throws StoreError InvalidArgument naming the slot or data key
+ */
+export function checkWhole(slots: readonly KeySlot[], generations: readonly KeyGeneration[]): void {
+  const isWhole = (sealed: string, salt: string): boolean =>
+    Buffer.from(sealed, 'base64').length === KEY_BYTES + TAG_BYTES &&
+    Buffer.from(salt, 'base64').length === SALT_BYTES
+  for (const { id, sealed, kdf } of slots) {
+    if (isWhole(sealed, kdf.salt) && (kdf.name !== 'argon2id' || areCosts(kdf))) continue
+    throw new StoreError(ErrorCode.InvalidArgument, `key slot ${id} is cut off or damaged`)
+  }
+  for (const { generation, sealed, salt } of generations) {
+    if (isWhole(sealed, salt)) continue
+    const text = `data key ${generation} is cut off or damaged`
+    throw new StoreError(ErrorCode.InvalidArgument, text)
+  }
+}
+
+const areCosts = ({ opsLimit, memoryBytes }: Argon2Costs): boolean =>
+  opsLimit >= 1 &&
+  opsLimit <= ARGON2_OPS_MAX &&
+  memoryBytes >= ARGON2_MEMORY_MIN &&
+  memoryBytes <= ARGON2_MEMORY_MAX
+
 function slotKey(
   { kdf, id }: Pick<KeySlot, 'kdf' | 'id'>,
   secret: Buffer,
@@ -206,12 +232,7 @@ function slotKey(
     return Promise.resolve(hkdf(secret, salt, 'torus key slot'))
   }
   const { opsLimit, memoryBytes } = kdf
-  const fits =
-    salt.length === SALT_BYTES &&
-    opsLimit >= 1 &&
-    opsLimit <= ARGON2_OPS_MAX &&
-    memoryBytes >= ARGON2_MEMORY_MIN &&
-    memoryBytes <= ARGON2_MEMORY_MAX
+  const fits = salt.length === SALT_BYTES && areCosts(kdf)
   if (fits) return hash.argon2id(secret, salt, { opsLimit, memoryBytes })
   const asked = `salt of ${salt.length} bytes, ${opsLimit} passes over ${memoryBytes} bytes`
   const most = `at most ${ARGON2_OPS_MAX} passes over ${ARGON2_MEMORY_MIN}..${ARGON2_MEMORY_MAX}`

@@ -1,7 +1,7 @@
 import type { Cluster } from '../cluster/cluster.ts'
 import type { VolumeKeysRecord } from '../cluster/records.ts'
 import { VolumeKeys } from '../cluster/volume-keys.ts'
-import type { KeySlot } from '../seal/key-slots.ts'
+import { checkWhole, type KeySlot } from '../seal/key-slots.ts'
 import { Rekeyer, type RekeyProgress } from './rekeyer.ts'
 import type { Credential, NewSlot, VolumeKeyring } from './volume-keyring.ts'
 import type { Volumes } from './volumes.ts'
@@ -112,8 +112,9 @@ export class EncryptedVolumes {
     return this.#volumes.withEncrypted(name, ({ family }) => this.#records.get(family))
   }
 
-  /** @throws StoreError InvalidArgument for the keys of another volume */
-  importKeys(name: string, keys: VolumeKeysRecord): Promise<void> {
+  /** @throws StoreError InvalidArgument for the keys of another volume, or what is cut off */
+  async importKeys(name: string, keys: VolumeKeysRecord): Promise<void> {
+    checkWhole(keys.slots, keys.generations)
     return this.#volumes.withEncrypted(name, ({ family }) => this.#records.restore(family, keys))
   }
 }

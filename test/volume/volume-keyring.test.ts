@@ -205,6 +205,16 @@ test('exported slots bring back a volume whose metadata lost them', async () => 
   await encrypted.lock('secret')
   await rejects(encrypted.unlock('secret', first, null), failsWith(ErrorCode.NotFound))
   await rejects(encrypted.importKeys('other', keys), failsWith(ErrorCode.InvalidArgument))
+  const [slot] = keys.slots as [(typeof keys.slots)[number]]
+  const cut = [
+    { ...keys, slots: [{ ...slot, sealed: slot.sealed.slice(0, 20) }] },
+    { ...keys, slots: [slot, { ...slot, kdf: { ...slot.kdf, salt: '' } }] },
+    { ...keys, slots: [{ ...slot, kdf: { ...slot.kdf, opsLimit: 1e9 } }] },
+    { ...keys, generations: keys.generations.map((each) => ({ ...each, sealed: 'AAAA' })) }
+  ]
+  for (const each of cut) {
+    await rejects(encrypted.importKeys('secret', each), failsWith(ErrorCode.InvalidArgument))
+  }
   await encrypted.importKeys('secret', keys)
   await encrypted.unlock('secret', first, null)
   await bench.close()
