@@ -3,18 +3,9 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ErrorCode } from '../../src/core/errors.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
-import {
-  BATCH_PREFIX_BYTES,
-  BatchHeader,
-  BlockRecord,
-  decodeBatchHeader,
-  getRecord,
-  RecordType,
-  SEAL_TAG_BYTES,
-  tagsAtOf
-} from '../../src/format/batch.ts'
-import { PAGE_BYTES, viewOf } from '../../src/format/fields.ts'
+import { SEAL_TAG_BYTES, tagsAtOf } from '../../src/format/batch.ts'
 import { OpFlag, OpKind, SEAL_ENTRY_BYTES, SealKind, type ShardOp } from '../../src/shard/op.ts'
+import { dataRecordsIn } from '../helpers/data-records.ts'
 import { FaultyFiles } from '../helpers/faulty-files.ts'
 import { blockValue, fillBlock, seededRandom, ShardRig } from '../helpers/shard-rig.ts'
 
@@ -82,21 +73,7 @@ const readError = (rig: ShardRig, first: number, count = 1): ShardOp => {
 }
 
 /** Data records of all batches on the rig's disk, of whichever life of a segment. */
-function* recordsOf(rig: ShardRig) {
-  const bytes = diskOf(rig)
-  const view = viewOf(bytes)
-  const header = new BatchHeader()
-  const record = new BlockRecord()
-  for (let page = 0; page + PAGE_BYTES <= bytes.length; page += PAGE_BYTES) {
-    if (!decodeBatchHeader(bytes, view, page, header)) continue
-    const end = page + BATCH_PREFIX_BYTES + header.recordBytes
-    for (let at = page + BATCH_PREFIX_BYTES; at < end; ) {
-      at = getRecord(view, at, end, record)
-      assert.ok(at > 0, 'a batch holds records')
-      if (record.type === RecordType.Data) yield { record, bytes, view }
-    }
-  }
-}
+const recordsOf = (rig: ShardRig) => dataRecordsIn(diskOf(rig))
 
 test('no plaintext is on the disk, and what was written stays as it is in memory', () => {
   for (const sealed of [false, true]) {
