@@ -70,6 +70,7 @@ export class SimCluster implements Directory {
   metadata!: EmbeddedStore
   /** When a record of a group was last another one. */
   groupsChangedMs = 0
+  mayClone = true
   /** No peer starts. */
   isHalted = false
   readonly #tables = new MemoryTables()

@@ -122,7 +122,7 @@ export class Faults {
   }
 
   #disks(): Fault[] {
-    const { world, peers, flipped } = this.#sim
+    const { world, peers, flipped, options } = this.#sim
     return [
       (peer) => {
         peer.disk.slowness = 10 ** world.between(1, 4)
@@ -146,6 +146,8 @@ export class Faults {
       },
       // One bad disk in a cluster: what is bad everywhere is lost.
       (peer) => {
+        // Nobody writes a snapshot anew: what is bad at the last that has it stays so.
+        if (options.layers === true) return
         const [bad = peer] = flipped
         if (bad.disk.flipBits(true)) flipped.add(bad)
         world.log(`bits flip on the disk of ${bad.name}`)

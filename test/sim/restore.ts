@@ -13,6 +13,8 @@ const AWAY_MS = 3 * TTL_MS
 /** All peers lose power with it. Returns how many groups wait for an operator then. */
 export async function loseMetadata(sim: SimCluster): Promise<number> {
   const { world, keys, metadata, peers } = sim
+  // What is not in the copy was never made.
+  sim.mayClone = false
   const copy = await world.until(5000, 'a copy', readBackup(metadata, keys, world.nowMs))
   const stale = peers[world.random.below(peers.length)]!
   if (world.chance(2)) stale.crash(true)
@@ -25,7 +27,7 @@ export async function loseMetadata(sim: SimCluster): Promise<number> {
   await world.runUntil(world.nowMs + 2 * TTL_MS)
   const restored = restoredBackup(copy, keys, world.nowMs)
   await world.until(5000, 'a restore', writeBackup(metadata, keys, restored, { force: true }))
-  await Promise.all(sim.volumes.map((volume) => volume.writeBases()))
+  await Promise.all(sim.volumes.map((volume) => volume.history.writeBases()))
   sim.isHalted = false
   sim.network.healAll()
   const isSaid = ({ restored: open }: GroupRecord): boolean => (open?.unproven ?? []).length === 0

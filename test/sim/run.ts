@@ -8,7 +8,8 @@ import { Mover } from './mover.ts'
 import { TTL_MS } from './peer.ts'
 import { loseMetadata } from './restore.ts'
 import { Splitter } from './splitter.ts'
-import { CHUNK_BLOCKS_USED, CHUNKS, type SimVolume } from './volume.ts'
+import type { View } from './block-model.ts'
+import { CHUNK_BLOCKS_USED, CHUNKS, type Session, type SimVolume } from './volume.ts'
 
 /** Reads of each volume at the end. */
 const QUIET_READS = 30
@@ -187,6 +188,12 @@ function operate(sim: SimCluster, isLate: boolean): void {
   }
 }
 
+function readView(volume: SimVolume, session: Session, view: View): void {
+  for (let chunk = 0; chunk < CHUNKS; chunk++) {
+    volume.read(session, { chunk, first: 0, count: CHUNK_BLOCKS_USED }, view)
+  }
+}
+
 function readAll(volume: SimVolume): void {
   const session = volume.live.find(({ inFlight }) => inFlight < 50)
   if (session === undefined) return
@@ -225,6 +232,7 @@ async function quiet(sim: SimCluster, faults: Faults): Promise<void> {
       if (session !== undefined && world.nowMs - asked > 500) {
         asked = world.nowMs
         for (let i = 0; i < QUIET_READS; i++) volume.read(session)
+        for (const view of volume.history.snapshots) readView(volume, session, view)
         session.boot.store!.ring()
       }
       return volume.reads >= wanted

@@ -22,6 +22,7 @@ const movesSeeds = Number(process.env['MOVES_SEEDS'] ?? 15)
 
 /** `LAYERS=1`, with the engine: volumes have snapshots, and clones. */
 const layers = process.env['LAYERS'] === '1'
+const layerSeeds = Number(process.env['LAYER_SEEDS'] ?? 6)
 /** `RESTORE=1`: at the end the metadata is restored. */
 const restore = process.env['RESTORE'] === '1'
 
@@ -66,6 +67,13 @@ test('nor while groups are split', async () => {
   for (let seed = 1; seed <= splitSeeds; seed++) {
     const real = seed % 3 === 0
     await runSeed({ seed, splits: true, moves: seed % 2 === 0, engine: real, faultyMs: 5000 })
+  }
+})
+
+test('nor what snapshots, clones and volumes that went back to one show', async () => {
+  if (fixed !== undefined) return
+  for (let seed = 1; seed <= layerSeeds; seed++) {
+    await runSeed({ seed, engine: true, layers: true, splits: seed % 3 === 0, faultyMs: 5000 })
   }
 })
 

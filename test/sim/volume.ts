@@ -4,7 +4,7 @@
  * is the block's floor: no read that begins later may return less.
  */
 import { errorCodeName, ErrorCode } from '../../src/core/errors.ts'
-import { BASED_START, nextLayerLow } from '../../src/core/layer-ids.ts'
+import { randomFamily } from '../../src/core/family-ids.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
 import { encodeRecord, type VolumeRecord } from '../../src/cluster/records.ts'
 import { formatId64, parseId64, randomId64, randomRootLayer } from '../../src/cluster/ids.ts'
@@ -16,75 +16,28 @@ import { VersionKind } from '../../src/shard/op.ts'
 import type { SimCluster } from './cluster.ts'
 import type { Boot } from './peer.ts'
 import { blockValue, fillBlock } from '../helpers/shard-rig.ts'
+import {
+  BLOCKS,
+  BlockModel,
+  type BlockRange,
+  CHUNK_BLOCKS_USED,
+  CHUNKS,
+  type Session,
+  type View
+} from './block-model.ts'
+import { kinOf, newBranch, type Put, SimHistory } from './history.ts'
 import type { World } from './world.ts'
 
-export const CHUNKS = 3
-export const CHUNK_BLOCKS_USED = 12
-const BLOCKS = CHUNKS * CHUNK_BLOCKS_USED
-
-interface Write {
-  readonly number: number
-  readonly isZero: boolean
-}
-
-class BlockModel {
-  /** Writes that may be seen, by number, from the floor on. */
-  writes: Write[] = [{ number: 0, isZero: true }]
-  floor = 0
-  /** What survives any power loss. */
-  durable = 0
-  /** When the last member that had what was unflushed was lost. */
-  lostMs = 0
-  /** Floors at which reads began that are on their way. */
-  readonly reading: number[] = []
-  /** Writes on their way, and who sent them. */
-  readonly pending: Map<number, Session> = new Map()
-
-  /** Something that began at `sinceMs` at `session` showed that the write is there. */
-  raise(number: number, sinceMs: number, session: Session): void {
-    // One that waits at a gateway which took over may come after those of the gateway before.
-    let least = number
-    for (const [waiting, by] of this.pending) {
-      if (by.epoch > session.epoch) least = Math.min(least, waiting)
-    }
-    // It may have been there before the loss, and told after it.
-    if (least > this.floor && sinceMs > this.lostMs) this.floor = least
-  }
-  prune(): void {
-    const lowest = Math.min(this.floor, this.durable, ...this.reading)
-    if (this.writes.length > 8) {
-      this.writes = this.writes.filter((write) => write.number >= lowest)
-    }
-  }
-}
-
-interface BlockRange {
-  readonly chunk: number
-  readonly first: number
-  readonly count: number
-}
-
-const LAYER_EVERY = 8
-/** Nothing is merged here: more would fill the small disks. */
-const LAYERS_MAX = 6
-
-/** One open of the volume at one gateway. */
-interface Session {
-  readonly boot: Boot
-  epoch: number
-  sequence: number
-  isOver: boolean
-  inFlight: number
-  why: string
-}
+export { CHUNK_BLOCKS_USED, CHUNKS, type Session }
 
 export class SimVolume {
   readonly sim: SimCluster
   readonly record: VolumeRecord
-  readonly blocks: BlockModel[] = Array.from({ length: BLOCKS }, () => new BlockModel())
+  /** Of the head. */
+  blocks: readonly BlockModel[] = Array.from({ length: BLOCKS }, () => new BlockModel())
+  readonly history: SimHistory
   sessions: Session[] = []
   opening = false
-  layers = 1
   acknowledged = 0
   reads = 0
   opens = 0
@@ -93,19 +46,24 @@ export class SimVolume {
   /** Members that lost power and stayed in sync, 'group/boot', since the last takeover. */
   readonly unproven: Set<string> = new Set()
   #next = 1
-  #isBranching = false
-  readonly #bases: { put: string; value: Buffer }[] = []
 
-  constructor(sim: SimCluster, name: string) {
+  /** With `origin` a clone of a snapshot of that. */
+  constructor(
+    sim: SimCluster,
+    name: string,
+    origin: { readonly volume: SimVolume; readonly view: View } | null = null
+  ) {
     this.sim = sim
     const { random } = sim.world
+    const layered = sim.options.layers === true
+    const ofKin = origin === null ? randomFamily(random) : kinOf(origin.volume, random)
     this.record = {
       v: 1,
       id: randomId64(random),
       name,
       type: 'block',
-      family: randomId64(random),
-      headLayer: randomRootLayer(random),
+      family: layered ? formatId64(ofKin.high, ofKin.low) : randomId64(random),
+      headLayer: origin === null ? randomRootLayer(random) : newBranch(random),
       sizeBytes: 2 ** 30,
       touchedBytes: 2 ** 30,
       state: 'ready',
@@ -115,16 +73,26 @@ export class SimVolume {
       settings: {},
       createdAt: '2026-01-31T12:00:00.000Z'
     }
+    this.history = new SimHistory(this, origin?.view.depth ?? 0)
+    if (origin === null) return
+    this.blocks = origin.view.blocks.map((block) => block.copy())
+    this.#next = origin.volume.#next
+  }
+
+  cloneAt(view: View, name: string): SimVolume {
+    return new SimVolume(this.sim, name, { volume: this, view })
   }
 
   get #world(): World {
     return this.sim.world
   }
 
-  async create(): Promise<void> {
+  /** `also` goes into the same transaction. */
+  async create(also: readonly Put[] = []): Promise<void> {
     const { keys } = this.sim
     await this.sim.metadata.transact({
       success: [
+        ...also,
         { put: keys.volume(this.record.id), value: encodeRecord('volume', this.record) },
         {
           put: keys.family(this.record.family),
@@ -139,32 +107,44 @@ export class SimVolume {
     return this.sim.groupOfChunk(high, low, Math.floor(block / CHUNK_BLOCKS_USED))
   }
 
-  /** What a member has of the volume in a group, holes left out; null of blocks that are bad. */
+  /**
+   * What a member has of the volume in a group, in all of its layers, holes left out; null of
+   * blocks that are bad.
+   */
   async heldBy(boot: Boot, group: number, groupEpoch: number): Promise<Map<string, string | null>> {
     const held = new Map<string, string | null>()
-    const under = { group, groupEpoch }
+    for (const layer of this.history.layers) {
+      await this.#heldInLayer(boot, { group, groupEpoch, layer }, held)
+    }
+    return held
+  }
+
+  async #heldInLayer(
+    boot: Boot,
+    under: { readonly group: number; readonly groupEpoch: number; readonly layer: string },
+    held: Map<string, string | null>
+  ): Promise<void> {
     for (let chunk = 0; chunk < CHUNKS; chunk++) {
-      if (this.groupOf(chunk * CHUNK_BLOCKS_USED) !== group) continue
+      if (this.groupOf(chunk * CHUNK_BLOCKS_USED) !== under.group) continue
       const whole = { chunk, first: 0, count: CHUNK_BLOCKS_USED }
       if ((await this.#heldAt(boot, whole, under, held)) === ErrorCode.Ok) continue
       for (let first = 0; first < CHUNK_BLOCKS_USED; first++) {
         const error = await this.#heldAt(boot, { chunk, first, count: 1 }, under, held)
         const said = error === ErrorCode.ChecksumMismatch ? null : errorCodeName(error)
-        if (error !== ErrorCode.Ok) held.set(`${chunk}/${first}`, said)
+        if (error !== ErrorCode.Ok) held.set(`${under.layer}/${chunk}/${first}`, said)
       }
     }
-    return held
   }
 
   async #heldAt(
     boot: Boot,
     { chunk, first, count }: BlockRange,
-    under: { readonly group: number; readonly groupEpoch: number },
+    { layer, ...under }: { readonly group: number; readonly groupEpoch: number; layer: string },
     held: Map<string, string | null>
   ): Promise<number> {
     const { bytes } = boot.arena
     const pages = boot.arena.acquire(copyPages(count))
-    const op = this.#fill(new BlockOp(), OpKind.ReadVersions, chunk, first, count)
+    const op = this.#fill(new BlockOp(), OpKind.ReadVersions, { chunk, first, count }, layer)
     Object.assign(op, { payload: pages, pool: this.sim.pool.number, ...under })
     const { sealed } = this.sim.options
     if (sealed) askForTags(op)
@@ -181,7 +161,7 @@ export class SimVolume {
       for (let block = firstBlock; block < firstBlock + blockCount; block++) {
         const at = pages + (1 + block - first) * BLOCK_BYTES
         const value = kind === VersionKind.Data ? textOf(at) : 0
-        held.set(`${chunk}/${block}`, `${writerEpoch}.${sequence} ${value}`)
+        held.set(`${layer}/${chunk}/${block}`, `${writerEpoch}.${sequence} ${value}`)
       }
     }
     boot.arena.release(pages)
@@ -190,10 +170,12 @@ export class SimVolume {
 
   /** Nobody that has what was not flushed in this group, or any, is left. */
   onPowerLoss(group: number | null): void {
-    for (const [at, block] of this.blocks.entries()) {
+    for (let at = 0; at < BLOCKS; at++) {
       if (group !== null && this.groupOf(at) !== group) continue
-      block.floor = Math.min(block.floor, block.durable)
-      block.lostMs = this.#world.nowMs
+      for (const { [at]: block } of this.history.views) {
+        block!.floor = Math.min(block!.floor, block!.durable)
+        block!.lostMs = this.#world.nowMs
+      }
     }
   }
 
@@ -320,7 +302,8 @@ export class SimVolume {
     if (choice < 9) this.write(session, OpKind.Write)
     else if (choice < 11) this.write(session, OpKind.Trim)
     else if (choice < 12) this.write(session, OpKind.WriteZeroes)
-    else if (choice < 18) this.read(session)
+    else if (choice < 15) this.read(session)
+    else if (choice < 18) this.read(session, this.#range(), this.history.someView())
     else this.flush(session)
     session.boot.store!.ring()
   }
@@ -333,51 +316,9 @@ export class SimVolume {
     return { first, count, chunk }
   }
 
-  /** As a snapshot does it: what is written from now on goes to the next layer. */
-  #freezeSometimes(): void {
-    const { random } = this.sim.world
-    if (this.layers === LAYERS_MAX || random.below(LAYER_EVERY) > 0) return
-    if (this.#isBranching || this.#isBusy) return
-    const { high, low } = parseId64(this.record.headLayer)
-    if (this.layers % 2 === 0) {
-      this.#branch()
-      return
-    }
-    this.record.headLayer = formatId64(high, nextLayerLow(low))
-    this.layers++
-    this.#world.log(`${this.record.name} writes to layer ${this.record.headLayer}`)
-  }
-
-  get #isBusy(): boolean {
-    return this.sessions.some(({ inFlight }) => inFlight > 0)
-  }
-
-  /** As a restore to a snapshot that was just taken. */
-  #branch(): void {
-    const { family, headLayer: layer, id } = this.record
-    const { keys } = this.sim
-    const root = formatId64(this.#world.random.u32(), BASED_START)
-    const base = { v: 1 as const, volume: id, family, layer, depth: this.layers }
-    const entry = { put: keys.base(family, root), value: encodeRecord('base', base) }
-    this.#isBranching = true
-    void this.sim.metadata.transact({ success: [entry] }).then(() => {
-      this.#isBranching = false
-      if (this.#isBusy || this.record.headLayer !== layer) return
-      this.#bases.push(entry)
-      this.record.headLayer = root
-      this.layers++
-      this.#world.log(`${this.record.name} begins a branch with layer ${root}`)
-    })
-  }
-
-  /** The metadata was put back to an earlier moment. */
-  async writeBases(): Promise<void> {
-    await this.sim.metadata.transact({ success: this.#bases })
-  }
-
   write(session: Session, kind: number, range: BlockRange = this.#range()): void {
-    if (this.sim.options.layers === true) this.#freezeSometimes()
-    if (this.#isBranching) return
+    if (this.sim.options.layers === true) this.history.step(session)
+    if (this.history.isChanging) return
     const { boot } = session
     const { first, count, chunk } = range
     const number = this.#next++
@@ -394,7 +335,7 @@ export class SimVolume {
       for (let i = 0; i < count; i++) fillBlock(boot.arena.bytes, pages + i * BLOCK_BYTES, number)
     }
     const sinceMs = this.#world.nowMs
-    const op = this.#op(session, kind, chunk, first, count)
+    const op = this.#op(session, kind, range)
     op.payload = pages
     op.writerEpoch = session.epoch
     op.sequence = ++session.sequence
@@ -421,17 +362,19 @@ export class SimVolume {
     boot.blocks!.submit(op)
   }
 
-  read(session: Session, range: BlockRange = this.#range()): void {
+  /** Of the head, or of a snapshot. */
+  read(session: Session, range: BlockRange = this.#range(), view: View | null = null): void {
     const { boot } = session
+    const blocks = view?.blocks ?? this.blocks
     const { first, count, chunk } = range
     const pages = boot.arena.acquire(count)
     if (pages < 0) return
     boot.arena.bytes.fill(0xee, pages, pages + count * BLOCK_BYTES)
-    const op = this.#op(session, OpKind.Read, chunk, first, count)
+    const op = this.#op(session, OpKind.Read, range, view?.layer)
     op.payload = pages
     const start = chunk * CHUNK_BLOCKS_USED + first
     const sinceMs = this.#world.nowMs
-    const asked = this.blocks.slice(start, start + count)
+    const asked = blocks.slice(start, start + count)
     const floors = asked.map(({ floor }) => floor)
     for (const block of asked) block.reading.push(block.floor)
     op.onDone = () => {
@@ -447,14 +390,16 @@ export class SimVolume {
       if (error !== 0) {
         this.#failed(session, error, 'read', this.groupOf(start))
         // Nobody has these bytes any more: a client writes others.
-        if (error === ErrorCode.ChecksumMismatch && !session.isOver) {
+        if (error === ErrorCode.ChecksumMismatch && !session.isOver && view === null) {
           this.write(session, OpKind.Write, { chunk, first, count })
         }
         return
       }
       this.reads++
-      for (const [i, value] of values.entries())
-        this.#check(start + i, value, { floor: floors[i]!, sinceMs, session })
+      for (const [i, block] of asked.entries()) {
+        const where = view === null ? `${start + i}` : `${start + i} of ${view.layer}`
+        this.#check(block, values[i]!, { floor: floors[i]!, sinceMs, session, where })
+      }
     }
     op.error = 0
     const isAtHand = this.#world.chance(2) && boot.blocks!.readNow(op, boot.arena.bytes, pages) >= 0
@@ -462,8 +407,9 @@ export class SimVolume {
     else boot.blocks!.submit(op)
   }
 
-  flush(session: Session): void {
-    const floors = this.blocks.map(({ floor }) => floor)
+  flush(session: Session, then: () => void = ignore): void {
+    const all = [...this.history.views].flat()
+    const floors = all.map(({ floor }) => floor)
     session.inFlight++
     const { high: familyHigh, low: familyLow } = parseId64(this.record.family)
     const done = (error: number): void => {
@@ -474,21 +420,27 @@ export class SimVolume {
       }
       if (session.isOver) return
       this.#world.log(`${this.record.name}@${session.boot.place} flushed`)
-      for (const [at, block] of this.blocks.entries()) {
+      for (const [at, block] of all.entries()) {
         block.durable = Math.max(block.durable, Math.min(floors[at]!, block.floor))
       }
+      then()
     }
     session.boot.store!.flush(done, { familyHigh, familyLow })
   }
 
-  #op(session: Session, kind: number, chunk: number, first: number, count: number): BlockOp {
+  #op(session: Session, kind: number, range: BlockRange, layer?: string): BlockOp {
     session.inFlight++
-    return this.#fill(session.boot.blocks!.acquireOp(), kind, chunk, first, count)
+    return this.#fill(session.boot.blocks!.acquireOp(), kind, range, layer)
   }
 
-  #fill(op: BlockOp, kind: number, chunk: number, first: number, count: number): BlockOp {
+  #fill(
+    op: BlockOp,
+    kind: number,
+    { chunk, first, count }: BlockRange,
+    ofLayer: string = this.record.headLayer
+  ): BlockOp {
     const family = parseId64(this.record.family)
-    const layer = parseId64(this.record.headLayer)
+    const layer = parseId64(ofLayer)
     op.kind = kind
     op.flags = 0
     op.familyHigh = family.high
@@ -520,17 +472,21 @@ export class SimVolume {
   }
 
   #check(
-    at: number,
+    block: BlockModel,
     value: number,
-    read: { readonly floor: number; readonly sinceMs: number; readonly session: Session }
+    read: {
+      readonly floor: number
+      readonly sinceMs: number
+      readonly session: Session
+      readonly where: string
+    }
   ): void {
-    const { floor, sinceMs, session } = read
+    const { floor, sinceMs, session, where } = read
     const { place } = session.boot
-    const block = this.blocks[at]!
     const fail = (why: string): void => {
       const low = `floor ${floor}, durable ${block.durable}`
       const seen = block.writes.map(({ number, isZero }) => `${number}${isZero ? 'z' : ''}`)
-      const what = `${this.record.name}@${place}: block ${at} reads ${value}`
+      const what = `${this.record.name}@${place}: block ${where} reads ${value}`
       this.#world.fail(`${what}: ${why} (${low}; ${seen.join(' ')})`)
     }
     // A power loss while the read was under way lets it see less.
@@ -544,13 +500,11 @@ export class SimVolume {
     else if (found.number < least) fail('older than what was acknowledged or read before')
     else {
       if (found.number > block.floor) {
-        this.#world.log(`${this.record.name}@${place} sees ${value} at ${at}`)
+        this.#world.log(`${this.record.name}@${place} sees ${value} at ${where}`)
       }
       block.raise(found.number, sinceMs, session)
     }
   }
 }
-
-export type { Session }
 
 function ignore(): void {}
