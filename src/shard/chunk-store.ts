@@ -22,7 +22,8 @@ import {
 } from './chunk-layout.ts'
 import { IndexPages, slabOf, UNIT_WORDS, wordOf } from './index-pages.ts'
 import type { ReplayItems } from './index-replay.ts'
-import { IndexTable, keyHash, type Slots } from './index-table.ts'
+import { HASHES_OF_CHUNK, IndexTable, type Slots } from './index-table.ts'
+import type { LayerPlaces } from './layer-places.ts'
 import type { LayerUsage } from './layer-usage.ts'
 import { type Change, PackedChunks } from './packed-chunks.ts'
 import { LOCATION_END } from './run-list.ts'
@@ -45,10 +46,13 @@ export class ChunkStore {
   readonly image = new ChunkImage()
   private readonly splice = new RunsSplice()
   readonly packed: PackedChunks
+  readonly places: LayerPlaces
   private readonly counter: LayerUsage
+  private readonly addresses: number[] = []
 
-  constructor(counter: LayerUsage) {
+  constructor(counter: LayerUsage, places: LayerPlaces) {
     this.counter = counter
+    this.places = places
     this.packed = new PackedChunks(this.pages, counter)
   }
 
@@ -58,16 +62,40 @@ export class ChunkStore {
 
   /** Address of the chunk's object, 0 when there is none. */
   find(layer: number, chunk: number): number {
-    const hash = keyHash(layer, chunk)
+    const hash = this.places.hashOf(layer, chunk)
     const address = this.probe(this.table.current, hash, layer, chunk)
     if (address !== 0 || this.table.previous === null) return address
     return this.probe(this.table.previous, hash, layer, chunk)
   }
 
+  /**
+   * Addresses of the chunk in all layers of the branch of this one, in no order. The array is used
+   * again by the next call.
+   */
+  allOf(layer: number, chunk: number): readonly number[] {
+    const { addresses, pages, places } = this
+    const from = places.blockOf(layer, chunk)
+    addresses.length = 0
+    this.table.collect(from, from + HASHES_OF_CHUNK, addresses)
+    let found = 0
+    for (const address of addresses) {
+      const words = pages.slabs[slabOf(address)]!
+      const at = wordOf(address)
+      if (words[at + AT_CHUNK] !== chunk) continue
+      if (places.areTogether(words[at + AT_LAYER]!, layer)) addresses[found++] = address
+    }
+    addresses.length = found
+    return addresses
+  }
+
+  layerAt(address: number): number {
+    return this.pages.slabs[slabOf(address)]![wordOf(address) + AT_LAYER]!
+  }
+
   private probe(slots: Slots, hash: number, layer: number, chunk: number): number {
-    const { pairs, mask, shift } = slots
+    const { pairs, mask } = slots
     const slabs = this.pages.slabs
-    for (let slot = hash >>> shift; ; slot = (slot + 1) & mask) {
+    for (let slot = slots.homeOf(hash); ; slot = (slot + 1) & mask) {
       const address = pairs[slot * 2 + 1]!
       if (address === 0) return 0
       if (pairs[slot * 2] !== hash || address === 1) continue
@@ -181,7 +209,7 @@ export class ChunkStore {
     const slab = this.pages.slabs[slabOf(address)]!
     const at = wordOf(address)
     const used = chunkWords(slab, at)
-    const hash = keyHash(slab[at + AT_LAYER]!, slab[at + AT_CHUNK]!)
+    const hash = this.places.hashOf(slab[at + AT_LAYER]!, slab[at + AT_CHUNK]!)
     const home = this.pages.acquire(unitsOf(words))
     this.pages.copy(address, home, used)
     this.table.replace(hash, address, home)
@@ -324,14 +352,15 @@ export class ChunkStore {
       whole.write(words, halves, at, layer, chunk)
     } else {
       const home = this.place(whole, unitsOf(needed), layer, chunk)
-      this.table.replace(keyHash(layer, chunk), address, home)
+      this.table.replace(this.places.hashOf(layer, chunk), address, home)
       this.release(address)
     }
   }
 
   private create(layer: number, chunk: number): void {
     const home = this.place(this.image, unitsOf(this.image.plan()), layer, chunk)
-    this.table.insert(keyHash(layer, chunk), home)
+    this.table.insert(this.places.hashOf(layer, chunk), home)
+    this.places.chunks[layer]!++
   }
 
   private place(image: ChunkImage, units: number, layer: number, chunk: number): number {
@@ -351,14 +380,17 @@ export class ChunkStore {
     slab.set(words.subarray(at, at + AT_SUMS), homeAt)
     slab.set(words.subarray(at + AT_SUMS, at + length), homeAt + HEADER_WORDS)
     slab[homeAt + AT_LAYER] = layer
-    this.table.insert(keyHash(layer, chunk), home)
+    this.table.insert(this.places.hashOf(layer, chunk), home)
+    this.places.chunks[layer]!++
   }
 
   /** The chunk goes with all its entries, which the caller has counted. */
   remove(address: number): void {
     const words = this.pages.slabs[slabOf(address)]!
     const at = wordOf(address)
-    this.table.remove(keyHash(words[at + AT_LAYER]!, words[at + AT_CHUNK]!), address)
+    const layer = words[at + AT_LAYER]!
+    this.table.remove(this.places.hashOf(layer, words[at + AT_CHUNK]!), address)
+    this.places.chunks[layer]!--
     this.release(address)
   }
 
@@ -367,7 +399,11 @@ export class ChunkStore {
     if (moved === 0) return
     const words = this.pages.slabs[slabOf(address)]!
     const at = wordOf(address)
-    this.table.replace(keyHash(words[at + AT_LAYER]!, words[at + AT_CHUNK]!), moved, address)
+    this.table.replace(
+      this.places.hashOf(words[at + AT_LAYER]!, words[at + AT_CHUNK]!),
+      moved,
+      address
+    )
   }
 }
 

@@ -5,7 +5,7 @@
  *   words  record
  *     2    size    MARK_SIZE, chunks in the index when the walk began (a hint for its loader)
  *     6    layer   MARK_LAYER, number, family id high and low, layer id high and low;
- *                  comes before the first chunk of that layer
+ *                  comes before the first chunk of that layer. The number may be given anew
  *     n    chunk   its words as chunk-layout.ts has them, without the sums
  */
 import { assert } from '../core/assert.ts'
@@ -37,7 +37,6 @@ import {
 import type { ChunkStore } from './chunk-store.ts'
 import type { IndexLayers } from './index-layers.ts'
 import { slabOf, UNIT_WORDS, UNITS_MAX, wordOf } from './index-pages.ts'
-import { keyHash } from './index-table.ts'
 import type { LayerUsage } from './layer-usage.ts'
 import { LOCATION_END, LOCATION_HOLE, LOCATION_ZERO } from './run-list.ts'
 
@@ -62,7 +61,8 @@ const RANGE_CHUNKS = 16
 export class IndexSave {
   private readonly store: ChunkStore
   private readonly layers: IndexLayers
-  private readonly named: boolean[] = []
+  /** By layer: its life when it was named. */
+  private readonly named: number[] = []
   private isSized = false
   /** The range of hashes being written; all before it are. */
   private from = 0
@@ -140,11 +140,12 @@ export class IndexSave {
     const slabAt = wordOf(address)
     const layer = slab[slabAt + AT_LAYER]!
     if (this.layers.isDropped(layer)) return at
-    if (this.named[layer] !== true) {
+    const life = this.layers.lifeOf(layer)
+    if (this.named[layer] !== life) {
       const key = this.layers.keyOf(layer)
       words.set([MARK_LAYER, layer, key.familyHigh, key.familyLow], at)
       words.set([key.layerHigh, key.layerLow], at + 4)
-      this.named[layer] = true
+      this.named[layer] = life
       at += LAYER_WORDS
     }
     for (let i = 0; i < AT_SUMS; i++) words[at + i] = slab[slabAt + i]!
@@ -169,7 +170,7 @@ class ChunkKey {
     const at = wordOf(address)
     this.layer = words[at + AT_LAYER]!
     this.chunk = words[at + AT_CHUNK]!
-    this.hash = keyHash(this.layer, this.chunk)
+    this.hash = store.places.hashOf(this.layer, this.chunk)
     return this
   }
 

@@ -86,7 +86,7 @@ export class ExtentIndex {
 
   constructor(counter: LiveCounter) {
     this.counter = new LayerUsage(counter)
-    this.store = new ChunkStore(this.counter)
+    this.store = new ChunkStore(this.counter, this.layers.places)
     this.tops = new LayerTops(this.layers.chains)
     const onRemoved = (chunk: number): void => this.tops.forget(chunk)
     this.merges = new IndexMerges(this.store, this.layers, this.counter, onRemoved)
@@ -125,7 +125,7 @@ export class ExtentIndex {
   }
 
   /**
-   * Small number of a layer, good until `dropLayer` and never used again in this process.
+   * Small number of a layer, good as long as it holds anything and until `dropLayer`.
    * -1 when it is not known and `create` is false.
    */
   layerIndex(
@@ -173,7 +173,7 @@ export class ExtentIndex {
     change.crcs = crcs
     change.crcAt = crcAt
     change.insert = true
-    this.tops.noteEntries(layer, chunk, first, count)
+    this.noteEntries(layer, chunk, first, count)
     return this.store.apply(layer, chunk, change)
   }
 
@@ -229,8 +229,13 @@ export class ExtentIndex {
     change.location = mark
     change.stride = 0
     change.insert = keepHole || mark === LOCATION_ZERO
-    if (change.insert) this.tops.noteEntries(layer, chunk, first, count)
+    if (change.insert) this.noteEntries(layer, chunk, first, count)
     return this.store.apply(layer, chunk, change)
+  }
+
+  private noteEntries(layer: number, chunk: number, first: number, count: number): void {
+    this.tops.noteEntries(layer, chunk, first, count)
+    this.merges.noteEntries(layer)
   }
 
   private changeOf(first: number, count: number, writerEpoch: number, sequence: number): Change {

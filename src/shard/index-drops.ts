@@ -25,6 +25,8 @@ export class IndexDrops {
   private reclaimAt = 0
   private dropped = 0
   private droppedAtStart = 0
+  /** Their numbers are of use again when nothing is left of them. */
+  private leaving: number[] = []
   private readonly addresses: number[] = []
 
   constructor(
@@ -42,6 +44,7 @@ export class IndexDrops {
   dropLayer(layer: number): void {
     if (layer < 0 || this.layers.isDropped(layer)) return
     this.layers.drop(layer)
+    this.leaving.push(layer)
     this.dropped++
   }
 
@@ -57,6 +60,8 @@ export class IndexDrops {
     }
     if (this.reclaimAt < 2 ** 32) return true
     this.reclaimAt = 0
+    const gone = this.layers.retire(this.leaving)
+    this.leaving = this.leaving.filter((layer) => !gone.has(layer))
     return this.droppedAtStart !== this.dropped
   }
 

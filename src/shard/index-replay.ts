@@ -1,6 +1,5 @@
 import { CHUNK_BLOCKS } from '../core/limits.ts'
 import type { ChunkStore } from './chunk-store.ts'
-import { keyHash } from './index-table.ts'
 import type { Change } from './packed-chunks.ts'
 
 /** Blocks gathered before they go into the index: 15 MiB of scratch memory. */
@@ -84,7 +83,7 @@ export class IndexReplay {
 
   /** Brings the items of each chunk together in `sorted`, in their order. Returns the chunks. */
   private group(): number {
-    const { items, slots, heads, groupOf, ends, sorted } = this
+    const { items, slots, heads, groupOf, ends, sorted, store } = this
     let mask = 15
     while (mask < items.length) mask = mask * 2 + 1 // at most half full
     mask = mask * 2 + 1
@@ -93,7 +92,7 @@ export class IndexReplay {
     for (let item = 0; item < items.length; item++) {
       const layer = items.layers[item]!
       const chunk = items.chunks[item]!
-      let slot = keyHash(layer, chunk) & mask
+      let slot = store.places.hashOf(layer, chunk) & mask
       for (;;) {
         const group = slots[slot]!
         if (group < 0) {

@@ -98,8 +98,8 @@ export class IndexSpace {
   /** By branch, by number. */
   private readonly nodesOf: { readonly number: number; readonly node: number }[][]
   private readonly children: Uint16Array
-  /** By layer: its node, or -1. */
-  private readonly nodeOf = new Map<number, number>()
+  /** By layer: its node, or -1; and which life of the number that is of. */
+  private readonly nodeOf = new Map<number, { readonly node: number; readonly life: number }>()
   /** Where the walk stands, as hash. */
   private at = 0
   private readonly heads: Uint32Array
@@ -181,7 +181,8 @@ export class IndexSpace {
 
   private findNode(layer: number): number {
     const known = this.nodeOf.get(layer)
-    if (known !== undefined) return known
+    const life = this.layers.lifeOf(layer)
+    if (known?.life === life) return known.node
     const key = this.layers.keyOf(layer)
     const { branches } = this.question.tree
     const branch = branches.findIndex(
@@ -193,7 +194,7 @@ export class IndexSpace {
     const above = nodes.find((each) => each.number >= number)
     const last = branches[branch]?.isOpen === true ? nodes.at(-1) : undefined
     const node = (above ?? last)?.node ?? -1
-    this.nodeOf.set(layer, node)
+    this.nodeOf.set(layer, { node, life })
     return node
   }
 
@@ -215,7 +216,10 @@ export class IndexSpace {
     for (let pair = this.heads[bucket]! - 1; pair >= 0; pair = this.next[pair]! - 1) {
       const layer = this.layersOfPairs[pair]!
       const number = layerNumber(this.layers.keyOf(layer).layerLow)
-      pairs.push({ chunk: this.chunks[pair]!, node: this.nodeOf.get(layer)!, number, layer })
+      const { node, life } = this.nodeOf.get(layer)!
+      // The layer went meanwhile, and another one has its number.
+      if (life !== this.layers.lifeOf(layer)) continue
+      pairs.push({ chunk: this.chunks[pair]!, node, number, layer })
     }
     pairs.sort((a, b) => a.chunk - b.chunk || a.node - b.node || a.number - b.number)
     let chunk = -1

@@ -1,8 +1,8 @@
 /**
- * Hash table of the extent index: hash of (layer, chunk) -> address of the chunk's object. The key
- * stands in the object. Open addressing with linear probing in one typed array of
- * [hash, address] pairs; the top bits of the hash are the home slot, so slots are in hash order and
- * a walk by hash value survives everything that happens to the table meanwhile.
+ * Hash table of the extent index: hash of (layer, chunk) (layer-places.ts) -> address of the
+ * chunk's object. The key stands in the object. Open addressing with linear probing in one typed
+ * array of [hash, address] pairs; the top bits of the hash say where the home slot is, but for a
+ * few slots, so a walk by hash value survives everything that happens to the table meanwhile.
  *
  * It grows (and shrinks) without a pause: the old slots stay beside the new ones and every change
  * moves a few of them.
@@ -16,15 +16,10 @@ const MOVED = 1
 /** Old slots moved by each change while the table grows. */
 const SLOTS_PER_STEP = 32
 
-/** Well mixed hash of a key; the top bits are the home slot. */
-export function keyHash(layer: number, chunk: number): number {
-  let hash = Math.imul(chunk ^ Math.imul(layer + 1, 0x9e3779b1), 0x85ebca6b)
-  hash ^= hash >>> 15
-  hash = Math.imul(hash, 0xc2b2ae35)
-  hash ^= hash >>> 13
-  hash = Math.imul(hash, 0x27d4eb2f)
-  return (hash ^ (hash >>> 16)) >>> 0
-}
+/** Chunks of one index in layers of one branch have hashes within a block of so many. */
+export const HASHES_OF_CHUNK = 1024
+/** Home slots of these are spread over so many: probes stay short, and walks look at few more. */
+const SPREAD = 128
 
 export class Slots {
   readonly pairs: Uint32Array
@@ -37,8 +32,12 @@ export class Slots {
     this.shift = 32 - Math.log2(slots)
   }
 
+  homeOf(hash: number): number {
+    return ((hash >>> this.shift) + (hash & (SPREAD - 1))) & this.mask
+  }
+
   put(hash: number, address: number): void {
-    let slot = hash >>> this.shift
+    let slot = this.homeOf(hash)
     while (this.pairs[slot * 2 + 1] !== FREE) slot = (slot + 1) & this.mask
     this.pairs[slot * 2] = hash
     this.pairs[slot * 2 + 1] = address
@@ -46,7 +45,7 @@ export class Slots {
 
   /** Slot that holds `address`, -1 when none does. */
   slotOf(hash: number, address: number): number {
-    let slot = hash >>> this.shift
+    let slot = this.homeOf(hash)
     for (;;) {
       const found = this.pairs[slot * 2 + 1]
       if (found === address) return slot
@@ -57,13 +56,13 @@ export class Slots {
 
   /** Empties the slot and moves those behind it up, so that no probe ends too early. */
   remove(slot: number): void {
-    const { pairs, mask, shift } = this
+    const { pairs, mask } = this
     let hole = slot
     let next = slot
     for (;;) {
       next = (next + 1) & mask
       if (pairs[next * 2 + 1] === FREE) break
-      const home = pairs[next * 2]! >>> shift
+      const home = this.homeOf(pairs[next * 2]!)
       // It may move up to the hole only when the hole is not before its home.
       if (((next - home) & mask) < ((next - hole) & mask)) continue
       pairs[hole * 2] = pairs[next * 2]!
@@ -75,7 +74,7 @@ export class Slots {
 
   /** Adds the addresses of all entries with a hash in [from, to) to `out`. */
   collect(from: number, to: number, out: number[]): void {
-    const lastHome = (to - 1) >>> this.shift
+    const lastHome = ((to - 1) >>> this.shift) + SPREAD - 1
     for (let at = from >>> this.shift, seen = 0; seen <= this.mask; at++, seen++) {
       const slot = at & this.mask
       const address = this.pairs[slot * 2 + 1]!

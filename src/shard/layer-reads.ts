@@ -17,11 +17,14 @@ import type { ChunkStore } from './chunk-store.ts'
 import type { IndexLayers } from './index-layers.ts'
 import { slabOf, wordOf } from './index-pages.ts'
 import type { BlockVersions } from './index-queries.ts'
+import type { LayerStack } from './layer-chains.ts'
 import type { LayerTops, Tops } from './layer-tops.ts'
 import { StatusExtent } from './op.ts'
 import { LOCATION_ABSENT, LOCATION_END, LOCATION_ZERO, type RunList } from './run-list.ts'
 
 const TWO_32 = 2 ** 32
+/** A stack of more layers is not looked through: those that have the chunk are collected. */
+const PROBED_MAX = 32
 
 export class LayerReads {
   private readonly store: ChunkStore
@@ -31,6 +34,8 @@ export class LayerReads {
   /** Places that a read is from. */
   private readonly places = new Uint16Array(CHUNK_BLOCKS)
   private readonly seen = new Uint8Array(CHUNK_BLOCKS)
+  /** Of the chunk at hand: place in the stack of each layer that has it, and address there. */
+  private having = new Float64Array(PROBED_MAX)
 
   constructor(store: ChunkStore, layers: IndexLayers, tops: LayerTops) {
     this.store = store
@@ -91,22 +96,52 @@ export class LayerReads {
   /** The versions of all that reads as data in the range; what does not keeps what was there. */
   versions(layer: number, chunk: number, first: number, count: number, out: BlockVersions): void {
     const { seen } = this
-    // Who asks for copies of what the layer alone has need not know on what it stands.
-    const layers = this.layers.chains.stackOf(layer) ?? [layer]
+    const stack = this.layers.chains.stackOf(layer)
     const tops = this.tops.find(layer, chunk)
     seen.fill(0, 0, count)
+    if (stack === null) {
+      // Who asks for copies of what the layer alone has need not know on what it stands.
+      this.versionsFrom(layer, chunk, first, count, out)
+      return
+    }
     if (tops !== null) {
       const places = this.placesIn(tops, first, count)
       for (let i = places - 1; i >= 0; i--) {
-        this.versionsFrom(layers[this.places[i]!]!, chunk, first, count, out)
+        this.versionsFrom(stack.layerAt(this.places[i]!), chunk, first, count, out)
       }
       return
     }
     let missing = count
-    for (let place = layers.length - 1; place >= 0; place--) {
-      missing -= this.versionsFrom(layers[place]!, chunk, first, count, out)
-      if (missing === 0) return
+    for (let i = this.findHaving(stack, chunk) - 1; i >= 0 && missing > 0; i--) {
+      missing -= this.versionsAt(this.having[i]! % TWO_32, first, count, out)
     }
+  }
+
+  /** Fills `having`, lowest first; returns how many. */
+  private findHaving(stack: LayerStack, chunk: number): number {
+    const { store } = this
+    let found = 0
+    if (stack.length <= PROBED_MAX) {
+      for (let place = 0; place < stack.length; place++) {
+        const address = store.find(stack.layerAt(place), chunk)
+        if (address !== 0) this.having[found++] = place * TWO_32 + address
+      }
+      return found
+    }
+    stack.forEachBranch((layer) => {
+      const addresses = store.allOf(layer, chunk)
+      if (found + addresses.length > this.having.length) {
+        const wider = new Float64Array(2 * (found + addresses.length))
+        wider.set(this.having)
+        this.having = wider
+      }
+      for (const address of addresses) {
+        const place = stack.placeOf(store.layerAt(address))
+        if (place >= 0) this.having[found++] = place * TWO_32 + address
+      }
+    })
+    this.having.subarray(0, found).sort()
+    return found
   }
 
   /** Of blocks that are not `seen`. Returns how many it found. */
@@ -117,11 +152,14 @@ export class LayerReads {
     count: number,
     out: BlockVersions
   ): number {
-    const { seen } = this
     const address = this.store.find(layer, chunk)
-    if (address === 0) return 0
+    return address === 0 ? 0 : this.versionsAt(address, first, count, out)
+  }
+
+  private versionsAt(address: number, first: number, count: number, out: BlockVersions): number {
+    const { seen } = this
+    const { familyLow } = this.layers.keyOf(this.store.layerAt(address))
     const found = this.store.look(address, first, first + count)
-    const { familyLow } = this.layers.keyOf(layer)
     let blocks = 0
     for (let run = 0; run < found.length; run++) {
       const isData = found.locations[run]! < LOCATION_END
@@ -151,18 +189,19 @@ export class LayerReads {
     from = 0
   ): void {
     const { fill } = this
-    const layers = this.layers.chains.stackOf(layer)!
+    const stack = this.layers.chains.stackOf(layer)!
     const tops = this.tops.find(layer, chunk) ?? this.makeTops(layer, chunk)
     fill.begin(first, first + count, crcs)
     if (tops === null) {
-      for (let place = layers.length - 1; place >= from && fill.missing > 0; place--) {
-        this.fillFrom(layers[place]!, chunk)
+      for (let i = this.findHaving(stack, chunk) - 1; i >= 0 && fill.missing > 0; i--) {
+        if (this.having[i]! < from * TWO_32) return
+        this.fillAt(this.having[i]! % TWO_32)
       }
       return
     }
     const places = this.placesIn(tops, first, count)
     for (let i = places - 1; i >= 0 && this.places[i]! >= from; i--) {
-      this.fillFrom(layers[this.places[i]!]!, chunk)
+      this.fillFrom(stack.layerAt(this.places[i]!), chunk)
     }
   }
 
@@ -186,11 +225,11 @@ export class LayerReads {
   private makeTops(layer: number, chunk: number): Tops | null {
     const tops = this.tops.make(layer, chunk)
     if (tops === null) return null
-    const layers = this.layers.chains.stackOf(layer)!
-    for (let place = 0; place < layers.length; place++) {
-      const address = this.store.find(layers[place]!, chunk)
-      if (address === 0) continue
-      const found = this.store.look(address, 0, CHUNK_BLOCKS)
+    const stack = this.layers.chains.stackOf(layer)!
+    const having = this.findHaving(stack, chunk)
+    for (let i = 0; i < having; i++) {
+      const place = Math.floor(this.having[i]! / TWO_32)
+      const found = this.store.look(this.having[i]! % TWO_32, 0, CHUNK_BLOCKS)
       for (let run = 0; run < found.length; run++) {
         tops.fill(place + 1, found.firsts[run]!, found.firsts[run]! + found.counts[run]!)
       }
@@ -199,9 +238,12 @@ export class LayerReads {
   }
 
   private fillFrom(layer: number, chunk: number): void {
+    const address = this.store.find(layer, chunk)
+    if (address !== 0) this.fillAt(address)
+  }
+
+  private fillAt(address: number): void {
     const { fill, store } = this
-    const address = store.find(layer, chunk)
-    if (address === 0) return
     const words = store.pages.slabs[slabOf(address)]!
     const at = wordOf(address)
     const shape = words[at + AT_SHAPE]!
