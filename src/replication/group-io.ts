@@ -202,6 +202,7 @@ export class GroupIo {
   adopt(known: KnownGroup, boots: Boots, nowMs: number): void {
     const { epoch, inSync, syncing } = known.record
     const before = this.known === null ? null : this.targets
+    const wereSyncing = this.targets.slice(this.inSyncCount)
     const wereInSync = this.known?.record.inSync ?? []
     const stays = ({ peer }: GroupMember): boolean => inSync.some((entry) => entry.peer === peer)
     const shrinks = !wereInSync.every(stays)
@@ -219,7 +220,9 @@ export class GroupIo {
     this.unfenced = new Set(shrinks ? now : now.filter((boot) => this.unfenced.has(boot)))
     this.keepHoles = !isWhole(known.record)
     for (const boot of this.failed.keys()) {
-      if (!this.targets.includes(boot)) this.failed.delete(boot)
+      // Who came in sync has flushed since it failed, or had to leave because others did.
+      const came = now.includes(boot) && wereSyncing.includes(boot)
+      if (came || !this.targets.includes(boot)) this.failed.delete(boot)
     }
     this.flushDoubt = 'none'
     this.isStale = !this.isKnown
