@@ -32,8 +32,9 @@ interface Merge extends LayerKey {
 interface Span {
   readonly lowest: number
   readonly highest: number
-  /** The highest one that is here. */
+  /** The highest one that is here, as long as its number is in the life that it was then. */
   readonly top: number
+  readonly life: number
 }
 
 export class IndexMerges {
@@ -114,7 +115,7 @@ export class IndexMerges {
     const { chains } = this.layers
     const all = chains.layersOf(top)
     const numbers = { lowest: layerNumber(merge.lowest), highest: layerNumber(layerLow) }
-    const span: Span = { ...numbers, top }
+    const span: Span = { ...numbers, top, life: this.layers.lifeOf(top) }
     for (let place = chains.placeOf(top); place >= chains.bottomOf(top); place--) {
       const layer = all[place]!
       if (this.numberOf(layer) < span.lowest) break
@@ -139,8 +140,9 @@ export class IndexMerges {
   private finish(): void {
     const spans = new Set(this.fresh.values())
     this.fresh.clear()
-    for (const { top, lowest } of spans) {
-      if (this.layers.isDropped(top)) continue
+    for (const span of spans) {
+      if (this.isGone(span)) continue
+      const { top, lowest } = span
       const below = this.layers.chains.layersOf(top).slice(0, this.layers.chains.placeOf(top))
       const gone = below.filter((layer) => this.numberOf(layer) >= lowest)
       for (const layer of this.layers.retire(gone)) this.settled[layer] = 0
@@ -171,7 +173,7 @@ export class IndexMerges {
 
   private mergeChunk(span: Span, chunk: number): void {
     const { hidden, layers, store } = this
-    if (layers.isDropped(span.top)) return
+    if (this.isGone(span)) return
     const stack: { layer: number; number: number; address: number }[] = []
     for (const address of store.allOf(span.top, chunk)) {
       const layer = store.layerAt(address)
@@ -191,6 +193,11 @@ export class IndexMerges {
     }
     for (const each of found) this.dropHidden(store.find(each.layer, chunk), each.hidden)
     if (found.length > 0) this.onRemoved(chunk)
+  }
+
+  /** Its volume was deleted during the walk; another one's layer may have the number. */
+  private isGone({ top, life }: Span): boolean {
+    return this.layers.isDropped(top) || this.layers.lifeOf(top) !== life
   }
 
   /** Is some of what the chunk has hidden? */

@@ -187,4 +187,35 @@ test('deleted snapshots leave nothing in the index but blocks that are still see
   strictEqual(model.index.bytes <= half * 1.1, true, `${model.index.bytes} bytes, ${half} before`)
 })
 
+test('a merge ends with its volume, though its numbers are those of other layers by then', () => {
+  const index = new Model().index
+  const { familyHigh, familyLow } = FAMILY
+  const crcs = new Uint32Array(CHUNK_BLOCKS)
+  const chunks = 2000
+  let sequence = 0
+  const layerOf = (layerHigh: number, low: number): number =>
+    index.layerIndex(familyHigh, familyLow, layerHigh, low, true)
+  const fill = (layer: number): void => {
+    for (let chunk = 0; chunk < chunks; chunk++) {
+      index.put(layer, chunk, 0, 1, 1, ++sequence, sequence, crcs, 0)
+    }
+  }
+  const lows = [0]
+  while (lows.length < 4) lows.push(nextLayerLow(lows.at(-1)!))
+  for (const low of lows) fill(layerOf(1, low))
+  for (const low of lows.slice(0, 3)) fill(layerOf(2, low))
+  index.merges.add({ ...FAMILY, layerHigh: 1, layerLow: lows[3]! }, lows[0]!)
+  strictEqual(index.merges.step(16), true, 'the walk is under way')
+  const top = layerOf(1, lows[3]!)
+  for (const low of lows) index.dropLayer(layerOf(1, low))
+  while (index.drops.reclaim(64));
+  // The other volume's snapshots stay read, and its new layer gets a number of the deleted one.
+  const head = layerOf(2, lows[3]!)
+  strictEqual(head, top)
+  fill(head)
+  const entries = index.entries
+  while (index.merges.step(64));
+  strictEqual(index.entries, entries, 'nothing of the other volume went')
+})
+
 test.run()
