@@ -22,8 +22,9 @@ export class QuietCluster extends SimCluster {
     const { peers, copies, volumes = 1, engine = false, ttlMs } = options
     const writeMinimum = Math.ceil(copies / 2)
     const limits = { downAfterMs: 600_000, lateOneIn: 2 ** 32 - 1 }
-    // With this seed both groups have chunks, and are on different peers if they have one copy.
-    const size = { seed: 5, peers, copies, writeMinimum, volumes, groups: 2 }
+    // With this seed both groups have chunks, also the upper halves of what they are split into,
+    // and are on different peers if they have one copy.
+    const size = { seed: 11, peers, copies, writeMinimum, volumes, groups: 2 }
     super({ ...size, ...limits, ttlMs, engine, sealed: false, moves: false })
   }
 
