@@ -6,6 +6,9 @@ import { type AliveRecord, decodeRecord, encodeRecord, type PeerRecord } from '.
 import { levelIn } from './features.ts'
 import type { Session } from './session.ts'
 
+/** Between attempts to tell a store that does not answer that this process is alive. */
+const REGISTER_RETRY_MS = 1000
+
 /** A peer as the metadata has it now. */
 export interface PeerView {
   readonly record: PeerRecord
@@ -55,6 +58,7 @@ export class Membership {
   #replacedBy: StoreError | null = null
   #following: Following[] = []
   #closed = false
+  #cancelRetry = (): void => {}
 
   private constructor(cluster: Cluster, session: Session, options: MembershipOptions) {
     this.#cluster = cluster
@@ -64,14 +68,18 @@ export class Membership {
     this.#startedAt = cluster.nowText()
   }
 
-  /** Resolves when this process is registered and every peer is known. */
+  /**
+   * Resolves when every peer is known. This process is registered then, or as soon as the store
+   * answers.
+   * @throws StoreError what does not pass by itself
+   */
   static async open(
     cluster: Cluster,
     session: Session,
     options: MembershipOptions
   ): Promise<Membership> {
     const membership = new Membership(cluster, session, options)
-    await membership.#register()
+    await membership.#registerSoon()
     session.onReplaced(() => membership.#registerAgain())
     membership.#follow()
     await Promise.all(membership.#following.map(({ ready }) => ready))
@@ -134,10 +142,14 @@ export class Membership {
     this.#listeners.push(listener)
   }
 
-  /** Tells others what changed about this process: addresses, space. */
+  /**
+   * Tells others what changed about this process: addresses, space. While the store does not
+   * answer that is kept, and told when it does.
+   * @throws StoreError what does not pass by itself
+   */
   async announce(change: Partial<AliveInfo>): Promise<void> {
     this.#own = { ...this.#own, ...change }
-    await this.#register()
+    await this.#registerSoon()
   }
 
   /** Changes a peer's record. @throws StoreError NotFound, Conflict */
@@ -169,6 +181,7 @@ export class Membership {
 
   close(): void {
     this.#closed = true
+    this.#cancelRetry()
     for (const following of this.#following) following.stop()
   }
 
@@ -236,10 +249,25 @@ export class Membership {
 
   #registerAgain(): void {
     if (this.#closed) return
-    this.#register().catch((thrown: unknown) => {
+    this.#registerSoon().catch((thrown: unknown) => {
       if (!(thrown instanceof StoreError)) throw thrown
       this.#options.onTrouble?.('registering as alive', thrown)
     })
+  }
+
+  /** Now, or again and again until the store answers: nobody else would find that it is missing. */
+  async #registerSoon(): Promise<void> {
+    this.#cancelRetry()
+    try {
+      await this.#register()
+    } catch (thrown) {
+      if (!(thrown instanceof StoreError) || thrown.code !== ErrorCode.Unavailable) throw thrown
+      this.#options.onTrouble?.('registering as alive', thrown)
+      if (this.#closed) return
+      this.#cancelRetry()
+      const { timers } = this.#cluster
+      this.#cancelRetry = timers.start(REGISTER_RETRY_MS, () => this.#registerAgain())
+    }
   }
 
   #follow(): void {

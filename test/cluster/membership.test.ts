@@ -9,6 +9,7 @@ import { EmbeddedStore } from '../../src/metadata/embedded-store.ts'
 import { MemoryTables } from '../../src/metadata/memory-tables.ts'
 import { ManualClock, SeededRandom } from '../helpers/manual-clock.ts'
 import { until } from '../helpers/process.ts'
+import { delegateTo } from '../helpers/store-delegate.ts'
 
 const identity = (name: string, boot: number): SelfIdentity => ({
   clusterId: 'c'.repeat(32),
@@ -123,6 +124,41 @@ test('another process of the same peer: who was there is told, and registers no 
   strictEqual(after!.modRevision, alive!.modRevision, 'that of the copy stands')
   first.membership.close()
   copy.membership.close()
+  await store.close()
+})
+
+test('what a store that does not answer was not told is told when it does', async () => {
+  const { clock, store, start } = await openSite()
+  const random = new SeededRandom(2)
+  let isAway = false
+  const away = delegateTo(store, {
+    transact: (transaction) => {
+      if (!isAway) return store.transact(transaction)
+      return Promise.reject(new StoreError(ErrorCode.Unavailable, 'no answer in time'))
+    }
+  })
+  const watcher = await start('d', 1)
+  const address = () => watcher.membership.addressOf('a'.repeat(32))
+  const session = await Session.open(store, clock)
+  const cluster = await Cluster.open(away, identity('a', 1), { clock, random, timers: clock })
+  isAway = true
+  let troubles = 0
+  const onTrouble = (): void => void troubles++
+  const membership = await Membership.open(cluster, session, { alive: INFO, onTrouble })
+  await membership.announce({ peerAddress: '127.0.0.1:7' })
+  strictEqual(troubles, 2)
+  await clock.advance(1500)
+  strictEqual(troubles, 3, 'one attempt at a time')
+  strictEqual(address(), null)
+  isAway = false
+  await clock.advance(1000)
+  await until(() => address() === '127.0.0.1:7', 'the records to follow')
+  isAway = true
+  await membership.announce({ usedBytes: 5 })
+  membership.close()
+  await clock.advance(5000)
+  strictEqual(troubles, 4, 'nothing is tried after the end')
+  watcher.membership.close()
   await store.close()
 })
 
