@@ -29,6 +29,8 @@ export interface Route {
   readonly role: Role
   /** What tokens of one volume may do with it. */
   readonly volumeUse: VolumeUse
+  /** Fields of the body that tokens of one volume may not send. */
+  readonly withheld: (body: unknown) => readonly string[]
   /** Does its use stand in the audit log? Whatever changes something does. */
   readonly audited: boolean
   /** What stands in the audit log beside path and query, of body and answer. Never a secret. */
@@ -75,6 +77,7 @@ export function route<
   summary: string
   role: Role
   volumeUse?: VolumeUse
+  withheld?: (body: Body extends z.ZodObject ? z.output<Body> : null) => readonly string[]
   audited?: boolean
   tell?: (
     body: Body extends z.ZodObject ? z.output<Body> : null,
@@ -96,7 +99,7 @@ export function route<
     visitor: Visitor
   }) => Promise<Answer extends z.ZodType ? z.output<Answer> | WithStatus : RawAnswer | null>
 }): Route {
-  const { handle, tell, status = 200 } = given
+  const { handle, tell, withheld, status = 200 } = given
   return {
     method: given.method,
     path: given.path,
@@ -105,7 +108,9 @@ export function route<
     role: given.role,
     volumeUse: given.volumeUse ?? 'no',
     audited: given.audited ?? given.method !== 'GET',
-    // The body was checked by the schema before, and the answer is what `handle` gave.
+    // The body was checked by the schema before.
+    withheld: (body) => withheld?.(body as Parameters<typeof withheld>[0]) ?? [],
+    // So it was here, and the answer is what `handle` gave.
     tell: (...given) => tell?.(...(given as Parameters<typeof tell>)) ?? {},
     params: given.params ?? nothing,
     query: given.query ?? nothing,

@@ -3,11 +3,12 @@
  * is a plain HTTP server, because only TCP has browsers to be guarded against.
  */
 import type { IncomingMessage, RequestListener } from 'node:http'
+import { Readable } from 'node:stream'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import type { z } from 'zod'
 import type { Tokens } from '../cluster/tokens.ts'
 import { AssertionError, assert } from '../core/assert.ts'
-import { type Clock, systemClock } from '../core/clock.ts'
+import { type Clock, systemClock, type Timers } from '../core/clock.ts'
 import { isLoopback } from '../core/addresses.ts'
 import type { ConfigEntry } from '../core/config-entries.ts'
 import { ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
@@ -26,11 +27,14 @@ import { errorBody, httpFailureOf } from './errors.ts'
 import { refusalOf } from './guard.ts'
 import { type Listener, listenTcp, listenUnix } from './listener.ts'
 import { createRegistry, registerSecurityMetrics } from './metrics.ts'
+import { requestCounter } from './request-counter.ts'
 import { openApiOf } from './openapi.ts'
 import { RawAnswer, type Route, type RouteAnswer } from './route.ts'
 import { routesOf } from './routes.ts'
 import { Tasks } from './tasks.ts'
+import { endWithToken } from './token-end.ts'
 import type { AdminTls } from './tls.ts'
+import { requireGiven, WithheldError } from './withheld.ts'
 
 /** Requests of the API are names and numbers. */
 const BODY_BYTES_MAX = 64 * 1024
@@ -45,6 +49,7 @@ export interface AdminOptions {
   readonly tokens: Tokens
   readonly audit: AuditLog
   readonly clock?: Clock
+  readonly timers?: Timers
   readonly log: Log
   /** Last lines of the log, for the debug bundle. */
   readonly ring: LogRing
@@ -171,11 +176,14 @@ async function buildApp(options: AdminOptions, doorOf: DoorOf): Promise<FastifyI
     }
   })
   const audited = new AuditedRequests(audit)
-  addAdmission(app, { options, registry, doorOf, audited })
-  for (const route of routes) addRoute(app, route, audited)
+  const refusals: Refusals = { missing: 0, wrong: 0, limited: 0, role: 0 }
+  registerSecurityMetrics(registry, options, refusals)
+  addAdmission(app, { options, refusals, doorOf, audited })
+  for (const route of routes) addRoute(app, route, options, audited)
   app.setErrorHandler((error, request, reply) => {
     audited.failed(request, error)
     audited.done(request, routeOf(request))
+    if (error instanceof WithheldError) refusals.role++
     answerError(error, request, reply, log)
   })
   app.setNotFoundHandler((request, reply) => answerUnknown(routes, request, reply))
@@ -190,19 +198,19 @@ async function buildApp(options: AdminOptions, doorOf: DoorOf): Promise<FastifyI
   return app
 }
 
+type Refusals = Record<Refusal['reason'], number>
+
 interface AdmissionParts {
   readonly options: AdminOptions
-  readonly registry: MetricsRegistry
+  readonly refusals: Refusals
   readonly doorOf: DoorOf
   readonly audited: AuditedRequests
 }
 
 /** Nobody gets further than their rights go, and no body is read before. */
 function addAdmission(app: FastifyInstance, parts: AdmissionParts): void {
-  const { options, registry, doorOf, audited } = parts
+  const { options, refusals, doorOf, audited } = parts
   const doors = new Doors(options.tokens, options.clock ?? systemClock, options.tlsAdmins)
-  const refusals: Record<Refusal['reason'], number> = { missing: 0, wrong: 0, limited: 0, role: 0 }
-  registerSecurityMetrics(registry, options, refusals)
   const refusalOfRequest = (request: FastifyRequest): Refusal | null => {
     const route = routeOf(request)
     if (route?.role === 'anyone') return null
@@ -231,7 +239,13 @@ function addAdmission(app: FastifyInstance, parts: AdmissionParts): void {
 const routeOf = (request: FastifyRequest): Route | null =>
   (request.routeOptions.config as { readonly route?: Route } | undefined)?.route ?? null
 
-function addRoute(app: FastifyInstance, route: Route, audited: AuditedRequests): void {
+function addRoute(
+  app: FastifyInstance,
+  route: Route,
+  { tokens, timers }: AdminOptions,
+  audited: AuditedRequests
+): void {
+  const isValid = (id: string): boolean => tokens.isValid(id)
   app.route({
     method: route.method,
     config: { route },
@@ -247,6 +261,8 @@ function addRoute(app: FastifyInstance, route: Route, audited: AuditedRequests):
       reply.code(status).header('cache-control', 'no-store')
       if (!(value instanceof RawAnswer)) return value === null ? reply.send() : value
       const { fileName, contentType, content } = value
+      const { visitor } = audited.of(request)
+      if (content instanceof Readable) endWithToken(content, visitor, isValid, timers)
       if (fileName !== '') {
         reply.header('content-disposition', `attachment; filename="${fileName}"`)
       }
@@ -265,6 +281,7 @@ async function answerOf(
   const body = route.body === null ? null : checked(route.body, request.body ?? {})
   passage.body = body
   const { visitor } = passage
+  requireGiven(visitor.rights, route.withheld(body))
   const bytes = bytesOf(route, request.body)
   const answer = await inTime(route.handle({ params, query, body, bytes, visitor }))
   passage.answer = answer.value
@@ -357,26 +374,4 @@ function answerUnknown(
     .code(405)
     .header('allow', allow)
     .send(errorBody(code, `${path} takes ${allow}, not ${request.method}`))
-}
-
-/** Counts requests by route, not by URL, so that names of volumes do not become labels. */
-function requestCounter(registry: MetricsRegistry) {
-  const counts = new Map<string, { labels: Record<string, string>; value: number }>()
-  registry.counter(
-    {
-      name: 'torus_admin_requests_total',
-      help: 'Requests to the admin API',
-      labels: ['method', 'route', 'status']
-    },
-    () => counts.values()
-  )
-  return (request: FastifyRequest, reply: FastifyReply): void => {
-    const { method } = request
-    const route = request.routeOptions.url ?? 'unknown'
-    const status = String(reply.statusCode)
-    const key = `${method} ${route} ${status}`
-    const row = counts.get(key) ?? { labels: { method, route, status }, value: 0 }
-    row.value++
-    counts.set(key, row)
-  }
 }

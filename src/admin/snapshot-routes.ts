@@ -3,6 +3,7 @@ import { z } from 'zod'
 import { type Route, route } from './route.ts'
 import { volumeNameSchema } from './schemas.ts'
 import * as schemas from './snapshot-schemas.ts'
+import { withheldOfNewSnapshot, withheldOfSnapshot } from './withheld.ts'
 
 /** What the admin API asks of the program about snapshots. Failures are StoreErrors. */
 export interface SnapshotBackend {
@@ -47,6 +48,7 @@ export const snapshotRoutesOf = (backend: SnapshotBackend): readonly Route[] => 
     summary: 'Take a snapshot of a volume while its clients go on',
     role: 'operator',
     volumeUse: 'change',
+    withheld: withheldOfNewSnapshot,
     tell: ({ name }) => ({ snapshot: name }),
     params: byVolume,
     body: schemas.snapshotCreateSchema,
@@ -72,6 +74,7 @@ export const snapshotRoutesOf = (backend: SnapshotBackend): readonly Route[] => 
     summary: 'Rename, describe, protect or unprotect a snapshot',
     role: 'operator',
     volumeUse: 'change',
+    withheld: withheldOfSnapshot,
     tell: (body) => body,
     params: bySnapshot,
     body: schemas.snapshotChangeSchema,

@@ -5,6 +5,7 @@ import type { AdminBackend } from './backend.ts'
 import { deletedSchema } from './life-schemas.ts'
 import { type Route, route } from './route.ts'
 import * as schemas from './schemas.ts'
+import { withheldOfVolume } from './withheld.ts'
 
 const trueOrFalse = z.enum(['true', 'false']).default('false')
 const byName = z.strictObject({ name: schemas.volumeNameSchema })
@@ -73,6 +74,7 @@ export const volumeChangesOf = (backend: AdminBackend): readonly Route[] => [
     summary: 'Change what is set about a volume; holds at once for its clients',
     role: 'operator',
     volumeUse: 'change',
+    withheld: withheldOfVolume,
     tell: (body) => body,
     params: byName,
     body: schemas.volumeChangeSchema,
@@ -97,7 +99,6 @@ export const volumeChangesOf = (backend: AdminBackend): readonly Route[] => [
     operationId: 'resizeVolume',
     summary: 'Give a volume another size; a smaller one only with `shrink`, and without clients',
     role: 'operator',
-    volumeUse: 'change',
     tell: (body) => body,
     params: byName,
     body: schemas.volumeResizeSchema,

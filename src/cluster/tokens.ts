@@ -85,10 +85,15 @@ export class Tokens {
     const record = id === undefined ? undefined : this.#records.get(id)
     const wanted = record === undefined ? NO_HASH : Buffer.from(record.hash, 'base64')
     const isEqual = timingSafeEqual(hashOf(text), wanted)
-    if (!isEqual || record === undefined) return null
+    return isEqual && record !== undefined && this.isValid(record.id) ? infoOf(record) : null
+  }
+
+  /** It was neither revoked nor is it over. */
+  isValid(id: string): boolean {
+    const record = this.#records.get(id)
+    if (record === undefined) return false
     const { expiresAt } = record
-    const isOver = expiresAt !== null && Date.parse(expiresAt) <= this.#cluster.clock.wallMs()
-    return isOver ? null : infoOf(record)
+    return expiresAt === null || Date.parse(expiresAt) > this.#cluster.clock.wallMs()
   }
 
   /** `text` is the token itself, told this once. @throws StoreError LimitReached, Unavailable */

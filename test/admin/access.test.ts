@@ -1,5 +1,7 @@
 import { deepEqual, equal, ok } from 'node:assert/strict'
 import { connect } from 'node:net'
+import { PassThrough } from 'node:stream'
+import { setImmediate as settled } from 'node:timers/promises'
 import fc from 'fast-check'
 import { suite } from 'uvu'
 import type { Role, VolumeUse } from '../../src/admin/access.ts'
@@ -73,7 +75,7 @@ const decided: Record<string, readonly [Role, VolumeUse]> = {
   deleteVolume: ['operator', 'no'],
   renameVolume: ['operator', 'no'],
   changeVolume: ['operator', 'change'],
-  resizeVolume: ['operator', 'change'],
+  resizeVolume: ['operator', 'no'],
   takeVolume: ['operator', 'change'],
   unlockVolume: ['operator', 'change'],
   lockVolume: ['operator', 'change'],
@@ -114,7 +116,7 @@ interface Context {
 const test = suite<Context>('admin access')
 test.before.each(async (context) => {
   context.clock = new ManualClock()
-  context.fixture = await startFixture({ clock: context.clock })
+  context.fixture = await startFixture({ clock: context.clock, timers: context.clock })
   for (const name of ['mine', 'other']) {
     await context.fixture.backend.createVolume({
       name,
@@ -267,6 +269,49 @@ test('a token of one volume is shown nothing of others', async ({ fixture }) => 
   }
 })
 
+test('a token of one volume lifts nothing that operators set about it', async ({ fixture }) => {
+  const texts = {
+    volume: (await create(fixture, { role: 'volume', volume: 'mine' })).token,
+    operator: (await create(fixture, { role: 'operator' })).token
+  }
+  const send = (who: keyof typeof texts, path: string, body: object) =>
+    http(`${fixture.url}/v1/volumes/mine${path}`, {
+      ...{ method: 'POST', headers: bearer(texts[who]), body }
+    })
+  const withheld: readonly [string, object, string][] = [
+    ['', { access: { addresses: [] } }, 'access'],
+    ['', { access: { readOnly: false } }, 'access'],
+    ['', { limits: { iops: null }, description: 'mine' }, 'limits'],
+    ['', { readOnly: false }, 'readOnly: false'],
+    ['', { labels: { 'torus.applied': '0', tier: 'gold' } }, 'labels.torus.applied'],
+    ['', { access: {}, limits: {} }, 'access, limits'],
+    ['/snapshots', { name: 'one', labels: { 'torus.backup': 'x' } }, 'labels.torus.backup'],
+    ['/snapshots/monday', { protected: false }, 'protected: false']
+  ]
+  const before = (await http(`${fixture.url}/v1/volumes/mine`, { headers: bearer(texts.volume) }))
+    .json
+  for (const [path, body, fields] of withheld) {
+    const { status, json } = await send('volume', path, body)
+    const what = `${fields}: for operators; a token of the role volume:mine may not set that`
+    deepEqual([status, json.error], [403, { code: 'Forbidden', message: what }])
+  }
+  const after = await http(`${fixture.url}/v1/volumes/mine`, { headers: bearer(texts.volume) })
+  deepEqual(after.json, before)
+  for (const [path, body] of withheld) {
+    ok((await send('operator', path, body)).status !== 403, JSON.stringify(body))
+  }
+  const given = { description: 'mine', labels: { tier: 'gold' }, unavailableMs: 5000 }
+  equal((await send('volume', '', { ...given, readOnly: true })).status, 200)
+  equal((await send('volume', '/resize', { sizeBytes: 8192 })).status, 403)
+  const told = (await http(`unix:${fixture.socket}:/v1/audit?volume=mine`)).json.entries
+  const refused = told.filter(({ outcome }: { outcome: string }) => outcome === 'Forbidden')
+  equal(refused.length, withheld.length + 1)
+  deepEqual(refused[0].details, { access: { addresses: [] } })
+  const headers = bearer(texts.operator)
+  const { text } = await http(`${fixture.url}/metrics`, { headers })
+  ok(text.includes(`torus_admin_refusals_total{reason="role"} ${withheld.length + 1}`), text)
+})
+
 test('loopback is open until the first token, and closed for good from then on', async ({
   fixture
 }) => {
@@ -302,6 +347,39 @@ test('a token ends when it expires or is revoked, and reads like any wrong one t
   // The second failure within its wait.
   deepEqual([wrong.status, wrong.json.error.code], [429, 'Busy'])
   equal(revoked.text, expired.text)
+})
+
+test('a long answer ends with the token of who asked', async ({ fixture, clock }) => {
+  const { life } = fixture.backend
+  const ask = async (token: string) => {
+    const sent = new PassThrough()
+    sent.write('TORUSVOL')
+    life.export = async () => sent
+    const answer = http(`${fixture.url}/v1/volumes/mine/export`, { headers: bearer(token) })
+    const ended = answer.then(
+      ({ text }) => text,
+      ({ code }) => code
+    )
+    while (sent.readableFlowing !== true) await settled()
+    return { sent, ended }
+  }
+  const revoked = await create(fixture, { role: 'volume', volume: 'mine' })
+  const short = await create(fixture, { role: 'operator', expiresInMs: 10_000 })
+  const kept = await create(fixture, { role: 'operator' })
+  const first = await ask(revoked.token)
+  const second = await ask(short.token)
+  const third = await ask(kept.token)
+  await clock.advance(5_000)
+  equal(first.sent.destroyed, false)
+  await http(`unix:${fixture.socket}:/v1/tokens/${revoked.id}`, { method: 'DELETE' })
+  await clock.advance(1_000)
+  deepEqual([first.sent.destroyed, second.sent.destroyed], [true, false])
+  equal(await first.ended, 'ECONNRESET')
+  await clock.advance(5_000)
+  deepEqual([second.sent.destroyed, third.sent.destroyed], [true, false])
+  equal(await second.ended, 'ECONNRESET')
+  third.sent.end()
+  equal(await third.ended, 'TORUSVOL')
 })
 
 test('guessing slows down by address, and locks no holder of a token out', async ({
