@@ -20,7 +20,7 @@ import { type DataDirectory, openDataDirectory } from './coordinator/data-direct
 import { openMetadata } from './coordinator/metadata.ts'
 import { newPasswordHasher } from './coordinator/password-hashing.ts'
 import { PeerReports } from './coordinator/peer-reports.ts'
-import { nbdWitness, openSecurity, type Security } from './coordinator/security.ts'
+import { nbdWitness, openSecurity, ownWitness, type Security } from './coordinator/security.ts'
 import { keepSchedules } from './coordinator/schedule-keeper.ts'
 import { keepTrash } from './coordinator/trash-keeper.ts'
 import { shardsServe, startShards } from './coordinator/shards.ts'
@@ -176,7 +176,7 @@ async function start(
   await shardsServe(pool)
   await replication?.serve()
   void unlocking.start()
-  undo.add(await resumeVolumes(volumes, backend, log, parts))
+  undo.add(await resumeVolumes(volumes, backend, log, { ...parts, ...security }))
   await createInitialVolumes(config, volumes, backend, output)
   undo.add(() => nbd.close(config.shutdownMs))
   addresses.nbd.push(...(await listenNbd(config, nbd)))
@@ -201,10 +201,11 @@ async function resumeVolumes(
   volumes: Volumes,
   { schedules }: PeerBackend,
   log: Log,
-  { isInCharge }: ClusterParts
+  { isInCharge, audit }: ClusterParts & Security
 ): Promise<() => Promise<void>> {
   await volumes.resume()
-  const ends = [keepTrash(volumes.trash, log, isInCharge), keepSchedules(schedules, log)]
+  const given = { log, isInCharge, onDeed: ownWitness(audit) }
+  const ends = [keepTrash(volumes.trash, given), keepSchedules(schedules, given)]
   return async () => void (await Promise.all(ends.map((end) => end())))
 }
 

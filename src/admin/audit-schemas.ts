@@ -30,9 +30,11 @@ export const auditEntrySchema = z
     time: z.string().meta({ description: 'ISO 8601 time' }),
     who: callerSchema,
     address: z.string(),
-    action: z
-      .string()
-      .meta({ description: 'operationId of the request, or nbdOpen, nbdClose, nbdTls' }),
+    action: z.string().meta({
+      description:
+        'operationId of the request; of NBD clients nbdOpen, nbdClose, nbdTls; of the peer by ' +
+        'itself unlock, trashExpired, importExpired, scheduledSnapshot, expiredSnapshot'
+    }),
     volume: z.string().optional(),
     details: z.record(z.string(), z.unknown()).optional(),
     outcome: z.string().meta({ description: '`ok`, or the code of the error' }),

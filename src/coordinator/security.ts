@@ -1,6 +1,6 @@
 /** Tokens and the audit log of a running peer. */
 import { join } from 'node:path'
-import { AuditLog } from '../admin/audit-log.ts'
+import { type AuditEvent, AuditLog } from '../admin/audit-log.ts'
 import type { Cluster } from '../cluster/cluster.ts'
 import { Tokens } from '../cluster/tokens.ts'
 import { systemClock } from '../core/clock.ts'
@@ -62,3 +62,11 @@ export const nbdWitness =
     const action = kind === 'open' ? 'nbdOpen' : 'nbdClose'
     audit.record({ who, address, action, volume, details: { readOnly }, outcome: 'ok' })
   }
+
+/** What a peer does to a volume by itself, because its time has come. */
+export type OwnDeed = Omit<AuditEvent, 'who' | 'address'>
+
+export const ownWitness =
+  (audit: AuditLog) =>
+  (deed: OwnDeed): void =>
+    audit.record({ who: { kind: 'peer' }, address: '', ...deed })

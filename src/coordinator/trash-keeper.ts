@@ -1,18 +1,34 @@
 /** Deletes volumes of the trash for good when their time is over. */
+import type { HiddenVolume } from '../cluster/hidden-volumes.ts'
 import { StoreError } from '../core/errors.ts'
 import { TRASH_LOOK_MS } from '../core/limits.ts'
 import type { Log } from '../core/log.ts'
 import type { Trash } from '../volume/trash.ts'
+import type { OwnDeed } from './security.ts'
 
 /**
  * Looks now and then, on one peer of a cluster, which is enough. Returns what ends it; that
  * resolves when it does not look.
  */
-export function keepTrash(trash: Trash, log: Log, isInCharge: () => boolean): () => Promise<void> {
+export function keepTrash(
+  trash: Trash,
+  given: {
+    readonly log: Log
+    readonly isInCharge: () => boolean
+    readonly onDeed: (deed: OwnDeed) => void
+    readonly everyMs?: number
+  }
+): () => Promise<void> {
+  const { log, isInCharge, onDeed, everyMs = TRASH_LOOK_MS } = given
+  const onRemoved = ({ name, hidden }: HiddenVolume): void => {
+    const { why, since, until } = hidden
+    const action = why === 'deleted' ? 'trashExpired' : 'importExpired'
+    onDeed({ action, volume: name, details: { since, until }, outcome: 'ok' })
+  }
   let looking: Promise<void> = Promise.resolve()
   const look = async (): Promise<void> => {
     try {
-      const removed = await trash.removeExpired()
+      const removed = await trash.removeExpired(onRemoved)
       if (removed > 0) log.info({ volumes: removed }, 'their time in the trash is over')
     } catch (err) {
       if (!(err instanceof StoreError)) throw err
@@ -21,7 +37,7 @@ export function keepTrash(trash: Trash, log: Log, isInCharge: () => boolean): ()
   }
   const timer = setInterval(() => {
     if (isInCharge()) looking = looking.then(look)
-  }, TRASH_LOOK_MS).unref()
+  }, everyMs).unref()
   return async () => {
     clearInterval(timer)
     await looking

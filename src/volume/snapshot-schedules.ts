@@ -38,6 +38,15 @@ export interface SchedulesParts {
   readonly trouble: (what: string, thrown: StoreError) => void
 }
 
+/** A snapshot that came or went by itself, or should have come. */
+export interface ScheduleDeed {
+  readonly what: 'taken' | 'deleted'
+  readonly volume: string
+  readonly snapshot: string
+  /** `ok`, or the code of the error; told once for each that should have come. */
+  readonly outcome: string
+}
+
 type Scheduled = VolumeRecord & { readonly schedule: Schedule }
 
 /**
@@ -50,6 +59,7 @@ type Scheduled = VolumeRecord & { readonly schedule: Schedule }
  * the volume tells of the others.
  */
 export class SnapshotSchedules {
+  onDone: (deed: ScheduleDeed) => void = () => {}
   readonly #parts: SchedulesParts
   readonly #directory: VolumeDirectory
   readonly #snapshots: SnapshotDirectory
@@ -173,6 +183,7 @@ export class SnapshotSchedules {
     const name = scheduledName(this.#parts.cluster.clock.wallMs())
     const due = new Date(dueMs).toISOString()
     await this.#parts.volumes.snapshots.create(volume, name, { due })
+    this.onDone({ what: 'taken', volume, snapshot: name, outcome: 'ok' })
     if (missed === 0) return
     const since = new Date(missedSinceMs).toISOString()
     await this.#parts.volumes.tell(volume, 'snapshotMissed', { missed, since, taken: name })
@@ -184,7 +195,14 @@ export class SnapshotSchedules {
     const retryMs = this.#parts.cluster.clock.wallMs() + SCHEDULE_RETRY_MS
     this.#failed.set(id, { dueMs, retryMs })
     if (before?.dueMs === dueMs || error.code === ErrorCode.NotFound) return
-    const details = { why: errorCodeName(error.code), due: new Date(dueMs).toISOString() }
+    const due = new Date(dueMs).toISOString()
+    const details = { why: errorCodeName(error.code), due }
+    this.onDone({
+      what: 'taken',
+      volume: name,
+      snapshot: scheduledName(dueMs),
+      outcome: details.why
+    })
     await this.#parts.volumes.tell(name, 'snapshotFailed', details).catch(() => {})
   }
 
@@ -197,6 +215,7 @@ export class SnapshotSchedules {
           if (snapshot.id === wanted && snapshot.protected !== true) return
           throw new StoreError(ErrorCode.Busy, `snapshot ${volume}@${name} is to be kept`)
         })
+        this.onDone({ what: 'deleted', volume, snapshot: name, outcome: 'ok' })
       } catch (thrown) {
         if (!(thrown instanceof StoreError)) throw thrown
         if (thrown.code === ErrorCode.Busy || thrown.code === ErrorCode.NotFound) continue

@@ -92,10 +92,14 @@ export class Trash {
 
   /** Deletes all of them for good, but without `force` none that has protected snapshots. */
   async empty(force: boolean = false): Promise<{ removed: readonly string[]; kept: number }> {
-    return this.#removeAll(await this.list(), force)
+    return this.#removeAll(await this.list(), force, () => {})
   }
 
-  async #removeAll(wanted: readonly HiddenVolume[], force: boolean) {
+  async #removeAll(
+    wanted: readonly HiddenVolume[],
+    force: boolean,
+    onRemoved: (volume: HiddenVolume) => void
+  ) {
     const removed: string[] = []
     let kept = 0
     for (const volume of wanted) {
@@ -104,6 +108,7 @@ export class Trash {
         else {
           await this.#remove(volume.id)
           removed.push(volume.name)
+          onRemoved(volume)
         }
       } catch (thrown) {
         // Somebody restored or deleted it meanwhile.
@@ -114,11 +119,11 @@ export class Trash {
   }
 
   /** Called now and then: deletes those whose time is over, imports too. Returns how many. */
-  async removeExpired(): Promise<number> {
+  async removeExpired(onRemoved: (volume: HiddenVolume) => void = () => {}): Promise<number> {
     const nowMs = this.#parts.cluster.clock.wallMs()
     const all = await this.#hidden.list()
     const over = all.filter(({ hidden }) => Date.parse(hidden.until) <= nowMs)
-    return (await this.#removeAll(over, false)).removed.length
+    return (await this.#removeAll(over, false, onRemoved)).removed.length
   }
 
   async #remove(id: string): Promise<void> {
