@@ -1,7 +1,7 @@
 /** What the admin API says about the life of volumes. */
 import { z } from 'zod'
 import { BLOCK_BYTES } from '../core/limits.ts'
-import { volumeNameSchema } from './schemas.ts'
+import { volumeNameSchema, volumeSchema } from './schemas.ts'
 import { snapshotName } from './snapshot-schemas.ts'
 
 const snapshotId = z
@@ -104,7 +104,11 @@ export const importSchema = z
     error: z
       .object({ code: z.string(), message: z.string() })
       .nullable()
-      .meta({ description: 'Why it failed' })
+      .meta({ description: 'Why it failed' }),
+    makes: volumeSchema
+      .pick({ pool: true, encryption: true, access: true })
+      .nullable()
+      .meta({ description: 'What kind of volume; null for an increment, which makes none' })
   })
   .meta({ id: 'Import' })
 export type Import = z.infer<typeof importSchema>

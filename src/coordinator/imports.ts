@@ -13,6 +13,7 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import { IMPORT_KEPT_MS } from '../core/limits.ts'
 import type { VolumeFile } from '../volume/volume-file.ts'
 import type { CreateOptions } from '../volume/volume-options.ts'
+import { infoOf } from '../volume/volume-info.ts'
 import type { Volumes } from '../volume/volumes.ts'
 import { IDLE_MS, only, Transfer, type TransferState, transferState } from './transfers.ts'
 
@@ -47,7 +48,7 @@ export class Imports {
   async list(): Promise<TransferState[]> {
     const all = (await this.#hidden.list()).filter(({ hidden }) => hidden.why === 'import')
     this.#forgetBut(new Set(all.map(({ id }) => id)))
-    return all.map((volume) => transferState(volume, this.#sessionOf(volume)))
+    return all.map((volume) => stateOf(volume, this.#sessionOf(volume)))
   }
 
   /**
@@ -77,10 +78,9 @@ export class Imports {
   /** @throws StoreError NotFound */
   async show(id: string): Promise<TransferState> {
     const session = this.#sessions.get(id)
-    if (session !== undefined && session.volume !== null)
-      return transferState(session.volume, session)
+    if (session !== undefined && session.volume !== null) return stateOf(session.volume, session)
     const volume = await this.#hidden.find(id, 'import')
-    return transferState(volume, this.#sessionOf(volume))
+    return stateOf(volume, this.#sessionOf(volume))
   }
 
   /**
@@ -106,7 +106,7 @@ export class Imports {
       await file.flush()
       await this.#noted(id, session)
     })
-    return transferState(volume, session)
+    return stateOf(volume, session)
   }
 
   /** Reads all back, in the background, and gives the volume its name if `digest` is its. */
@@ -119,7 +119,7 @@ export class Imports {
       session.volume = null
       session.failed(thrown)
     })
-    return transferState(volume, session)
+    return stateOf(volume, session)
   }
 
   /** @throws StoreError NotFound, Busy */
@@ -191,4 +191,12 @@ export class Imports {
   #fileOf(id: string, session: Session): Promise<VolumeFile> {
     return session.file(() => this.#volumes.openHidden(id))
   }
+}
+
+/** How far it is, and what kind of volume it makes: who goes on with it wants the same. */
+function stateOf(volume: HiddenVolume, session: Session): TransferState {
+  const { pool, encryption, access } = infoOf(volume, null)
+  const [addresses, tlsNames] = [[...access.addresses], [...access.tlsNames]]
+  const makes = { pool, encryption, access: { ...access, addresses, tlsNames } }
+  return { ...transferState(volume, session), makes }
 }

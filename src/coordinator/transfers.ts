@@ -20,6 +20,17 @@ export interface TransferState {
   readonly verifiedBytes: number
   /** Why it failed. */
   readonly error: { readonly code: string; readonly message: string } | null
+  /** What kind of volume; null where it makes none. */
+  readonly makes: {
+    readonly pool: string
+    readonly encryption: 'xchacha20-poly1305' | null
+    readonly access: {
+      readonly addresses: string[]
+      readonly tlsNames: string[]
+      readonly readOnly: boolean
+      readonly listSnapshots: boolean
+    }
+  } | null
 }
 
 /** One of them while this process lives. */
@@ -121,4 +132,7 @@ export async function* only(bytes: Buffer): AsyncIterable<Buffer> {
 export const transferState = (
   { id, name, sizeBytes }: { id: string; name: string; sizeBytes: number },
   { state, doneBytes, verifiedBytes, error }: Transfer
-): TransferState => ({ id, name, sizeBytes, state, doneBytes, verifiedBytes, error })
+): TransferState => ({
+  ...{ id, name, sizeBytes, state, doneBytes, verifiedBytes, error },
+  makes: null
+})

@@ -10,7 +10,7 @@ export class FakeImports implements ImportBackend {
   }
 
   async begin({ name, sizeBytes }: VolumeCreate): Promise<Import> {
-    const progress = { doneBytes: 0, verifiedBytes: 0, error: null }
+    const progress = { doneBytes: 0, verifiedBytes: 0, error: null, makes: null }
     return { id: '0123456789abcdef', name, sizeBytes, state: 'receiving', ...progress }
   }
 

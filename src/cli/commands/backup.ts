@@ -8,6 +8,8 @@ import { type Damage, partsOfBackup, verifyBackups } from '../../backup/restore.
 import { openStore } from '../../backup/store.ts'
 import { VolumeDigest } from '../../backup/stream-format.ts'
 import { formatSize } from '../../core/units.ts'
+import { withoutUndefined } from '../../core/without-undefined.ts'
+import { type AccessOptions, addAccessOptions, givenAccess } from '../access-options.ts'
 import { countArgument } from '../arguments.ts'
 import { createBackup } from '../backup-create.ts'
 import { BackupKeyring } from '../backup-keys.ts'
@@ -37,12 +39,14 @@ type PruneOptions = StoreOptions &
     readonly breakLock?: boolean
   }
 type RestoreOptions = StoreOptions &
+  AccessOptions &
   SecretOptions & {
     readonly backup?: string
     readonly toFile?: string
     readonly as?: string
     readonly pool: string
     readonly encrypt?: boolean
+    readonly restart?: boolean
   }
 
 export function addBackupCommands(program: Command): void {
@@ -209,7 +213,9 @@ function addRestore(parent: Command): void {
     .option('--to-file <FILE>', 'a raw image; no peer is asked')
     .option('--as <NAME>', 'name of the new volume')
     .option('--pool <POOL>', 'pool of the new volume', 'default')
+    .option('--restart', 'begin anew what was interrupted')
     .option('--encrypt', 'seal the new volume, under the secret that opens the backup')
+  addAccessOptions(command)
   addSecretOptions(addStoreOptions(command)).action(
     action<[string], RestoreOptions>((context, [volume], options) =>
       restore(context, volume, options)
@@ -227,6 +233,9 @@ async function restore(context: Context, volume: string, options: RestoreOptions
   if ((toFile === undefined) === (name === undefined)) {
     throw new UsageError('say where to: --to-file FILE, or --as NAME for a new volume')
   }
+  if (toFile !== undefined && Object.keys(givenAccess(options)).length > 0) {
+    throw new UsageError('who may open it is a rule of a volume (--as NAME), not of a file')
+  }
   const repository = await repositoryAt(options)
   const keyring = new BackupKeyring(context, repository, options)
   try {
@@ -238,9 +247,10 @@ async function restore(context: Context, volume: string, options: RestoreOptions
       if (keys !== null && options.encrypt !== true) {
         context.output.note(`${backup.name} is encrypted; ${name} is not: --encrypt makes it so`)
       }
-      const { pool } = options
+      const { pool, restart, allow, allowTlsName, nbdReadOnly } = options
       const open = async (): Promise<Source> => source()
-      await transfer(context, name!, open, options.encrypt === true ? options : { pool })
+      const plain = withoutUndefined({ pool, restart, allow, allowTlsName, nbdReadOnly })
+      await transfer(context, name!, open, options.encrypt === true ? options : plain)
     }
   } finally {
     keyring.close()

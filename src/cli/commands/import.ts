@@ -1,5 +1,5 @@
 /** `volume import`: a file or a pipe into a new volume. */
-import { type AccessOptions, addAccessOptions, givenAccess } from '../access-options.ts'
+import { addAccessOptions, givenAccess } from '../access-options.ts'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -18,23 +18,13 @@ import {
   type Source,
   torusStream
 } from '../import-sources.ts'
+import { beginOrGoOn, type ImportOptions } from '../import-begin.ts'
 import { send, type Target, verified } from '../import-transfer.ts'
-import type { Import } from '../life-api.ts'
 import { needProgram, runProgram } from '../programs.ts'
-import { addSecretOptions, type SecretOptions, slotFor } from '../secrets.ts'
+import { addSecretOptions } from '../secrets.ts'
 
 const formats = ['raw', 'qcow2', 'torus'] as const
 type Format = (typeof formats)[number]
-
-export type ImportOptions = SecretOptions &
-  AccessOptions & {
-    readonly format?: string
-    readonly size?: number
-    readonly pool: string
-    readonly description?: string
-    readonly restart?: boolean
-    readonly encrypt?: boolean
-  }
 
 export function addImport(parent: Command): void {
   const command = parent
@@ -250,8 +240,10 @@ async function beginIncrement(
 ): Promise<Begun> {
   const { streams } = context.api
   await volumeIsThere(context, name, snapshot!)
-  if (options.encrypt === true || options.size !== undefined) {
-    throw new UsageError('an increment goes onto a volume that is there: no --encrypt, no --size')
+  const isRuled = Object.keys(givenAccess(options)).length > 0
+  if (options.encrypt === true || options.size !== undefined || isRuled) {
+    const not = 'no --encrypt, no --size, and "torus volume set" for its rules'
+    throw new UsageError(`an increment goes onto a volume that is there: ${not}`)
   }
   const { id, name: newer, base } = snapshot!
   const increment = { sizeBytes, snapshot: { id, name: newer, base: base! } }
@@ -276,27 +268,3 @@ const passingCodes: readonly number[] = [ErrorCode.Unavailable, ErrorCode.DiskFa
 const fatalCodes = ['Corrupt', 'OutOfRange', 'ChecksumMismatch', 'OutOfSpace']
 const isFatal = (thrown: unknown): boolean =>
   thrown instanceof CommandError && fatalCodes.includes(thrown.code)
-
-async function beginOrGoOn(
-  { api, output }: Context,
-  name: string,
-  sizeBytes: number,
-  options: ImportOptions
-): Promise<Import> {
-  const found = (await api.life.imports()).find((each) => each.name === name)
-  if (found !== undefined && options.restart !== true && found.sizeBytes === sizeBytes) {
-    output.note(`going on with the import of ${name} at ${formatSize(found.doneBytes)}`)
-    return found
-  }
-  if (found !== undefined && options.restart !== true) {
-    const text = `another import of ${name} goes on, of ${formatSize(found.sizeBytes)}`
-    throw new CommandError('AlreadyExists', `${text}: --restart removes it`)
-  }
-  if (found !== undefined) await api.life.abandonImport(found.id)
-  const { description = '', pool } = options
-  const encrypt = await slotFor(name, options)
-  const access = givenAccess(options)
-  const rules = Object.keys(access).length > 0 ? { access } : {}
-  const volume = { name, sizeBytes, type: 'block', description, pool, ...rules }
-  return api.life.beginImport(encrypt === null ? volume : { ...volume, encrypt })
-}

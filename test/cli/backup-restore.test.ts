@@ -1,0 +1,53 @@
+/** A backup as a new volume, by commands to a peer in this process. */
+import { deepStrictEqual, match, strictEqual } from 'node:assert'
+import { join } from 'node:path'
+import { test } from 'uvu'
+import { cliFor } from '../helpers/cli.ts'
+import { withPeer } from '../helpers/own-peer.ts'
+
+const SIZE = 1024 * 1024
+
+test('what is restored or imported has its rules of access from the first moment on', () =>
+  withPeer(async (open, directory) => {
+    const { volumes, adminAddresses, backend } = await open()
+    const torus = cliFor(adminAddresses.find((address) => address.startsWith('http'))!)
+    const accessOf = async (name: string) => {
+      const { addresses, tlsNames, readOnly } = (await volumes.show(name)).access
+      return [addresses, tlsNames, readOnly]
+    }
+    await volumes.create({ name: 'v', sizeBytes: SIZE })
+    const file = await volumes.openFile('v')
+    await file.writeAt(0, Buffer.alloc(4096, 1))
+    await file.close()
+    const to = ['--to', join(directory, 'backups')]
+    const made = await torus(['backup', 'create', 'v', ...to])
+    strictEqual(made.code, 0, made.stderr)
+
+    const rules = ['--allow', '10.0.0.0/8,unix', '--allow-tls-name', 'alice']
+    const restore = ['backup', 'restore', 'v', ...to]
+    const as = [...restore, '--as', 'w', ...rules, '--nbd-read-only', 'on']
+    const restored = await torus(as)
+    strictEqual(restored.code, 0, restored.stderr)
+    deepStrictEqual(await accessOf('w'), [['10.0.0.0/8', 'unix'], ['alice'], true])
+    const image = await torus([...restore, '--to-file', join(directory, 'v.img'), ...rules])
+    strictEqual(image.code, 2, image.stdout)
+
+    // One that goes on makes the volume as it was begun: not what is asked for now.
+    const begun = { name: 'x', sizeBytes: SIZE, type: 'block', description: '', pool: 'default' }
+    await backend.imports.begin(begun)
+    const other = await torus([...restore, '--as', 'x', ...rules])
+    strictEqual(other.code, 1)
+    match(other.stderr, /the import of x that goes on makes a volume with other rules of access/)
+    const path = join(directory, 'v.img')
+    await torus([...restore, '--to-file', path])
+    const sealed = await torus(['volume', 'import', path, 'x', '--encrypt', '--pool', 'fast'])
+    match(sealed.stderr, /makes a volume in pool default, not encrypted: give the same options/)
+    const anew = await torus([...restore, '--as', 'x', ...rules, '--restart'])
+    strictEqual(anew.code, 0, anew.stderr)
+    deepStrictEqual(await accessOf('x'), [['10.0.0.0/8', 'unix'], ['alice'], false])
+    const plain = await torus([...restore, '--as', 'y'])
+    strictEqual(plain.code, 0, plain.stderr)
+    deepStrictEqual(await accessOf('y'), [[], [], false])
+  }))
+
+test.run()
