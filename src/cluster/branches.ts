@@ -23,6 +23,7 @@ import {
   type VolumeRecord
 } from './records.ts'
 import { leaveParent } from './clone-links.ts'
+import { mayHoldBlocks } from './deletions.ts'
 import { SnapshotDirectory } from './snapshots.ts'
 import { ownWriter, volumeEntry } from './volume-entry.ts'
 
@@ -196,11 +197,12 @@ export class BranchDirectory {
       const { kept, dead } = withoutDead(record, await this.readLayers(record))
       if (dead.length === 0) return { dropped: null }
       const { family, name } = record
-      const peers = (await this.#cluster.peers()).map(({ peerId }) => peerId)
+      const peers = (await this.#cluster.peers()).filter(mayHoldBlocks)
       const part = randomId64(random)
       const deletedAt = this.#cluster.nowText()
       const dropped: DeletedRecord = {
-        ...{ v: 1, family, part, name, deletedAt, pendingPeers: peers },
+        ...{ v: 1, family, part, name, deletedAt },
+        pendingPeers: peers.map(({ peerId }) => peerId),
         ...namedLayers(dead, true)
       }
       const roots = new Set(kept.map(({ root }) => root))

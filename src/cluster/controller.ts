@@ -9,6 +9,7 @@ import { type Follower, type Following, follow } from '../metadata/follow.ts'
 import type { Compare } from '../metadata/store.ts'
 import type { Cluster } from './cluster.ts'
 import { type PlannedPeer, isFull, type PoolPlan, plannedPeerOf } from './controller-plan.ts'
+import { DeletionKeeper } from './deletions.ts'
 import { GroupRecords } from './groups.ts'
 import type { Membership, PeerView } from './membership.ts'
 import { FollowedGroups, PoolPlanner } from './pool-planner.ts'
@@ -67,6 +68,7 @@ export class Controller {
   readonly #options: ControllerOptions
   readonly #records: GroupRecords
   readonly #splitter: PoolSplitter
+  readonly #deletions: DeletionKeeper
   readonly #followed = new Map<number, FollowedPool>()
   readonly #plans = new Map<string, PoolPlan>()
   readonly #rests = new Rests()
@@ -92,6 +94,7 @@ export class Controller {
     this.#options = options
     this.#records = new GroupRecords(options.cluster)
     this.#splitter = new PoolSplitter(options.cluster, this.#records)
+    this.#deletions = new DeletionKeeper(options.cluster, options.membership)
     options.session.onReplaced(() => this.#depose())
   }
 
@@ -211,6 +214,8 @@ export class Controller {
     const pools = [...this.#pools.values()]
     this.#followPools(pools)
     await this.#noteLastSeen()
+    await this.#deletions.step(this.#isElected)
+    if (this.#closed || this.#electedRevision === 0) return
     const peers = this.#plannedPeers()
     if (peers === null) return
     const isStaged = cluster.features.has('fresh-members')
@@ -269,6 +274,7 @@ export class Controller {
     for (const { following } of this.#followed.values()) following.stop()
     this.#followed.clear()
     this.#plans.clear()
+    this.#deletions.stop()
   }
 
   #followPools(pools: readonly PoolRecord[]): void {

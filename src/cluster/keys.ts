@@ -24,8 +24,9 @@
  *   snapshots/<volume id>/<name>  SnapshotRecord: a frozen layer    who takes it, operators
  *   bases/<family>/<branch>       BaseRecord: on which layer it begins  who clones or restores
  *   events/<volume id>   what happened to it, the last of it        who did it
- *   deleted/<family>     DeletedRecord, positive record of the end   `volume delete`, each peer
- *   deleted/<family>-<part>      the same of some of its layers     restores, each peer
+ *   deleted/<family>     DeletedRecord, positive record of the end   who deletes, controller
+ *   deleted/<family>-<part>      the same of some of its layers     restores, controller
+ *   confirmed/<family>[-<part>]/<peer id>  nothing of it is left there  that peer, the controller
  *   tokens/<id>          TokenRecord: hash and role of a token       operators
  *   tokens/required      a token was made once: no door is open      with the first token
  *
@@ -99,6 +100,13 @@ export class Keys {
   }
   get deletions(): string {
     return `${this.root}deleted/`
+  }
+  get confirmations(): string {
+    return `${this.root}confirmed/`
+  }
+  /** `name`: how the deletion's key ends. */
+  confirmed(name: string, peerId: string): string {
+    return `${this.confirmations}${name}/${peerId}`
   }
   get tokens(): string {
     return `${this.root}tokens/`

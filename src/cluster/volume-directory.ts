@@ -3,6 +3,7 @@ import { type Following, follow } from '../metadata/follow.ts'
 import type { Entry, Operation } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
 import { leaveParent, requireChildless } from './clone-links.ts'
+import { mayHoldBlocks } from './deletions.ts'
 import { randomFamilyId, randomId64, randomRootLayer } from './ids.ts'
 import type { Keys } from './keys.ts'
 import { layersOf, namedLayers } from './layer-lines.ts'
@@ -278,7 +279,7 @@ export class VolumeDirectory {
         ...namedLayers(layersOf(record), this.#cluster.features.has('branches')),
         name,
         deletedAt: this.#cluster.nowText(),
-        pendingPeers: peers.map(({ peerId }) => peerId)
+        pendingPeers: peers.filter(mayHoldBlocks).map(({ peerId }) => peerId)
       }
       const { succeeded } = await store.transact({
         compare: [
@@ -306,30 +307,6 @@ export class VolumeDirectory {
         await store.transact({ success: [{ delete: key }] })
       }
       return deleted
-    })
-  }
-
-  /** Deletions that some peer has not confirmed. */
-  async listDeleted(): Promise<DeletedRecord[]> {
-    const entries = await this.#cluster.readAll(this.#cluster.keys.deletions)
-    return entries.map(({ key, value }) => decodeRecord('deleted', key, value))
-  }
-
-  /** `peerId` has no block of these layers any more, durably. Known to be so: nothing happens. */
-  async confirmDeleted({ family, part }: DeletedRecord, peerId: string): Promise<void> {
-    const { keys, store } = this.#cluster
-    const key = part === undefined ? keys.deleted(family) : keys.deletedPart(family, part)
-    await untilSettled(`confirming the deletion of family ${family}`, async () => {
-      const entry = await store.get(key)
-      if (entry === null) return true
-      const record = decodeRecord('deleted', key, entry.value)
-      const pendingPeers = record.pendingPeers.filter((pending) => pending !== peerId)
-      const value = encodeRecord('deleted', { ...record, pendingPeers })
-      const { succeeded } = await store.transact({
-        compare: [{ key, modRevision: entry.modRevision }],
-        success: [pendingPeers.length === 0 ? { delete: key } : { put: key, value }]
-      })
-      return succeeded ? true : null
     })
   }
 

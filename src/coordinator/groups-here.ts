@@ -9,7 +9,12 @@ import type { GroupRecords, KnownGroup } from '../cluster/groups.ts'
 import type { Membership } from '../cluster/membership.ts'
 import { DEFAULT_POOL } from '../cluster/pools.ts'
 import type { PoolViews } from '../cluster/pool-views.ts'
-import { decodeRecord, type GroupRecord, type PoolRecord } from '../cluster/records.ts'
+import {
+  decodeRecord,
+  type DeletedRecord,
+  type GroupRecord,
+  type PoolRecord
+} from '../cluster/records.ts'
 import type { Arena } from '../core/arena.ts'
 import { StoreError } from '../core/errors.ts'
 import { TOMBSTONE_PAUSE_MS } from '../core/limits.ts'
@@ -30,6 +35,8 @@ import { membersOf, parseRedundancy } from '../placement/redundancy.ts'
 import { dropFamily } from '../volume/reclaim.ts'
 
 const RETRY_MS = 1000
+/** A disk that failed, or metadata that is away, is not back at once. */
+const DELETION_RETRY_MS = 30_000
 
 interface GroupId {
   readonly pool: number
@@ -178,17 +185,20 @@ export class GroupsHere {
     pools.onPool((pool) => this.#follow(pool))
     const { keys, store, timers } = cluster
     const follower: Follower = {
-      onPut: ({ key, value }) => {
-        const { pendingPeers } = decodeRecord('deleted', key, value)
-        if (!pendingPeers.includes(this.#parts.self.peerId)) return
-        this.#families
-          .applyDeletions()
-          .catch((thrown: unknown) => this.#trouble('deletions', thrown))
-      },
+      onPut: ({ key, value }) => this.#applyDeletion(decodeRecord('deleted', key, value)),
       onDelete: () => {},
       onTrouble: (error) => this.#trouble('following deletions', error)
     }
     this.#deletions = follow(store, keys.deletions, follower, timers)
+  }
+
+  #applyDeletion(deleted: DeletedRecord): void {
+    if (this.#closed) return
+    this.#families.apply(deleted).catch((thrown: unknown) => {
+      if (this.#closed) return
+      this.#trouble(`the blocks of deleted volume ${deleted.name} are not given back yet`, thrown)
+      this.#parts.cluster.timers.start(DELETION_RETRY_MS, () => this.#applyDeletion(deleted))
+    })
   }
 
   close(): void {

@@ -1,7 +1,7 @@
 /** The volume families of a pool, and those that were deleted, as the metadata has them. */
 import type { Cluster } from '../cluster/cluster.ts'
+import { Deletions, nameOf } from '../cluster/deletions.ts'
 import { type DeletedRecord, decodeRecord, type VolumeRecord } from '../cluster/records.ts'
-import { VolumeDirectory } from '../cluster/volume-directory.ts'
 import type { FamilyState, ResyncFamilies } from './resync.ts'
 
 export interface ClusterFamiliesParts {
@@ -14,20 +14,38 @@ export interface ClusterFamiliesParts {
 
 export class ClusterFamilies implements ResyncFamilies {
   readonly #parts: ClusterFamiliesParts
-  readonly #directory: VolumeDirectory
+  readonly #deletions: Deletions
+  /** Said by this process, though the records name it still. */
+  #confirmed = new Set<string>()
+  #line: Promise<void> = Promise.resolve()
 
   constructor(parts: ClusterFamiliesParts) {
     this.#parts = parts
-    this.#directory = new VolumeDirectory(parts.cluster)
+    this.#deletions = new Deletions(parts.cluster)
   }
 
+  /** All that there are. */
   async applyDeletions(): Promise<void> {
+    const all = await this.#deletions.list()
+    const names = new Set(all.map(nameOf))
+    this.#confirmed = new Set([...this.#confirmed].filter((name) => names.has(name)))
+    for (const deleted of all) await this.apply(deleted)
+  }
+
+  /** One deletion, behind those before it. */
+  apply(deleted: DeletedRecord): Promise<void> {
+    const done = this.#line.then(() => this.#apply(deleted))
+    this.#line = done.catch(() => {})
+    return done
+  }
+
+  async #apply(deleted: DeletedRecord): Promise<void> {
+    const name = nameOf(deleted)
     const { peerId } = this.#parts.cluster.self
-    for (const deleted of await this.#directory.listDeleted()) {
-      if (!deleted.pendingPeers.includes(peerId)) continue
-      await this.#parts.drop(deleted)
-      await this.#directory.confirmDeleted(deleted, peerId)
-    }
+    if (!deleted.pendingPeers.includes(peerId) || this.#confirmed.has(name)) return
+    await this.#parts.drop(deleted)
+    await this.#deletions.confirm(deleted)
+    this.#confirmed.add(name)
   }
 
   /** A family that nobody ever opened for writing has no versions: it is left out. */

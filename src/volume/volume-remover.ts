@@ -1,4 +1,5 @@
 import type { Cluster } from '../cluster/cluster.ts'
+import { Deletions } from '../cluster/deletions.ts'
 import type { HiddenVolume } from '../cluster/hidden-volumes.ts'
 import type { DeletedRecord, VolumeRecord } from '../cluster/records.ts'
 import type { SnapshotDirectory } from '../cluster/snapshots.ts'
@@ -20,12 +21,14 @@ export interface RemoverParts {
 /** Removes volumes, into the trash or for good, and gives back on this peer what they occupied. */
 export class VolumeRemover {
   readonly trash: Trash
+  readonly #deletions: Deletions
   readonly #parts: RemoverParts
 
   constructor(parts: RemoverParts) {
     this.#parts = parts
     const { cluster, context } = parts
     const { directory, locks, history } = context
+    this.#deletions = new Deletions(cluster)
     const reclaim = (deleted: DeletedRecord): Promise<void> => this.reclaimSoon(deleted)
     this.trash = new Trash({ cluster, directory, locks, history, reclaim })
   }
@@ -53,13 +56,18 @@ export class VolumeRemover {
     await this.reclaim(await this.#parts.table.exclusively(name, work))
   }
 
+  /** What earlier runs did not come to. @throws StoreError when it cannot be listed */
+  async resume(): Promise<void> {
+    for (const deleted of await this.#deletions.list()) await this.reclaimSoon(deleted)
+  }
+
   /** Drops the blocks of a deleted volume on this peer, and says so once that is durable. */
   async reclaim(deleted: DeletedRecord): Promise<void> {
-    const { cluster, store, context } = this.#parts
+    const { cluster, store } = this.#parts
     const { peerId } = cluster.self
     if (!deleted.pendingPeers.includes(peerId)) return
     await dropFamily(store, deleted)
-    await context.directory.confirmDeleted(deleted, peerId)
+    await this.#deletions.confirm(deleted)
   }
 
   /** As `reclaim`; what fails is told, and tried again at the next start. */

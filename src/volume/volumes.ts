@@ -354,11 +354,7 @@ export class Volumes implements DeviceSource {
    * end. What fails is told to `onTrouble` and tried again at the next start.
    */
   async resume(): Promise<void> {
-    for (const record of await this.#directory.listDeleted()) {
-      await this.#attempt(`reclaiming deleted volume ${record.name}`, () =>
-        this.#remover.reclaim(record)
-      )
-    }
+    await this.#remover.resume()
     for (const record of await this.#directory.list()) {
       const { name, state, sizeBytes, touchedBytes } = record
       if (isHidden(record)) continue

@@ -154,26 +154,6 @@ test('renames and changes that race all take effect, or one says why not', async
   strictEqual(all.filter(({ name }) => name === 'w').length, 1)
 })
 
-test('a deletion is confirmed by every peer that was there, then forgotten', async () => {
-  const { peer, store } = await openSite()
-  const first = await peer('a')
-  await peer('b')
-  const directory = new VolumeDirectory(first)
-  await directory.create({ ...SPEC, name: 'v' })
-  const deleted = await directory.delete('v', { force: false })
-  strictEqual(deleted.pendingPeers.length, 2)
-  await peer('d')
-  await Promise.all([
-    directory.confirmDeleted(deleted, 'b'.repeat(32)),
-    directory.confirmDeleted(deleted, 'd'.repeat(32)),
-    directory.confirmDeleted(deleted, 'b'.repeat(32))
-  ])
-  deepStrictEqual((await directory.listDeleted())[0]?.pendingPeers, ['a'.repeat(32)])
-  await directory.confirmDeleted(deleted, 'a'.repeat(32))
-  await directory.confirmDeleted(deleted, 'a'.repeat(32))
-  strictEqual((await store.range('/torus/v1/deleted/')).entries.length, 0)
-})
-
 test('one peer writes a volume at a time, each time under a higher writerEpoch', async () => {
   const { peer, store, clock } = await openSite()
   const [a, b] = [await peer('a'), await peer('b')]
