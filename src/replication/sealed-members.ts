@@ -204,6 +204,8 @@ export class SealedMembersStore implements BlockStore {
       if (writerEpoch > 0 && key !== null) {
         this.#seal.version(op.familyHigh, familyLow, writerEpoch, sequence)
         if (this.#seal.open(key, op.chunk, block, cipher, tag, plain)) continue
+        // It may be under a newer key than those that are here.
+        if (this.#mayLack(op)) return ErrorCode.Locked
       }
       inner.resultA = block
       this.#options.onBroken(`block ${block} of chunk ${op.chunk} does not open`)

@@ -1,6 +1,6 @@
 import { ErrorCode } from '../core/errors.ts'
 import type { ShardOp } from '../shard/op.ts'
-import { type BlockOp, type BlockStore, OpKind } from './block-store.ts'
+import { type BlockOp, type BlockStore, OpFlag, OpKind } from './block-store.ts'
 
 /** The data keys of families. */
 export interface FamilyKeys {
@@ -8,7 +8,7 @@ export interface FamilyKeys {
   slotOf(familyHigh: number, familyLow: number): number
   /**
    * May some of them be missing? Those of what a clone stands on change while that is rekeyed, by
-   * whomever.
+   * whomever: then an older one is taken for the new one, and opens nothing.
    */
   mayLack(familyHigh: number, familyLow: number): boolean
   /** Resolves when all that the metadata has are in the group, or it does not answer. */
@@ -50,6 +50,7 @@ export class SealedStore implements BlockStore {
       if (op.kind === OpKind.Read && this.#keys.mayLack(op.familyHigh, op.familyLow)) {
         op.onOpened = op.onDone
         op.onDone = this.#done
+        if (!this.#again.has(op)) op.flags |= OpFlag.StaleKeys
       }
     }
     this.#store.submit(op)
@@ -74,6 +75,7 @@ export class SealedStore implements BlockStore {
 
   readonly #done = (op: BlockOp): void => {
     op.onDone = op.onOpened
+    op.flags &= ~OpFlag.StaleKeys
     const isLacking = op.error === ErrorCode.Locked
     if (isLacking && !this.#again.has(op)) {
       this.#again.add(op)

@@ -108,6 +108,8 @@ export class BlockReader {
       // What was opened stands in the place of what was read.
       if (!this.readRuns(op, true)) return
       error = sealed.open(op, layer, runs)
+      const isStale = (op.flags & OpFlag.StaleKeys) !== 0
+      if (isStale && error === ErrorCode.SealBroken) error = ErrorCode.Locked
     }
     if (error !== ErrorCode.Ok) this.fail(op, sealed.failedBlock, error, sealed.why)
   }

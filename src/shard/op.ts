@@ -138,7 +138,12 @@ export const OpFlag = {
    * BlockStatus: of what the layer shows, only what is from layers above the one whose halves are
    * in `writerEpoch` and `sequence`, of the same branch; the rest is Unchanged.
    */
-  Since: 128
+  Since: 128,
+  /**
+   * Read: keys may have changed since they were handed here. A block that does not open is Locked:
+   * who asks fetches the keys and asks again, without this flag.
+   */
+  StaleKeys: 256
 } as const
 
 /**

@@ -147,4 +147,26 @@ test(`rekeys change no byte of volumes, snapshots and clones (SEED=${seed})`, ()
     { unlockWith: `*=command:head -c 32 /dev/zero | tr '\\0' K` }
   ))
 
+test('who has a clone open reads on while what it stands on is rekeyed', () =>
+  withPeer(async (open) => {
+    const peer = await open()
+    const encrypt = { kind: 'key-file', secret: SECRET, label: '' } as const
+    await peer.volumes.create({ name: 'v', sizeBytes: SIZE, encrypt })
+    const file = await peer.volumes.openFile('v')
+    await file.writeAt(0, Buffer.alloc(SIZE, 5))
+    await file.close()
+    await peer.volumes.snapshots.create('v', 's')
+    await peer.volumes.clones.clone('v', 's', { name: 'clone' })
+    const clone = await peer.volumes.openFile('clone')
+    for (let round = 0; round < 2; round++) {
+      await api(peer, 'POST', 'volumes/v/rekey')
+      await until(async () => (await keysOf(peer, 'v')).rekey === null, 'rekeyed')
+      for (const length of [BLOCK_BYTES, SIZE]) {
+        ok((await clone.readAt(0, length)).equals(Buffer.alloc(length, 5)), `round ${round}`)
+      }
+    }
+    await clone.close()
+    await peer.stop()
+  }))
+
 test.run()
