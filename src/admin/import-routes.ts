@@ -3,6 +3,7 @@ import { z } from 'zod'
 import * as life from './life-schemas.ts'
 import { type Route, route } from './route.ts'
 import { type VolumeCreate, volumeCreateSchema } from './schemas.ts'
+import { toldOfNew } from './volume-routes.ts'
 
 /** What the admin API asks of the program about imports. Failures are StoreErrors. */
 export interface ImportBackend {
@@ -37,7 +38,7 @@ export const importRoutesOf = (backend: ImportBackend): readonly Route[] => [
     operationId: 'beginImport',
     summary: 'Make a volume that nobody sees until all of it came and was verified',
     role: 'operator',
-    tell: ({ name, sizeBytes, pool }, answer) => ({ id: answer?.id, name, sizeBytes, pool }),
+    tell: (body, answer) => ({ id: answer?.id, name: body.name, ...toldOfNew(body) }),
     body: volumeCreateSchema,
     answer: life.importSchema,
     status: 201,

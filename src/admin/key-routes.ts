@@ -28,6 +28,10 @@ export interface KeyBackend {
 const byName = z.strictObject({ name: volumeNameSchema })
 const bySlot = z.strictObject({ name: volumeNameSchema, slot: z.coerce.number().int().min(1) })
 
+/** For the audit log: which slot it was. */
+const slotTold = (slot: schemas.KeySlotAnswer | undefined) =>
+  slot === undefined ? {} : { slot: slot.id, kind: slot.kind }
+
 export const keyRoutesOf = (backend: KeyBackend): Route[] => [
   route({
     method: 'POST',
@@ -36,6 +40,7 @@ export const keyRoutesOf = (backend: KeyBackend): Route[] => [
     summary: 'Let this peer serve an encrypted volume, until it is locked or the peer ends',
     role: 'operator',
     volumeUse: 'change',
+    tell: (_, slot) => slotTold(slot),
     params: byName,
     body: schemas.unlockSchema,
     answer: schemas.keySlotSchema,
@@ -127,6 +132,7 @@ const slotRoutesOf = (backend: KeyBackend): Route[] => [
     summary: 'Add a key slot; `credential` opens one that is there',
     role: 'operator',
     volumeUse: 'change',
+    tell: (_, slot) => slotTold(slot),
     params: byName,
     body: schemas.slotChangeSchema,
     answer: schemas.keySlotSchema,
@@ -140,6 +146,7 @@ const slotRoutesOf = (backend: KeyBackend): Route[] => [
     summary: 'Put a new slot in place of the one that `credential` opens',
     role: 'operator',
     volumeUse: 'change',
+    tell: (_, slot) => slotTold(slot),
     params: byName,
     body: schemas.slotChangeSchema,
     answer: schemas.keySlotSchema,

@@ -10,6 +10,12 @@ import { withheldOfVolume } from './withheld.ts'
 const trueOrFalse = z.enum(['true', 'false']).default('false')
 const byName = z.strictObject({ name: schemas.volumeNameSchema })
 
+/** For the audit log: of a key slot no more than that there is one. */
+export const toldOfNew = ({ sizeBytes, type, pool, access, encrypt }: schemas.VolumeCreate) => ({
+  ...{ sizeBytes, type, pool, access },
+  ...(encrypt === undefined ? {} : { encrypted: true })
+})
+
 export const volumeRoutesOf = (backend: AdminBackend): readonly Route[] => [
   route({
     method: 'GET',
@@ -30,7 +36,7 @@ export const volumeRoutesOf = (backend: AdminBackend): readonly Route[] => [
     operationId: 'createVolume',
     summary: 'Create a thin volume',
     role: 'operator',
-    tell: ({ sizeBytes, type, pool, access }) => ({ sizeBytes, type, pool, access }),
+    tell: toldOfNew,
     body: schemas.volumeCreateSchema,
     answer: schemas.volumeSchema,
     status: 201,

@@ -11,8 +11,8 @@ import type { SnapshotChange, SnapshotCreate } from './snapshot-schemas.ts'
 /** Counted as refused, like what a role may not ask for at all. */
 export class WithheldError extends StoreError {
   constructor(fields: readonly string[], volume: string) {
-    const what = fields.join(', ')
-    const text = `${what}: for operators; a token of the role volume:${volume} may not set that`
+    const who = `a token of the role volume:${volume}`
+    const text = `${who} may not set ${fields.join(', ')}: that is for operators`
     super(ErrorCode.Forbidden, text)
   }
 }

@@ -1,6 +1,12 @@
 /** From the secret of a key slot to the keys of a backup: no cluster is needed for it. */
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import { backupKeyOf, openSlot, type PasswordHash, type SecretKind } from '../seal/key-slots.ts'
+import {
+  backupKeyOf,
+  openSlot,
+  type PasswordHash,
+  type SecretKind,
+  secretWords
+} from '../seal/key-slots.ts'
 import { wipe } from '../seal/secret.ts'
 import { BackupKeys } from './objects.ts'
 import type { Manifest } from './manifest.ts'
@@ -23,6 +29,6 @@ export async function openBackup(
       wipe(master)
     }
   }
-  const text = `no key slot in the backup of volume ${volume} opens with this ${kind}`
+  const text = `no key slot in the backup of volume ${volume} opens with this ${secretWords[kind]}`
   throw new StoreError(ErrorCode.Forbidden, text)
 }

@@ -33,6 +33,9 @@ const ZEROES = Buffer.alloc(PIECE_BYTES)
 /** What a file that is not whole yet is called. */
 export const partName = (path: string): string => `${path}.part`
 
+/** Of what was sealed in the cluster and is not in its file: its owner alone may read that. */
+export const modeOf = (isEncrypted: boolean): number => (isEncrypted ? 0o600 : 0o666)
+
 function dataOf(part: StreamPart): StreamData {
   assert(part.kind === 'data', 'a raw image is of all, not of an increment')
   return part
@@ -46,9 +49,11 @@ export class RawFileSink implements Sink {
   #file: FileHandle | null = null
   #sizeBytes = 0
   #isEmpty = true
+  readonly #mode: number
 
-  constructor(path: string) {
+  constructor(path: string, mode: number) {
     this.#path = path
+    this.#mode = mode
   }
 
   get isTrusted(): boolean {
@@ -56,7 +61,7 @@ export class RawFileSink implements Sink {
   }
 
   async open(): Promise<void> {
-    const file = await open(partName(this.#path), 'a+').catch(failed(this.#path))
+    const file = await open(partName(this.#path), 'a+', this.#mode).catch(failed(this.#path))
     await file.close()
     this.#file = await open(partName(this.#path), 'r+').catch(failed(this.#path))
     const { size } = await this.#file.stat()

@@ -50,9 +50,11 @@ export class StreamFileSink implements Sink {
   /** Of what is there. */
   #header: StreamHeader | null = null
   #at = 0
+  readonly #mode: number
 
-  constructor(path: string) {
+  constructor(path: string, mode: number) {
     this.#path = path
+    this.#mode = mode
   }
 
   /** What a snapshot holds does not change: its name tells enough, see `begin`. */
@@ -62,7 +64,7 @@ export class StreamFileSink implements Sink {
 
   async open(): Promise<void> {
     const path = partName(this.#path)
-    this.#file = await open(path, 'a+').catch(failed(this.#path))
+    this.#file = await open(path, 'a+', this.#mode).catch(failed(this.#path))
     await this.#file.close()
     await this.#readOn(path)
     this.#file = await open(path, 'r+').catch(failed(this.#path))

@@ -29,7 +29,8 @@ export class FailedAttempts {
     if (known === undefined) return
     const waitMs = known.lastMs + delayMs(known.count) - this.#clock.monotonicMs()
     if (waitMs <= 0) return
-    const text = `${what}: ${known.count} failed attempts, the next one is taken in`
+    const failures = `${known.count} failed attempt${known.count === 1 ? '' : 's'}`
+    const text = `${what}: ${failures}, the next one is taken in`
     throw new StoreError(ErrorCode.Busy, `${text} ${Math.ceil(waitMs / 1000)} s`)
   }
 

@@ -52,6 +52,12 @@ const CIPHER = 'chacha20-poly1305'
 export const secretKinds = ['passphrase', 'key-file', 'command'] as const
 /** Where the secret of a slot comes from. */
 export type SecretKind = (typeof secretKinds)[number]
+/** For people. */
+export const secretWords: Readonly<Record<SecretKind, string>> = {
+  passphrase: 'passphrase',
+  'key-file': 'key file',
+  command: 'command'
+}
 
 export type SlotKdf =
   | {

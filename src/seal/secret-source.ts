@@ -15,7 +15,7 @@ const COMMAND_MS = 30_000
  * @throws StoreError Unavailable naming the file or command and what went wrong
  */
 export async function readSecret(kind: SecretKind, from: string): Promise<Buffer> {
-  const bytes = kind === 'command' ? await outputOf(from) : await contentOf(from)
+  const bytes = kind === 'command' ? await outputOf(from) : await contentOf(kind, from)
   const secret = takeSecret(bytes)
   return kind === 'key-file' ? secret : withoutNewline(secret)
 }
@@ -27,7 +27,8 @@ function withoutNewline(secret: Buffer): Buffer {
   return secret.subarray(0, end)
 }
 
-async function contentOf(path: string): Promise<Buffer> {
+async function contentOf(kind: SecretKind, path: string): Promise<Buffer> {
+  const what = `${kind === 'passphrase' ? 'passphrase' : 'key'} file ${path}`
   try {
     const file = await open(path)
     try {
@@ -39,9 +40,9 @@ async function contentOf(path: string): Promise<Buffer> {
     }
   } catch (cause) {
     const why = (cause as NodeJS.ErrnoException).code ?? String(cause)
-    throw new StoreError(ErrorCode.Unavailable, `key file ${path}: ${why}`, { cause })
+    throw new StoreError(ErrorCode.Unavailable, `${what}: ${why}`, { cause })
   }
-  const text = `key file ${path} has more than ${SECRET_BYTES_MAX} bytes`
+  const text = `${what} has more than ${SECRET_BYTES_MAX} bytes`
   throw new StoreError(ErrorCode.InvalidArgument, text)
 }
 

@@ -12,11 +12,13 @@ import {
   type PasswordHash,
   type SecretKind,
   sealGeneration,
+  secretWords,
   VOLUME_SLOTS_MAX
 } from '../seal/key-slots.ts'
 import type { KeyRing } from '../seal/keyring.ts'
 import type { FamilyKeys } from '../replication/sealed-store.ts'
 import { secretBuffer, wipe } from '../seal/secret.ts'
+import { Locks } from './locks.ts'
 import { UnlockedKeys } from './unlocked-keys.ts'
 
 /** What opens a slot, or will. The owner wipes `secret`. */
@@ -47,6 +49,7 @@ type Named = Pick<VolumeRecord, 'name' | 'family'>
 export class VolumeKeyring {
   readonly #parts: KeyringParts
   readonly #attempts: FailedAttempts
+  readonly #turns = new Locks()
   readonly #unlocked: UnlockedKeys
   /** Families that an operator locked here: nothing unattended unlocks them. */
   readonly #lockedByHand = new Set<string>()
@@ -298,26 +301,31 @@ export class VolumeKeyring {
     return made
   }
 
-  async #open(
+  /** In turn: of many attempts that come at once the first that fails makes the others wait. */
+  #open(
     name: string,
-    { family, slots }: VolumeKeysRecord,
-    { kind, secret }: Credential,
+    record: VolumeKeysRecord,
+    credential: Credential,
     id: number | null,
     who: string = ''
   ): Promise<{ slot: KeySlot; master: Buffer }> {
-    const attempt = `${family}${who}`
-    this.#attempts.check(attempt, `volume ${name}`)
-    if (id !== null && !slots.some((slot) => slot.id === id)) throw noSlot(name, id, slots)
-    const tried = slots.filter((slot) => (id === null ? usesOf(slot, kind) : slot.id === id))
-    for (const slot of tried) {
-      const master = await openSlot(family, slot, secret, this.#parts.hash)
-      if (master === null) continue
-      this.#attempts.succeeded(attempt)
-      return { slot, master }
-    }
-    this.#attempts.failed(attempt)
-    const text = `no key slot of volume ${name} opens with this ${kind}`
-    throw new StoreError(ErrorCode.Forbidden, text)
+    const attempt = `${record.family}${who}`
+    return this.#turns.run(attempt, async () => {
+      this.#attempts.check(attempt, `volume ${name}`)
+      const { slots } = record
+      if (id !== null && !slots.some((slot) => slot.id === id)) throw noSlot(name, id, slots)
+      const { kind, secret } = credential
+      const tried = slots.filter((slot) => (id === null ? usesOf(slot, kind) : slot.id === id))
+      for (const slot of tried) {
+        const master = await openSlot(record.family, slot, secret, this.#parts.hash)
+        if (master === null) continue
+        this.#attempts.succeeded(attempt)
+        return { slot, master }
+      }
+      this.#attempts.failed(attempt)
+      const text = `no key slot of volume ${name} opens with this ${secretWords[kind]}`
+      throw new StoreError(ErrorCode.Forbidden, text)
+    })
   }
 }
 

@@ -1,5 +1,6 @@
 /** A backup as a new volume, by commands to a peer in this process. */
 import { deepStrictEqual, match, strictEqual } from 'node:assert'
+import { rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import { cliFor } from '../helpers/cli.ts'
@@ -45,9 +46,28 @@ test('what is restored or imported has its rules of access from the first moment
     const anew = await torus([...restore, '--as', 'x', ...rules, '--restart'])
     strictEqual(anew.code, 0, anew.stderr)
     deepStrictEqual(await accessOf('x'), [['10.0.0.0/8', 'unix'], ['alice'], false])
-    const plain = await torus([...restore, '--as', 'y'])
-    strictEqual(plain.code, 0, plain.stderr)
-    deepStrictEqual(await accessOf('y'), [[], [], false])
+  }))
+
+test('what is exported of an encrypted volume is for its owner alone', () =>
+  withPeer(async (open, directory) => {
+    const { volumes, adminAddresses } = await open()
+    const torus = cliFor(adminAddresses.find((address) => address.startsWith('http'))!)
+    const secret = { kind: 'key-file', secret: Buffer.alloc(32, 3), label: '' } as const
+    await volumes.create({ name: 'sealed', sizeBytes: 4096, encrypt: secret })
+    await volumes.create({ name: 'plain', sizeBytes: 4096 })
+    const modeOf = async (...args: string[]): Promise<string> => {
+      const path = join(directory, 'out')
+      const { code, stderr } = await torus([...args, path])
+      strictEqual(code, 0, stderr)
+      const mode = (statSync(path).mode & 0o777).toString(8)
+      rmSync(path)
+      return mode
+    }
+    strictEqual(await modeOf('volume', 'export', 'sealed'), '600')
+    strictEqual(await modeOf('volume', 'export', 'sealed', '--format', 'torus'), '600')
+    strictEqual(await modeOf('volume', 'key', 'export', 'sealed'), '600')
+    const usual = (0o666 & ~process.umask()).toString(8)
+    strictEqual(await modeOf('volume', 'export', 'plain'), usual)
   }))
 
 test.run()

@@ -128,7 +128,8 @@ const noHash = { argon2id: () => Promise.reject(new Error('no passphrase is look
 /** Data key and master key of a volume, which the only slot opens with a key file. */
 async function keysOf(volume: string, keyFile: Buffer): Promise<Buffer[]> {
   const exported = scratch.path('keys.json')
-  strictEqual((await server.torus(['volume', 'key', 'export', volume, exported])).code, 0)
+  const args = ['volume', 'key', 'export', volume, exported, '--yes']
+  strictEqual((await server.torus(args)).code, 0)
   const { family, slots, generations }: ExportedKeys = JSON.parse(readFileSync(exported, 'utf8'))
   const master = await openSlot(family, slots[0]!, keyFile, noHash)
   ok(master !== null)

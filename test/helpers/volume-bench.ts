@@ -10,6 +10,7 @@ import { EmbeddedStore } from '../../src/metadata/embedded-store.ts'
 import { MemoryTables } from '../../src/metadata/memory-tables.ts'
 import type { Tables } from '../../src/metadata/tables.ts'
 import type { BlockDevice } from '../../src/volume/block-device.ts'
+import type { PasswordHash } from '../../src/seal/key-slots.ts'
 import { KeyRing } from '../../src/seal/keyring.ts'
 import { VolumeRequest } from '../../src/volume/request.ts'
 import { SealedStore } from '../../src/replication/sealed-store.ts'
@@ -42,6 +43,7 @@ export interface Bench {
 export interface BenchOptions {
   readonly seed?: number
   readonly arenaPages?: number
+  readonly hash?: PasswordHash
   readonly scratchPages?: number
   /** Start on what an earlier run left. */
   readonly tables?: Tables
@@ -74,7 +76,7 @@ export async function openBench(options: BenchOptions = {}): Promise<Bench> {
   const keyring = new VolumeKeyring({
     records: new VolumeKeys(cluster),
     ring,
-    hash: fastHash,
+    hash: options.hash ?? fastHash,
     clock,
     nowText: () => cluster.nowText()
   })

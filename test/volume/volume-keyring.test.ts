@@ -90,6 +90,28 @@ test('a wrong secret opens nothing and makes the next attempt wait', async () =>
   await bench.close()
 })
 
+test('of attempts that come at once the first that fails makes the others wait', async () => {
+  let hashes = 0
+  const argon2id: typeof fastHash.argon2id = (...given) => {
+    hashes++
+    return fastHash.argon2id(...given)
+  }
+  const bench = await openBench({ hash: { argon2id } })
+  await create(bench)
+  const encrypted = encryptedOf(bench)
+  await encrypted.lock('secret')
+  hashes = 0
+  const guesses = Array.from({ length: 20 }, (_, i) =>
+    encrypted.unlock('secret', secretOf(`guess ${i}`), null)
+  )
+  const codes = (await Promise.allSettled(guesses)).map((each) =>
+    each.status === 'rejected' ? each.reason.code : 'unlocked'
+  )
+  deepStrictEqual(codes, [ErrorCode.Forbidden, ...Array(19).fill(ErrorCode.Busy)])
+  strictEqual(hashes, 1)
+  await bench.close()
+})
+
 test('locking ends the clients and zeroes every copy of the key', async () => {
   const bench = await openBench()
   const { family } = await create(bench)

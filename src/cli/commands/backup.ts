@@ -15,7 +15,7 @@ import { createBackup } from '../backup-create.ts'
 import { BackupKeyring } from '../backup-keys.ts'
 import { action, type Context, withExamples } from '../context.ts'
 import { CommandError, UsageError } from '../errors.ts'
-import { partName, RawFileSink } from '../export-sinks.ts'
+import { modeOf, partName, RawFileSink } from '../export-sinks.ts'
 import type { Source } from '../import-sources.ts'
 import { addSecretOptions, type SecretOptions } from '../secrets.ts'
 import { transfer } from './import.ts'
@@ -280,7 +280,7 @@ function sourceOf(
 
 async function toImage(
   { output, confirm }: Context,
-  { name }: Backup,
+  { name, manifest }: Backup,
   source: Source,
   path: string
 ): Promise<void> {
@@ -288,7 +288,7 @@ async function toImage(
   const { sizeBytes } = source
   const progress = output.progress(`restore ${name}`, (value) => formatSize(value))
   await rm(partName(path), { force: true })
-  const sink = new RawFileSink(path)
+  const sink = new RawFileSink(path, modeOf(manifest.keys !== null))
   await sink.open()
   try {
     await sink.begin({ sizeBytes, startBytes: 0, snapshot: null })

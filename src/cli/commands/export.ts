@@ -1,12 +1,12 @@
 /** `volume export`: a volume or a snapshot into a file or a pipe. */
 import { existsSync } from 'node:fs'
-import { rename, rm } from 'node:fs/promises'
+import { open, rename, rm } from 'node:fs/promises'
 import type { Command } from 'commander'
 import { formatSize } from '../../core/units.ts'
 import { action, type Context, withExamples } from '../context.ts'
 import { download } from '../downloads.ts'
 import { CommandError, UsageError } from '../errors.ts'
-import { partName, RawFileSink, RawPipeSink, type Sink } from '../export-sinks.ts'
+import { modeOf, partName, RawFileSink, RawPipeSink, type Sink } from '../export-sinks.ts'
 import { needProgram, runProgram } from '../programs.ts'
 import { StreamFileSink, StreamPipeSink } from '../stream-sinks.ts'
 
@@ -66,9 +66,10 @@ async function run(
   if (encryption !== null) output.note(`${name} is encrypted here; the export is not`)
   const raw = format === 'qcow2' ? `${path}.raw` : path
   const startedMs = performance.now()
-  const sink = await sinkFor(raw, format)
+  const mode = modeOf(encryption !== null)
+  const sink = await sinkFor(raw, format, mode)
   const bytes = await download(context, { name, volume, what: { snapshot, from }, sink })
-  if (format === 'qcow2') await convert(raw, path)
+  if (format === 'qcow2') await convert(raw, path, mode)
   const seconds = (performance.now() - startedMs) / 1000
   const rate = `${formatSize(bytes)} of data in ${seconds.toFixed(1)} s`
   const result = { exported: name, file: path, format, bytes }
@@ -90,16 +91,18 @@ function olderOf(
   throw new UsageError(`--from "${from}" is not @SNAPSHOT of ${volume}`)
 }
 
-async function sinkFor(path: string, format: Format): Promise<Sink> {
+async function sinkFor(path: string, format: Format, mode: number): Promise<Sink> {
   if (path === '-') {
     return format === 'torus' ? new StreamPipeSink(process.stdout) : new RawPipeSink(process.stdout)
   }
-  const sink = format === 'torus' ? new StreamFileSink(path) : new RawFileSink(path)
+  const sink = format === 'torus' ? new StreamFileSink(path, mode) : new RawFileSink(path, mode)
   await sink.open()
   return sink
 }
 
-async function convert(raw: string, path: string): Promise<void> {
+async function convert(raw: string, path: string, mode: number): Promise<void> {
+  // qemu-img keeps the mode of a file that is there.
+  await (await open(partName(path), 'w', mode)).close()
   const args = ['convert', '-f', 'raw', '-O', 'qcow2', raw, partName(path)]
   const { code, output } = await runProgram(needProgram('qemu-img'), args)
   if (code !== 0) {

@@ -1,10 +1,12 @@
-import { readFile, writeFile } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { readFile, rename, writeFile } from 'node:fs/promises'
 import type { Command } from 'commander'
 import type { KeySlotAnswer, KeySlotList } from '../../admin/key-schemas.ts'
 import { formatSize } from '../../core/units.ts'
 import { countArgument } from '../arguments.ts'
 import { action, withExamples } from '../context.ts'
 import { CommandError } from '../errors.ts'
+import { partName } from '../export-sinks.ts'
 import { addSecretOptions, type SecretOptions, secretOf } from '../secrets.ts'
 
 const volumeArgument = 'name of an encrypted volume'
@@ -179,10 +181,12 @@ function addKeyExport(parent: Command): void {
     .argument('<volume>', volumeArgument)
     .argument('<file>', 'where to, "-" for standard output')
     .action(
-      action<[string, string], object>(async ({ api, output }, [name, file]) => {
+      action<[string, string], object>(async ({ api, output, confirm }, [name, file]) => {
+        if (existsSync(file)) await confirm(`File ${file} is there and will be replaced.`)
         const text = `${JSON.stringify(await api.exportKeys(name), null, 2)}\n`
         if (file === '-') return output.write(text)
-        await writeFile(file, text, { mode: 0o600 })
+        await writeFile(partName(file), text, { mode: 0o600, flush: true })
+        await rename(partName(file), file)
         output.result({ file }, () => `wrote the key slots of ${name} to ${file}`)
       })
     )
