@@ -1,7 +1,8 @@
 /** The thread of one shard: puts the engine behind the queues. Started by ShardPool. */
 import { parentPort } from 'node:worker_threads'
 import { assert } from '../src/core/assert.ts'
-import { FoldedChecksum } from '../src/core/folded-checksum.ts'
+import { BlockChecksums } from '../src/core/block-checksums.ts'
+import { FOLD_SCRATCH_BYTES, FoldedChecksum } from '../src/core/folded-checksum.ts'
 import { systemClock, systemRandom } from '../src/core/clock.ts'
 import { OpenFiles } from '../src/handoff/open-files.ts'
 import { type ShardTask, type ShardTaskEnd, shardTaskEnd } from '../src/handoff/shard-task.ts'
@@ -54,6 +55,7 @@ function hostOf(
     tracker: board,
     memory: Buffer.from(task.arena.buffer),
     folded: new FoldedChecksum(task.arena, task.scratch),
+    sums: new BlockChecksums(task.arena, task.scratch + FOLD_SCRATCH_BYTES),
     stats,
     clock: systemClock,
     random: systemRandom,

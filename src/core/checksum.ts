@@ -11,7 +11,7 @@ export const crc32c = (bytes: Buffer, initial?: number): number => native(bytes,
 const POLYNOMIAL = 0x82f6_3b78
 
 /** The four tables of "slicing by 4", one behind the other. */
-const tables: Int32Array = makeTables()
+export const crcTables: Int32Array = makeTables()
 
 function makeTables(): Int32Array {
   const made = new Int32Array(4 * 256)
@@ -36,10 +36,10 @@ export function crc32cOfWords(view: DataView, at: number, words: number): number
   for (let end = at + words * 4, from = at; from < end; from += 4) {
     crc ^= view.getUint32(from, true)
     crc =
-      tables[768 + (crc & 0xff)]! ^
-      tables[512 + ((crc >>> 8) & 0xff)]! ^
-      tables[256 + ((crc >>> 16) & 0xff)]! ^
-      tables[crc >>> 24]!
+      crcTables[768 + (crc & 0xff)]! ^
+      crcTables[512 + ((crc >>> 8) & 0xff)]! ^
+      crcTables[256 + ((crc >>> 16) & 0xff)]! ^
+      crcTables[crc >>> 24]!
   }
   return ~crc >>> 0
 }

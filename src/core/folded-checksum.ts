@@ -22,11 +22,12 @@
 import { assert } from './assert.ts'
 import { crc32c, crc32cOfBlocks } from './checksum.ts'
 import { BLOCK_BYTES } from './limits.ts'
-import { type Code, instanceOf, leb, type Mover, moverOf, type WasmMemory } from './wasm.ts'
+import { type Code, instanceOf, type Mover, moverOf, type WasmMemory } from './wasm.ts'
+import { ADD, advance, get, loadVector, loop, set, storeVector, XOR_VECTORS } from './wasm-code.ts'
 
 const VECTOR_BYTES = 16
-/** Where a folded vector goes, in vectors behind it. */
-const DISTANCES: readonly number[] = [65, 155, 170, 195, 209]
+/** Where a folded vector, or any piece of a power of two bits, goes, in such pieces behind it. */
+export const DISTANCES: readonly number[] = [65, 155, 170, 195, 209]
 const HISTORY_BYTES = 209 * VECTOR_BYTES
 /** Vectors folded in one turn of the loop. */
 const UNROLL = 8
@@ -95,32 +96,23 @@ export class FoldedChecksum {
 }
 
 const [FROM, HISTORY, TO, BYTES, FROM_END] = [0, 1, 2, 3, 4]
-const get = (local: number): number[] => [0x20, local]
-const advance = (local: number): number[] => [...get(local), ...TURN, ADD, 0x21, local]
-const load = (offset: number): number[] => [0xfd, 0x00, 4, ...leb(offset)]
-const store = (offset: number): number[] => [0xfd, 0x0b, 4, ...leb(offset)]
-const ADD = 0x6a
-/** `i32.const UNROLL_BYTES`, signed LEB128. */
-const TURN = [0x41, (UNROLL_BYTES & 0x7f) | 0x80, UNROLL_BYTES >> 7]
-const XOR = [0xfd, 0x51]
 
 // fromEnd = from + bytes
 // do { to[i] = from[i] ^ history[209 + i - 65] ^ … for i in 0..7; advance } while (from < fromEnd)
 function foldCode(): Code {
-  const body = [...get(FROM), ...get(BYTES), ADD, 0x21, FROM_END, 0x03, 0x40]
+  const turn: number[] = []
   for (let vector = 0; vector < UNROLL; vector++) {
-    body.push(...get(TO), ...get(FROM), ...load(vector * VECTOR_BYTES))
+    turn.push(...get(TO), ...get(FROM), ...loadVector(vector * VECTOR_BYTES))
     for (const distance of DISTANCES) {
       const at = HISTORY_BYTES + (vector - distance) * VECTOR_BYTES
-      body.push(...get(HISTORY), ...load(at), ...XOR)
+      turn.push(...get(HISTORY), ...loadVector(at), ...XOR_VECTORS)
     }
-    body.push(...store(vector * VECTOR_BYTES))
+    turn.push(...storeVector(vector * VECTOR_BYTES))
   }
-  for (const local of [FROM, HISTORY, TO]) body.push(...advance(local))
-  body.push(...get(FROM), ...get(FROM_END), 0x49, 0x0d, 0, END)
-  return { locals: 1, body }
+  for (const local of [HISTORY, TO]) turn.push(...advance(local, UNROLL_BYTES))
+  const start = [...get(FROM), ...get(BYTES), ADD, ...set(FROM_END)]
+  return { locals: 1, body: [...start, ...loop(FROM, UNROLL_BYTES, get(FROM_END), turn)] }
 }
-const END = 0x0b
 
 assert(USED_BYTES <= FOLD_SCRATCH_BYTES, 'the scratch has room')
 assert(BLOCK_BYTES % UNROLL_BYTES === 0 && REST_BYTES <= BLOCK_BYTES, 'blocks are whole turns')

@@ -1,6 +1,10 @@
 /** The little that is used of WebAssembly, whose types come with the browser's. */
 
 export interface WasmMemory {
+  readonly buffer: SharedArrayBuffer | ArrayBuffer
+}
+
+export interface SharedWasmMemory {
   readonly buffer: SharedArrayBuffer
 }
 
@@ -9,7 +13,11 @@ export type Mover = (to: number, from: number, length: number) => void
 
 interface WithWebAssembly {
   readonly WebAssembly: {
-    readonly Memory: new (options: { initial: number; maximum: number; shared: true }) => WasmMemory
+    readonly Memory: new (limits: {
+      initial: number
+      maximum: number
+      shared: boolean
+    }) => WasmMemory
     readonly Module: new (bytes: Uint8Array) => object
     readonly Instance: new (
       module: object,
@@ -21,9 +29,15 @@ interface WithWebAssembly {
 export const WASM_PAGE_BYTES = 64 * 1024
 const { WebAssembly } = globalThis as unknown as WithWebAssembly
 
-export function sharedMemory(bytes: number): WasmMemory {
-  const pages = bytes / WASM_PAGE_BYTES
-  return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true })
+export const sharedMemory = (bytes: number): SharedWasmMemory =>
+  memoryOf(bytes, true) as SharedWasmMemory
+
+/** Memory of one thread. */
+export const privateMemory = (bytes: number): WasmMemory => memoryOf(bytes, false)
+
+function memoryOf(bytes: number, shared: boolean): WasmMemory {
+  const pages = Math.ceil(bytes / WASM_PAGE_BYTES)
+  return new WebAssembly.Memory({ initial: pages, maximum: pages, shared })
 }
 
 /** `memory.copy` of one memory. */
@@ -34,13 +48,15 @@ export function moverOf(memory: WasmMemory): Mover {
 
 /** A module with one function, `call`, over `memory`: it has `code`, and takes three i32. */
 export function instanceOf(memory: WasmMemory, code: Code, parameters = 3): unknown {
-  const module = new WebAssembly.Module(moduleOf(code, parameters))
+  const isShared = memory.buffer instanceof SharedArrayBuffer
+  const module = new WebAssembly.Module(moduleOf(code, parameters, isShared))
   return new WebAssembly.Instance(module, { memory: { shared: memory } }).exports
 }
 
-/** Locals besides the parameters, all i32, and instructions. */
+/** Locals besides the parameters, i32 and v128, and instructions. */
 export interface Code {
   readonly locals: number
+  readonly vectors?: number
   readonly body: readonly number[]
 }
 
@@ -54,22 +70,26 @@ export function leb(value: number): number[] {
 
 const END = 0x0b
 const I32 = 0x7f
-/** Of any size from 0 to 65536 pages, shared. */
-const MEMORY = [0x02, 0x03, 0x00, 0x80, 0x80, 0x04]
+const V128 = 0x7b
+/** A memory of any size from 0 pages on; shared, up to 65536. */
+const PRIVATE_MEMORY = [0x02, 0x00, 0x00]
+const SHARED_MEMORY = [0x02, 0x03, 0x00, 0x80, 0x80, 0x04]
 const text = (name: string): number[] => [name.length, ...Buffer.from(name)]
 const sized = (content: readonly number[]): number[] => [...leb(content.length), ...content]
 const section = (id: number, content: readonly number[]): number[] => [id, ...sized(content)]
 
 // (module
 //   (import "memory" "shared" (memory 0 65536 shared))
-//   (func (export "call") (param i32 …) (local i32 …) …))
-function moduleOf({ locals, body }: Code, parameters: number): Uint8Array {
+//   (func (export "call") (param i32 …) (local i32 …) (local v128 …) …))
+function moduleOf(code: Code, parameters: number, isShared: boolean): Uint8Array {
+  const { locals, vectors = 0, body } = code
   const types = new Array<number>(parameters).fill(I32)
-  const localTypes = locals === 0 ? [0] : [1, locals, I32]
+  const localTypes = [2, locals, I32, vectors, V128]
+  const memory = isShared ? SHARED_MEMORY : PRIVATE_MEMORY
   return new Uint8Array([
     ...[0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00],
     ...section(1, [1, 0x60, parameters, ...types, 0]),
-    ...section(2, [1, ...text('memory'), ...text('shared'), ...MEMORY]),
+    ...section(2, [1, ...text('memory'), ...text('shared'), ...memory]),
     ...section(3, [1, 0]),
     ...section(7, [1, ...text('call'), 0, 0]),
     ...section(10, [1, ...sized([...localTypes, ...body, END])])

@@ -1,5 +1,6 @@
 import type { Arena } from '../core/arena.ts'
 import { assert } from '../core/assert.ts'
+import { SUMS_SCRATCH_BYTES } from '../core/block-checksums.ts'
 import { FOLD_SCRATCH_BYTES } from '../core/folded-checksum.ts'
 import { ARENA_BYTES_DEFAULT, BLOCK_BYTES, SHARDS_MAX } from '../core/limits.ts'
 import {
@@ -7,7 +8,7 @@ import {
   type Mover,
   sharedMemory,
   WASM_PAGE_BYTES,
-  type WasmMemory
+  type SharedWasmMemory
 } from '../core/wasm.ts'
 import { PageRuns } from './page-runs.ts'
 
@@ -25,7 +26,7 @@ export class SharedArena implements Arena {
   readonly bytes: Buffer
   readonly shared: SharedArrayBuffer
   readonly pagesTotal: number
-  readonly memory: WasmMemory
+  readonly memory: SharedWasmMemory
   private readonly scratchStart: number
   private readonly move: Mover
   private readonly lendable: Buffer[] = []
@@ -40,7 +41,7 @@ export class SharedArena implements Arena {
   constructor(bytes: number = ARENA_BYTES_DEFAULT) {
     assert(bytes > 0 && bytes % WASM_PAGE_BYTES === 0, 'the arena is whole 64 KiB pages')
     this.scratchStart = bytes + LENT_BUFFERS * LENT_BYTES
-    this.memory = sharedMemory(this.scratchStart + SHARDS_MAX * FOLD_SCRATCH_BYTES)
+    this.memory = sharedMemory(this.scratchStart + SHARDS_MAX * SCRATCH_BYTES)
     this.move = moverOf(this.memory)
     this.shared = this.memory.buffer
     this.bytes = Buffer.from(this.shared, 0, bytes)
@@ -57,10 +58,10 @@ export class SharedArena implements Arena {
     return this.runs.pagesFree
   }
 
-  /** Where in the memory FOLD_SCRATCH_BYTES for the worker of a shard are. */
+  /** Where in the memory what the worker of a shard takes checksums with is. */
   scratchOf(shard: number): number {
     assert(shard >= 0 && shard < SHARDS_MAX, 'each shard has a scratch')
-    return this.scratchStart + shard * FOLD_SCRATCH_BYTES
+    return this.scratchStart + shard * SCRATCH_BYTES
   }
 
   acquire(pages: number): number {
@@ -135,7 +136,9 @@ export class SharedArena implements Arena {
 const LENT_BUFFERS = 64
 /** What a connection receives into. */
 const LENT_BYTES = 128 * 1024
+/** FoldedChecksum's, and BlockChecksums' behind it. */
+const SCRATCH_BYTES = FOLD_SCRATCH_BYTES + SUMS_SCRATCH_BYTES
 
 assert(LENT_BYTES % WASM_PAGE_BYTES === 0, 'the memory is whole pages of WebAssembly')
-assert(FOLD_SCRATCH_BYTES % WASM_PAGE_BYTES === 0, 'the scratches are whole pages, too')
+assert(SCRATCH_BYTES % WASM_PAGE_BYTES === 0, 'the scratches are whole pages, too')
 assert(WASM_PAGE_BYTES % BLOCK_BYTES === 0, 'an arena holds whole pages')

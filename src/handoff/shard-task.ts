@@ -1,6 +1,6 @@
 import { AssertionError } from '../core/assert.ts'
 import { type ErrorCode, StoreError } from '../core/errors.ts'
-import type { WasmMemory } from '../core/wasm.ts'
+import type { SharedWasmMemory } from '../core/wasm.ts'
 import type { ChannelMemory } from './channel.ts'
 import type { LoopKnobs } from './worker-loop.ts'
 
@@ -9,8 +9,8 @@ export interface ShardTask {
   readonly shard: number
   readonly memory: ChannelMemory
   readonly bell: SharedArrayBuffer
-  readonly arena: WasmMemory
-  /** In the arena's memory: FOLD_SCRATCH_BYTES that are this worker's alone. */
+  readonly arena: SharedWasmMemory
+  /** Where in the arena's memory it takes checksums; this worker's alone. */
   readonly scratch: number
   readonly knobs: Partial<LoopKnobs>
   /** Whatever the engine behind the worker needs; it is cloned. */

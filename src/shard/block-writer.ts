@@ -2,7 +2,6 @@
  * Carries out the mutating ops of one drained queue: as few batches as their limits allow, each
  * one gathered write; the index is changed once a batch was written, never before.
  */
-import { crc32c } from '../core/checksum.ts'
 import { ErrorCode, type StoreError, storeErrorOf } from '../core/errors.ts'
 import { layerNumber } from '../core/layer-ids.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS, PIECE_BLOCKS_MAX } from '../core/limits.ts'
@@ -17,7 +16,7 @@ import type { SealKeys } from '../seal/key-table.ts'
 import type { Appender } from './appender.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import type { IndexQueries } from './index-queries.ts'
-import type { BlockViews } from './memory.ts'
+import { type BlockViews, NativeChecksums, type Summing } from './memory.ts'
 import { OpFlag, OpKind, type ShardOp } from './op.ts'
 import { LOCATION_HOLE, LOCATION_ZERO } from './run-list.ts'
 import { SEALED_BLOCKS_MAX, SealedWrites } from './sealed-writes.ts'
@@ -39,6 +38,7 @@ export interface WriteGate {
 export class BlockWriter {
   private readonly memory: Buffer
   private readonly views: BlockViews
+  private readonly sums: Summing
   private readonly keys: SealKeys | null
   private sealed: SealedWrites | null = null
   private readonly stats: Float64Array
@@ -74,6 +74,7 @@ export class BlockWriter {
     this.queries = parts.index.queries()
     this.appender = parts.appender
     this.views = parts.views
+    this.sums = host.sums ?? new NativeChecksums(parts.views)
     this.gate = parts.gate
     this.voids = parts.voids
   }
@@ -119,15 +120,17 @@ export class BlockWriter {
   private writeBatch(ops: readonly ShardOp[], start: number, end: number): void {
     const { appender, record } = this
     appender.start()
-    this.sealed?.clear()
+    this.sumBatch(ops, start, end)
     let crcAt = 0
+    let sealedAt = 0
     for (let i = start; i < end; i++) {
       const op = ops[i]!
       if (!isMutation(op.kind) || op.error !== 0 || op.resultA === NOTHING_TO_DO) continue
       setRecordOf(record, op)
       if (op.kind === OpKind.Write) {
-        this.locations[i] = this.addWrite(op, crcAt)
+        this.locations[i] = this.addWrite(op, crcAt, sealedAt)
         crcAt += op.blockCount
+        if (op.keySlot !== 0) sealedAt += op.blockCount
       } else {
         appender.addMark(record)
       }
@@ -144,26 +147,48 @@ export class BlockWriter {
     this.applyBatch(ops, start, end, error)
   }
 
-  /** Adds the present record with the blocks of `op`; returns where the first will stand. */
-  private addWrite(op: ShardOp, crcAt: number): number {
-    const { crcs, record } = this
-    let { memory, views } = this
-    let { payload, tags } = op
-    let tagMemory = memory
-    if (op.keySlot !== 0) {
-      this.sealed ??= new SealedWrites()
-      const { sealed } = this
-      const place = sealed.add(op, this.keyOf(op)!, views)
-      memory = sealed.memory
-      views = sealed.views
-      payload = place * BLOCK_BYTES
-      tagMemory = sealed.tags
-      tags = place * SEAL_TAG_BYTES
+  /** Seals what is to be sealed, and takes the checksums of all blocks; neighbours together. */
+  private sumBatch(ops: readonly ShardOp[], start: number, end: number): void {
+    const { crcs } = this
+    this.sealed?.clear()
+    let from = 0
+    let to = 0
+    let wasSealed = false
+    for (let i = start; i < end; i++) {
+      const op = ops[i]!
+      if (op.kind !== OpKind.Write || op.error !== 0) continue
+      const isSealed = op.keySlot !== 0
+      if (isSealed !== wasSealed) {
+        this.sumsOf(wasSealed).of(crcs, from, to - from)
+        from = to
+        wasSealed = isSealed
+      }
+      let { payload } = op
+      if (isSealed) {
+        this.sealed ??= new SealedWrites()
+        payload = this.sealed.add(op, this.keyOf(op)!, this.views) * BLOCK_BYTES
+      }
+      for (let block = 0; block < op.blockCount; block++) crcs[to++] = payload + block * BLOCK_BYTES
     }
-    for (let block = 0; block < op.blockCount; block++) {
-      crcs[crcAt + block] = crc32c(views.at(payload + block * BLOCK_BYTES))
+    this.sumsOf(wasSealed).of(crcs, from, to - from)
+  }
+
+  private sumsOf(isSealed: boolean): Summing {
+    return isSealed ? this.sealed!.sums : this.sums
+  }
+
+  /**
+   * Adds the present record with the blocks of `op`, which stand at `sealedAt` of the sealed ones
+   * if they are; returns where the first will stand.
+   */
+  private addWrite(op: ShardOp, crcAt: number, sealedAt: number): number {
+    const { appender, crcs, record, sealed } = this
+    if (op.keySlot === 0) {
+      return appender.addData(record, crcs, crcAt, this.memory, op.payload, this.memory, op.tags)
     }
-    return this.appender.addData(record, crcs, crcAt, memory, payload, tagMemory, tags)
+    const { memory, tags } = sealed!
+    const payload = sealedAt * BLOCK_BYTES
+    return appender.addData(record, crcs, crcAt, memory, payload, tags, sealedAt * SEAL_TAG_BYTES)
   }
 
   private keyOf(op: ShardOp): Buffer | null {

@@ -1,19 +1,12 @@
 import { assert } from '../core/assert.ts'
+import { BlockChecksums, SUMS_SCRATCH_BYTES } from '../core/block-checksums.ts'
+import { crc32c } from '../core/checksum.ts'
 import { BLOCK_BYTES } from '../core/limits.ts'
-
-/** The one part of the WebAssembly interface that is used; the compiler's library has no DOM. */
-declare const WebAssembly: {
-  Memory: new (limits: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer }
-}
-
-/** WebAssembly's page: memory comes in multiples of it. */
-const WASM_PAGE_BYTES = 64 * 1024
+import { privateMemory } from '../core/wasm.ts'
 
 /** Memory that begins on a page, as direct I/O needs it; the engine gives no other way to ask. */
 export function pageAlignedBuffer(bytes: number): Buffer {
-  const pages = Math.ceil(bytes / WASM_PAGE_BYTES)
-  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages })
-  return Buffer.from(memory.buffer, 0, bytes)
+  return Buffer.from(privateMemory(bytes).buffer, 0, bytes)
 }
 
 /**
@@ -40,5 +33,37 @@ export class BlockViews {
     const view = this.memory.subarray(offset, offset + BLOCK_BYTES)
     this.views[block] = view
     return view
+  }
+}
+
+/** Takes the CRC-32C of blocks of one memory. */
+export interface Summing {
+  /** Replaces `sums[at, at + count)`, where the blocks begin, by their checksums. */
+  of(sums: Uint32Array, at: number, count: number): void
+}
+
+/** One by one, where the memory is none of WebAssembly's. */
+export class NativeChecksums implements Summing {
+  private readonly views: BlockViews
+
+  constructor(views: BlockViews) {
+    this.views = views
+  }
+
+  of(sums: Uint32Array, at: number, count: number): void {
+    for (let i = at; i < at + count; i++) sums[i] = crc32c(this.views.at(sums[i]!))
+  }
+}
+
+/** Page-aligned blocks of this thread whose checksums are taken many at a time. */
+export class SummedBlocks {
+  readonly bytes: Buffer
+  readonly sums: BlockChecksums
+
+  constructor(blocks: number) {
+    const bytes = blocks * BLOCK_BYTES
+    const memory = privateMemory(bytes + SUMS_SCRATCH_BYTES)
+    this.bytes = Buffer.from(memory.buffer, 0, bytes)
+    this.sums = new BlockChecksums(memory, bytes)
   }
 }

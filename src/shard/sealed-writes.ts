@@ -7,16 +7,18 @@ import { assert } from '../core/assert.ts'
 import { BLOCK_BYTES, PIECE_BLOCKS_MAX } from '../core/limits.ts'
 import { SEAL_TAG_BYTES } from '../format/batch.ts'
 import { BlockSeal, tagViews } from '../seal/block-seal.ts'
-import { BlockViews, pageAlignedBuffer } from './memory.ts'
+import { BlockViews, SummedBlocks, type Summing } from './memory.ts'
 import type { ShardOp } from './op.ts'
 
 /** Sealed blocks of one batch: what a drained queue brings at most, and one op more. */
 export const SEALED_BLOCKS_MAX = 2 * PIECE_BLOCKS_MAX
 
 export class SealedWrites {
+  private readonly blocks = new SummedBlocks(SEALED_BLOCKS_MAX)
   /** Ciphertext of the present batch. */
-  readonly memory: Buffer = pageAlignedBuffer(SEALED_BLOCKS_MAX * BLOCK_BYTES)
-  readonly views: BlockViews = new BlockViews(this.memory)
+  readonly memory: Buffer = this.blocks.bytes
+  readonly sums: Summing = this.blocks.sums
+  private readonly views = new BlockViews(this.memory)
   readonly tags: Buffer = Buffer.from(new ArrayBuffer(SEALED_BLOCKS_MAX * SEAL_TAG_BYTES))
   private readonly tagOf = tagViews(this.tags, 0, SEALED_BLOCKS_MAX)
   private readonly tagWords = new Uint32Array(this.tags.buffer)

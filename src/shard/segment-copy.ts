@@ -6,7 +6,6 @@
  * checkpoint may; then it goes, and the holes it made go from the index.
  */
 import { assert } from '../core/assert.ts'
-import { crc32c } from '../core/checksum.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { layerNumber } from '../core/layer-ids.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
@@ -15,7 +14,7 @@ import type { Appender } from './appender.ts'
 import type { CheckpointWriter } from './checkpoint-writer.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import type { Files } from './files.ts'
-import { BlockViews, pageAlignedBuffer } from './memory.ts'
+import { SummedBlocks } from './memory.ts'
 import { blockName } from './problem.ts'
 import { openRecords, RecordCursor } from './record-source.ts'
 import { RunList } from './run-list.ts'
@@ -61,8 +60,8 @@ export class SegmentCopy {
   private readonly appender: Appender
   private readonly checkpoint: CheckpointWriter
   private readonly hasRoom: (reserve: number) => boolean
-  private readonly window = pageAlignedBuffer(WINDOW_PAGES * BLOCK_BYTES)
-  private readonly views = new BlockViews(this.window)
+  private readonly summed = new SummedBlocks(WINDOW_PAGES)
+  private readonly window = this.summed.bytes
   /** Of the victim: where the window begins. -1: nowhere yet. */
   private windowPage = -1
   /** Bytes that were read of it; 0 when it is filled run by run. */
@@ -72,6 +71,8 @@ export class SegmentCopy {
   private readonly checksums = new Uint32Array(CHUNK_BLOCKS)
   /** Of each block in the window that is copied. */
   private readonly crcs = new Uint32Array(WINDOW_PAGES)
+  /** What the blocks of a slice have. */
+  private readonly sums = new Uint32Array(SLICE_BLOCKS)
   private readonly recordTags = Buffer.alloc(CHUNK_BLOCKS * SEAL_TAG_BYTES)
   /** Of each sealed block in the window. */
   private readonly tags = Buffer.alloc(WINDOW_PAGES * SEAL_TAG_BYTES)
@@ -133,6 +134,7 @@ export class SegmentCopy {
       this.pendingRecord = !this.take(victim)
       if (this.pendingRecord) break
     }
+    this.verify(victim)
     this.append()
     if (!more && this.cursor.broken) victim.damaged = true
     return more
@@ -233,7 +235,7 @@ export class SegmentCopy {
     return this.files.read(handle, page * BLOCK_BYTES, this.window, offset, bytes)
   }
 
-  /** Takes live blocks that the window can hold; those that do not verify stay where they are. */
+  /** Takes live blocks that the window can hold. */
   private readRun(
     victim: Segment,
     layer: number,
@@ -249,39 +251,74 @@ export class SegmentCopy {
     const tagAt = (first - record.firstBlock) * record.tagBytes
     const tagEnd = tagAt + count * record.tagBytes
     this.recordTags.copy(this.tags, (offset / BLOCK_BYTES) * SEAL_TAG_BYTES, tagAt, tagEnd)
-    let start = 0
+    // Zeroes that were not read do not verify, unless they are what was written.
+    if (end < offset + count * BLOCK_BYTES) this.window.fill(0, end, offset + count * BLOCK_BYTES)
     for (let i = 0; i < count; i++) {
-      const crc = this.checksums[first - record.firstBlock + i]!
-      const at = offset + i * BLOCK_BYTES
-      this.crcs[at / BLOCK_BYTES] = crc
-      if (at + BLOCK_BYTES <= end && crc32c(this.views.at(at)) === crc) continue
-      this.noteDamage(victim, layer, first + i)
-      this.addData(layer, first + start, i - start, location + start, offset + start * BLOCK_BYTES)
-      start = i + 1
+      this.crcs[offset / BLOCK_BYTES + i] = this.checksums[first - record.firstBlock + i]!
     }
-    this.addData(
-      layer,
-      first + start,
-      count - start,
-      location + start,
-      offset + start * BLOCK_BYTES
-    )
-    this.blocks += count
-  }
-
-  private noteDamage(victim: Segment, layer: number, block: number): void {
-    victim.damaged = true
-    this.host.stats[shardStatIndex.checksumErrors]!++
-    const name = blockName(this.index.layerKey(layer), this.cursor.record.chunk, block)
-    this.host.log('error', 'compaction met a damaged block', { ...name, segment: victim.slot })
-  }
-
-  private addData(layer: number, first: number, count: number, from: number, offset: number): void {
-    if (count === 0) return
     const item = this.addItem(layer, offset)
     item.record.firstBlock = first
     item.record.blockCount = count
-    item.from = from
+    item.from = location
+    this.blocks += count
+  }
+
+  /** All blocks of the slice at once. Those that do not verify stay where they are. */
+  private verify(victim: Segment): void {
+    const { items, itemCount, sums } = this
+    let blocks = 0
+    for (let i = 0; i < itemCount; i++) {
+      const { record, offset } = items[i]!
+      const end = offset + dataBlocks(record) * BLOCK_BYTES
+      for (let at = offset; at < end; at += BLOCK_BYTES) sums[blocks++] = at
+    }
+    this.summed.sums.of(sums, 0, blocks)
+    let isWhole = true
+    blocks = 0
+    for (let i = 0; i < itemCount; i++) {
+      const { record, offset } = items[i]!
+      const page = offset / BLOCK_BYTES
+      for (let block = 0; block < dataBlocks(record); block++) {
+        if (sums[blocks++] !== this.crcs[page + block]) isWhole = false
+      }
+    }
+    if (!isWhole) this.leaveDamaged(victim)
+  }
+
+  /** Takes items apart at the blocks whose `sums` are others. */
+  private leaveDamaged(victim: Segment): void {
+    const left: CopyItem[] = []
+    let block = 0
+    for (const item of this.items.splice(0, this.itemCount)) {
+      if (item.record.type !== RecordType.Data) left.push(item)
+      const { layer, from, offset } = item
+      const { firstBlock } = item.record
+      let last: CopyItem | null = null
+      for (let i = 0; i < dataBlocks(item.record); i++, block++) {
+        if (this.sums[block] !== this.crcs[offset / BLOCK_BYTES + i]) {
+          this.noteDamage(victim, item, i)
+          last = null
+        } else if (last !== null) {
+          last.record.blockCount++
+        } else {
+          const record = new BlockRecord()
+          record.take(item.record)
+          record.firstBlock = firstBlock + i
+          record.blockCount = 1
+          last = { record, layer, from: from + i, offset: offset + i * BLOCK_BYTES }
+          left.push(last)
+        }
+      }
+    }
+    this.items.unshift(...left)
+    this.itemCount = left.length
+  }
+
+  private noteDamage(victim: Segment, { record, layer }: CopyItem, block: number): void {
+    victim.damaged = true
+    this.host.stats[shardStatIndex.checksumErrors]!++
+    const name = blockName(this.index.layerKey(layer), record.chunk, record.firstBlock + block)
+    this.host.log('error', 'compaction met a damaged block', { ...name, segment: victim.slot })
   }
 
   private addItem(layer: number, offset: number): CopyItem {
@@ -340,3 +377,6 @@ export class SegmentCopy {
     return this.appender.plan(type === RecordType.Data ? blockCount : 0, tagBytes)
   }
 }
+
+const dataBlocks = ({ type, blockCount }: BlockRecord): number =>
+  type === RecordType.Data ? blockCount : 0

@@ -1,4 +1,5 @@
 import { assert } from '../core/assert.ts'
+import type { BlockChecksums } from '../core/block-checksums.ts'
 import type { Clock, Random } from '../core/clock.ts'
 import type { FoldedChecksum } from '../core/folded-checksum.ts'
 import { SHARDS_MAX } from '../core/limits.ts'
@@ -102,6 +103,8 @@ export interface ShardHost {
   readonly memory: Buffer
   /** Takes checksums of long runs in `memory`; without it the native package does. */
   readonly folded?: FoldedChecksum
+  /** Takes those of many blocks in it; likewise. */
+  readonly sums?: BlockChecksums
   /** ShardStats: see stats.ts for the order. */
   readonly stats: Float64Array
   readonly clock: Clock

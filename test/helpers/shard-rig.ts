@@ -4,8 +4,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type Clock, type Random, systemClock } from '../../src/core/clock.ts'
 import { errorCodeName } from '../../src/core/errors.ts'
-import type { FoldedChecksum } from '../../src/core/folded-checksum.ts'
+import { BlockChecksums, SUMS_SCRATCH_BYTES } from '../../src/core/block-checksums.ts'
+import { FOLD_SCRATCH_BYTES, FoldedChecksum } from '../../src/core/folded-checksum.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../../src/core/limits.ts'
+import { sharedMemory } from '../../src/core/wasm.ts'
 import { KEY_BYTES } from '../../src/seal/key-mailbox.ts'
 import { KeyRing } from '../../src/seal/keyring.ts'
 import { DiskFiles } from '../../src/shard/disk-files.ts'
@@ -56,6 +58,23 @@ export interface LogLine {
   readonly fields: Record<string, unknown>
 }
 
+/** A chunk's worth of payloads whose checksums WebAssembly takes. */
+export interface SummedMemory {
+  readonly memory: Buffer
+  readonly folded: FoldedChecksum
+  readonly sums: BlockChecksums
+}
+
+export function summedMemory(): SummedMemory {
+  const bytes = CHUNK_BLOCKS * BLOCK_BYTES
+  const shared = sharedMemory(bytes + FOLD_SCRATCH_BYTES + SUMS_SCRATCH_BYTES)
+  return {
+    memory: Buffer.from(shared.buffer, 0, bytes),
+    folded: new FoldedChecksum(shared, bytes),
+    sums: new BlockChecksums(shared, bytes + FOLD_SCRATCH_BYTES)
+  }
+}
+
 export class ShardRig {
   readonly memory: Buffer
   readonly stats = new Float64Array(shardStatNames.length)
@@ -69,7 +88,7 @@ export class ShardRig {
   /** Blocks are sealed with it; 0: they are plain. */
   readonly keySlot: number
   readonly keys = new KeyRing(0)
-  private readonly folded: FoldedChecksum | null
+  private readonly summed: SummedMemory | null
   private readonly random: Random
   private readonly clock: Clock
 
@@ -82,14 +101,14 @@ export class ShardRig {
     memoryBytes?: number
     sealed?: boolean
     clock?: Clock
-    /** Takes the memory's place. */
-    folded?: { readonly memory: Buffer; readonly sums: FoldedChecksum }
+    /** Payloads are there; else the native package takes checksums. */
+    summed?: SummedMemory
   }) {
     const sealed = options.sealed ?? false
     this.keySlot = sealed ? this.keys.hold(Buffer.alloc(KEY_BYTES, 0x5a)) : 0
     this.memory =
-      options.folded?.memory ?? Buffer.alloc(options.memoryBytes ?? CHUNK_BLOCKS * BLOCK_BYTES)
-    this.folded = options.folded?.sums ?? null
+      options.summed?.memory ?? Buffer.alloc(options.memoryBytes ?? CHUNK_BLOCKS * BLOCK_BYTES)
+    this.summed = options.summed ?? null
     this.config = testConfig(options.config)
     this.files = options.files
     this.random = options.random ?? seededRandom(1)
@@ -108,7 +127,7 @@ export class ShardRig {
       clock: this.clock,
       random: this.random,
       keys: this.keys,
-      ...(this.folded === null ? {} : { folded: this.folded }),
+      ...this.summed,
       log: (level, message, fields) => this.log.push({ level, message, fields })
     }
   }

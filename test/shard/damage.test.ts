@@ -1,15 +1,12 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ErrorCode } from '../../src/core/errors.ts'
-import { FOLD_SCRATCH_BYTES, FoldedChecksum } from '../../src/core/folded-checksum.ts'
-import { BLOCK_BYTES, CHUNK_BLOCKS } from '../../src/core/limits.ts'
-import { sharedMemory } from '../../src/core/wasm.ts'
 import { decodeSegmentHeader, SegmentUse } from '../../src/format/segment.ts'
 import { LocalSyncTracker } from '../../src/shard/local-sync-tracker.ts'
 import { OpKind } from '../../src/shard/op.ts'
 import { FaultyFiles } from '../helpers/faulty-files.ts'
 import { ManualClock } from '../helpers/manual-clock.ts'
-import { seededRandom, ShardRig } from '../helpers/shard-rig.ts'
+import { seededRandom, ShardRig, summedMemory } from '../helpers/shard-rig.ts'
 
 const test = suite('damage')
 
@@ -34,11 +31,8 @@ const headerPage = (batch: number): number => 1 + 2 * batch
 
 test('in a long run, read in pieces, the one block that is damaged is named', () => {
   const files = new FaultyFiles(seededRandom(7))
-  const shared = sharedMemory(CHUNK_BLOCKS * BLOCK_BYTES + FOLD_SCRATCH_BYTES)
-  const memory = Buffer.from(shared.buffer, 0, CHUNK_BLOCKS * BLOCK_BYTES)
-  const sums = new FoldedChecksum(shared, memory.length)
   const config = { segmentBytes: 2 * 1024 * 1024 }
-  const rig = new ShardRig({ files, config, folded: { memory, sums } })
+  const rig = new ShardRig({ files, config, summed: summedMemory() })
   rig.write(0, 0, 200, 21)
   assert.equal(rig.read(0, 0, 200), new Array(200).fill(21))
   for (const block of [199, 130, 64, 0]) {

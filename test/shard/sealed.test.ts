@@ -7,7 +7,13 @@ import { SEAL_TAG_BYTES, tagsAtOf } from '../../src/format/batch.ts'
 import { OpFlag, OpKind, SEAL_ENTRY_BYTES, SealKind, type ShardOp } from '../../src/shard/op.ts'
 import { dataRecordsIn } from '../helpers/data-records.ts'
 import { FaultyFiles } from '../helpers/faulty-files.ts'
-import { blockValue, fillBlock, seededRandom, ShardRig } from '../helpers/shard-rig.ts'
+import {
+  blockValue,
+  fillBlock,
+  seededRandom,
+  ShardRig,
+  summedMemory
+} from '../helpers/shard-rig.ts'
 
 const test = suite('sealed')
 
@@ -250,6 +256,45 @@ test('under one nonce there is one ciphertext, whatever happened to the shard', 
   }
   collect()
   assert.ok(records > 500 && seen.size > 200, `${records} blocks under ${seen.size} nonces`)
+})
+
+test('of a batch of plain and sealed writes each block has its own checksum', () => {
+  const files = new FaultyFiles(seededRandom(5))
+  const config = { segmentBytes: 1024 * 1024 }
+  const rig = new ShardRig({ files, config, sealed: true, summed: summedMemory() })
+  const counts = [1, 1, 5, 2, 3, 1, 16, 1, 7]
+  const isSealed = (write: number): boolean => [1, 2, 5, 6].includes(write)
+  const opOf = (rig: ShardRig, kind: number, write: number): ShardOp => {
+    const op = rig.op(kind, CHUNK, 20 * write, counts[write]!)
+    op.payload = 20 * write * BLOCK_BYTES
+    if (!isSealed(write)) op.keySlot = 0
+    return op
+  }
+  const patternOf = (write: number, block: number): number => 1000 * write + block
+  const ops = counts.map((count, write) => {
+    const op = opOf(rig, OpKind.Write, write)
+    for (let i = 0; i < count; i++) {
+      fillBlock(rig.memory, op.payload + i * BLOCK_BYTES, patternOf(write, i))
+    }
+    return op
+  })
+  rig.shard.execute(ops, ops.length)
+  rig.flush()
+  assert.equal(
+    ops.map((op) => op.error),
+    counts.map(() => 0)
+  )
+  // Another one reads, which takes checksums by the native package.
+  rig.shard.close()
+  const other = new ShardRig({ files, config, sealed: true, format: false })
+  for (const [write, count] of counts.entries()) {
+    const op = opOf(other, OpKind.Read, write)
+    assert.is(other.run(op), 0)
+    for (let i = 0; i < count; i++) {
+      assert.is(blockValue(other.memory, op.payload + i * BLOCK_BYTES), patternOf(write, i))
+    }
+  }
+  assert.is(other.stat('checksumErrors'), 0)
 })
 
 test.run()
