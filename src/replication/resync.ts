@@ -21,6 +21,7 @@ import {
   RESYNC_GROUPS_MAX
 } from '../core/limits.ts'
 import type { ShardedStore } from './block-store.ts'
+import { forEachOf } from './for-each-of.ts'
 import { fenceOf, type Member, type Members, type PoolShape } from './member.ts'
 import { Pace } from './pace.ts'
 import { ChunkCopier, type CopySource } from './resync-copy.ts'
@@ -409,16 +410,4 @@ const groupsOf = ({ waiting }: Job): number => waiting.shape.groups
 async function fenceSource({ source, known }: Job): Promise<void> {
   const { pool, group } = source
   await source.members[0]!.call(fenceOf({ pool, group }, known))
-}
-
-async function forEachOf<T>(
-  items: readonly T[],
-  atOnce: number,
-  work: (item: T) => Promise<void>
-): Promise<void> {
-  let next = 0
-  const run = async (): Promise<void> => {
-    while (next < items.length) await work(items[next++]!)
-  }
-  await Promise.all(Array.from({ length: Math.min(atOnce, items.length) }, run))
 }
