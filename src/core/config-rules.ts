@@ -134,7 +134,7 @@ function requirePeerRules(values: Config, warnings: string[]): void {
   if (peerListen === null || isLoopback(peerListen.host) || given > 0) return
   warnings.push(
     `peer-listen ${formatAddress(peerListen)} can be reached from other machines, and with a ` +
-      'cluster secret alone what peers send each other is authenticated but not encrypted: use ' +
+      'cluster secret alone who is in between can read and change what peers send: use ' +
       'certificates (--peer-tls-ca, -cert, -key; torus tls init) unless the network is trusted'
   )
 }

@@ -4,7 +4,8 @@ import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
 import { READ_VERSIONS_BLOCKS_MAX, READ_VERSIONS_CRCS_AT, VersionKind } from '../shard/op.ts'
 import { type CopyRange, pagesOf, readVersions } from './block-copy.ts'
 import type { BlockSum } from './compare-plan.ts'
-import { copyPages } from './copied-tags.ts'
+import type { BlockOp } from './block-store.ts'
+import { copyPages, isSealed } from './copied-tags.ts'
 import type { Member } from './member.ts'
 import type { Pace } from './pace.ts'
 import { decodeHeld } from './resync-plan.ts'
@@ -40,7 +41,7 @@ export class BlockSumReader {
     try {
       const answer = await readVersions(this.#member, this.#range, { first, count, pages })
       error = answer.error
-      if (error === ErrorCode.Ok) this.#take(pages, answer.read.resultA, first)
+      if (error === ErrorCode.Ok) this.#take(pages, answer.read, first)
     } finally {
       this.#arena.release(pages)
     }
@@ -55,14 +56,14 @@ export class BlockSumReader {
     await this.#part(first + half, count - half)
   }
 
-  #take(pages: number, runs: number, first: number): void {
+  #take(pages: number, read: BlockOp, first: number): void {
     const { bytes } = this.#arena
-    for (const run of decodeHeld(bytes, pages, runs)) {
+    for (const run of decodeHeld(bytes, pages, read.resultA)) {
       if (run.kind !== VersionKind.Data) continue
       const version = `${run.writerEpoch}.${run.sequence}`
       for (let block = run.firstBlock; block < run.firstBlock + run.blockCount; block++) {
         const crc = bytes.readUInt32LE(pages + READ_VERSIONS_CRCS_AT + 4 * (block - first))
-        this.sums.set(block, { version, crc })
+        this.sums.set(block, { version, crc, isSealed: isSealed(bytes, read, block) })
       }
     }
   }

@@ -43,11 +43,14 @@ export function planDifferences(
 export interface BlockSum {
   readonly version: string
   readonly crc: number
+  readonly isSealed: boolean
 }
 
 /**
  * Whose bytes of a block are right where all have data (null: it cannot be read there): the bytes
- * that most have, of as many those of the first. Null when they agree, or have several versions.
+ * that most have, of as many those of the first, but of sealed ones nobody's (no sources): only
+ * who has the key can tell which of them open, and a copy of the others would be the end of those.
+ * Null when they agree, or have several versions.
  */
 export function planBytes(
   sums: readonly (BlockSum | null | undefined)[]
@@ -59,8 +62,10 @@ export function planBytes(
   for (const sum of readable) counts.set(sum!.crc, (counts.get(sum!.crc) ?? 0) + 1)
   if (counts.size === 1 && readable.length === sums.length) return null
   const most = Math.max(...counts.values())
+  const isTie = [...counts.values()].filter((count) => count === most).length > 1
   const right = readable.find((sum) => counts.get(sum!.crc) === most)!.crc
   const places = [...sums.keys()]
+  if (isTie && readable.some((sum) => sum?.isSealed)) return { sources: [], targets: places }
   return {
     sources: places.filter((at) => sums[at]?.crc === right),
     targets: places.filter((at) => sums[at]?.crc !== right)

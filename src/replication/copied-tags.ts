@@ -14,15 +14,20 @@ export function askForTags(read: BlockOp): void {
   read.tags = read.payload + (1 + read.blockCount) * BLOCK_BYTES
 }
 
+/** Is this block sealed in the answer of `read`? */
+export function isSealed(bytes: Buffer, read: BlockOp, block: number): boolean {
+  if ((read.flags & OpFlag.Sealed) === 0) return false
+  const entry = read.tags + (block - read.firstBlock) * SEAL_ENTRY_BYTES
+  return bytes.readUInt32LE(entry + SEAL_ENTRY_BYTES - 4) === SealKind.Sealed
+}
+
 /**
  * Makes `write`, whose payload stands in the answer of `read`, sealed if its blocks are. Tags are
  * brought together in the place of the entries of the same blocks.
  */
 export function takeTags(bytes: Buffer, read: BlockOp, write: BlockOp): void {
-  if ((read.flags & OpFlag.Sealed) === 0) return
-  const first = write.firstBlock - read.firstBlock
-  const from = read.tags + first * SEAL_ENTRY_BYTES
-  if (bytes.readUInt32LE(from + SEAL_ENTRY_BYTES - 4) !== SealKind.Sealed) return
+  if (!isSealed(bytes, read, write.firstBlock)) return
+  const from = read.tags + (write.firstBlock - read.firstBlock) * SEAL_ENTRY_BYTES
   write.flags |= OpFlag.Sealed
   write.tags = from
   for (let i = 1; i < write.blockCount; i++) {

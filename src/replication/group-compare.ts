@@ -301,7 +301,7 @@ export class GroupComparer {
     }
     const isRepaired = error === ErrorCode.Ok
     if (isRepaired) this.repaired += blockCount
-    for (const target of targets) touched.add(target)
+    if (sources.length > 0) for (const target of targets) touched.add(target)
     log('error', 'members in sync differed', {
       ...{ pool: suspect.job.shape.pool, group: suspect.job.group, family: state.family },
       ...{ layer: hexOf(suspect.layerHigh, suspect.layerLow), chunk: suspect.chunk },

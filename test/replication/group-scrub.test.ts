@@ -1,5 +1,5 @@
 /** Members of groups are compared, and repaired from each other, without a client that reads. */
-import { deepStrictEqual, ok, strictEqual } from 'node:assert/strict'
+import { deepStrictEqual, notDeepStrictEqual, ok, strictEqual } from 'node:assert/strict'
 import { suite } from 'uvu'
 import { groupOfChunk } from '../../src/placement/hash.ts'
 import { OpFlag, OpKind } from '../../src/replication/block-store.ts'
@@ -121,12 +121,18 @@ test('a write that a member lost is found, named and repaired', async () => {
 })
 
 /** A member has other bytes under the version that the others have, with a checksum to them. */
-async function corrupt(cluster: MemberCluster, peer: MemberPeer, value: number): Promise<void> {
+async function corrupt(
+  cluster: MemberCluster,
+  peer: MemberPeer,
+  value: number,
+  keySlot = 0
+): Promise<void> {
   const [, epoch, sequence] = /d(\d+)\.(\d+)/.exec((await cluster.held(peer, 0))[7]!)!
   const { record } = cluster.records[groupOfChunk(0, 1, 0, 4)]!
   const fields = {
     ...{ chunk: 0, firstBlock: 7, pool: 1, group: groupOfChunk(0, 1, 0, 4), fenceEpoch: 1 },
-    ...{ groupEpoch: record.epoch, writerEpoch: Number(epoch), sequence: Number(sequence) }
+    ...{ groupEpoch: record.epoch, writerEpoch: Number(epoch), sequence: Number(sequence) },
+    keySlot
   }
   strictEqual((await peer.run(Write, fields, value)).error, 0)
 }
@@ -144,6 +150,52 @@ test('other bytes of one version: what most have is right, of two what the first
     for (const peer of cluster.peers) {
       deepStrictEqual(await cluster.values(peer, 0, 6, 3), [10, 10, 10])
     }
+  }
+})
+
+test('of two sealed blocks in one version neither is copied, of three the odd one', async () => {
+  for (const count of [2, 3]) {
+    const cluster = await filled(count, true)
+    const [s, t] = cluster.peers as [MemberPeer, MemberPeer]
+    // Whoever has its disk put a block there that does not open, with its checksum.
+    await corrupt(cluster, s, 99, s.keys.hold(Buffer.alloc(32, 0x44)))
+    const scrub = cluster.scrubOf(s)
+    await cluster.compare(scrub)
+    strictEqual(scrub.progress.differences, 1)
+    strictEqual(scrub.progress.repaired, count === 3 ? 1 : 0)
+    const named = cluster.log.find(({ message }) => message.includes('differed'))
+    deepStrictEqual(named?.fields['right'], count === 3 ? [t.peerId, '3'.padStart(32, '0')] : [])
+    strictEqual(named?.fields['block'], 7)
+    for (const peer of cluster.peers.slice(count === 3 ? 0 : 1)) {
+      deepStrictEqual(await cluster.values(peer, 0, 6, 3), [10, 10, 10])
+    }
+  }
+})
+
+test('a sealed block that was put back with its version is found, and goes', async () => {
+  const cluster = await filled(2, true)
+  const [s, t] = cluster.peers as [MemberPeer, MemberPeer]
+  // Written at one alone: the other's disk has what was there before.
+  await cluster.change(Write, at(1, 5), 77, t)
+  const older = await cluster.held(s, 1)
+  const scrub = cluster.scrubOf(s)
+  await cluster.compare(scrub)
+  deepStrictEqual([scrub.progress.differences, scrub.progress.repaired], [1, 1])
+  notDeepStrictEqual(await cluster.held(s, 1), older)
+  for (const peer of [s, t]) {
+    deepStrictEqual(await cluster.values(peer, 1, 4, 3), [11, 77, 11])
+  }
+})
+
+// A mark needs no key, so whoever has a disk, or is a member, can make one up that is newer.
+test('a trim that a member made up is believed, and data in its place is not', async () => {
+  const cluster = await filled(2, true)
+  const [s, t] = cluster.peers as [MemberPeer, MemberPeer]
+  await cluster.change(Trim, at(2, 3), 0, t)
+  const scrub = cluster.scrubOf(s)
+  await cluster.compare(scrub)
+  for (const peer of [s, t]) {
+    deepStrictEqual(await cluster.values(peer, 2, 2, 3), [12, 0, 12])
   }
 })
 

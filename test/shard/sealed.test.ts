@@ -182,6 +182,16 @@ test('plain data in the place of sealed data does not open, nor does zeroes as d
   assert.is(readError(rig, 0).error, ErrorCode.SealBroken)
 })
 
+test('who is told that a volume is not encrypted reads noise', () => {
+  const rig = makeRig()
+  rig.write(CHUNK, 0, 1, 65)
+  const op = rig.op(OpKind.Read, CHUNK, 0, 1)
+  op.keySlot = 0
+  assert.is(rig.run(op), 0)
+  assert.not.ok(rig.memory.subarray(0, BLOCK_BYTES).includes(Buffer.alloc(8, 65)))
+  assert.ok(new Set(rig.memory.subarray(0, BLOCK_BYTES)).size > 200)
+})
+
 test('without the key nothing is written or read, and with another one nothing opens', () => {
   const rig = makeRig()
   rig.write(CHUNK, 0, 1, 1)
