@@ -31,6 +31,10 @@ export interface WriteGate {
   refusal(): ErrorCode
   /** May another segment begin, for data (or for what gives space back). May make room first. */
   mayRotate(forData: boolean): boolean
+  /** The present segment began for what gives space back: data is not for it. */
+  readonly isInReserve: boolean
+  /** Makes room, which may begin another segment. False: there is none for data. */
+  leaveReserve(): boolean
   /** A batch could not be written. */
   writeFailed(error: StoreError): void
 }
@@ -109,6 +113,13 @@ export class BlockWriter {
       const blockCount = op.kind === OpKind.Write ? op.blockCount : 0
       if (op.keySlot !== 0) sealedBlocks += blockCount
       if (sealedBlocks > SEALED_BLOCKS_MAX) break
+      if (isData(op) && this.gate.isInReserve) {
+        if (!appender.isPlanEmpty) break
+        if (!this.gate.leaveReserve()) {
+          op.error = ErrorCode.OutOfSpace
+          continue
+        }
+      }
       if (appender.plan(blockCount, tagBytesOf(op))) continue
       if (!appender.isPlanEmpty) break
       op.error = this.rotateFor(op, blockCount)
@@ -303,8 +314,7 @@ export class BlockWriter {
 
   /** Plans the op into a new segment, as the first of its batch. */
   private rotateFor(op: ShardOp, blockCount: number): ErrorCode {
-    const isData = op.kind === OpKind.Write || (op.kind === OpKind.WriteZeroes && !isHole(op))
-    const mayRotate = this.gate.mayRotate(isData)
+    const mayRotate = this.gate.mayRotate(isData(op))
     const tagBytes = tagBytesOf(op)
     if (this.appender.plan(blockCount, tagBytes)) return ErrorCode.Ok // making room began a segment
     if (!mayRotate) return ErrorCode.OutOfSpace
@@ -334,6 +344,10 @@ const tagBytesOf = (op: ShardOp): number => {
   if (op.kind !== OpKind.Write) return 0
   return op.keySlot !== 0 || (op.flags & OpFlag.Sealed) !== 0 ? SEAL_TAG_BYTES : 0
 }
+
+/** It takes space, and gives none back. */
+const isData = (op: ShardOp): boolean =>
+  op.kind === OpKind.Write || (op.kind === OpKind.WriteZeroes && !isHole(op))
 
 /** Something below it may show through, or come yet; on all members alike, whose sums count it. */
 const keepsHole = (op: ShardOp): boolean =>

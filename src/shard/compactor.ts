@@ -87,6 +87,20 @@ export class Compactor {
     stats[shardStatIndex.compactionBytesTotal] = this.segments.usedCount * this.config.segmentBytes
   }
 
+  /**
+   * Space is short, and nothing is left to compact but what is written to now, if that has garbage:
+   * it is sealed and durable then. False: it has none.
+   */
+  sealWasted(): boolean {
+    const { active } = this.appender
+    const share = GARBAGE_SHARE_MIN_PRESSED * this.segments.pagesPerSegment
+    const garbageMin = Math.max(GARBAGE_PAGES_MIN, share)
+    if (active === null || this.garbagePages(active, false) <= garbageMin) return false
+    this.appender.seal()
+    this.host.tracker.syncNow()
+    return true
+  }
+
   /** Keep all tombstones above it: members that lack them may come back with something older. */
   set releasedLsn(lsn: number) {
     this.copy.releasedLsn = lsn

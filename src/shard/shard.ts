@@ -250,6 +250,14 @@ export class Shard {
     return this.space.mayRotate(forData)
   }
 
+  get isInReserve(): boolean {
+    return this.space.isInReserve
+  }
+
+  leaveReserve(): boolean {
+    return this.space.leaveReserve()
+  }
+
   writeFailed(error: StoreError): void {
     if (isReadOnlyError(error)) this.fail(error.message)
   }

@@ -46,7 +46,22 @@ export class Space {
    * first where that helps, which may take as long as a client has to wait then anyway.
    */
   mayRotate(forData: boolean): boolean {
-    const reserve = forData ? RESERVE_SEGMENTS : COMPACTION_SEGMENTS
+    return this.findRoom(forData ? RESERVE_SEGMENTS : COMPACTION_SEGMENTS)
+  }
+
+  /**
+   * The segment that is written to began for what gives space back. Data there would leave no room
+   * for that: it may begin no other.
+   */
+  get isInReserve(): boolean {
+    return this.segments.usedCount + RESERVE_SEGMENTS > this.segmentsMax
+  }
+
+  leaveReserve(): boolean {
+    return this.findRoom(RESERVE_SEGMENTS - 1)
+  }
+
+  private findRoom(reserve: number): boolean {
     if (this.hasRoom(reserve)) return true
     if (this.makingRoom) return false
     this.makingRoom = true
@@ -94,9 +109,14 @@ export class Space {
     while (this.reclaim());
     // Each segment once, with a margin: what that does not gain, another round would not.
     const slices = 2 * Math.ceil(this.segments.pagesPerSegment / SLICE_BLOCKS) + 2
+    let isSealed = false
     for (let left = 2 * this.segments.usedCount * slices; left > 0; left--) {
       if (!this.compactor.step(true)) {
-        if (!this.compactor.isWaiting) return this.hasRoom(reserve)
+        if (!this.compactor.isWaiting) {
+          if (isSealed || !this.compactor.sealWasted()) return this.hasRoom(reserve)
+          isSealed = true
+          continue
+        }
         const before = this.segments.usedCount
         this.settle()
         if (this.segments.usedCount >= before && !this.compactor.step(true)) return false

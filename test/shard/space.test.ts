@@ -1,6 +1,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ErrorCode } from '../../src/core/errors.ts'
+import { nextLayerLow } from '../../src/core/layer-ids.ts'
 import { OpKind } from '../../src/shard/op.ts'
 import { segmentBytesFor } from '../../src/shard/shard-config.ts'
 import { FaultyFiles } from '../helpers/faulty-files.ts'
@@ -56,6 +57,27 @@ test('a full shard takes trims of single blocks as long as there are blocks', ()
   // One batch each and no background work between them: all room is made by the trims.
   for (let i = 0; i < blocks; i++) assert.is(rig.trim(0, (i * 7) % blocks, 1), 0, `trim ${i}`)
   assert.ok(fill(rig) > blocks / 2)
+})
+
+test('a full shard takes trims that give nothing back, and no writes in their reserve', () => {
+  const { rig } = smallRig()
+  let blocks = 0
+  while (rig.write(0, blocks, 16, 1) === 0) blocks += 16
+  while (rig.write(0, blocks, 1, 1) === 0) blocks++
+  // A snapshot shows all of it: each trim is a tombstone that stays.
+  const next = nextLayerLow(rig.op(OpKind.Trim, 0, 0, 1).layerLow)
+  const run = (kind: number, block: number): number =>
+    rig.run(Object.assign(rig.op(kind, 0, block, 1), { layerLow: next }))
+  let written = 0
+  for (let i = 0; i < 3000; i++) {
+    assert.is(run(OpKind.Trim, (i * 7) % blocks), 0, `trim ${i}`)
+    if (run(OpKind.Write, blocks + (written % 100)) === 0) written++
+  }
+  assert.ok(written < 3000, `${written} writes`)
+  assert.equal(rig.read(0, 3, 1), [1])
+  assert.is(rig.run(rig.op(OpKind.DeleteLayer, 0, 0, 0)), 0)
+  works(rig)
+  assert.is(rig.write(0, 0, 16, 2), 0)
 })
 
 test('a full shard is trimmed again and again where nothing is left', () => {
