@@ -18,6 +18,7 @@ import { BranchDirectory } from '../cluster/branches.ts'
 import type { Features } from '../cluster/features.ts'
 import type { VolumeRecord } from '../cluster/records.ts'
 import { VolumeKeys } from '../cluster/volume-keys.ts'
+import type { Clock } from '../core/clock.ts'
 import { ErrorCode, storeErrorOf } from '../core/errors.ts'
 import { CHUNK_BYTES } from '../core/limits.ts'
 import type { EncryptionParts } from './encrypted-volumes.ts'
@@ -27,12 +28,20 @@ import { VolumeFile } from './volume-file.ts'
 import type { VolumeKeyring } from './volume-keyring.ts'
 import type { Volumes } from './volumes.ts'
 
-/** Between syncs that let the record say how far it is. */
+/** Between syncs that let the record say how far it is: what a restart does once more at most. */
 const CHUNKS_PER_NOTE = 64
+const NOTE_MS = 10_000
 /** Another gateway has the volume, or a member is away: looked at again then. */
 const RETRY_MS = 30_000
 
 type Named = Pick<VolumeRecord, 'name' | 'family'>
+
+/** One that goes on here. */
+interface Run {
+  isAsked: boolean
+  /** All before it is under the new key, if not yet durably. */
+  nextChunk: number
+}
 
 /** How far a rekey is. */
 export interface RekeyProgress {
@@ -49,8 +58,9 @@ export class Rekeyer {
   readonly #records: VolumeKeys
   readonly #branches: BranchDirectory
   readonly #features: Features
+  readonly #clock: Clock
   readonly #trouble: (what: string, thrown: unknown) => void
-  readonly #running = new Map<string, { isAsked: boolean; readonly ended: Promise<void> }>()
+  readonly #running = new Map<string, Run & { readonly ended: Promise<void> }>()
   #closed = false
 
   constructor(parts: EncryptionParts) {
@@ -59,6 +69,7 @@ export class Rekeyer {
     this.#records = new VolumeKeys(parts.cluster)
     this.#branches = new BranchDirectory(parts.cluster)
     this.#features = parts.cluster.features
+    this.#clock = parts.cluster.clock
     this.#trouble = parts.trouble
   }
 
@@ -79,7 +90,7 @@ export class Rekeyer {
     const running = this.#running.get(family)
     if (running !== undefined) running.isAsked = true
     if (this.#closed || running !== undefined) return
-    const state = { isAsked: false, ended: Promise.resolve() }
+    const state = { isAsked: false, nextChunk: 0, ended: Promise.resolve() }
     const ended = this.#run(volume, state).finally(() => {
       this.#running.delete(family)
     })
@@ -89,9 +100,11 @@ export class Rekeyer {
   async progress({ family, sizeBytes }: VolumeRecord): Promise<RekeyProgress | null> {
     const { rekey } = await this.#records.get(family)
     if (rekey === null) return null
-    const doneBytes = Math.min(rekey.nextChunk * CHUNK_BYTES, sizeBytes)
-    const running = this.#running.has(family)
-    return { startedAt: rekey.startedAt, doneBytes, totalBytes: sizeBytes, running }
+    const here = this.#running.get(family)
+    const nextChunk = Math.max(rekey.nextChunk, here?.nextChunk ?? 0)
+    const doneBytes = Math.min(nextChunk * CHUNK_BYTES, sizeBytes)
+    const { startedAt } = rekey
+    return { startedAt, doneBytes, totalBytes: sizeBytes, running: here !== undefined }
   }
 
   /** What is out ends; the record says how far it is. */
@@ -100,14 +113,14 @@ export class Rekeyer {
     await Promise.all([...this.#running.values()].map(({ ended }) => ended))
   }
 
-  async #run(volume: Named, state: { isAsked: boolean }): Promise<void> {
+  async #run(volume: Named, state: Run): Promise<void> {
     const stopped = (): boolean => this.#closed
     while (!stopped()) {
       try {
         const { managed, device } = await this.#volumes.openOwn(volume.name)
         const file = new VolumeFile(managed, device)
         try {
-          return await this.#rewrite(managed, file, stopped)
+          return await this.#rewrite(managed, file, state)
         } finally {
           await file.close()
         }
@@ -124,7 +137,7 @@ export class Rekeyer {
     }
   }
 
-  async #rewrite(managed: ManagedVolume, file: VolumeFile, stopped: () => boolean): Promise<void> {
+  async #rewrite(managed: ManagedVolume, file: VolumeFile, run: Run): Promise<void> {
     const { family, id } = managed.record
     const record = await this.#records.get(family)
     if (record.rekey === null) return
@@ -132,12 +145,15 @@ export class Rekeyer {
     await managed.exclusively(() => managed.raiseEpochAlone(fromEpoch))
     const layers = new LayerRekey(managed, file, this.#branches)
     let chunks = await this.#chunksOf(id, file)
-    for (let chunk = record.rekey.nextChunk; chunk < chunks; ) {
+    run.nextChunk = record.rekey.nextChunk
+    for (let chunk = run.nextChunk; chunk < chunks; ) {
       const end = Math.min(chunk + CHUNKS_PER_NOTE, chunks)
+      const noteMs = this.#clock.monotonicMs() + NOTE_MS
       layers.forgetViews()
-      for (; chunk < end; chunk++) {
-        if (stopped()) return
+      while (chunk < end && this.#clock.monotonicMs() < noteMs) {
+        if (this.#closed) return
         await layers.rewriteChunk(chunk)
+        run.nextChunk = ++chunk
       }
       await file.flush()
       await this.#keyring.noteRekey(family, generation, chunk)

@@ -89,6 +89,33 @@ test('a rekey allocates nothing where nothing was', async () => {
   await bench.close()
 })
 
+test('how far a rekey is, is told chunk by chunk, and kept now and then', async () => {
+  const bench = await openBench({ arenaPages: 4096 })
+  const encrypted = encryptedOf(bench)
+  const { file } = await filled(bench)
+  const kept: number[] = []
+  const note = bench.keyring.noteRekey.bind(bench.keyring)
+  bench.keyring.noteRekey = (family, generation, nextChunk) => {
+    kept.push(nextChunk)
+    return note(family, generation, nextChunk)
+  }
+  await encrypted.rekey('v')
+  const told = new Set<number>()
+  for (;;) {
+    const progress = await encrypted.rekeyProgress('v')
+    if (progress === null) break
+    strictEqual(progress.totalBytes, SIZE)
+    told.add(progress.doneBytes)
+    if (progress.doneBytes >= 2 * CHUNK_BYTES) bench.clock.nowMs += 10_000
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+  ok(told.has(CHUNK_BYTES) && told.has(2 * CHUNK_BYTES), [...told].join())
+  deepStrictEqual(kept, [3, 4])
+  await file.close()
+  await encrypted.close()
+  await bench.close()
+})
+
 test('a rekey that was cut off goes on where it was', async () => {
   const bench = await openBench({ arenaPages: 4096 })
   const encrypted = encryptedOf(bench)
