@@ -6,7 +6,7 @@ import { Bases } from './cluster/bases.ts'
 import { randomId128 } from './cluster/ids.ts'
 import { splitSnapshotName } from './cluster/snapshots.ts'
 import { startAdminServer } from './coordinator/admin.ts'
-import { PeerBackend } from './coordinator/backend.ts'
+import { PeerBackend, type Phase } from './coordinator/backend.ts'
 import { type ClusterParts, joinCluster } from './coordinator/cluster-parts.ts'
 import { clusterToJoin } from './coordinator/join.ts'
 import {
@@ -149,7 +149,7 @@ async function start(
   undo.add(() => unlocking.stop())
   const nbd = createNbd(config, volumes, output, security)
   const credentials = await startCredentials({ config, nbd, metadata, replication, log, undo })
-  let stopping = false
+  let phase: Phase = 'starting'
   const addresses: Record<'nbd' | 'admin', string[]> = { nbd: [], admin: [] }
   const backend = new PeerBackend({
     directory,
@@ -166,7 +166,7 @@ async function start(
     keys: unlocking.backend(volumes),
     credentials,
     problems: () => metadata.problems(),
-    stopping: () => stopping
+    phase: () => phase
   })
   await backend.refreshVolumes()
   // Before the shards are there: a long recovery is watched through /readyz and `torus status`.
@@ -180,6 +180,7 @@ async function start(
   await createInitialVolumes(config, volumes, backend, output)
   undo.add(() => nbd.close(config.shutdownMs))
   addresses.nbd.push(...(await listenNbd(config, nbd)))
+  phase = 'serving'
   await parts.announce({ nbdAddresses: addresses.nbd, adminAddresses: addresses.admin })
   log.info({ dataDir: directory.path, shards: pool.clients.length, nbd: addresses.nbd }, 'serving')
   return {
@@ -190,7 +191,7 @@ async function start(
     failed: parts.replaced,
     reload: () => credentials.reload(),
     stop: once(() => {
-      stopping = true
+      phase = 'stopping'
       return undo.run()
     })
   }

@@ -63,6 +63,8 @@ import { PeerStreamBackend } from './stream-backend.ts'
 import type { Replication } from './replication.ts'
 import { bytesOfFamilies } from './volume-usage.ts'
 
+export type Phase = 'starting' | 'serving' | 'stopping'
+
 export interface BackendParts {
   readonly directory: DataDirectory
   readonly pool: ShardPool<BlockOp>
@@ -87,7 +89,7 @@ export interface BackendParts {
   readonly onTrouble: (what: string, error: StoreError) => void
   /** Problems of what is not shards or space. */
   problems(): readonly HealthProblem[]
-  stopping(): boolean
+  phase(): Phase
 }
 
 const operationOfKind: Readonly<Record<RequestKind, OperationName>> = {
@@ -144,7 +146,8 @@ export class PeerBackend implements AdminBackend {
 
   ready(): Ready {
     const reasons: string[] = []
-    if (this.#parts.stopping()) reasons.push('the peer is stopping')
+    const phase = this.#parts.phase()
+    if (phase !== 'serving') reasons.push(`the peer is ${phase}`)
     for (const client of this.#parts.pool.clients) {
       if (client.state === 'starting') reasons.push(`shard ${client.shard} is being recovered`)
       if (client.state === 'failed') reasons.push(`shard ${client.shard} failed: ${client.failure}`)
