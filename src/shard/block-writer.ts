@@ -20,6 +20,7 @@ import { type BlockViews, NativeChecksums, type Summing } from './memory.ts'
 import { OpFlag, OpKind, type ShardOp } from './op.ts'
 import { LOCATION_HOLE, LOCATION_ZERO } from './run-list.ts'
 import { SEALED_BLOCKS_MAX, SealedWrites } from './sealed-writes.ts'
+import type { Merges } from './merges.ts'
 import type { Segments } from './segments.ts'
 import type { ShardHost } from './shard-config.ts'
 import { shardStatIndex } from './stats.ts'
@@ -52,6 +53,7 @@ export class BlockWriter {
   private readonly appender: Appender
   private readonly gate: WriteGate
   private readonly voids: Voids
+  private readonly merges: Merges
   private readonly host: ShardHost
   private readonly record = new BlockRecord()
   private readonly crcs = new Uint32Array(BATCH_PAYLOAD_PAGES_MAX)
@@ -65,6 +67,7 @@ export class BlockWriter {
       index: ExtentIndex
       appender: Appender
       voids: Voids
+      merges: Merges
       views: BlockViews
       gate: WriteGate
     }
@@ -81,6 +84,7 @@ export class BlockWriter {
     this.sums = host.sums ?? new NativeChecksums(parts.views)
     this.gate = parts.gate
     this.voids = parts.voids
+    this.merges = parts.merges
   }
 
   /** Carries out all Write, Trim, WriteZeroes and DeleteLayer among `ops[0, count)`, in order. */
@@ -300,8 +304,8 @@ export class BlockWriter {
       op.layerLow,
       false
     )
+    if (op.kind === OpKind.DeleteLayer) return layer < 0 && !this.merges.mayHide(op)
     if (layer < 0) return true
-    if (op.kind === OpKind.DeleteLayer) return false
     return this.index.countFilled(layer, op.chunk, op.firstBlock, op.blockCount) === 0
   }
 

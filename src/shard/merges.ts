@@ -38,6 +38,19 @@ export class Merges {
     if (this.runs.length > 0) index.dropHiddenFrom(lost)
   }
 
+  /** The layer may be in a checkpoint, though the index forgot it. */
+  mayHide({ familyHigh, familyLow, layerHigh, layerLow }: ShardOp): boolean {
+    const number = layerNumber(layerLow)
+    return this.runs.some(
+      (run) =>
+        run.familyLow === familyLow &&
+        run.familyHigh === familyHigh &&
+        run.layerHigh === layerHigh &&
+        layerNumber(run.lowest) <= number &&
+        number < layerNumber(run.highest)
+    )
+  }
+
   /** Carries out the op: known for good, then begun. */
   add(op: ShardOp, index: ExtentIndex): void {
     const { familyHigh, familyLow, layerHigh, layerLow: highest, chunk: lowest } = op

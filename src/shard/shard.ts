@@ -148,6 +148,7 @@ export class Shard {
       index: this.index,
       appender: this.appender,
       voids: recovered.voids,
+      merges: this.merges,
       views,
       gate: this
     })

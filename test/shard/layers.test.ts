@@ -385,6 +385,30 @@ test('what a deleted snapshot alone had is dead, and the others keep theirs', ()
   assert.is(world.rig.stat('liveBytes'), 60 * BLOCK_BYTES)
 })
 
+test('a volume deleted after its snapshots stays so, whatever a checkpoint has of them', () => {
+  const world = makeWorld(false)
+  const { rig } = world
+  for (let round = 0; round < 2; round++) {
+    runStep(world, { kind: 'write', chunk: 0, at: 0, n: 10 })
+    runStep(world, { kind: 'snapshot' })
+  }
+  runStep(world, { kind: 'checkpoint' })
+  settle(world)
+  const layers = [...world.snapshots.map(({ layerLow }) => layerLow), world.head]
+  // The oldest layer is left with nothing, and forgotten.
+  runStep(world, { kind: 'delete', at: 0 })
+  settle(world)
+  for (const layerLow of layers) {
+    assert.is(rig.run(Object.assign(rig.op(OpKind.DeleteLayer, 0, 0, 0), { layerLow })), 0)
+  }
+  rig.flush()
+  world.files.kill()
+  rig.reopen()
+  settle(world)
+  assert.is(rig.stat('indexEntries'), 0)
+  assert.is(rig.stat('liveBytes'), 0)
+})
+
 test('a thousand snapshots of one volume read as they were', () => {
   const world = makeWorld(false)
   const random = seededRandom(9)
