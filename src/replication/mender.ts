@@ -1,5 +1,5 @@
 /**
- * Blocks of this peer that a scrub found damaged get their bytes back from another member
+ * Blocks of this peer that a scrub or a read found damaged get their bytes back from another member
  * (PROTOCOL.md, R32). Those for which nobody can be asked now are tried again a while later.
  */
 import type { GroupRecords } from '../cluster/groups.ts'

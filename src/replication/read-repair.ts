@@ -15,7 +15,9 @@ interface Repair {
 
 /**
  * Gives a member its blocks back that failed their checksum there and were read from another one.
- * One at a time: a disk that fails has many of them, and what is not done here the scrub does.
+ * One at a time: a disk that fails has many of them, and what is not done here the scrub does. Only
+ * what the layer itself has: what it is read from below it the member's Mender gets back, which its
+ * shard told where (R32).
  */
 export class ReadRepairs {
   readonly #store: ReplicatedStore
@@ -76,7 +78,10 @@ export class ReadRepairs {
       const range = { ...next.range, ...under, fenceEpoch: family.writerEpoch }
       const failure = await copyBlocks(this.#store.arena, range, good.member!, [boot.member])
       const where = `blocks ${range.firstBlock}+${range.blockCount} of chunk ${range.chunk}`
-      const how = failure === null ? 'repaired' : `not repaired: ${errorCodeName(failure.error)}`
+      const how =
+        failure === null
+          ? 'what the layer has was copied again'
+          : `not repaired: ${errorCodeName(failure.error)}`
       this.#store.trouble(`${where} at ${boot.peerId} failed their checksum: ${how}`, null)
     }
   }

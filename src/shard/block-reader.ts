@@ -4,9 +4,11 @@ import { ErrorCode, type StoreError, storeErrorOf } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
 import { MAP_BIRTHS, MAP_BYTES, MAP_CRCS, SEAL_MAP_WORDS } from './chunk-map.ts'
 import { BASE_UNKNOWN, type ExtentIndex } from './extent-index.ts'
+import { DamageList } from './damage-list.ts'
 import type { Files } from './files.ts'
 import type { BlockViews } from './memory.ts'
 import { OpFlag, type ShardOp, StatusExtent } from './op.ts'
+import { ReadDamage } from './read-damage.ts'
 import { LOCATION_END, RunList } from './run-list.ts'
 import { SealedReads } from './sealed-reads.ts'
 import type { ShardHost } from './shard-config.ts'
@@ -33,6 +35,9 @@ export class BlockReader {
   private readonly index: ExtentIndex
   private readonly runs = new RunList()
   private readonly sealed: SealedReads
+  private readonly damaged: ReadDamage
+  /** What reads and scrubs found, for who has other copies. */
+  readonly damage: DamageList
 
   constructor(
     host: ShardHost,
@@ -52,6 +57,8 @@ export class BlockReader {
     this.segments = segments
     this.index = index
     this.sealed = new SealedReads(host, { ...parts, queries: index.queries() })
+    this.damage = new DamageList(host.memory)
+    this.damaged = new ReadDamage({ files: host.files, segments, index, damage: this.damage })
   }
 
   /**
@@ -76,6 +83,11 @@ export class BlockReader {
     const { chunk, firstBlock, blockCount } = op
     if (isAlone) this.index.lookupAlone(layer, chunk, firstBlock, blockCount, runs)
     else this.index.lookup(layer, chunk, firstBlock, blockCount, runs)
+    this.bring(op, layer)
+    if (op.error !== ErrorCode.Ok) this.damaged.note(op, layer, runs, isAlone)
+  }
+
+  private bring(op: ShardOp, layer: number): void {
     const isOpened = op.keySlot !== 0
     // A seal that opens tells more than a checksum.
     if (!this.readRuns(op, !isOpened)) return

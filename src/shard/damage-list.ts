@@ -19,8 +19,12 @@ export class DamageList {
   }
 
   add(key: LayerKey, chunk: number, block: number): void {
+    const has = (each: Damage, end: number): boolean =>
+      each.chunk === chunk && each.firstBlock <= block && block < end && isSame(each.key, key)
+    // Clients read again what failed.
+    if (this.entries.some((each) => has(each, each.firstBlock + each.blockCount))) return
     const last = this.entries.at(-1)
-    const goesOn = last !== undefined && last.chunk === chunk && isSame(last.key, key)
+    const goesOn = last !== undefined && has(last, Infinity)
     if (goesOn && last.firstBlock + last.blockCount === block) last.blockCount++
     else if (this.entries.length < DAMAGE_LISTED_MAX) {
       this.entries.push({ key, chunk, firstBlock: block, blockCount: 1 })

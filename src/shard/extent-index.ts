@@ -315,6 +315,11 @@ export class ExtentIndex {
     } else this.lookupAlone(layer, chunk, first, count, out)
   }
 
+  /** The layer that `layer` reads the block from, which is there. */
+  layerShown(layer: number, chunk: number, block: number): number {
+    return this.reads.layerShown(layer, chunk, block) ?? layer
+  }
+
   /** Runs of equal `StatusExtent` that cover the whole range; `out.locations` holds these. */
   status(layer: number, chunk: number, first: number, count: number, out: RunList): void {
     this.reads.status(layer, chunk, first, count, out)

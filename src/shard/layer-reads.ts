@@ -93,6 +93,18 @@ export class LayerReads {
     }
   }
 
+  /** The number of the layer that the block is read from. Null: no layer has it. */
+  layerShown(layer: number, chunk: number, block: number): number | null {
+    const { chains } = this.layers
+    const stack = chains.isStacked(layer) ? chains.stackOf(layer) : null
+    if (stack === null) return null
+    for (let i = this.findHaving(stack, chunk) - 1; i >= 0; i--) {
+      const address = this.having[i]! % TWO_32
+      if (this.store.look(address, block, block + 1).length > 0) return this.store.layerAt(address)
+    }
+    return null
+  }
+
   /** The versions of all that reads as data in the range; what does not keeps what was there. */
   versions(layer: number, chunk: number, first: number, count: number, out: BlockVersions): void {
     const { seen } = this

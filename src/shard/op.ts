@@ -79,8 +79,9 @@ export const OpKind = {
    */
   DropChunks: 22,
   /**
-   * Blocks that a scrub found damaged and nobody asked for yet: `resultA` entries of DAMAGE_BYTES
-   * in `blockCount` pages of payload. The shard forgets them; its next round names them anew.
+   * Blocks that a scrub or a read found damaged and nobody asked for yet: `resultA` entries of
+   * DAMAGE_BYTES in `blockCount` pages of payload. The shard forgets them; its next round of the
+   * scrub names them anew.
    */
   TakeDamage: 23,
   /**

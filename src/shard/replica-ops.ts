@@ -2,7 +2,6 @@
 import { ErrorCode } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS, GROUPS_MAX } from '../core/limits.ts'
 import type { BlockReader } from './block-reader.ts'
-import { DamageList } from './damage-list.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import { AnswerWords, type IndexQueries, type SumsQuestion } from './index-queries.ts'
 import {
@@ -24,8 +23,6 @@ const isGroupCount = (groups: number): boolean =>
   groups >= 1 && groups <= GROUPS_MAX && (groups & (groups - 1)) === 0
 
 export class ReplicaOps {
-  /** What a scrub finds. */
-  readonly damage: DamageList
   private readonly memory: Buffer
   private readonly words: Uint32Array
   private readonly reader: BlockReader
@@ -42,7 +39,6 @@ export class ReplicaOps {
   }
 
   constructor(memory: Buffer, index: ExtentIndex, reader: BlockReader) {
-    this.damage = new DamageList(memory)
     this.memory = memory
     this.words = new Uint32Array(memory.buffer, memory.byteOffset, Math.floor(memory.length / 4))
     this.reader = reader
@@ -67,7 +63,7 @@ export class ReplicaOps {
         this.listChunks(op)
         return true
       case OpKind.TakeDamage:
-        this.damage.take(op)
+        this.reader.damage.take(op)
         return true
       case OpKind.LayerSpace:
         this.space.answer(op)

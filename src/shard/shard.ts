@@ -142,7 +142,7 @@ export class Shard {
       views
     })
     this.replica = new ReplicaOps(host.memory, this.index, this.reader)
-    this.scrubber = new Scrubber(config, host, { ...parts, damage: this.replica.damage })
+    this.scrubber = new Scrubber(config, host, { ...parts, damage: this.reader.damage })
     this.writer = new BlockWriter(host, {
       segments: this.segments,
       index: this.index,

@@ -1,9 +1,12 @@
 /** Members of groups are compared, and repaired from each other, without a client that reads. */
 import { deepStrictEqual, notDeepStrictEqual, ok, strictEqual } from 'node:assert/strict'
 import { suite } from 'uvu'
+import { ErrorCode } from '../../src/core/errors.ts'
+import { nextLayerLow } from '../../src/core/layer-ids.ts'
 import { groupOfChunk } from '../../src/placement/hash.ts'
 import { OpFlag, OpKind } from '../../src/replication/block-store.ts'
 import type { GroupScrub } from '../../src/replication/group-scrub.ts'
+import { hexOf } from '../../src/shard/block-reader.ts'
 import { ShardOp } from '../../src/shard/op.ts'
 import { MemberCluster } from '../helpers/member-cluster.ts'
 import type { MemberPeer } from '../helpers/member-peer.ts'
@@ -77,6 +80,51 @@ for (const isSealed of [false, true]) {
     await isGood(cluster, t)
   })
 }
+
+test('what a read finds damaged below the layer that it asks for comes back, unscrubbed', async () => {
+  const cluster = await filled(2)
+  const [s, t] = cluster.peers as [MemberPeer, MemberPeer]
+  const [middle, head] = [nextLayerLow(7), nextLayerLow(nextLayerLow(7))]
+  for (const [i, layerLow] of [middle, head].entries()) {
+    for (const peer of cluster.peers) {
+      const { record } = cluster.records[groupOfChunk(0, 1, 2, 4)]!
+      const fields = { ...at(2, 24 + 3 * i, 2), layerLow, pool: 1, groupEpoch: record.epoch }
+      const version = { fenceEpoch: 1, writerEpoch: 1, sequence: 1000 + i }
+      strictEqual((await peer.run(Write, { ...fields, ...version }, 60 + i)).error, 0)
+    }
+  }
+  const read = async (peer: MemberPeer, firstBlock: number, blockCount: number) => {
+    const { record } = cluster.records[groupOfChunk(0, 1, 2, 4)]!
+    const under = { layerLow: head, pool: 1, groupEpoch: record.epoch, fenceEpoch: 1 }
+    const op = await peer.run(OpKind.Read, { ...at(2, firstBlock, blockCount), ...under })
+    return [op.error, ...peer.arena.bytes.subarray(op.payload, op.payload + blockCount * 4096)]
+  }
+  t.damage()
+  for (const [first, count] of [
+    [20, 12],
+    [20, 12],
+    [100, 2]
+  ] as const) {
+    strictEqual((await read(t, first, count))[0], ErrorCode.ChecksumMismatch)
+  }
+  // Each once, though it was read twice: 2 of each upper layer, the rest of the lowest.
+  strictEqual(await mended(cluster.scrubOf(t)), 12 + 2)
+  const places = cluster.log.filter(({ message }) => message.includes('were repaired'))
+  const layers = new Set(places.map(({ fields }) => fields['layer']))
+  deepStrictEqual(
+    [...layers].sort(),
+    [7, middle, head].map((low) => hexOf(0, low))
+  )
+  for (const [first, count] of [
+    [20, 12],
+    [100, 2]
+  ] as const) {
+    const bytes = await read(t, first, count)
+    strictEqual(bytes[0], 0)
+    deepStrictEqual(bytes, await read(s, first, count))
+  }
+  strictEqual((await read(t, 110, 1))[0], ErrorCode.ChecksumMismatch, 'nobody read it')
+})
 
 test('damage where nobody else has the block is named', async () => {
   const cluster = await filled(2)
