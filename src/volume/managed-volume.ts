@@ -6,20 +6,16 @@ import type { NewSnapshot, SnapshotDirectory } from '../cluster/snapshots.ts'
 import type { VolumeChange, VolumeDirectory } from '../cluster/volume-directory.ts'
 import type { Arena } from '../core/arena.ts'
 import { ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
-import {
-  APPEND_RESERVE_BYTES,
-  BLOCK_BYTES,
-  SNAPSHOT_HOLD_MS,
-  VOLUME_BYTES_MAX
-} from '../core/limits.ts'
+import { APPEND_RESERVE_BYTES, SNAPSHOT_HOLD_MS, VOLUME_BYTES_MAX } from '../core/limits.ts'
 import type { FamilyKey } from '../replication/block-store.ts'
 import { type Limits, NO_LIMITS } from './admission.ts'
+import { clearBehindEnd } from './behind-end.ts'
 import { BlockVolume } from './block-volume.ts'
 import type { Locks } from './locks.ts'
 import { OpenVolume } from './open-volume.ts'
 import type { VolumeHistory } from './volume-history.ts'
 import type { OpenOptions } from './volume-options.ts'
-import { RequestFlag, RequestKind, VolumeRequest } from './request.ts'
+import type { VolumeRequest } from './request.ts'
 import type { VolumeIo } from './volume-io.ts'
 import type { VolumeKeyring } from './volume-keyring.ts'
 import { type SettingsChange, settingsOf } from './volume-settings.ts'
@@ -144,8 +140,8 @@ export class ManagedVolume {
    * Takes a snapshot, alone, while clients go on: what was acknowledged before is in it, what is
    * begun afterwards is not. Changes are held only until those in flight are over.
    *
-   *   the next layer is the head in the metadata, the snapshot is *taking* -> changes are held,
-   *     none is in flight -> ops are for that layer -> changes go on -> flush -> it is there
+   *   flush -> the next layer is the head in the metadata, the snapshot is *taking* -> changes are
+   *     held, none is in flight -> ops are for that layer -> changes go on -> flush -> it is there
    *
    * Whatever fails in between leaves a layer more, which nobody sees.
    * @throws StoreError AlreadyExists, LimitReached, Busy, Closed, Unavailable
@@ -154,6 +150,8 @@ export class ManagedVolume {
     this.#checkThere()
     await this.ensureWriter()
     const { volume } = this
+    // Then the flush below is short, and so is what writes wait for that go on beside it.
+    await this.#flush(`before snapshot ${spec.name}`, volume.ops.identity)
     const begun = await snapshots.begin(this.record.id, volume.ops.writerEpoch, spec)
     this.record = begun.volume
     try {
@@ -504,25 +502,10 @@ export class ManagedVolume {
     const { sizeBytes } = this.volume
     const { touchedBytes } = this.record
     if (touchedBytes <= sizeBytes) return
-    const blockEnd = Math.min(Math.ceil(sizeBytes / BLOCK_BYTES) * BLOCK_BYTES, touchedBytes)
-    const trimEnd = Math.ceil(touchedBytes / BLOCK_BYTES) * BLOCK_BYTES
-    if (blockEnd > sizeBytes) await this.#clear(RequestKind.WriteZeroes, sizeBytes, blockEnd)
-    if (trimEnd > blockEnd) await this.#clear(RequestKind.Trim, blockEnd, trimEnd)
+    await clearBehindEnd(this.volume, touchedBytes, (device, request) =>
+      this.run(device, request, true)
+    )
     await this.#update(() => ({ touchedBytes: sizeBytes }))
-  }
-
-  async #clear(kind: number, start: number, end: number): Promise<void> {
-    const device = new OpenVolume(this.volume, { readOnly: false, onClosed: () => {} })
-    const request = new VolumeRequest()
-    request.kind = kind
-    request.flags = RequestFlag.Fua
-    request.offset = start
-    request.length = end - start
-    await this.run(device, request, true)
-    if (request.error === 0) return
-    const reason = errorCodeName(request.error)
-    const text = `volume ${this.volume.name}: bytes behind its end could not be trimmed: ${reason}`
-    throw new StoreError(request.error as ErrorCode, text)
   }
 
   async #update(change: (record: VolumeRecord) => VolumeChange): Promise<void> {

@@ -81,7 +81,7 @@ for (const isSealed of [false, true]) {
   })
 }
 
-test('what a read finds damaged below the layer that it asks for comes back, unscrubbed', async () => {
+test('what a read finds damaged below its layer comes back, unscrubbed', async () => {
   const cluster = await filled(2)
   const [s, t] = cluster.peers as [MemberPeer, MemberPeer]
   const [middle, head] = [nextLayerLow(7), nextLayerLow(nextLayerLow(7))]

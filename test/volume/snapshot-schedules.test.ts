@@ -8,9 +8,10 @@ import {
   expiredSnapshots,
   type ScheduleRule
 } from '../../src/volume/schedule-rules.ts'
+import { RequestKind } from '../../src/volume/request.ts'
 import { SnapshotSchedules } from '../../src/volume/snapshot-schedules.ts'
 import { until } from '../helpers/process.ts'
-import { type Bench, failsWith, openBench, schedulesOf } from '../helpers/volume-bench.ts'
+import { ask, type Bench, failsWith, openBench, schedulesOf } from '../helpers/volume-bench.ts'
 
 const MIB = 1024 * 1024
 const MINUTE = 60_000
@@ -242,6 +243,53 @@ test('who serves a volume takes them, or else who is in charge', async () => {
   await until(async () => (await look()) === 2, 'the volume is followed')
   await schedules.close()
   await bench.close()
+})
+
+test('snapshots of a locked volume come and go without its key', async () => {
+  const before = await openBench()
+  const encrypt = { kind: 'passphrase', secret: Buffer.from('open sesame'), label: '' } as const
+  await before.volumes.create({ name: 'secret', sizeBytes: MIB, encrypt })
+  const { clock } = before
+  const schedules = schedulesOf(before)
+  await schedules.start()
+  await schedules.set('secret', [{ everyMs: HOUR, keep: 1 }])
+  const write = async (bench: Bench): Promise<void> => {
+    const device = await bench.volumes.open('secret', {})
+    const data = Buffer.alloc(4096, 1)
+    strictEqual((await ask(bench, device, { kind: RequestKind.Write, data })).error, 0)
+    await device.close()
+  }
+  await write(before)
+  await before.volumes.lock('secret')
+  const namesIn = async ({ volumes }: Bench) => {
+    return (await volumes.snapshots.list('secret')).map(({ name }) => name)
+  }
+  clock.wallShiftMs += HOUR
+  await schedules.look()
+  const names = await namesIn(before)
+  strictEqual(names.length, 1)
+  await schedules.close()
+  await before.metadata.close()
+  // Nor does a process that was never told the key.
+  const again = await openBench({
+    tables: before.tables,
+    store: before.store,
+    arena: before.arena,
+    boot: 2
+  })
+  again.clock.wallShiftMs = clock.wallShiftMs + HOUR
+  const later = schedulesOf(again)
+  await later.start()
+  await later.look()
+  const [kept = '', ...others] = await namesIn(again)
+  deepStrictEqual(others, [])
+  ok(kept !== names[0] && kept !== '', 'the one before it had its time')
+  await rejects(write(again), failsWith(ErrorCode.Locked))
+  const record = await again.volumes.withEncrypted('secret', async (volume) => volume)
+  await again.keyring.unlock(record, encrypt, null)
+  await write(again)
+  await later.close()
+  await again.close()
 })
 
 test('a schedule that cannot be is refused by name', async () => {
