@@ -23,6 +23,8 @@ export interface Arena {
   giveBack(buffer: Buffer): void
   /** Copies `from[start, start + length)` to `to[at..]`: any two buffers, at any alignment. */
   copy(to: Buffer, at: number, from: Buffer, start: number, length: number): void
+  /** CRC-32C of `bytes`, behind others whose sum is `before`: quick of what is in the arena. */
+  checksum(bytes: Buffer, before?: number): number
   /** Calls `wake` once, after pages have been freed since this call. */
   onFree(wake: () => void): void
 }

@@ -55,16 +55,23 @@ let shifts: Uint32Array | null = null
 export function crc32cOfBlocks(crcs: Uint32Array, at: number, count: number): number {
   shifts ??= shiftsOver(BLOCK_BYTES)
   let crc = 0
-  for (let i = at; i < at + count; i++) {
-    crc =
-      shifts[crc & 0xff]! ^
-      shifts[256 + ((crc >>> 8) & 0xff)]! ^
-      shifts[512 + ((crc >>> 16) & 0xff)]! ^
-      shifts[768 + (crc >>> 24)]! ^
-      crcs[i]!
-  }
+  for (let i = at; i < at + count; i++) crc = shifted(shifts, crc) ^ crcs[i]!
   return crc >>> 0
 }
+
+/** crc(A B) = crc32cBefore(crc(A), blocks of B) ^ crc(B) */
+export function crc32cBefore(crc: number, blocks: number): number {
+  shifts ??= shiftsOver(BLOCK_BYTES)
+  let moved = crc
+  for (let i = 0; i < blocks; i++) moved = shifted(shifts, moved)
+  return moved >>> 0
+}
+
+const shifted = (table: Uint32Array, crc: number): number =>
+  table[crc & 0xff]! ^
+  table[256 + ((crc >>> 8) & 0xff)]! ^
+  table[512 + ((crc >>> 16) & 0xff)]! ^
+  table[768 + (crc >>> 24)]!
 
 function shiftsOver(bytes: number): Uint32Array {
   const zeroes = Buffer.alloc(bytes)

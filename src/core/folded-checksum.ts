@@ -20,7 +20,7 @@
  * Such multiples for another polynomial: S. Russell, "Chorba: a novel CRC32 implementation", 2024.
  */
 import { assert } from './assert.ts'
-import { crc32c, crc32cOfBlocks } from './checksum.ts'
+import { crc32c, crc32cBefore, crc32cOfBlocks } from './checksum.ts'
 import { BLOCK_BYTES } from './limits.ts'
 import { type Code, instanceOf, type Mover, moverOf, type WasmMemory } from './wasm.ts'
 import { ADD, advance, get, loadVector, loop, set, storeVector, XOR_VECTORS } from './wasm-code.ts'
@@ -43,6 +43,9 @@ const USED_BYTES = AT_REST + REST_BYTES
 
 /** What one that folds needs of its memory besides the bytes; zero in the beginning. */
 export const FOLD_SCRATCH_BYTES = 64 * 1024
+
+/** Of fewer the native package takes the checksum as soon. */
+const FOLDED_BLOCKS_MIN = 4
 
 /** folded[0..bytes) = from[0..bytes) ^ …; `history` is where folded - 209 vectors are. */
 type Fold = (from: number, history: number, to: number, bytes: number) => void
@@ -82,6 +85,20 @@ export class FoldedChecksum {
     // A state that begins as all zeroes; the algorithm inverts it before and after.
     const bare = ~crc32c(this.rest, 0xffff_ffff)
     return (bare ^ this.ofZeroBlocks(count)) >>> 0
+  }
+
+  /**
+   * CRC-32C of any `bytes`, those in the memory by folding, behind others whose checksum is
+   * `before`.
+   */
+  ofBytes(bytes: Buffer, before: number = 0): number {
+    const blocks = Math.floor(bytes.length / BLOCK_BYTES)
+    if (blocks < FOLDED_BLOCKS_MIN || bytes.buffer !== this.rest.buffer) {
+      return crc32c(bytes, before)
+    }
+    const sum = crc32cBefore(before, blocks) ^ this.ofBlocks(bytes.byteOffset, blocks)
+    const done = blocks * BLOCK_BYTES
+    return done === bytes.length ? sum >>> 0 : crc32c(bytes.subarray(done), sum >>> 0)
   }
 
   /** What beginning with a state of all ones, and inverting it in the end, adds. */

@@ -1,7 +1,7 @@
 import type { Arena } from '../core/arena.ts'
 import { assert } from '../core/assert.ts'
 import { SUMS_SCRATCH_BYTES } from '../core/block-checksums.ts'
-import { FOLD_SCRATCH_BYTES } from '../core/folded-checksum.ts'
+import { FOLD_SCRATCH_BYTES, FoldedChecksum } from '../core/folded-checksum.ts'
 import { ARENA_BYTES_DEFAULT, BLOCK_BYTES, SHARDS_MAX } from '../core/limits.ts'
 import {
   moverOf,
@@ -29,6 +29,7 @@ export class SharedArena implements Arena {
   readonly memory: SharedWasmMemory
   private readonly scratchStart: number
   private readonly move: Mover
+  private readonly folded: FoldedChecksum
   private readonly lendable: Buffer[] = []
   private readonly runs: PageRuns
   /** Holds on the run that starts at a page; 0 where none starts. */
@@ -41,8 +42,9 @@ export class SharedArena implements Arena {
   constructor(bytes: number = ARENA_BYTES_DEFAULT) {
     assert(bytes > 0 && bytes % WASM_PAGE_BYTES === 0, 'the arena is whole 64 KiB pages')
     this.scratchStart = bytes + LENT_BUFFERS * LENT_BYTES
-    this.memory = sharedMemory(this.scratchStart + SHARDS_MAX * SCRATCH_BYTES)
+    this.memory = sharedMemory(this.scratchOf(SHARDS_MAX) + FOLD_SCRATCH_BYTES)
     this.move = moverOf(this.memory)
+    this.folded = new FoldedChecksum(this.memory, this.scratchOf(SHARDS_MAX))
     this.shared = this.memory.buffer
     this.bytes = Buffer.from(this.shared, 0, bytes)
     for (let buffer = LENT_BUFFERS - 1; buffer >= 0; buffer--) {
@@ -58,9 +60,9 @@ export class SharedArena implements Arena {
     return this.runs.pagesFree
   }
 
-  /** Where in the memory what the worker of a shard takes checksums with is. */
+  /** Where in the memory what the worker of a shard takes checksums with is; last, the arena's. */
   scratchOf(shard: number): number {
-    assert(shard >= 0 && shard < SHARDS_MAX, 'each shard has a scratch')
+    assert(shard >= 0 && shard <= SHARDS_MAX, 'each shard has a scratch')
     return this.scratchStart + shard * SCRATCH_BYTES
   }
 
@@ -111,6 +113,10 @@ export class SharedArena implements Arena {
     }
     assert(at + length <= to.length && start + length <= from.length, 'copies stay inside')
     this.move(to.byteOffset + at, from.byteOffset + start, length)
+  }
+
+  checksum(bytes: Buffer, before?: number): number {
+    return this.folded.ofBytes(bytes, before)
   }
 
   onFree(wake: () => void): void {

@@ -3,6 +3,7 @@
  * beyond the limit, or a payload that fails its checksum ends the connection. What the handler
  * cannot take now leaves its bytes where they are, so that it is simply offered again.
  */
+import type { Arena } from '../core/arena.ts'
 import { crc32c } from '../core/checksum.ts'
 import {
   FRAME_HEADER_BYTES,
@@ -31,6 +32,7 @@ export class FrameReader implements ByteConsumer {
   blocked = false
   readonly receiver: PeerReceiver
   private readonly handler: FrameHandler
+  private readonly arena: Arena
   private closed = false
   /** The header at `start` is known to be whole, and so is its small payload. */
   private headerSeen = false
@@ -42,8 +44,10 @@ export class FrameReader implements ByteConsumer {
   private crc = 0
   private afterLarge = false
 
-  constructor(receiver: PeerReceiver, handler: FrameHandler) {
+  /** Most large payloads go to `arena`. */
+  constructor(receiver: PeerReceiver, handler: FrameHandler, arena: Arena) {
     this.receiver = receiver
+    this.arena = arena
     this.handler = handler
   }
 
@@ -91,7 +95,7 @@ export class FrameReader implements ByteConsumer {
   private partArrived(target: Buffer, count: number): void {
     const part = count === target.length ? target : target.subarray(this.got, this.got + count)
     // While it is in the processor's cache.
-    this.crc = crc32c(part, this.crc)
+    this.crc = this.arena.checksum(part, this.crc)
     this.got += count
     if (this.got < target.length) return
     this.target = null

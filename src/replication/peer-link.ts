@@ -105,7 +105,7 @@ export class PeerLink implements Member, FrameHandler {
     this.pingTicks = Math.max(1, Math.floor(idleMs / this.tickMs))
     this.pingAnswerTicks = Math.max(2, Math.ceil(limits.pingAnswerMs / this.tickMs))
     this.sender = new GatherSender(socket, parts.buffers, LINK_SENDER, () => this.moved())
-    this.reader = new FrameReader(receiver, this)
+    this.reader = new FrameReader(receiver, this, this.arena)
     receiver.consumer = this.reader
     socket.on('error', (error) => this.lose(error.message))
     socket.once('close', () => this.lose(this.goodbye))
@@ -212,7 +212,8 @@ export class PeerLink implements Member, FrameHandler {
     const payload = this.arena.bytes.subarray(op.payload, op.payload + bytes - tagBytes)
     const tags = this.arena.bytes.subarray(op.tags, op.tags + tagBytes)
     let crc = op.payloadCrc
-    if (crc < 0) crc = tagBytes === 0 ? crc32c(payload) : crc32c(tags, crc32c(payload))
+    if (crc < 0) crc = this.arena.checksum(payload)
+    if (op.payloadCrc < 0 && tagBytes > 0) crc = crc32c(tags, crc)
     putOpFrame(sender.view, at, frame, slot.requestId, op, bytes, crc)
     if (copied) sender.copy(payload)
     else {

@@ -112,7 +112,7 @@ export class PeerSession implements FrameHandler, BatchMember, PageWaiter {
     this.caller = parts.caller
     this.receiver = parts.receiver
     this.sender = parts.sender
-    this.reader = new FrameReader(parts.receiver, this)
+    this.reader = new FrameReader(parts.receiver, this, parts.host.pages.arena)
     parts.receiver.consumer = this.reader
   }
 
@@ -398,7 +398,7 @@ export class PeerSession implements FrameHandler, BatchMember, PageWaiter {
       return true
     }
     const payload = body ?? host.pages.arena.bytes.subarray(pages, pages + bytes)
-    const crc = crc32c(payload)
+    const crc = host.pages.arena.checksum(payload)
     const { requestId, jsonBytes } = request
     putAnswerFrame(view, at, kind, requestId, request, free, jsonBytes, bytes, crc)
     if (copied) {

@@ -1,4 +1,7 @@
+import type { Arena } from '../core/arena.ts'
 import { assert } from '../core/assert.ts'
+import { BLOCK_BYTES } from '../core/limits.ts'
+import { OpFlag, OpKind } from '../shard/op.ts'
 import type { Boot } from './boots.ts'
 import { BlockOp, isDamage } from './block-store.ts'
 import type { FamilyIo } from './family-io.ts'
@@ -76,6 +79,18 @@ export class Pending {
     this.inFlight++
   }
 
+  /** Of a plain write: taken once for all members that its bytes are sent to; else -1. */
+  payloadCrc(arena: Arena): number {
+    const { request } = this
+    const isPlain = request.keySlot === 0 && (request.flags & OpFlag.Sealed) === 0
+    if (request.kind !== OpKind.Write || !isPlain) return -1
+    if (request.payloadCrc < 0) {
+      const end = request.payload + request.blockCount * BLOCK_BYTES
+      request.payloadCrc = arena.checksum(arena.bytes.subarray(request.payload, end))
+    }
+    return request.payloadCrc
+  }
+
   overlaps(b: BlockOp): boolean {
     const a = this.request
     return (
@@ -91,6 +106,7 @@ export class Pending {
 
   reset(): void {
     this.client = null
+    this.request.payloadCrc = -1
     this.family = null
     this.group = null
     this.isParked = false

@@ -165,9 +165,12 @@ export class ReplicaRequests {
     copy.groupEpoch = pending.group!.epoch
     copy.fenceEpoch = pending.family!.writerEpoch
     copy.owner = pending
+    const member = boot.member!
+    const isLocal = member.readNow !== undefined
+    copy.payloadCrc = isLocal ? -1 : pending.payloadCrc(this.#store.arena)
     if (copy.kind === OpKind.Write) boot.freeBytes -= copy.blockCount * BLOCK_BYTES
     pending.sentTo(boot, copy)
-    boot.member!.submit(copy)
+    member.submit(copy)
     this.#store.boots.wantsRing(boot)
   }
 

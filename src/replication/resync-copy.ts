@@ -1,5 +1,5 @@
 import type { Arena } from '../core/arena.ts'
-import { crc32c } from '../core/checksum.ts'
+import { crc32cOfBlocks } from '../core/checksum.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { layerNumber } from '../core/layer-ids.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
@@ -213,13 +213,15 @@ export class ChunkCopier {
   /** Every block of data came as its checksum says. */
   #isWhole(payload: number, runs: readonly HeldRun[], first: number): boolean {
     const { bytes } = this.#arena
-    for (const run of runs) {
-      if (run.kind !== VersionKind.Data) continue
-      for (let i = run.firstBlock - first; i < run.firstBlock - first + run.blockCount; i++) {
-        const at = payload + (1 + i) * BLOCK_BYTES
-        const crc = bytes.readUInt32LE(payload + READ_VERSIONS_CRCS_AT + 4 * i)
-        if (crc32c(bytes.subarray(at, at + BLOCK_BYTES)) !== crc) return false
-      }
+    const crcsAt = bytes.byteOffset + payload + READ_VERSIONS_CRCS_AT
+    const crcs = new Uint32Array(bytes.buffer, crcsAt, READ_VERSIONS_BLOCKS_MAX)
+    for (const { kind, firstBlock, blockCount } of runs) {
+      if (kind !== VersionKind.Data) continue
+      const start = firstBlock - first
+      if (start < 0 || start + blockCount > READ_VERSIONS_BLOCKS_MAX) return false
+      const at = payload + (1 + start) * BLOCK_BYTES
+      const sum = this.#arena.checksum(bytes.subarray(at, at + blockCount * BLOCK_BYTES))
+      if (sum !== crc32cOfBlocks(crcs, start, blockCount)) return false
     }
     return true
   }

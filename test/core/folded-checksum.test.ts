@@ -43,4 +43,18 @@ test('what is behind the run, and the runs before it, do not count', () => {
   strictEqual(folded.ofBlocks(0, 9), sum)
 })
 
+test('bytes of any length from anywhere, behind others, have the checksum of all of them', () => {
+  randomFillSync(bytes)
+  const before = crc32c(Buffer.from('before'))
+  for (const length of [0, 1, 5_000, 16_384, 16_385, 65_536, 70_001, 1_048_576]) {
+    for (const start of [0, 7, 4_096, 12_345]) {
+      const part = bytes.subarray(start, start + length)
+      strictEqual(folded.ofBytes(part), crc32c(part), `${length} bytes from ${start}`)
+      strictEqual(folded.ofBytes(part, before), crc32c(part, before), 'behind others')
+    }
+  }
+  const elsewhere = Buffer.from(bytes.subarray(0, 100_000))
+  strictEqual(folded.ofBytes(elsewhere, before), crc32c(elsewhere, before))
+})
+
 test.run()

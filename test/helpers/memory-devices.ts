@@ -3,6 +3,7 @@
  * plain buffers, and knobs to hold, fail and observe requests.
  */
 import type { Arena } from '../../src/core/arena.ts'
+import { crc32c } from '../../src/core/checksum.ts'
 import { assert } from '../../src/core/assert.ts'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
@@ -82,6 +83,10 @@ export class MemoryArena implements Arena {
 
   copy(to: Buffer, at: number, from: Buffer, start: number, length: number): void {
     from.copy(to, at, start, start + length)
+  }
+
+  checksum(bytes: Buffer, before?: number): number {
+    return crc32c(bytes, before)
   }
 
   onFree(wake: () => void): void {

@@ -1,5 +1,6 @@
 import { strict } from 'node:assert'
 import type { Arena } from '../../src/core/arena.ts'
+import { crc32c } from '../../src/core/checksum.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
 
 /** The plainest arena: first fit over a table of pages. */
@@ -80,6 +81,10 @@ export class TestArena implements Arena {
 
   copy(to: Buffer, at: number, from: Buffer, start: number, length: number): void {
     from.copy(to, at, start, start + length)
+  }
+
+  checksum(bytes: Buffer, before?: number): number {
+    return crc32c(bytes, before)
   }
 
   onFree(wake: () => void): void {
