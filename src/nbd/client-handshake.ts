@@ -52,6 +52,8 @@ export class ClientHandshake {
   /** TLS is on; returns what is to be sent. */
   secured(): Buffer {
     this.waitsForTls = false
+    this.sizeBytes = 0
+    this.flags = 0
     return this.#firstOption()
   }
 
@@ -90,6 +92,7 @@ export class ClientHandshake {
       }
       this.#takeReply(type, data)
     }
+    if (this.waitsForTls && this.#pending.length > 0) throw this.#unsealed()
     return null
   }
 
@@ -101,6 +104,9 @@ export class ClientHandshake {
       (bytes.readUInt16BE(16) & p.NBD_FLAG_FIXED_NEWSTYLE) !== 0
     if (!isNbd) throw this.#noNbd()
   }
+
+  /** Whoever is in between could say there what the server seems to say under TLS. */
+  #unsealed = (): StoreError => unavailable(`${this.#server} goes on in the clear before TLS`)
 
   #noNbd = (): StoreError => unavailable(`what answers at ${this.#server} is no NBD server`)
 

@@ -1,4 +1,4 @@
-import { connect, type Socket } from 'node:net'
+import { connect, isIP, type Socket } from 'node:net'
 import tls from 'node:tls'
 import type { StoreError } from '../core/errors.ts'
 import type { ClientSession } from '../volume/block-device.ts'
@@ -177,8 +177,10 @@ export class RemoteLink {
     plain.removeAllListeners('data')
     plain.removeAllListeners('close')
     const { endpoint } = this.#options
-    const servername = 'host' in endpoint && !/^[\d.:]+$/.test(endpoint.host) ? endpoint.host : ''
-    const secured = tls.connect({ ...this.#options.tls, servername, socket: plain })
+    // Its certificate has to have the name or address by which it was asked for.
+    const host = 'host' in endpoint ? endpoint.host : 'localhost'
+    const servername = isIP(host) === 0 ? host : ''
+    const secured = tls.connect({ ...this.#options.tls, host, servername, socket: plain })
     this.#socket = secured
     this.#listen(secured, settle)
     secured.once('secureConnect', () => secured.write(this.#handshake.secured()))
