@@ -33,8 +33,12 @@ async function contentOf(kind: SecretKind, path: string): Promise<Buffer> {
     const file = await open(path)
     try {
       const bytes = Buffer.alloc(SECRET_BYTES_MAX + 1)
-      const { bytesRead } = await file.read(bytes, 0, bytes.length, 0)
-      if (bytesRead <= SECRET_BYTES_MAX) return bytes.subarray(0, bytesRead)
+      // A pipe gives it in pieces, and knows no positions.
+      let length = 0
+      for (let read = -1; read !== 0 && length < bytes.length; length += read) {
+        read = (await file.read(bytes, length, bytes.length - length, null)).bytesRead
+      }
+      if (length <= SECRET_BYTES_MAX) return bytes.subarray(0, length)
     } finally {
       await file.close()
     }
