@@ -42,6 +42,7 @@ import { NearReads } from './replication/near-reads.ts'
 import { SealedMembersStore } from './replication/sealed-members.ts'
 import { type FamilyKeys, SealedStore } from './replication/sealed-store.ts'
 import { ShardQuestions } from './replication/shard-questions.ts'
+import { LocalChunkFinder } from './replication/chunk-finder.ts'
 import { LocalSpaceAsker, type SpaceAsker } from './replication/space-asker.ts'
 import { SpaceCounts } from './replication/space-counts.ts'
 import { aead } from './seal/aead.ts'
@@ -309,7 +310,9 @@ async function openStorage(
     local.broadcast(barrier, done)
   }
   if (config.etcd.length === 0) {
-    const space = new LocalSpaceAsker(new SpaceCounts(new ShardQuestions(local, arena)))
+    const questions = new ShardQuestions(local, arena)
+    const space = new LocalSpaceAsker(new SpaceCounts(questions))
+    local.finder = new LocalChunkFinder(questions)
     const known = { arena, bases, keys, pool, syncLatency }
     return { ...known, store: local, space, replication: null }
   }

@@ -16,8 +16,11 @@ import {
   zeroParts
 } from './stream-format.ts'
 
-/** Asked for at a time: what is sparse is passed over in steps of this. */
-const EXTENTS_BYTES = 1024 * FILE_PIECE_BYTES
+/** Read at a time: enough to keep shards at work with single blocks. */
+const AHEAD_PIECES = 64
+const AHEAD_BYTES = 4 * FILE_PIECE_BYTES
+/** Sent at a time, about. */
+const BATCH_BYTES = 64 * 1024
 
 export interface Exported {
   readonly snapshot: StreamSnapshot | null
@@ -32,24 +35,28 @@ export interface Exported {
 }
 
 /** The stream of `file`, which is closed at its end. */
-export async function* exportVolume(
-  file: VolumeFile,
-  { snapshot, base, alignBytes = BLOCK_BYTES, startBytes, digestOf: of = 'all' }: Exported
-): AsyncIterable<Buffer> {
+export async function* exportVolume(file: VolumeFile, what: Exported): AsyncIterable<Buffer> {
   try {
-    const digest = new VolumeDigest()
-    yield encodeHeader({ sizeBytes: file.sizeBytes, startBytes, snapshot })
-    const from = of === 'all' ? 0 : startBytes
-    const parts = base === null ? partsOfAll(file, from) : partsSince(file, base, alignBytes, from)
-    for await (const part of parts) {
-      digest.addPart(part)
-      const rest = restOf(part, startBytes)
-      if (rest !== null) yield* encodePart(rest)
-    }
-    yield encodeEnd(digest.end())
+    yield* inBatches(streamOf(file, what))
   } finally {
     await file.close()
   }
+}
+
+async function* streamOf(
+  file: VolumeFile,
+  { snapshot, base, alignBytes = BLOCK_BYTES, startBytes, digestOf: of = 'all' }: Exported
+): AsyncIterable<Buffer> {
+  const digest = new VolumeDigest()
+  yield encodeHeader({ sizeBytes: file.sizeBytes, startBytes, snapshot })
+  const from = of === 'all' ? 0 : startBytes
+  const parts = base === null ? partsOfAll(file, from) : partsSince(file, base, alignBytes, from)
+  for await (const part of parts) {
+    digest.addPart(part)
+    const rest = restOf(part, startBytes)
+    if (rest !== null) yield* encodePart(rest)
+  }
+  yield encodeEnd(digest.end())
 }
 
 /** What of it is not before `start`. */
@@ -79,15 +86,8 @@ export async function digestOf(
 }
 
 async function* partsOfAll(file: VolumeFile, from = 0): AsyncIterable<StreamData> {
-  const { sizeBytes } = file
-  for (let start = from; start < sizeBytes; start += EXTENTS_BYTES) {
-    const extents = await file.extents(start, Math.min(EXTENTS_BYTES, sizeBytes - start))
-    for (const { offset, length, kind } of extents) {
-      if (kind !== 'data') continue
-      for await (const piece of piecesOf(file, offset, length)) {
-        yield* partsOf(piece.offset, piece.bytes)
-      }
-    }
+  for await (const { offset, bytes } of readAhead(file, from, file.sizeBytes)) {
+    if (bytes !== null) yield* partsOf(offset, bytes)
   }
 }
 
@@ -115,17 +115,9 @@ async function* partsWithin(
   start: number,
   end: number
 ): AsyncIterable<StreamPart> {
-  for (let at = start; at < end; at += EXTENTS_BYTES) {
-    const extents = await file.extents(at, Math.min(EXTENTS_BYTES, end - at))
-    for (const { offset, length, kind } of extents) {
-      if (kind !== 'data') {
-        yield* zeroParts(offset, Math.ceil(length / BLOCK_BYTES) * BLOCK_BYTES)
-        continue
-      }
-      for await (const piece of piecesOf(file, offset, length)) {
-        yield* partsWithZeroes(piece.offset, piece.bytes)
-      }
-    }
+  for await (const { offset, length, bytes } of readAhead(file, start, end)) {
+    if (bytes !== null) yield* partsWithZeroes(offset, bytes)
+    else yield* zeroParts(offset, Math.ceil(length / BLOCK_BYTES) * BLOCK_BYTES)
   }
 }
 
@@ -144,19 +136,61 @@ export async function digestOfParts(
   return digest.end()
 }
 
-/** Whole blocks: the last one is filled with zeroes. */
-async function* piecesOf(
-  file: VolumeFile,
-  offset: number,
-  length: number
-): AsyncIterable<{ offset: number; bytes: Buffer }> {
-  const end = offset + length
-  for (let at = offset; at < end; at += FILE_PIECE_BYTES) {
-    const bytes = await file.readAt(at, Math.min(FILE_PIECE_BYTES, end - at))
-    const rest = bytes.length % BLOCK_BYTES
-    yield {
-      offset: at,
-      bytes: rest === 0 ? bytes : Buffer.concat([bytes, Buffer.alloc(BLOCK_BYTES - rest)])
-    }
+/** What a range reads as, in order. Without bytes: zeroes. */
+interface Piece {
+  readonly offset: number
+  readonly length: number
+  /** Whole blocks: the last one is filled with zeroes. */
+  readonly bytes: Buffer | null
+}
+
+/** Some pieces are read while others are sent. */
+async function* readAhead(file: VolumeFile, start: number, end: number): AsyncIterable<Piece> {
+  const reads: Promise<Piece>[] = []
+  let bytes = 0
+  const oldest = async (): Promise<Piece> => {
+    const piece = await reads.shift()!
+    bytes -= piece.bytes?.length ?? 0
+    return piece
   }
+  try {
+    for await (const { offset, length, kind } of file.walkExtents(start, end - start)) {
+      if (kind !== 'data') {
+        reads.push(Promise.resolve({ offset, length, bytes: null }))
+        continue
+      }
+      for (let at = offset; at < offset + length; at += FILE_PIECE_BYTES) {
+        while (reads.length >= AHEAD_PIECES || bytes >= AHEAD_BYTES) yield await oldest()
+        const size = Math.min(FILE_PIECE_BYTES, offset + length - at)
+        bytes += Math.ceil(size / BLOCK_BYTES) * BLOCK_BYTES
+        reads.push(readPiece(file, at, size))
+      }
+    }
+    while (reads.length > 0) yield await oldest()
+  } finally {
+    await Promise.allSettled(reads)
+  }
+}
+
+async function readPiece(file: VolumeFile, offset: number, length: number): Promise<Piece> {
+  const bytes = await file.readAt(offset, length)
+  const rest = length % BLOCK_BYTES
+  if (rest === 0) return { offset, length, bytes }
+  return { offset, length, bytes: Buffer.concat([bytes, Buffer.alloc(BLOCK_BYTES - rest)]) }
+}
+
+/** Joins what is small: each buffer that is sent costs as much as some KiB. */
+async function* inBatches(buffers: AsyncIterable<Buffer>): AsyncIterable<Buffer> {
+  let small: Buffer[] = []
+  let bytes = 0
+  for await (const buffer of buffers) {
+    small.push(buffer)
+    bytes += buffer.length
+    if (bytes < BATCH_BYTES) continue
+    if (buffer.length < BATCH_BYTES) yield Buffer.concat(small)
+    else yield* small
+    small = []
+    bytes = 0
+  }
+  yield* small
 }

@@ -4,6 +4,7 @@
  */
 import { ErrorCode } from '../core/errors.ts'
 import { ShardOp } from '../shard/op.ts'
+import type { ChunkFinder } from './chunk-finder.ts'
 
 export { OpFlag, OpKind, StatusExtent } from '../shard/op.ts'
 
@@ -90,6 +91,8 @@ export interface BlockStore {
   /** Of replicated stores: writes of the family whose clients were told that they failed, and which
    * go on until all members have them. */
   hasDetached?(whose: FamilyKey): boolean
+  /** Tells of many chunks at once where there is anything; without it each has to be asked. */
+  readonly finder?: ChunkFinder | null
   /** Sends a copy of `op` (DeleteLayer, Compact, Scrub, Checkpoint) to every shard. */
   broadcast(op: ShardOp, done: (error: number) => void): void
 }

@@ -7,6 +7,7 @@ import { OpFlag, OpKind, type ShardOp } from '../shard/op.ts'
 import { RESERVE_SEGMENTS } from '../shard/shard-config.ts'
 import { shardStatIndex } from '../shard/stats.ts'
 import type { BaseTeacher } from './base-teacher.ts'
+import type { ChunkFinder } from './chunk-finder.ts'
 import { BlockOp, copyRequest, type ShardedStore } from './block-store.ts'
 import { NearFlushes } from './near-flushes.ts'
 import { NEAR_BLOCKS_MAX, type NearReads } from './near-reads.ts'
@@ -30,6 +31,7 @@ export class LocalStore implements ShardedStore {
   private readonly nearFlushes: NearFlushes | null
   /** Set before the first op; without it no volume has branches. */
   teacher: BaseTeacher | null = null
+  finder: ChunkFinder | null = null
   private readonly freeOps: BlockOp[] = []
   private pooledReads: BlockOp[] = []
 

@@ -59,6 +59,17 @@ const calls: {
       wanted: z.array(u16)
     })
   }),
+  chunks: z.strictObject({
+    call: z.literal('chunks'),
+    shape,
+    wanted: z.array(z.tuple([u16, u32])),
+    writerEpoch: u32,
+    family: id64,
+    layer: id64,
+    since: id64.nullable(),
+    first: u32,
+    end: u32
+  }),
   report: z.strictObject({ call: z.literal('report') })
 }
 const named = z.object({ call: z.enum(Object.keys(calls) as MemberCall['call'][]) })

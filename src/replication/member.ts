@@ -82,6 +82,24 @@ export type MemberCall =
       readonly count: string
       readonly question: SpaceQuestion
     }
+  /**
+   * In which chunks of a stretch a layer shows anything, of groups of which this member is in sync:
+   * a read, admitted as one (R3). `data` as chunk-finder.ts has it. Members of before do
+   * not know it.
+   */
+  | {
+      readonly call: 'chunks'
+      readonly shape: PoolShape
+      /** With the epochs of their records. */
+      readonly wanted: readonly (readonly [group: number, epoch: number])[]
+      readonly writerEpoch: number
+      readonly family: string
+      readonly layer: string
+      readonly since: string | null
+      readonly first: number
+      /** Behind the last. */
+      readonly end: number
+    }
   /** For people who look at the cluster through another peer. */
   | { readonly call: 'report' }
 

@@ -24,6 +24,7 @@ import {
 import type { ShardOp } from '../shard/op.ts'
 import { BlockOp, type BlockStore, type FamilyKey, OpKind } from './block-store.ts'
 import { type Boot, Boots } from './boots.ts'
+import type { ChunkFinder } from './chunk-finder.ts'
 import { FamilyIo, type FamilyOptions } from './family-io.ts'
 import { FamilyTable } from './family-table.ts'
 import { FlushRounds } from './flush-rounds.ts'
@@ -31,29 +32,13 @@ import { GatewayTrust } from './gateway-trust.ts'
 import { GroupDoctor } from './group-doctor.ts'
 import { type GroupIo, PoolIo } from './group-io.ts'
 import { LateOps } from './late-ops.ts'
+import { MemberChunkFinder } from './member-chunk-finder.ts'
 import { findFull } from './member-room.ts'
 import type { Members } from './member.ts'
 import type { PendingList } from './pending.ts'
 import { Pings } from './pings.ts'
 import { ReplicaRequests } from './replica-requests.ts'
-
-export interface ReplicatedStoreOptions {
-  readonly members: Members
-  readonly groups: GroupTable
-  readonly arena: Arena
-  readonly clock: Clock
-  readonly timers: Timers
-  /** The shards of this process, for what is sent to all of them; null where there are none. */
-  readonly local: BlockStore | null
-  /** Milliseconds for which the gateway's own lease is surely its own, R26; always by default. */
-  readonly trustedForMs?: () => number
-  /** Something failed that nobody waits for, or that an operator should know. */
-  readonly onTrouble?: (what: string, error: StoreError | null) => void
-  readonly patienceMs?: number
-  readonly deadlineMs?: number
-  /** Whether the peer is up as far as the metadata knows; always by default. */
-  readonly isUp?: (peerId: string) => boolean
-}
+import type { ReplicatedStoreOptions } from './replicated-store-options.ts'
 
 /** Ticks without anything to do after which they end. */
 const IDLE_TICKS = 20
@@ -70,6 +55,7 @@ export class ReplicatedStore implements BlockStore {
   readonly deadlineMs: number
   readonly flushes: FlushRounds
   readonly flushesApart = true
+  readonly finder: ChunkFinder = new MemberChunkFinder(this)
   readonly #local: BlockStore | null
   readonly #pools = new Map<number, PoolIo>()
   readonly #families = new FamilyTable()
@@ -139,6 +125,21 @@ export class ReplicatedStore implements BlockStore {
     this.#families.remove(family)
   }
 
+  /** One that is served here. */
+  family(high: number, low: number): FamilyIo | null {
+    const family = this.#families.find(high, low)
+    return family === null || family.isClosed ? null : family
+  }
+
+  /** Groups of its pool, of as many as are known, to which its ops may go now. */
+  openGroups(family: FamilyIo): GroupIo[] {
+    this.#trust.look()
+    const { groups } = family.pool
+    const isOpen = (group: GroupIo | null): group is GroupIo =>
+      group?.count === groups.length && this.#requests.maySend(family, group)
+    return groups.filter(isOpen)
+  }
+
   families(): Iterable<FamilyIo> {
     return this.#families.all()
   }
@@ -192,8 +193,8 @@ export class ReplicatedStore implements BlockStore {
 
   submit(op: BlockOp): void {
     assert(op.keySlot === 0, 'what members get is sealed before')
-    const family = this.#families.find(op.familyHigh, op.familyLow)
-    if (family === null || family.isClosed) {
+    const family = this.family(op.familyHigh, op.familyLow)
+    if (family === null) {
       this.#refuse(op, ErrorCode.Closed)
       return
     }
@@ -213,8 +214,8 @@ export class ReplicatedStore implements BlockStore {
    * write of the same blocks is pending, whose bytes they may have already (R10).
    */
   readNow(op: BlockOp, into: Buffer, start: number): number {
-    const family = this.#families.find(op.familyHigh, op.familyLow)
-    if (family === null || family.isClosed) return -1
+    const family = this.family(op.familyHigh, op.familyLow)
+    if (family === null) return -1
     const { pool } = family
     const group = pool.groupOf(op.familyHigh, op.familyLow, op.chunk)
     const member = group.localMember()
@@ -236,11 +237,9 @@ export class ReplicatedStore implements BlockStore {
 
   flush(done: (error: number) => void, whose?: FamilyKey): void {
     if (this.#stopTick === null) this.#startTick()
-    const family =
-      whose === undefined ? null : this.#families.find(whose.familyHigh, whose.familyLow)
-    if (whose === undefined || (family !== null && !family.isClosed)) {
-      this.flushes.flush(family, done)
-    } else queueMicrotask(() => done(ErrorCode.Closed))
+    const family = whose === undefined ? null : this.family(whose.familyHigh, whose.familyLow)
+    if (whose === undefined || family !== null) this.flushes.flush(family, done)
+    else queueMicrotask(() => done(ErrorCode.Closed))
   }
 
   hasDetached({ familyHigh, familyLow }: FamilyKey): boolean {

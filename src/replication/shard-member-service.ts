@@ -5,13 +5,14 @@ import { type Clock, systemClock } from '../core/clock.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { CHUNK_LISTS_MAX, CHUNK_SUMS_MAX } from '../core/limits.ts'
 import { CHUNK_SUM_BYTES } from '../shard/op.ts'
-import { type BlockOp, OpKind, type ShardedStore } from './block-store.ts'
+import { BlockOp, OpKind, type ShardedStore } from './block-store.ts'
+import { encodeFound, findInShards } from './chunk-finder.ts'
 import { Confirmations, encodeQuiet } from './confirmations.ts'
 import type { Fences } from './fences.ts'
 import type { MemberAnswer, MemberCall } from './member.ts'
 import type { Caller, MemberService } from './member-service.ts'
 import type { PeerReport } from './peer-report.ts'
-import { compareChunks, ShardQuestions, type SumsOf } from './shard-questions.ts'
+import { compareChunks, errorOf, ShardQuestions, type SumsOf } from './shard-questions.ts'
 import { SpaceCounts } from './space-counts.ts'
 
 type CallOf<K extends MemberCall['call']> = Extract<MemberCall, { readonly call: K }>
@@ -117,6 +118,8 @@ export class ShardMemberService implements MemberService {
         return this.#ping(request)
       case 'space':
         return this.#space.answer(request.count, request.question)
+      case 'chunks':
+        return { data: await this.#chunks(request) }
       case 'report':
         return this.report === null ? NO_REPORT : { report: this.report(), data: Buffer.alloc(0) }
     }
@@ -136,6 +139,29 @@ export class ShardMemberService implements MemberService {
       ...{ layerHigh: layer.high, layerLow: layer.low }
     }
     return this.questions.versions(id, request.chunk)
+  }
+
+  /** Admitted in the moment in which the shards are asked, so that nothing is dropped between. */
+  async #chunks(request: CallOf<'chunks'>): Promise<Buffer> {
+    const { shape, wanted, first, end } = request
+    const [family, layer] = [parseId64(request.family), parseId64(request.layer)]
+    const id = {
+      ...{ familyHigh: family.high, familyLow: family.low },
+      ...{ layerHigh: layer.high, layerLow: layer.low }
+    }
+    const since = request.since === null ? null : parseId64(request.since)
+    const op = new BlockOp()
+    Object.assign(op, id, { fenceEpoch: request.writerEpoch, pool: shape.pool })
+    const admit = (): void => {
+      for (const [group, groupEpoch] of wanted) {
+        const error = this.fences.admit(Object.assign(op, { group, groupEpoch }), false)
+        if (error !== ErrorCode.Ok) throw errorOf(error, `chunks of group ${shape.pool}/${group}`)
+      }
+    }
+    const groups = { groups: shape.groups, wanted: wanted.map(([group]) => group) }
+    return encodeFound(
+      await findInShards(this.questions, { ...id, since, first, end }, groups, admit)
+    )
   }
 
   #ping(request: CallOf<'ping'>): MemberAnswer {

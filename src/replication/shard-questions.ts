@@ -1,6 +1,6 @@
 /** Asks the shards of this process what replication wants to know, and puts answers together. */
 import type { Arena } from '../core/arena.ts'
-import { type ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
+import { ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
 import {
   CHUNK_SUM_BYTES,
@@ -320,13 +320,18 @@ export class ShardQuestions {
     })
   }
 
-  /** Of the arena, while `use` goes on; waits for them. */
+  /**
+   * Of the arena, while `use` goes on; waits for them.
+   * @throws StoreError LimitReached where it shall not wait, and what `use` throws
+   */
   async withPages<T>(
     pages: number,
-    use: (payload: number, bytes: Buffer) => Promise<T>
+    use: (payload: number, bytes: Buffer) => Promise<T>,
+    waits = true
   ): Promise<T> {
     let payload = this.#arena.acquire(pages)
     while (payload < 0) {
+      if (!waits) throw new StoreError(ErrorCode.LimitReached, 'no memory for a question now')
       await new Promise<void>((resolve) => this.#arena.onFree(resolve))
       payload = this.#arena.acquire(pages)
     }

@@ -360,7 +360,7 @@ export class ChunkStore {
   private create(layer: number, chunk: number): void {
     const home = this.place(this.image, unitsOf(this.image.plan()), layer, chunk)
     this.table.insert(this.places.hashOf(layer, chunk), home)
-    this.places.chunks[layer]!++
+    this.places.added(layer, chunk)
   }
 
   private place(image: ChunkImage, units: number, layer: number, chunk: number): number {
@@ -381,7 +381,7 @@ export class ChunkStore {
     slab.set(words.subarray(at + AT_SUMS, at + length), homeAt + HEADER_WORDS)
     slab[homeAt + AT_LAYER] = layer
     this.table.insert(this.places.hashOf(layer, chunk), home)
-    this.places.chunks[layer]!++
+    this.places.added(layer, chunk)
   }
 
   /** The chunk goes with all its entries, which the caller has counted. */
@@ -389,8 +389,9 @@ export class ChunkStore {
     const words = this.pages.slabs[slabOf(address)]!
     const at = wordOf(address)
     const layer = words[at + AT_LAYER]!
-    this.table.remove(this.places.hashOf(layer, words[at + AT_CHUNK]!), address)
-    this.places.chunks[layer]!--
+    const chunk = words[at + AT_CHUNK]!
+    this.table.remove(this.places.hashOf(layer, chunk), address)
+    this.places.removed(layer, chunk)
     this.release(address)
   }
 

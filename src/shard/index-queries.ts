@@ -10,6 +10,7 @@ import { CHUNK_BLOCKS } from '../core/limits.ts'
 import { groupOfChunk } from '../placement/hash.ts'
 import type { ChunkImage } from './chunk-image.ts'
 import { AT_CHUNK, AT_LAYER } from './chunk-layout.ts'
+import { ChunkFinds } from './chunk-finds.ts'
 import type { ChunkStore } from './chunk-store.ts'
 import { Sums } from './chunk-sums.ts'
 import type { IndexLayers, LayerKey } from './index-layers.ts'
@@ -79,6 +80,7 @@ export interface SumsQuestion {
 }
 
 export class IndexQueries {
+  readonly finds: ChunkFinds
   private readonly store: ChunkStore
   private readonly layers: IndexLayers
   private readonly reads: LayerReads
@@ -91,6 +93,7 @@ export class IndexQueries {
     this.store = store
     this.layers = layers
     this.reads = reads
+    this.finds = new ChunkFinds(store, layers)
   }
 
   /**

@@ -3,6 +3,7 @@
  * one block of hashes, so that who looks through many layers finds those that have it in one go,
  * however many there are.
  */
+import { type ChunkSet, ChunkSets } from './chunk-sets.ts'
 import { HASHES_OF_CHUNK } from './index-table.ts'
 
 const LAYERS_MIN = 16
@@ -11,9 +12,32 @@ export class LayerPlaces {
   /** By layer: chunks in the index. */
   chunks: Uint32Array<ArrayBuffer> = new Uint32Array(LAYERS_MIN)
   private branches = new Uint32Array(LAYERS_MIN)
+  private readonly sets = new ChunkSets()
 
   get bytes(): number {
-    return this.chunks.byteLength + this.branches.byteLength
+    return this.chunks.byteLength + this.branches.byteLength + this.sets.bytes
+  }
+
+  /** The chunk is in the index now. */
+  added(layer: number, chunk: number): void {
+    this.chunks[layer]!++
+    this.sets.add(this.branches[layer]!, chunk)
+  }
+
+  /** It is there no more. */
+  removed(layer: number, chunk: number): void {
+    this.chunks[layer]!--
+    this.sets.remove(this.branches[layer]!, chunk)
+  }
+
+  /** What the layers of this one's branch may have; null: nothing. */
+  setOf(layer: number): ChunkSet | null {
+    return this.sets.find(this.branches[layer]!)
+  }
+
+  /** No layer of its branch has it. */
+  forget(layer: number, chunk: number): void {
+    this.sets.forget(this.branches[layer]!, chunk)
   }
 
   /** The number is that of a layer of this branch. */

@@ -106,7 +106,15 @@ export const OpKind = {
    * the payload's begin on, by node, in blocks: f64 own, exclusive, change; a last one has what
    * is pending.
    */
-  LayerSpace: 27
+  LayerSpace: 27,
+  /**
+   * Chunks in which the layer, or what it stands on, has anything: with OpFlag.Since as BlockStatus
+   * has it. `chunk` is the number of groups; behind the pages that name those that are wanted as
+   * bits (GROUP_BITS_PAGES) the question stands, u32: the first chunk, and the one behind the last.
+   * There the answer stands too, in `blockCount` pages: `resultA` chunks, u32, ordered. It is of
+   * the chunks before `resultB`; of the rest nothing is said.
+   */
+  FindChunks: 28
 } as const
 export type OpKind = (typeof OpKind)[keyof typeof OpKind]
 
@@ -136,8 +144,8 @@ export const OpFlag = {
    */
   SameVersion: 64,
   /**
-   * BlockStatus: of what the layer shows, only what is from layers above the one whose halves are
-   * in `writerEpoch` and `sequence`, of the same branch; the rest is Unchanged.
+   * BlockStatus, FindChunks: of what the layer shows, only what is from layers above the one whose
+   * halves are in `writerEpoch` and `sequence`; the rest is Unchanged.
    */
   Since: 128,
   /**

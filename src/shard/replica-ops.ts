@@ -1,6 +1,7 @@
-/** Answers the ops by which members of a group compare and copy what they hold. */
+/** Answers what is asked of the index as a whole, by members that compare and copy, and others. */
 import { ErrorCode } from '../core/errors.ts'
-import { BLOCK_BYTES, CHUNK_BLOCKS, GROUPS_MAX } from '../core/limits.ts'
+import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
+import { isGroupCount } from '../placement/groups.ts'
 import type { BlockReader } from './block-reader.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import { AnswerWords, type IndexQueries, type SumsQuestion } from './index-queries.ts'
@@ -18,9 +19,6 @@ import {
   VERSION_RUN_BYTES
 } from './op.ts'
 import { SpaceOps } from './space-ops.ts'
-
-const isGroupCount = (groups: number): boolean =>
-  groups >= 1 && groups <= GROUPS_MAX && (groups & (groups - 1)) === 0
 
 export class ReplicaOps {
   private readonly memory: Buffer
@@ -64,6 +62,9 @@ export class ReplicaOps {
         return true
       case OpKind.TakeDamage:
         this.reader.damage.take(op)
+        return true
+      case OpKind.FindChunks:
+        this.queries.finds.answer(op, this.words)
         return true
       case OpKind.LayerSpace:
         this.space.answer(op)

@@ -13,9 +13,6 @@ export interface ChangedExtent {
   readonly kind: 'data' | 'zeroes'
 }
 
-/** Asked for at a time. */
-const STEP_BYTES = 2 ** 40
-
 /**
  * Layer of `older`.
  * @throws StoreError InvalidArgument when `file` does not stand on it, Unavailable
@@ -41,18 +38,17 @@ export async function* changesOf(
   end = file.sizeBytes
 ): AsyncIterable<ChangedExtent> {
   let last = null as ChangedExtent | null
-  for (let at = start; at < end; at += STEP_BYTES) {
-    for (const each of await file.extents(at, Math.min(STEP_BYTES, end - at), base)) {
-      if (each.kind === 'unchanged') continue
-      const { offset, length } = each
-      const kind = each.kind === 'data' ? 'data' : 'zeroes'
-      if (last?.kind === kind && last.offset + last.length === offset) {
-        last = { ...last, length: last.length + length }
-        continue
-      }
-      if (last !== null) yield last
-      last = { offset, length, kind }
+  if (start >= end) return
+  for await (const each of file.walkExtents(start, end - start, base)) {
+    if (each.kind === 'unchanged') continue
+    const { offset, length } = each
+    const kind = each.kind === 'data' ? 'data' : 'zeroes'
+    if (last?.kind === kind && last.offset + last.length === offset) {
+      last = { ...last, length: last.length + length }
+      continue
     }
+    if (last !== null) yield last
+    last = { offset, length, kind }
   }
   if (last !== null) yield last
 }

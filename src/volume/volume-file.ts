@@ -144,25 +144,37 @@ export class VolumeFile {
 
   /**
    * Which parts of the range hold data, are zeroes that hold space, or hold nothing; with `since`,
-   * a layer on which this one stands, only of what was written, trimmed or zeroed after it.
+   * a layer on which this one stands, only of what was written, trimmed or zeroed after it. Asked
+   * for bit by bit: memory does not grow with the range.
    */
-  async extents(offset: number, length: number, since: Id64 | null = null): Promise<FileExtent[]> {
+  async *walkExtents(
+    offset: number,
+    length: number,
+    since: Id64 | null = null
+  ): AsyncIterable<FileExtent> {
     this.#checkRange(offset, length)
-    const found: FileExtent[] = []
-    const end = offset + length
-    for (let at = offset; at < end; ) {
-      const ask = { kind: RequestKind.BlockStatus, offset: at, length: end - at, since }
+    let last = null as FileExtent | null
+    for (let at = offset; at < offset + length; ) {
+      const ask = { kind: RequestKind.BlockStatus, offset: at, length: offset + length - at, since }
       const { extents } = await this.#run(Object.assign(new VolumeRequest(), ask))
       for (let pair = 0; pair < extents.length; pair += 2) {
         const kind = extentKinds[extents[pair + 1]!]!
         const bytes = extents[pair]!
-        const last = found.at(-1)
-        if (last?.kind === kind) {
-          found[found.length - 1] = { ...last, length: last.length + bytes }
-        } else found.push({ offset: at, length: bytes, kind })
+        if (last?.kind === kind) last = { ...last, length: last.length + bytes }
+        else {
+          if (last !== null) yield last
+          last = { offset: at, length: bytes, kind }
+        }
         at += bytes
       }
     }
+    if (last !== null) yield last
+  }
+
+  /** All of `walkExtents`. */
+  async extents(offset: number, length: number, since: Id64 | null = null): Promise<FileExtent[]> {
+    const found: FileExtent[] = []
+    for await (const extent of this.walkExtents(offset, length, since)) found.push(extent)
     return found
   }
 

@@ -2,7 +2,9 @@
 import { deepStrictEqual, ok, rejects, strictEqual } from 'node:assert/strict'
 import { suite } from 'uvu'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
+import { groupOfChunk } from '../../src/placement/hash.ts'
 import { BlockOp, OpFlag, OpKind } from '../../src/replication/block-store.ts'
+import { decodeFound } from '../../src/replication/chunk-finder.ts'
 import { decodeQuiet } from '../../src/replication/confirmations.ts'
 import { ShardMemberService } from '../../src/replication/shard-member-service.ts'
 import type { MemberAnswer, MemberCall } from '../../src/replication/member.ts'
@@ -56,6 +58,26 @@ test('R3: a read that needs no worker is admitted like any other', async () => {
   await fenceGroup(peer, 4)
   strictEqual(read({ ...epochs, fenceEpoch: 6 }), -1)
   strictEqual(read({ ...epochs, fenceEpoch: 6, groupEpoch: 4 }), 1)
+})
+
+test('R3: who asks for chunks is admitted as a reader of each of their groups', async () => {
+  const peer = await MemberPeer.create(1)
+  strictEqual((await peer.run(OpKind.Write, { ...epochs, sequence: 1, chunk: 9 }, 7)).error, 0)
+  const question = { family: FAMILY, layer: LAYER, since: null, first: 0, end: 1000 }
+  const ask = async (groups: readonly [number, number][], writerEpoch = 5): Promise<number[]> => {
+    const wanted = { shape: { pool: 1, groups: 4 }, wanted: groups, writerEpoch }
+    const { data } = await peer.member.call({ call: 'chunks', ...wanted, ...question })
+    return [...decodeFound(data).chunks]
+  }
+  const group = groupOfChunk(0, 1, 9, 4)
+  const all = [0, 1, 2, 3].map((each): [number, number] => [each, 3])
+  deepStrictEqual(await ask(all), [9])
+  deepStrictEqual(await ask(all.filter(([each]) => each !== group)), [])
+  await fenceGroup(peer, 4)
+  await rejects(ask(all), isStale(ErrorCode.StaleGroup))
+  deepStrictEqual(await ask(all.map(([each]) => [each, 4])), [9])
+  await fenceFamily(peer, 6)
+  await rejects(ask(all.map(([each]) => [each, 4])), isStale(ErrorCode.StaleEpoch))
 })
 
 test('R16: a fence is told for how long nobody was confirmed as the writer', async () => {

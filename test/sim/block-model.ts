@@ -1,4 +1,5 @@
 /** What a simulated volume's clients may see of a block. */
+import type { SimCluster } from './cluster.ts'
 import type { Boot } from './peer.ts'
 
 export const CHUNKS = 3
@@ -72,4 +73,38 @@ export interface View {
   readonly depth: number
   /** All that was acknowledged when it was taken is on the disks of members. */
   isFlushed: boolean
+}
+
+/** Whether a read may show the value: 0 for zeroes. */
+export function checkRead(
+  { sim, record }: { readonly sim: SimCluster; readonly record: { readonly name: string } },
+  block: BlockModel,
+  value: number,
+  read: {
+    readonly floor: number
+    readonly sinceMs: number
+    readonly session: Session
+    readonly where: string
+  }
+): void {
+  const { floor, sinceMs, session, where } = read
+  const at = `${record.name}@${session.boot.place}`
+  const fail = (why: string): void => {
+    const low = `floor ${floor}, durable ${block.durable}`
+    const seen = block.writes.map(({ number, isZero }) => `${number}${isZero ? 'z' : ''}`)
+    sim.world.fail(`${at}: block ${where} reads ${value}: ${why} (${low}; ${seen.join(' ')})`)
+  }
+  // A power loss while the read was under way lets it see less.
+  const least = Math.min(floor, block.floor)
+  const found =
+    value === 0
+      ? block.writes.find(({ number, isZero }) => isZero && number >= least)
+      : block.writes.find(({ number, isZero }) => number === value && !isZero)
+  if (value < 0) fail('torn')
+  else if (found === undefined) fail(value === 0 ? 'nobody zeroed it' : 'nobody wrote it')
+  else if (found.number < least) fail('older than what was acknowledged or read before')
+  else {
+    if (found.number > block.floor) sim.world.log(`${at} sees ${value} at ${where}`)
+    block.raise(found.number, sinceMs, session)
+  }
 }

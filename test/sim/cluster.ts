@@ -44,6 +44,8 @@ export interface SimOptions {
   readonly splits?: boolean
   /** Volumes have snapshots, go back to them, and are cloned. */
   readonly layers?: boolean
+  /** Gateways ask where there is anything at all; with the real engine. */
+  readonly finds?: boolean
   /** Members are compared again and again; with the real engine. */
   readonly scrub?: boolean
   /** After so long copies of a peer that is away are made elsewhere. */

@@ -25,6 +25,8 @@ export interface RunReport {
   readonly events: number
   readonly acknowledged: number
   readonly reads: number
+  /** Chunks of which it was found that there is nothing. */
+  readonly absent: number
   readonly opens: number
   readonly faults: number
   /** Damaged blocks that a scrub got back from others. */
@@ -49,6 +51,8 @@ export interface RunOptions {
   readonly layers?: boolean
   /** Shards are read, and members compared, again and again; at the end a disk is damaged. */
   readonly scrub?: boolean
+  /** Gateways ask where there is anything at all; with the real engine. */
+  readonly finds?: boolean
   /** At the end all peers lose power, and the metadata is restored from a copy of some time ago. */
   readonly restore?: boolean
 }
@@ -78,6 +82,7 @@ function optionsOf(options: RunOptions): SimOptions {
     layers: layers && engine,
     scrub: options.scrub === true,
     splits: options.splits === true,
+    finds: options.finds === true && engine,
     downAfterMs: 1500 + (seed % 5) * 1500,
     lateOneIn: seed % 3 === 0 ? 50 : 2000
   }
@@ -109,6 +114,7 @@ export async function runSeed(options: RunOptions): Promise<RunReport> {
       events: world.events,
       acknowledged: sum(sim.volumes.map(({ acknowledged }) => acknowledged)),
       reads: sum(sim.volumes.map(({ reads }) => reads)),
+      absent: sum(sim.volumes.map(({ absent }) => absent)),
       opens: sum(sim.volumes.map(({ opens }) => opens)),
       faults: faults.count,
       mended,

@@ -26,6 +26,7 @@ const movesSeeds = Number(process.env['MOVES_SEEDS'] ?? 15)
 /** `LAYERS=1`, with the engine: volumes have snapshots, and clones. */
 const layers = process.env['LAYERS'] === '1'
 const layerSeeds = Number(process.env['LAYER_SEEDS'] ?? 6)
+const findSeeds = Number(process.env['FIND_SEEDS'] ?? 4)
 /** `RESTORE=1`: at the end the metadata is restored. */
 const restore = process.env['RESTORE'] === '1'
 
@@ -71,6 +72,16 @@ test('nor while groups are split', async () => {
     const real = seed % 3 === 0
     await runSeed({ seed, splits: true, moves: seed % 2 === 0, engine: real, faultyMs: 5000 })
   }
+})
+
+test('nor does a gateway find nothing where there is something', async () => {
+  if (fixed !== undefined) return
+  let absent = 0
+  for (let seed = 1; seed <= findSeeds; seed++) {
+    const mode = { engine: true, layers: seed % 2 === 0, splits: seed % 3 === 0, finds: true }
+    absent += (await runSeed({ seed, faultyMs: 4000, ...mode })).absent
+  }
+  ok(absent > 10 * findSeeds, `${absent} times`)
 })
 
 test('nor what snapshots, clones and volumes that went back to one show', async () => {

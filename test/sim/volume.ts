@@ -14,12 +14,14 @@ import { BlockOp, OpKind } from '../../src/replication/block-store.ts'
 import { askForTags, copyPages } from '../../src/replication/copied-tags.ts'
 import { VersionKind } from '../../src/shard/op.ts'
 import type { SimCluster } from './cluster.ts'
+import { findChunks } from './finds.ts'
 import type { Boot } from './peer.ts'
 import { blockValue, fillBlock } from '../helpers/shard-rig.ts'
 import {
   BLOCKS,
   BlockModel,
   type BlockRange,
+  checkRead,
   CHUNK_BLOCKS_USED,
   CHUNKS,
   type Session,
@@ -39,6 +41,8 @@ export class SimVolume {
   sessions: Session[] = []
   opening = false
   acknowledged = 0
+  /** Chunks of which it was found that there is nothing. */
+  absent = 0
   reads = 0
   opens = 0
   errors = 0
@@ -298,6 +302,12 @@ export class SimVolume {
 
   #doSomething(session: Session): void {
     const { random } = this.#world
+    if (this.sim.options.finds === true && this.#world.chance(5)) {
+      findChunks(this, session)
+      const chunk = random.below(CHUNKS)
+      const whole = { chunk, first: 0, count: CHUNK_BLOCKS_USED }
+      if (this.#world.chance(2)) this.write(session, OpKind.Trim, whole)
+    }
     const choice = random.below(20)
     if (choice < 9) this.write(session, OpKind.Write)
     else if (choice < 11) this.write(session, OpKind.Trim)
@@ -398,7 +408,7 @@ export class SimVolume {
       this.reads++
       for (const [i, block] of asked.entries()) {
         const where = view === null ? `${start + i}` : `${start + i} of ${view.layer}`
-        this.#check(block, values[i]!, { floor: floors[i]!, sinceMs, session, where })
+        checkRead(this, block, values[i]!, { floor: floors[i]!, sinceMs, session, where })
       }
     }
     op.error = 0
@@ -469,41 +479,6 @@ export class SimVolume {
     }
     if (this.sim.mayFail(error, group)) return
     this.#world.fail(`${this.record.name}@${session.boot.place}: ${what}: ${errorCodeName(error)}`)
-  }
-
-  #check(
-    block: BlockModel,
-    value: number,
-    read: {
-      readonly floor: number
-      readonly sinceMs: number
-      readonly session: Session
-      readonly where: string
-    }
-  ): void {
-    const { floor, sinceMs, session, where } = read
-    const { place } = session.boot
-    const fail = (why: string): void => {
-      const low = `floor ${floor}, durable ${block.durable}`
-      const seen = block.writes.map(({ number, isZero }) => `${number}${isZero ? 'z' : ''}`)
-      const what = `${this.record.name}@${place}: block ${where} reads ${value}`
-      this.#world.fail(`${what}: ${why} (${low}; ${seen.join(' ')})`)
-    }
-    // A power loss while the read was under way lets it see less.
-    const least = Math.min(floor, block.floor)
-    const found =
-      value === 0
-        ? block.writes.find(({ number, isZero }) => isZero && number >= least)
-        : block.writes.find(({ number, isZero }) => number === value && !isZero)
-    if (value < 0) fail('torn')
-    else if (found === undefined) fail(value === 0 ? 'nobody zeroed it' : 'nobody wrote it')
-    else if (found.number < least) fail('older than what was acknowledged or read before')
-    else {
-      if (found.number > block.floor) {
-        this.#world.log(`${this.record.name}@${place} sees ${value} at ${where}`)
-      }
-      block.raise(found.number, sinceMs, session)
-    }
   }
 }
 
