@@ -72,9 +72,12 @@ test('nothing is believed that came in the clear, before TLS', async () => {
   const address = between.address()
   const port = address === null || typeof address === 'string' ? 0 : address.port
   const link = linkTo('127.0.0.1', port, Buffer.alloc(0))
-  await bounded(rejects(link, /goes on in the clear before TLS/), 4000)
-  for (const socket of sockets) socket.destroy()
-  await new Promise((resolve) => between.close(resolve))
+  try {
+    await bounded(rejects(link, /goes on in the clear before TLS/), 4000)
+  } finally {
+    for (const socket of sockets) socket.destroy()
+    between.close()
+  }
   strictEqual(sockets.length, 1)
 })
 
