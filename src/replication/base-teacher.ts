@@ -26,7 +26,10 @@ export interface BranchBases {
 const RETRY_MS = 1000
 const TRIES_MAX = 30
 
-type Shards = Pick<ShardedStore, 'acquireOp' | 'releaseOp' | 'submitTo' | 'ring' | 'shardCount'>
+type Shards = Pick<
+  ShardedStore,
+  'acquireOp' | 'releaseOp' | 'submitTo' | 'readmit' | 'ring' | 'shardCount'
+>
 
 /**
  * Tells the shards of this process on which layers branches begin, when one says that it does not
@@ -73,8 +76,9 @@ export class BaseTeacher {
 
   private async teach(op: BlockOp): Promise<void> {
     const isKnown = await this.learn(op)
-    if (!isKnown) {
-      op.error = ErrorCode.Unavailable
+    const error = isKnown ? this.shards.readmit(op) : ErrorCode.Unavailable
+    if (error !== ErrorCode.Ok) {
+      op.error = error
       op.onDone(op)
       return
     }

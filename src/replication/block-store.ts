@@ -51,6 +51,11 @@ export interface ShardedStore extends BlockStore {
   readonly freeBytes: number
   /** As `submit`, to a shard of the caller's choice. */
   submitTo(shard: number, op: BlockOp): void
+  /**
+   * Asked before an op that its shard left unanswered is queued again, because no barrier knew of
+   * it meanwhile (R3): Ok, or the error with which it ends.
+   */
+  readmit: (op: BlockOp) => number
 }
 
 export interface FamilyKey {

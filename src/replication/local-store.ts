@@ -32,6 +32,8 @@ export class LocalStore implements ShardedStore {
   /** Set before the first op; without it no volume has branches. */
   teacher: BaseTeacher | null = null
   finder: ChunkFinder | null = null
+  /** Set by who admits ops; where nobody does all are. */
+  readmit: (op: BlockOp) => number = () => ErrorCode.Ok
   private readonly freeOps: BlockOp[] = []
   private pooledReads: BlockOp[] = []
 
@@ -165,6 +167,11 @@ export class LocalStore implements ShardedStore {
       this.shards.served()
       if (this.pooledReads.push(op) === 1) setImmediate(this.answerPooled)
     } else {
+      op.error = this.readmit(op)
+      if (op.error !== ErrorCode.Ok) {
+        op.onDone(op)
+        return
+      }
       this.teacher?.watch(op)
       client.submit(op)
       this.shards.ring()

@@ -46,6 +46,7 @@ export class ShardMemberService implements MemberService {
 
   constructor(store: ShardedStore, arena: Arena, fences: Fences, clock: Clock = systemClock) {
     this.#store = store
+    store.readmit = (op) => fences.admit(op, false)
     this.#confirmations = new Confirmations(clock)
     this.fences = fences
     this.questions = new ShardQuestions(store, arena)

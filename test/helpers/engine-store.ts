@@ -14,6 +14,7 @@ export class EngineStore implements ShardedStore {
   /** Asked with each op that is about to be done; ops may be dropped by stopping the store. */
   onExecute: (op: BlockOp) => void = () => {}
   freeBytes = 2 ** 30
+  readmit: (op: BlockOp) => number = () => ErrorCode.Ok
 
   constructor(shards: readonly Shard[]) {
     this.#shards = shards

@@ -187,6 +187,7 @@ export class SimFences implements FenceStore {
 export class SimShards implements ShardedStore {
   readonly shardCount = 1
   teacher: BaseTeacher | null = null
+  readmit: (op: BlockOp) => number = () => ErrorCode.Ok
   readonly #open: () => AnyShard | null
   /** Null while it cannot be opened: then it answers that it failed. */
   #shard: AnyShard | null
