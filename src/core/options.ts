@@ -4,11 +4,17 @@
  */
 import { z } from 'zod'
 import { StoreError } from './errors.ts'
-import { BLOCK_BYTES, ETCD_ENDPOINTS_MAX, SHARDS_MAX, VOLUME_BYTES_MAX } from './limits.ts'
+import {
+  BLOCK_BYTES,
+  ETCD_ENDPOINTS_MAX,
+  PIECE_BYTES_MAX,
+  SHARDS_MAX,
+  VOLUME_BYTES_MAX
+} from './limits.ts'
 import { formatDuration, formatSizeExact, parseDuration, parseSize } from './units.ts'
 
-/** Smaller ones are only files to open; larger ones make a compaction step long. */
-export const SEGMENT_BYTES_MIN = 1024 * 1024
+/** The largest piece of a request has to fit; larger ones make a compaction step long. */
+export const SEGMENT_BYTES_MIN = 2 * PIECE_BYTES_MAX
 const SEGMENT_BYTES_MAX = 1024 * 1024 * 1024
 /** Below this a few large requests leave no pages for anybody else. */
 const ARENA_BYTES_MIN = 16 * 1024 * 1024

@@ -2,7 +2,7 @@ import { assert } from '../core/assert.ts'
 import type { BlockChecksums } from '../core/block-checksums.ts'
 import type { Clock, Random } from '../core/clock.ts'
 import type { FoldedChecksum } from '../core/folded-checksum.ts'
-import { SHARDS_MAX } from '../core/limits.ts'
+import { PIECE_BYTES_MAX, SHARDS_MAX } from '../core/limits.ts'
 import { PAGE_BYTES } from '../format/fields.ts'
 import type { SealKeys } from '../seal/key-table.ts'
 import type { Files, SyncTracker } from './files.ts'
@@ -50,7 +50,8 @@ export const RESERVE_SEGMENTS = 3
 export const COMPACTION_SEGMENTS = 2
 /** Fewer, and compaction has no choice of victims. */
 const SEGMENTS_PER_SHARD_MIN = 32
-const SEGMENT_BYTES_SMALL = 1024 * 1024
+/** The largest piece of a request fits, with a header, a footer and the tags of sealed blocks. */
+const SEGMENT_BYTES_SMALL = 2 * PIECE_BYTES_MAX
 
 /** Segment size for a new data directory: the default, or less where the capacity is small. */
 export function segmentBytesFor(capacityBytes: number, shards: number): number {

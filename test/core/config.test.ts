@@ -146,7 +146,7 @@ test('a capacity of too few segments is refused', () => {
   refused({ flags: { ...flags, segmentBytes: '32MiB', shards: 2 } }, /4 segments/)
   resolve({ flags: { ...flags, segmentBytes: '32MiB' } })
   const many = { dataDir: '/d', capacityBytes: '64MiB', shards: 64 }
-  refused({ flags: many }, /flag --capacity\) gives a shard 1 segments .*there are 64 shards/)
+  refused({ flags: many }, /flag --capacity\) gives a shard 0 segments .*there are 64 shards/)
   resolve({ flags: { ...many, shards: 8 } })
 })
 

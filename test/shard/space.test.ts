@@ -1,6 +1,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ErrorCode } from '../../src/core/errors.ts'
+import { PIECE_BLOCKS_MAX, PIECE_BYTES_MAX } from '../../src/core/limits.ts'
 import { nextLayerLow } from '../../src/core/layer-ids.ts'
 import { OpKind } from '../../src/shard/op.ts'
 import { segmentBytesFor } from '../../src/shard/shard-config.ts'
@@ -239,10 +240,24 @@ test('a filesystem that is full makes writes fail and keeps what is there', () =
   assert.equal(rig.read(0, 49, 2), [50, 5])
 })
 
+test('the largest write fits the smallest segment, sealed or not', () => {
+  const segmentBytes = segmentBytesFor(0, 2)
+  for (const sealed of [false, true]) {
+    const config = { segmentBytes, capacityBytes: 64 * 1024 * 1024 }
+    const rig = new ShardRig({
+      ...{ files: new FaultyFiles(seededRandom(5)), config, sealed },
+      memoryBytes: 4 * PIECE_BYTES_MAX
+    })
+    for (let i = 0; i < 4; i++) {
+      assert.is(rig.write(0, i * PIECE_BLOCKS_MAX, PIECE_BLOCKS_MAX, i + 1), ErrorCode.Ok)
+    }
+  }
+})
+
 test('small capacities get small segments', () => {
   assert.is(segmentBytesFor(2 ** 40, 4), 128 * 2 ** 20)
   assert.is(segmentBytesFor(4 * 2 ** 30, 2), 64 * 2 ** 20)
-  assert.is(segmentBytesFor(0, 2), 2 ** 20)
+  assert.is(segmentBytesFor(0, 2), 2 ** 21)
 })
 
 test.run()
