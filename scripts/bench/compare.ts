@@ -4,6 +4,7 @@ import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
+import { fillTwice } from './fill.ts'
 import { type FioResult, nbdTarget, runFio } from './fio.ts'
 import { dropPageCache, MemoryLimit, writeBack } from './page-cache.ts'
 import type { Job, Row } from './rows.ts'
@@ -45,11 +46,6 @@ export interface Plan {
 /** Shown beside the servers, and no reference: it serves nobody. */
 export const RAW_DISK = 'raw disk'
 
-const MiB = 1024 * 1024
-const FILL: Job = { rw: 'write', blockBytes: MiB, depth: 16, wholeSize: true }
-export const FILL_PASSES = 2
-const SCAN: Job = { rw: 'read', blockBytes: MiB, depth: 16, wholeSize: true }
-
 export class Comparison {
   /** Of the round that runs. */
   #measurements: Measurement[] = []
@@ -61,11 +57,7 @@ export class Comparison {
     for (const server of servers) server.pause()
   }
 
-  /**
-   * Writes and reads every byte of every server's volume, twice: a server that appends has files
-   * to use again then, and all of them in the page cache, as the references' file is. On a virtual
-   * machine whose host gives memory when it is first touched, that costs 30 times a copy.
-   */
+  /** Every server's volume. */
   async fill(): Promise<void> {
     let referencesFilled = false
     for (const server of this.#servers) {
@@ -73,10 +65,7 @@ export class Comparison {
       referencesFilled ||= !server.ours
       this.#plan.note(`filling ${server.name}`)
       server.resume()
-      for (let pass = 0; pass < FILL_PASSES; pass++) {
-        await this.#fio(server.uri, FILL, 1)
-        await this.#fio(server.uri, SCAN, 1)
-      }
+      await fillTwice((job) => this.#fio(server.uri, job, 1))
       server.pause()
     }
     await writeBack()

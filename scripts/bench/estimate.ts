@@ -1,5 +1,5 @@
 /** How long a run will take, so that nobody starts an hour unawares. */
-import { FILL_PASSES } from './compare.ts'
+import { FILL_JOBS } from './fill.ts'
 import type { Row } from './rows.ts'
 import { selfSeconds } from './self.ts'
 
@@ -33,7 +33,7 @@ function roundSeconds(row: Row, { servers, seconds, sizeBytes }: RunShape): numb
 /** Writing and reading each volume; the references share one. */
 function fillSeconds({ servers, sizeBytes }: RunShape): number {
   const volumes = new Set(servers.map((name) => (name === 'torus' ? name : 'reference'))).size
-  return 2 * FILL_PASSES * volumes * (sizeBytes / BYTES_PER_SECOND + JOB_SECONDS)
+  return FILL_JOBS * volumes * (sizeBytes / BYTES_PER_SECOND + JOB_SECONDS)
 }
 
 /** `isDone` tells of rounds that an earlier run measured. */

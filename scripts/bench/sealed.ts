@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { fillTwice } from './fill.ts'
 import { type FioResult, nbdTarget, runFio } from './fio.ts'
 import type { Job, Metric } from './rows.ts'
 import type { SelfPlan, SelfReport } from './self.ts'
@@ -20,9 +21,10 @@ interface SealedRow {
 const LUKS_GOAL = 1.5
 /** Compilers are done with what is measured then. */
 const WARM_UP_SECONDS = 2
+/** Filling a volume twice and reading it, of 1 GiB on the slowest of the three. */
+const FILL_SECONDS = 10
 const KiB = 1024
 const MiB = 1024 * KiB
-const FILL: Job = { rw: 'write', blockBytes: MiB, depth: 16, wholeSize: true }
 
 const small = (rw: Job['rw'], depth: number): Job => ({ rw, blockBytes: 4 * KiB, depth })
 const large = (rw: Job['rw']): Job => ({ rw, blockBytes: MiB, depth: 16 })
@@ -69,7 +71,7 @@ const sealedRows: Readonly<Record<string, SealedRow>> = {
 export const sealedRowIds: readonly string[] = Object.keys(sealedRows)
 
 export const sealedSeconds = ({ rounds, seconds }: Omit<SelfPlan, 'note'>): number =>
-  3 * (rounds * (seconds + 1) + WARM_UP_SECONDS + 4)
+  3 * (rounds * (seconds + 1) + WARM_UP_SECONDS + FILL_SECONDS)
 
 export async function sealedRow(
   id: string,
@@ -92,7 +94,7 @@ export async function sealedRow(
   try {
     for (const [name, uri] of Object.entries(targets)) {
       turn(server, luks, name)
-      if (name !== 'plain') await run(uri, FILL, 1, plan.seconds)
+      if (name !== 'plain') await fillTwice((job) => run(uri, job, 1, plan.seconds))
       await run(uri, row.job, 2, WARM_UP_SECONDS)
       figures[name] = []
     }
