@@ -9,6 +9,7 @@ import { ClusterLoad, connectWithin } from '../helpers/cluster-load.ts'
 import { ClusterSite } from '../helpers/cluster-site.ts'
 import { testNeeding } from '../helpers/environment.ts'
 import { MiB } from '../helpers/images.ts'
+import { checkNonces } from '../helpers/nonces.ts'
 import { until } from '../helpers/process.ts'
 import { qemuIoAny } from '../helpers/qemu.ts'
 
@@ -36,6 +37,10 @@ testNeeding(
     })
     try {
       await takeOver(site, key)
+      await site.stop()
+      const nonces = new Map<string, string>()
+      for (const { dataDir } of site.peers) checkNonces(dataDir, nonces)
+      ok(nonces.size > 1000, `${nonces.size} nonces`)
     } finally {
       await site.dispose()
       rmSync(directory, { recursive: true })

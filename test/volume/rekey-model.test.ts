@@ -3,14 +3,13 @@
  * bytes: changed, rekeyed, flattened, compacted and restarted at random, with rekeys under way.
  */
 import { ok, strictEqual } from 'node:assert'
-import { closeSync, openSync, readdirSync, readFileSync, readSync } from 'node:fs'
+import { closeSync, openSync, readdirSync, readSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
-import { SEAL_TAG_BYTES, tagsAtOf } from '../../src/format/batch.ts'
 import type { RunningPeer } from '../../src/index.ts'
-import { dataRecordsIn } from '../helpers/data-records.ts'
 import { SeededRandom } from '../helpers/manual-clock.ts'
+import { checkNonces } from '../helpers/nonces.ts'
 import { withPeer } from '../helpers/own-peer.ts'
 import { until } from '../helpers/process.ts'
 import { changeAtRandom, readAll } from '../helpers/volume-peer.ts'
@@ -34,27 +33,6 @@ async function api<T>(peer: RunningPeer, method: string, path: string): Promise<
 
 const keysOf = (peer: RunningPeer, name: string): Promise<Keys> =>
   api(peer, 'GET', `volumes/${name}/keys`)
-
-/**
- * Each version of a block has one ciphertext, in whatever layer and segment it is or was: what a
- * version was given to twice would be sealed twice under a nonce.
- */
-function checkNonces(directory: string, seen: Map<string, string>): void {
-  for (const entry of readdirSync(directory, { recursive: true, withFileTypes: true })) {
-    if (!entry.isFile() || !entry.name.startsWith('seg-')) continue
-    const file = readFileSync(join(entry.parentPath, entry.name))
-    for (const { record, bytes } of dataRecordsIn(file)) {
-      const { familyHigh, familyLow, writerEpoch, sequence, chunk, firstBlock } = record
-      for (let i = 0; i < record.blockCount; i++) {
-        const nonce = [familyHigh, familyLow, writerEpoch, sequence, chunk, firstBlock + i].join()
-        const at = tagsAtOf(record) + i * SEAL_TAG_BYTES
-        const tag = bytes.toString('hex', at, at + SEAL_TAG_BYTES)
-        strictEqual(seen.get(nonce) ?? tag, tag, `sealed twice: ${nonce}`)
-        seen.set(nonce, tag)
-      }
-    }
-  }
-}
 
 /** Blocks in files that are not ciphertext: long runs of one byte that is not zero. */
 function plainBlocks(directory: string): number {
