@@ -103,7 +103,7 @@ export class Imports {
       }
       session.doneBytes = Math.max(session.doneBytes, untilBytes)
       if (!session.isMarkDue) return
-      await file.flush()
+      await session.flush(file)
       await this.#noted(id, session)
     })
     return stateOf(volume, session)
@@ -125,7 +125,7 @@ export class Imports {
   /** @throws StoreError NotFound, Busy */
   async abandon(id: string): Promise<void> {
     const session = this.#sessionOf(await this.#hidden.find(id, 'import'))
-    await session.alone(() => session.close())
+    await session.alone(() => session.close(false))
     this.#sessions.delete(id)
     await this.#volumes.trash.delete(id, { why: 'import' })
   }
@@ -139,7 +139,7 @@ export class Imports {
     session.state = 'verifying'
     session.verifiedBytes = 0
     const file = await this.#fileOf(volume.id, session)
-    await file.flush()
+    await session.flush(file)
     await this.#noted(volume.id, session)
     const found = await digestOf(file, (doneBytes) => {
       session.verifiedBytes = doneBytes

@@ -55,6 +55,10 @@ class Session extends Transfer {
     this.compared()
   }
 
+  protected override setBack(): void {
+    this.restart()
+  }
+
   compared(): void {
     this.extents = []
     this.digest = new VolumeDigest()
@@ -189,7 +193,7 @@ export class Increments {
   /** What came since the last time: is it there, durable? @throws StoreError ChecksumMismatch */
   async #compare(name: string, session: Session): Promise<void> {
     const file = await this.#fileOf(name, session)
-    await file.flush()
+    await session.flush(file)
     const found = await digestOfParts(file, session.extents, (doneBytes) => {
       session.verifiedBytes = doneBytes
     })

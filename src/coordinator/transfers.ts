@@ -77,7 +77,7 @@ export class Transfer {
     } finally {
       this.#busy = false
       this.#timer = setTimeout(() => {
-        this.alone(() => this.close()).catch(storeErrorOf)
+        this.alone(() => this.close()).catch((thrown) => this.failed(thrown))
       }, IDLE_MS).unref()
       if (this.#file === null) clearTimeout(this.#timer)
     }
@@ -116,12 +116,30 @@ export class Transfer {
     return this.#file
   }
 
-  async close(): Promise<void> {
+  /** Makes durable what came. Where that fails, it comes again from what was noted as durable. */
+  async flush(file: VolumeFile): Promise<void> {
+    try {
+      await file.flush()
+    } catch (thrown) {
+      this.setBack()
+      throw thrown
+    }
+  }
+
+  protected setBack(): void {
+    this.doneBytes = this.#markedBytes
+  }
+
+  /** `isKept`: what came is made durable. */
+  async close(isKept = true): Promise<void> {
     const file = this.#file
     this.#file = null
     if (file === null) return
-    await file.flush()
-    await file.close()
+    try {
+      if (isKept) await this.flush(file)
+    } finally {
+      await file.close()
+    }
   }
 }
 

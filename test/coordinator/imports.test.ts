@@ -3,7 +3,7 @@ import { deepStrictEqual, ok, rejects, strictEqual } from 'node:assert'
 import { test } from 'uvu'
 import { exportVolume } from '../../src/backup/exporter.ts'
 import { Imports } from '../../src/coordinator/imports.ts'
-import { ErrorCode } from '../../src/core/errors.ts'
+import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 import { type Bench, failsWith, openBench } from '../helpers/volume-bench.ts'
 
 const MIB = 1024 * 1024
@@ -54,6 +54,49 @@ test('an imported volume has its name when all of it is there and compared', asy
   await file.writeAt(0, Buffer.alloc(4096, 1))
   await file.close()
   deepStrictEqual(await imports.list(), [])
+  await bench.close()
+})
+
+test('what cannot be made durable is told, comes again, and nothing stays open', async () => {
+  const bench = await openBench()
+  const { stream, digest } = await exported(bench)
+  const imports = new Imports(bench.volumes, bench.cluster)
+  const { id } = await imports.begin({ name: 'v', sizeBytes: SIZE })
+  const open = bench.volumes.openHidden.bind(bench.volumes)
+  let isFull = true
+  let opened = 0
+  bench.volumes.openHidden = async (hidden) => {
+    const file = await open(hidden)
+    const { flush, close } = { flush: file.flush.bind(file), close: file.close.bind(file) }
+    file.flush = () => {
+      if (!isFull) return flush()
+      return Promise.reject(new StoreError(ErrorCode.OutOfSpace, 'the disk is full'))
+    }
+    file.close = () => {
+      opened--
+      return close()
+    }
+    opened++
+    return file
+  }
+  await imports.write(id, stream, SIZE)
+  await imports.finish(id, { digest })
+  strictEqual(await finished(imports, id), 'failed')
+  const { error, doneBytes } = await imports.show(id)
+  deepStrictEqual([error?.code, doneBytes], ['OutOfSpace', 0])
+  await rejects(bench.volumes.open('v', {}), failsWith(ErrorCode.NotFound))
+  await rejects(imports.finish(id, { digest }), failsWith(ErrorCode.InvalidArgument))
+  isFull = false
+  await imports.write(id, stream, SIZE)
+  await imports.finish(id, { digest })
+  strictEqual(await finished(imports, id), 'done')
+  strictEqual(opened, 0)
+  // Room is wanted most when there is none.
+  isFull = true
+  const other = await imports.begin({ name: 'w', sizeBytes: SIZE })
+  await imports.write(other.id, stream, SIZE)
+  await imports.abandon(other.id)
+  strictEqual(opened, 0)
   await bench.close()
 })
 
