@@ -1,5 +1,5 @@
 /** The cluster as people read it; pure. */
-import { formatDuration, formatSize } from '../core/units.ts'
+import { formatDuration, formatSize, plural } from '../core/units.ts'
 import type { ClusterPeer, ClusterStatus, Pool, Ring } from './api-client.ts'
 import { UsageError } from './errors.ts'
 import type { Output } from './output.ts'
@@ -58,7 +58,7 @@ const labelsOf = ({ labels }: ClusterPeer): string =>
 export function onlyOne(peers: readonly ClusterPeer[], id: string): ClusterPeer {
   const found = peers.filter(({ peerId }) => peerId.startsWith(id))
   if (found.length === 1) return found[0]!
-  const why = found.length === 0 ? 'no peer' : `${found.length} peers`
+  const why = found.length === 0 ? 'no peer' : plural(found.length, 'peer')
   throw new UsageError(`${why} with an id that begins with "${id}": see "torus peer list"`)
 }
 
@@ -226,7 +226,7 @@ function scrubText({ scrub }: ClusterPeer): string {
   const { groups, groupsLeft, groupsCompared, differences, repaired, mended, damaged } = scrub
   const parts = [`${groupsCompared} groups with other members, of ${groups}`]
   if (groupsLeft > 0) parts.push(`${groupsLeft} left`)
-  if (differences > 0) parts.push(`${differences} blocks differed, ${repaired} repaired`)
+  if (differences > 0) parts.push(`${plural(differences, 'block')} differed, ${repaired} repaired`)
   if (mended > 0) parts.push(`${mended} damaged blocks repaired`)
   if (damaged > 0) parts.push(`${damaged} damaged blocks wait`)
   return parts.join(', ')

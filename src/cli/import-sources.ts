@@ -75,6 +75,7 @@ class RawSource implements Source {
 }
 
 export async function rawFile(path: string, sizeBytes: number | undefined): Promise<Source> {
+  requireBlocks(sizeBytes)
   const file = await opened(path)
   const { size } = await file.stat()
   await file.close()
@@ -89,7 +90,13 @@ export async function rawFile(path: string, sizeBytes: number | undefined): Prom
 
 export function rawPipe(input: Readable, sizeBytes: number | undefined): Source {
   if (sizeBytes === undefined) throw new UsageError('a raw image from a pipe needs --size')
+  requireBlocks(sizeBytes)
   return new RawSource(sizeBytes, evenly(input), sizeBytes)
+}
+
+function requireBlocks(sizeBytes: number | undefined): void {
+  if (sizeBytes === undefined || (sizeBytes > 0 && sizeBytes % BLOCK_BYTES === 0)) return
+  throw new UsageError(`--size ${sizeBytes} must be a positive multiple of ${BLOCK_BYTES} bytes`)
 }
 
 /** In the format of torus. @throws StoreError Corrupt when it is not */

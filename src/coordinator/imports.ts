@@ -63,7 +63,8 @@ export class Imports {
       throw new StoreError(ErrorCode.AlreadyExists, text)
     }
     if ((await this.#volumes.listAll()).some((each) => each.name === name)) {
-      throw new StoreError(ErrorCode.AlreadyExists, `there is a volume "${name}" already`)
+      const text = `there is a volume "${name}" already: one that an import made is whole`
+      throw new StoreError(ErrorCode.AlreadyExists, text)
     }
     const nowMs = this.#cluster.clock.wallMs()
     const since = new Date(nowMs).toISOString()

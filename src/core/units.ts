@@ -102,3 +102,7 @@ export function formatLatency(seconds: number): string {
   if (seconds < 1) return `${(seconds * 1e3).toPrecision(3)} ms`
   return `${seconds.toPrecision(3)} s`
 }
+
+/** '1 backup', '2 backups'. */
+export const plural = (count: number, word: string): string =>
+  `${count} ${word}${count === 1 ? '' : 's'}`

@@ -88,6 +88,13 @@ test('a diff is asked for in pieces and told with its sums', async ({ torus }) =
   match(other.stderr, /different volumes/)
 })
 
+test('a size that is no whole number of blocks is named as it was given', async ({ torus }) => {
+  const raw = ['--format', 'raw', '--size', '5000']
+  const { code, stderr } = await torus(['volume', 'import', '/dev/null', 'v', ...raw])
+  match(stderr, /--size 5000 must be a positive multiple of 4096 bytes/)
+  equal(code, 2)
+})
+
 test('volumes begin on snapshots by commands', async (here) => {
   const { torus, fixture } = here
   const { branches } = fixture.backend

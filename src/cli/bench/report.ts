@@ -1,5 +1,5 @@
 /** What `torus bench` prints: the line while it runs, the tables and the JSON at its end. */
-import { formatLatency, formatSize } from '../../core/units.ts'
+import { formatLatency, formatSize, plural } from '../../core/units.ts'
 import type { Output } from '../output.ts'
 import type { Latencies } from './latencies.ts'
 import { type Load, type LoadCounts, type LoadKind, type LoadPlan, loadKinds } from './load.ts'
@@ -93,8 +93,6 @@ export function planText(plan: LoadPlan): string {
     `${plural(connections, 'connection')} with ${plural(depth, 'request')} in flight`
   )
 }
-
-const plural = (count: number, word: string): string => `${count} ${word}${count === 1 ? '' : 's'}`
 
 export function reportText(report: BenchReport, plan: LoadPlan, output: Output): string {
   const rows = loadKinds.flatMap((kind) => {

@@ -7,7 +7,7 @@ import { type Backup, Repository } from '../../backup/repository.ts'
 import { type Damage, partsOfBackup, verifyBackups } from '../../backup/restore.ts'
 import { openStore } from '../../backup/store.ts'
 import { VolumeDigest } from '../../backup/stream-format.ts'
-import { formatSize } from '../../core/units.ts'
+import { formatSize, plural } from '../../core/units.ts'
 import { withoutUndefined } from '../../core/without-undefined.ts'
 import { type AccessOptions, addAccessOptions, givenAccess } from '../access-options.ts'
 import { countArgument } from '../arguments.ts'
@@ -171,14 +171,14 @@ async function verify(
     const shut = opened.filter(({ backup, keys }) => backup.manifest.keys !== null && keys === null)
     if (shut.length > 0) {
       const why = 'without their key only the lists of their objects were looked at'
-      output.note(`${shut.length} backups are encrypted: ${why}`)
+      output.note(`${plural(shut.length, 'backup')} encrypted: ${why}`)
     }
     const lost = found.damage.length + damaged.length
     output.result({ ...found, damagedManifests: damaged }, () =>
       [
         ...damaged.map((key) => `${key} is damaged, or of a newer version: that backup is lost`),
         ...found.damage.map(damageText),
-        `${found.backups} backups, ${found.objects} objects: ` +
+        `${plural(found.backups, 'backup')}, ${plural(found.objects, 'object')}: ` +
           (lost === 0 ? 'all is there' : `${lost} damaged or missing`)
       ].join('\n')
     )
@@ -349,7 +349,8 @@ async function runPrune(
     const pruned = await prune(repository, unwanted, (manifest) => keyring.of(manifest), turn)
     output.result(pruned, () => {
       const { forgotten, objects, bytes, waitsFor } = pruned
-      const sum = `${forgotten.length} backups forgotten, ${objects} objects deleted`
+      const gone = `${plural(objects, 'object')} deleted`
+      const sum = `${plural(forgotten.length, 'backup')} forgotten, ${gone}`
       const wait = waitsFor.length === 0 ? '' : '; what backups that run now may need stays'
       return `${sum}, ${formatSize(bytes)}${wait}`
     })

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { Command } from 'commander'
 import { BLOCK_BYTES, SHARDS_MAX } from '../../core/limits.ts'
-import { formatSize } from '../../core/units.ts'
+import { formatSize, plural } from '../../core/units.ts'
 import type { CheckReport } from '../../shard/check.ts'
 import type { Problem } from '../../shard/problem.ts'
 import { countArgument } from '../arguments.ts'
@@ -73,7 +73,7 @@ async function runCheck({ output }: Context, { dataDir }: OfflineOptions): Promi
   }
   const summary =
     `checked ${report.shards} shards: ${report.segments} segments, ${report.records} records, ` +
-    `${report.blocks} blocks`
+    plural(report.blocks, 'block')
   output.result({ ...report, found: problems }, () =>
     [...problems.map((problem) => problemText(problem.shard, problem)), summary].join('\n')
   )

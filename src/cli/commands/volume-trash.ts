@@ -1,6 +1,6 @@
 /** Deleting volumes, and bringing them back. */
 import type { Command } from 'commander'
-import { formatSize } from '../../core/units.ts'
+import { formatSize, plural } from '../../core/units.ts'
 import { action, type Context, withExamples } from '../context.ts'
 import { CommandError, UsageError } from '../errors.ts'
 import type { Trashed } from '../life-api.ts'
@@ -32,7 +32,7 @@ async function remove(
 ): Promise<void> {
   const volume = await api.volume(name)
   if (volume.clients > 0 && !force) {
-    const message = `volume ${name} has ${volume.clients} clients`
+    const message = `volume ${name} has ${plural(volume.clients, 'client')}`
     const see = `see "${programName()} client list"`
     throw new CommandError('Busy', `${message}, ${see}; --force disconnects them`)
   }
