@@ -3,9 +3,11 @@
  * each restart that flushed data is there, nothing is torn, and nothing older came back.
  *
  * Usage: npm run torture -- [--minutes N] [--volume-mib N] [--seed N] [-- SERVE-OPTION…]
+ *        npm run torture -- --encrypt [--minutes N] …
  *        npm run torture -- --cluster [--only WORDS] [--minutes N] …
  * Prints a line a minute and the seed; the timing of a kill is never the same twice.
  *
+ * With --encrypt the volume is encrypted, and rekeyed and compacted whenever it is loaded.
  * With --cluster: four peers and three members of etcd, and one fault after the other in random
  * order (scripts/torture/cluster-faults.ts; those with WORDS in their names). Any wrong byte, any
  * error that a client sees, and any wait that is too long ends it.
@@ -15,6 +17,7 @@ import { parseArgs } from 'node:util'
 import { TorusServer } from '../test/helpers/server.ts'
 import { tortureCluster } from './torture/cluster-rounds.ts'
 import { seededRandom } from './torture/seeded-random.ts'
+import { startSealed } from './torture/sealed-rounds.ts'
 import { type KillReport, killRounds, READY_MS_MAX, TORTURE_VOLUME } from './torture/kill-rounds.ts'
 
 const MIB = 1024 * 1024
@@ -28,6 +31,12 @@ function lineOf({ rounds, early, orderly, slowestStartMs, counts }: KillReport):
   )
 }
 
+const startPlain = (volumeBytes: number, args: readonly string[]): Promise<TorusServer> =>
+  TorusServer.start({
+    args: ['--volume', `${TORTURE_VOLUME}=${volumeBytes}`, ...args],
+    readyMs: READY_MS_MAX
+  })
+
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
@@ -36,6 +45,7 @@ async function main(): Promise<void> {
       'volume-mib': { type: 'string', default: '64' },
       seed: { type: 'string', default: String(Date.now() % 1_000_000) },
       cluster: { type: 'boolean', default: false },
+      encrypt: { type: 'boolean', default: false },
       only: { type: 'string', default: '' }
     }
   })
@@ -48,11 +58,9 @@ async function main(): Promise<void> {
     await tortureCluster({ minutes, volumeBytes, seed, only, serveArgs: positionals, print })
     return
   }
-  const args = ['--volume', `${TORTURE_VOLUME}=${volumeBytes}`, '--segment-size', '4MiB']
-  const server = await TorusServer.start({
-    args: [...args, ...positionals],
-    readyMs: READY_MS_MAX
-  })
+  const args = ['--segment-size', '4MiB', ...positionals]
+  const sealed = values.encrypt ? await startSealed(volumeBytes, args) : null
+  const server = sealed?.server ?? (await startPlain(volumeBytes, args))
   const until = performance.now() + minutes * 60_000
   let lastLineMs = performance.now()
   try {
@@ -61,13 +69,16 @@ async function main(): Promise<void> {
       volumeBytes,
       random: seededRandom(seed),
       goOn: () => performance.now() < until,
+      ...(sealed === null ? {} : { onLoad: sealed.rekey }),
       onRound: (so) => {
         if (performance.now() - lastLineMs < 60_000) return
         lastLineMs = performance.now()
         console.log(lineOf(so))
       }
     })
-    console.log(`every round was right: ${lineOf(report)}`)
+    await sealed?.untilRekeyed()
+    const rekeys = sealed === null ? '' : `; ${sealed.rekeys()} rekeys begun`
+    console.log(`every round was right: ${lineOf(report)}${rekeys}`)
   } finally {
     await server.dispose()
   }

@@ -34,6 +34,8 @@ export interface KillOptions {
   /** Asked before each round. */
   readonly goOn: (rounds: number) => boolean
   readonly onRound?: (report: KillReport) => void
+  /** Called when a load begins, in whose midst the server is killed. */
+  readonly onLoad?: () => Promise<void>
 }
 
 const sleep = (milliseconds: number): Promise<void> =>
@@ -51,6 +53,7 @@ export async function killRounds(options: KillOptions): Promise<KillReport> {
   }
   while (options.goOn(rounds)) {
     const running = load.run(server.nbdPort, TORTURE_VOLUME)
+    const beside = options.onLoad?.()
     await Promise.race([running, sleep(LOAD_MS_MIN + below(random, LOAD_MS_MAX - LOAD_MS_MIN))])
     if (below(random, 8) === 0) {
       await endInOrder(server, load, running, model)
@@ -59,6 +62,7 @@ export async function killRounds(options: KillOptions): Promise<KillReport> {
       await server.kill()
       await running
     }
+    await beside
     while (below(random, 4) === 0) {
       server.spawn()
       await sleep(below(random, 400))

@@ -2,9 +2,12 @@ import { ok, strictEqual } from 'node:assert'
 import { test } from 'uvu'
 import { killRounds, READY_MS_MAX, TORTURE_VOLUME } from '../../scripts/torture/kill-rounds.ts'
 import { seededRandom } from '../../scripts/torture/seeded-random.ts'
+import { startSealed } from '../../scripts/torture/sealed-rounds.ts'
+import { checkNonces } from '../helpers/nonces.ts'
 import { TorusServer } from '../helpers/server.ts'
 
 const ROUNDS = 5
+const SEALED_ROUNDS = 3
 const VOLUME_BYTES = 32 * 1024 * 1024
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 
@@ -20,6 +23,28 @@ test(`after kill -9 flushed data is whole and nothing is torn (SEED=${seed})`, a
     })
     strictEqual(report.rounds, ROUNDS)
     ok(report.counts.writes > 100 && report.counts.reads > 100, JSON.stringify(report.counts))
+  } finally {
+    await server.dispose()
+  }
+})
+
+test(`so it is of an encrypted volume, killed while it is rekeyed (SEED=${seed})`, async () => {
+  const sealed = await startSealed(VOLUME_BYTES, ['--segment-size', '4MiB'])
+  const { server } = sealed
+  try {
+    await killRounds({
+      server,
+      volumeBytes: VOLUME_BYTES,
+      random: seededRandom(seed),
+      goOn: (rounds) => rounds < SEALED_ROUNDS,
+      onLoad: sealed.rekey
+    })
+    await sealed.untilRekeyed()
+    ok(sealed.rekeys() > 0, 'a rekey was begun')
+    await server.stop()
+    const nonces = new Map<string, string>()
+    checkNonces(server.dataDir, nonces)
+    ok(nonces.size > 1000, `${nonces.size} nonces`)
   } finally {
     await server.dispose()
   }

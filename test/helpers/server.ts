@@ -64,6 +64,7 @@ export class TorusServer {
   #child: ChildProcess | null = null
   #output: Gathered | null = null
   #earlierLogs = ''
+  readonly #moreArgs: string[] = []
 
   private constructor(settings: Settings) {
     this.#settings = settings
@@ -104,6 +105,11 @@ export class TorusServer {
     await this.ready()
   }
 
+  /** Given to every start from now on. */
+  addArgs(args: readonly string[]): void {
+    this.#moreArgs.push(...args)
+  }
+
   /** As `start`, without waiting. */
   spawn(args: readonly string[] = []): ChildProcess {
     const { options } = this.#settings
@@ -123,6 +129,7 @@ export class TorusServer {
         `127.0.0.1:${this.adminPort}`,
         ...socket,
         ...(options.args ?? []),
+        ...this.#moreArgs,
         ...args
       ],
       {
