@@ -1,0 +1,60 @@
+/** R26: a gateway whose machine slept has nothing to say of what was before. */
+import { ok, strictEqual } from 'node:assert'
+import { test } from 'uvu'
+import { OpKind } from '../../src/replication/block-store.ts'
+import { TTL_MS } from './peer.ts'
+import { QuietCluster, REQUESTS } from './quiet.ts'
+import { LIMIT_MS } from './scenario.ts'
+
+/** Longer than it takes to replace it. */
+const SLEEP_MS = 8 * TTL_MS
+/** So long it would go on by itself after a keepalive, and what members confirmed. */
+const AWAKE_MS = 500
+
+/**
+ * A gateway sleeps, with its monotonic clock, while another one takes over and writes. What it
+ * answers when it wakes, from its own disk, is old. `aloneMs`: before that it has lost the metadata.
+ */
+async function readAfterSleep(aloneMs: number): Promise<void> {
+  const sim = new QuietCluster({ peers: 2, copies: 2 })
+  const { world, network, peers } = sim
+  const { volume, session } = await sim.open()
+  const { process } = session.boot
+  const readMuch = (): void => {
+    for (let i = 0; i < REQUESTS; i++) volume.read(session)
+    session.boot.store!.ring()
+  }
+  const cut = (place: string): void => {
+    network.cut('p0', place)
+    network.cut(place, 'p0')
+  }
+  cut('metadata')
+  await world.runUntil(world.nowMs + aloneMs)
+  const before = volume.reads
+  readMuch()
+  await sim.ended(session, LIMIT_MS)
+  ok(volume.reads > before, 'it serves until it sleeps')
+  cut('p1')
+  const wakesMs = world.nowMs + SLEEP_MS
+  process.sleep(SLEEP_MS)
+  // The first thing that it does when it wakes.
+  const { reads: served } = volume
+  process.at(world.nowMs, readMuch)
+  const next = await sim.openAt(peers.indexOf(peers[1]!), volume)
+  for (let i = 0; i < 3 * REQUESTS; i++) volume.write(next, OpKind.Write)
+  await sim.ended(next, LIMIT_MS)
+  ok(world.nowMs < wakesMs, 'it sleeps still')
+  strictEqual(volume.reads, served)
+  await world.runUntil(wakesMs + AWAKE_MS)
+  strictEqual(volume.reads, served)
+}
+
+test('its lease does not count, whatever is left of it by its own clock', async () => {
+  await readAfterSleep(0)
+})
+
+test('nor does what members confirmed before', async () => {
+  await readAfterSleep(0.85 * TTL_MS)
+})
+
+test.run()
