@@ -43,6 +43,28 @@ test('R10: they do not show a write that is not acknowledged', async () => {
   await sim.ended(next, LIMIT_MS)
 })
 
+test('R10: a read that waits for a write ends with it when that is given up', async () => {
+  const sim = new QuietCluster({ peers: 2, copies: 2 })
+  const { world } = sim
+  const { volume, session } = await sim.open()
+  const { store } = session.boot
+  cutOff(sim, 'p1')
+  session.boot.members.breakAll()
+  for (let i = 0; i < 2 * REQUESTS; i++) volume.write(session, OpKind.Write)
+  store!.ring()
+  await world.runUntil(world.nowMs + 20)
+  // They have the bytes, of the gateway's own disk, and are not answered.
+  readMuch(volume, session)
+  await world.runUntil(world.nowMs + 20)
+  for (const family of [...store!.families()]) store!.fence(family)
+  await world.runUntil(world.nowMs + 20)
+  sim.peers[0]!.crash(false)
+  sim.network.healAll()
+  const next = await sim.openAt(1, volume)
+  readMuch(volume, next)
+  await sim.ended(next, LIMIT_MS)
+})
+
 test('R26: they end with the lease, before another gateway writes', async () => {
   const sim = new QuietCluster({ peers: 2, copies: 2 })
   const { world } = sim
