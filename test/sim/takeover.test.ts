@@ -95,6 +95,53 @@ test('what is sent again after the lease was taken anew is not void for who sync
   await sim.ended(session, LIMIT_MS)
 })
 
+test('R23: nobody comes in sync with what a takeover meanwhile did not see', async () => {
+  const sim = new QuietCluster({ peers: 3, copies: 2 })
+  const { network, peers, world } = sim
+  const { volume } = await sim.open()
+  const [group, { inSync }] = [...sim.groups()][0]!
+  const isIn = ({ peerId }: SimPeer): boolean => inSync.some(({ peer }) => peer === peerId)
+  const gateway = peers.find((peer) => !isIn(peer))!
+  const [source, target] = peers.filter(isIn) as [SimPeer, SimPeer]
+  const session = await sim.openAt(peers.indexOf(gateway), volume)
+  const chunks = Array.from({ length: CHUNKS }, (_, chunk) => chunk)
+  const chunk = chunks.find((each) => volume.groupOf(each * CHUNK_BLOCKS_USED) === group)!
+  const where = { first: 0, count: 2, chunk }
+  volume.write(session, OpKind.Write, where)
+  await sim.ended(session, LIMIT_MS)
+  for (const [from, to] of bothWays(source, target)) network.cut(from, to)
+  target.crash(false)
+  target.start()
+  const isSyncing = (): boolean => sim.groups().get(group)!.syncing[0]?.boot === target.boot?.bootId
+  await world.runFor(LIMIT_MS, 'it syncs', isSyncing)
+  await world.runUntil(world.nowMs + 500)
+  // It alone gets a write, and the gateway dies.
+  network.cut(gateway.name, source.name)
+  volume.write(session, OpKind.Write, where)
+  session.boot.store!.ring()
+  await world.runUntil(world.nowMs + 20)
+  gateway.crash(false)
+  await world.runUntil(world.nowMs + 2 * TTL_MS)
+  // It compared and left that alone; its promotion is under way while a takeover settles all.
+  const service = target.boot!.service!
+  const flush = service.flush.bind(service)
+  let isCompared = false
+  service.flush = (done) => {
+    if (!isCompared) network.cut(target.name, 'metadata')
+    isCompared = true
+    flush(done)
+  }
+  for (const [from, to] of bothWays(source, target)) network.heal(from, to)
+  await world.runFor(2 * LIMIT_MS, 'it compared', () => isCompared)
+  await sim.openAt(peers.indexOf(source), volume)
+  network.healAll()
+  const isWhole = (): boolean => sim.groups().get(group)!.inSync.length === 2
+  await world.runFor(2 * LIMIT_MS, 'both are in sync', isWhole)
+  await heldByMembers(sim, (each, [one, other]) => {
+    if (each === group) deepStrictEqual(other, one)
+  })
+})
+
 const bothWays = (one: SimPeer, other: SimPeer): [string, string][] => [
   [one.name, other.name],
   [other.name, one.name]
