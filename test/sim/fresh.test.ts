@@ -5,7 +5,7 @@ import type { GroupRecord } from '../../src/cluster/records.ts'
 import { OpKind } from '../../src/replication/block-store.ts'
 import { setState } from './mover.ts'
 import { QuietCluster } from './quiet.ts'
-import type { SimPeer } from './peer.ts'
+import { type SimPeer, TOMBSTONE_PAUSE_MS } from './peer.ts'
 import { change, every, isIn, LIMIT_MS, overwrite, readAll } from './scenario.ts'
 import type { Session, SimVolume } from './volume.ts'
 
@@ -30,6 +30,8 @@ async function leftBehind(): Promise<{ sim: QuietCluster; volume: SimVolume; ses
     return isIn(record, other) && !isIn(record, left) && !members.includes(left.peerId)
   })
   change(volume, session, OpKind.Trim)
+  // All that have the trims have them on disk: compaction may drop them.
+  await world.runUntil(world.nowMs + 4 * TOMBSTONE_PAUSE_MS)
   await overwrite(sim, volume, session)
   await world.runUntil(world.nowMs + 2000)
   // It cannot give back what it has.
