@@ -26,7 +26,8 @@ export async function clearBehindEnd(
     await run(device, request)
     if (request.error === 0) return
     const reason = errorCodeName(request.error)
-    const text = `volume ${volume.name}: bytes behind its end could not be trimmed: ${reason}`
+    const what = `volume ${volume.name} has ${sizeBytes} bytes now, and what was behind them`
+    const text = `${what} is not freed yet (${reason}): resize it to that once more`
     throw new StoreError(request.error as ErrorCode, text)
   }
   await clear(RequestKind.WriteZeroes, sizeBytes, blockEnd)

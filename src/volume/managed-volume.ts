@@ -406,12 +406,14 @@ export class ManagedVolume {
 
   /**
    * A shrink takes effect at once for clients; it resolves when what was behind the new end is
-   * gone durably. @throws StoreError InvalidArgument
+   * gone durably. Where that fails, the same call again goes on with it.
+   * @throws StoreError InvalidArgument
    */
   async resizeAlone(sizeBytes: number, shrink: boolean): Promise<void> {
     this.#checkThere()
     checkVolumeSize(sizeBytes, this.#unitBytes)
     const current = this.volume.sizeBytes
+    const isLeft = sizeBytes === current && this.record.touchedBytes > current
     const smaller = sizeBytes < current
     if (smaller && this.record.readOnly) {
       const text = `volume ${this.volume.name} is read-only: a shrink would lose its end`
@@ -433,7 +435,7 @@ export class ManagedVolume {
     this.volume.sizeBytes = sizeBytes
     // Changes that were let in under the old size have their versions, or hold their ranges: the
     // trim comes behind them all.
-    if (smaller) await this.#trimLeftovers()
+    if (smaller || isLeft) await this.#trimLeftovers()
   }
 
   /** Runs `write` for `length` bytes at the end, and moves the end when they are written. */

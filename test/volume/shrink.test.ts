@@ -1,8 +1,10 @@
 /** A process that is killed anywhere in a shrink, and what the next one finds. */
-import { ok, strictEqual } from 'node:assert'
+import { match, ok, rejects, strictEqual } from 'node:assert'
 import { test } from 'uvu'
+import { ErrorCode, type StoreError } from '../../src/core/errors.ts'
 import { MemoryTables } from '../../src/metadata/memory-tables.ts'
 import type { Tables } from '../../src/metadata/tables.ts'
+import { OpKind } from '../../src/replication/block-store.ts'
 import { TestArena } from '../helpers/test-arena.ts'
 import { type Bench, openBench } from '../helpers/volume-bench.ts'
 
@@ -74,6 +76,36 @@ test('a shrink that is killed took effect or did not, and nothing else', async (
   for (let turns = 0; turns < KILLS; turns++) if (await killAfter(turns)) small++
   ok(small > 0 && small < KILLS, `${small} of ${KILLS} had taken effect`)
   strictEqual(await killAfter(1000), true)
+})
+
+test('what a shrink could not free it says, and the same shrink frees it', async () => {
+  const bench = await openBench({ seed: 1 })
+  const { volumes, store } = bench
+  await volumes.create({ name: 'v', sizeBytes: SIZE })
+  const file = await volumes.openFile('v')
+  await file.writeAt(0, Buffer.alloc(SIZE, 1))
+  await file.close()
+  let trims = 0
+  store.failOp = ({ kind }) => (kind === OpKind.Trim ? ErrorCode.OutOfSpace : 0)
+  await rejects(volumes.resize('v', SMALL, { shrink: true }), ({ code, message }: StoreError) => {
+    match(message, /volume v has 81920 bytes now, .* not freed yet \(OutOfSpace\): resize it/)
+    return code === ErrorCode.OutOfSpace
+  })
+  strictEqual((await volumes.show('v')).sizeBytes, SMALL)
+  store.failOp = ({ kind }) => {
+    if (kind === OpKind.Trim) trims++
+    return 0
+  }
+  await volumes.resize('v', SMALL)
+  ok(trims > 0, 'it is freed')
+  trims = 0
+  await volumes.resize('v', SMALL)
+  strictEqual(trims, 0)
+  await volumes.resize('v', SIZE)
+  const grown = await volumes.openFile('v')
+  ok((await grown.readAt(SMALL, SIZE - SMALL)).equals(Buffer.alloc(SIZE - SMALL)))
+  await grown.close()
+  await bench.close()
 })
 
 test.run()
