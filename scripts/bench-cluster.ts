@@ -20,9 +20,9 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
-import { parseArgs } from 'node:util'
 import { ClusterSite } from '../test/helpers/cluster-site.ts'
 import { findProgram } from '../test/helpers/environment.ts'
+import { parseArgs } from './arguments.ts'
 import {
   CLUSTER,
   clusterCostTable,

@@ -11,7 +11,6 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import { systemClock, systemRandom } from '../src/core/clock.ts'
 import { nextLayerLow } from '../src/core/layer-ids.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../src/core/limits.ts'
@@ -21,6 +20,7 @@ import { OpKind, ShardOp } from '../src/shard/op.ts'
 import { Shard } from '../src/shard/shard.ts'
 import { resolveShardConfig } from '../src/shard/shard-config.ts'
 import { shardStatNames } from '../src/shard/stats.ts'
+import { parseArgs } from './arguments.ts'
 
 const ROOT = 1
 const BATCH = 32

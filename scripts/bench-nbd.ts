@@ -9,11 +9,11 @@
  */
 import { spawn } from 'node:child_process'
 import { readFileSync } from 'node:fs'
-import { parseArgs } from 'node:util'
 import { NbdServer } from '../src/nbd/server.ts'
 import { MemorySource } from '../test/helpers/memory-devices.ts'
 import { end, freePort, until } from '../test/helpers/process.ts'
 import { accepts } from '../test/helpers/server.ts'
+import { parseArgs } from './arguments.ts'
 import { type FioResult, nbdTarget, runFio } from './bench/fio.ts'
 import type { Job } from './bench/rows.ts'
 

@@ -9,7 +9,6 @@
  */
 import { type ChildProcess, fork } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../src/core/limits.ts'
 import { SharedArena } from '../src/handoff/arena.ts'
 import { BlockOp, OpKind } from '../src/replication/block-store.ts'
@@ -18,6 +17,7 @@ import { PeerLinks } from '../src/replication/peer-links.ts'
 import { PeerSecurity } from '../src/replication/peer-security.ts'
 import { PeerServer } from '../src/replication/peer-server.ts'
 import { MemoryMember } from '../test/helpers/memory-member.ts'
+import { parseArgs } from './arguments.ts'
 
 const CHUNKS = 16
 const ids = { clusterId: 'c1'.repeat(16), secret: 'only for measuring, and nothing else' }

@@ -15,12 +15,12 @@
 import { mkdirSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { createInterface } from 'node:readline'
-import { parseArgs } from 'node:util'
 import { DirectoryLock } from '../src/coordinator/lock.ts'
 import { parseSize } from '../src/core/units.ts'
 import { ClusterSite } from '../test/helpers/cluster-site.ts'
 import { findProgram } from '../test/helpers/environment.ts'
 import type { TorusServer } from '../test/helpers/server.ts'
+import { parseArgs } from './arguments.ts'
 
 const PEERS_MAX = 32
 

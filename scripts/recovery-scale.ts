@@ -16,7 +16,6 @@ import * as fs from 'node:fs'
 import { cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
 import { systemClock, systemRandom } from '../src/core/clock.ts'
 import { errorCodeName } from '../src/core/errors.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS } from '../src/core/limits.ts'
@@ -28,6 +27,7 @@ import { OpKind, ShardOp } from '../src/shard/op.ts'
 import { Shard } from '../src/shard/shard.ts'
 import { resolveShardConfig, type ShardConfig, type ShardHost } from '../src/shard/shard-config.ts'
 import { type ShardStatName, shardStatIndex, shardStatNames } from '../src/shard/stats.ts'
+import { parseArgs } from './arguments.ts'
 
 const MiB = 2 ** 20
 const zeroPage = Buffer.alloc(BLOCK_BYTES)

@@ -12,10 +12,10 @@
  *        npm run sim -- --no-data [--peers N[,N]]
  * Exit codes: 0 nothing was broken; 1 a seed failed; 2 wrong usage
  */
-import { parseArgs } from 'node:util'
 import { formatSize } from '../src/core/units.ts'
 import { type RunOptions, runSeed } from '../test/sim/run.ts'
 import { runScale, type ScaleStage } from '../test/sim/scale.ts'
+import { parseArgs } from './arguments.ts'
 
 const LINE_MS = 30_000
 

@@ -13,8 +13,8 @@
  * error that a client sees, and any wait that is too long ends it.
  * Exit codes: 0 every round was right; 1 a block held what it may not, or the server did not start
  */
-import { parseArgs } from 'node:util'
 import { TorusServer } from '../test/helpers/server.ts'
+import { parseArgs } from './arguments.ts'
 import { tortureCluster } from './torture/cluster-rounds.ts'
 import { seededRandom } from './torture/seeded-random.ts'
 import { startSealed } from './torture/sealed-rounds.ts'

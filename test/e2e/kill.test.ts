@@ -6,7 +6,7 @@ import { startSealed } from '../../scripts/torture/sealed-rounds.ts'
 import { checkNonces } from '../helpers/nonces.ts'
 import { TorusServer } from '../helpers/server.ts'
 
-const ROUNDS = 5
+const ROUNDS = 4
 const SEALED_ROUNDS = 3
 const VOLUME_BYTES = 32 * 1024 * 1024
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
