@@ -88,7 +88,8 @@ export class Takeover {
     // Should this process end before, the next takeover waits as long.
     const isSettled = this.#isAllOf(done) && this.#mayRaise
     if (isSettled) await writers.settle(this.#family.id, taken)
-    for (const group of done) this.#store.settled(this.#family, group)
+    // Groups may have been split since: what is open then is one of those, or a half of one.
+    for (const group of isSettled ? this.#open : done) this.#store.settled(this.#family, group)
     if (!isSettled) this.#goOn()
   }
 

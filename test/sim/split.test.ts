@@ -2,6 +2,7 @@
 import { ok, strictEqual } from 'node:assert'
 import { test } from 'uvu'
 import { GroupRecords } from '../../src/cluster/groups.ts'
+import { Writers } from '../../src/cluster/writers.ts'
 import { OpKind } from '../../src/replication/block-store.ts'
 import { setState } from './mover.ts'
 import { QuietCluster, REQUESTS } from './quiet.ts'
@@ -122,6 +123,35 @@ test('R43: a gateway that takes over finds halves of which it knew the whole', a
   await world.runUntil(world.nowMs + 500)
   await readAll(sim, volume, await sim.openAt(1, volume))
   ok(session.isOver)
+})
+
+test('R43: halves of what was settled are served, also while the family record is written', async () => {
+  const sim = new QuietCluster({ peers: 3, copies: 2 })
+  const { volume } = await sim.open()
+  const { world } = sim
+  const { settle } = Writers.prototype
+  let splits = 0
+  Writers.prototype.settle = async function (...args) {
+    if (splits++ === 0) {
+      split(sim, 2)
+      await new Promise<void>((resolve) => {
+        const look = (): void => void world.after(100, () => (isSplit(sim, 4) ? resolve() : look()))
+        look()
+      })
+    }
+    await settle.apply(this, args)
+  }
+  sim.peers[0]!.crash(false)
+  try {
+    const session = await sim.openAt(1, volume)
+    strictEqual(splits, 1)
+    ok(usedHalves(sim, 4).length > 0, 'a half has something')
+    await readAll(sim, volume, session)
+    volume.flush(session)
+    await sim.ended(session, LIMIT_MS)
+  } finally {
+    Writers.prototype.settle = settle
+  }
 })
 
 /** p1 starts anew, and so long after each of the groups that list it is split. */
