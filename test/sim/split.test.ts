@@ -125,7 +125,7 @@ test('R43: a gateway that takes over finds halves of which it knew the whole', a
   ok(session.isOver)
 })
 
-test('R43: halves of what was settled are served, also while the family record is written', async () => {
+test('R43: halves that come while a takeover is noted are served', async () => {
   const sim = new QuietCluster({ peers: 3, copies: 2 })
   const { volume } = await sim.open()
   const { world } = sim
