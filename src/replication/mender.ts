@@ -118,7 +118,9 @@ export class Mender {
     }
     if (found.length === 0) return null
     const isDeleted = (): Promise<boolean> => Promise.resolve(false)
-    return { members: found, pool, group, groupEpoch: epoch, isDeleted }
+    // Only what is here already is replaced.
+    const isOvertaken = (): boolean => false
+    return { members: found, pool, group, groupEpoch: epoch, isDeleted, isOvertaken }
   }
 }
 

@@ -39,7 +39,7 @@ export class Pending {
   acked = 0
   /** Answered, or given up: only copies are still out. */
   isOver = false
-  /** A read that failed everywhere: is the record the newest? */
+  /** It failed at all that are in sync: is the record the newest? */
   isDoubted = false
   /** Its page of the arena, whose run it holds for late copies; -1 for none. */
   heldRun = -1

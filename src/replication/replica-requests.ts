@@ -294,7 +294,6 @@ export class ReplicaRequests {
   }
 
   #readFailed(pending: Pending): void {
-    const group = pending.group!
     pending.isParked = true
     if (!isOpenFor(pending)) return
     this.#sendRead(pending)
@@ -308,11 +307,7 @@ export class ReplicaRequests {
       this.#finish(pending, error)
       return
     }
-    // Others may be in sync by a newer record.
-    pending.isDoubted = true
-    group.isStale = true
-    group.isTroubled = true
-    this.#store.treat(group)
+    this.#doubt(pending)
   }
 
   /**
@@ -331,7 +326,18 @@ export class ReplicaRequests {
       this.#store.failBoot(group, group.targets[i]!, error)
       syncing = true
     }
-    if (!syncing) this.#finish(pending, error)
+    if (syncing) return
+    if (pending.isDoubted) this.#finish(pending, error)
+    else this.#doubt(pending)
+  }
+
+  /** R48: others may be in sync by a newer record. It is tried again when that was looked up. */
+  #doubt(pending: Pending): void {
+    const group = pending.group!
+    pending.isDoubted = true
+    group.isStale = true
+    group.isTroubled = true
+    this.#store.treat(group)
   }
 
   /** Ends an op for its client, and for good unless copies are out. */

@@ -35,6 +35,8 @@ export interface CopySource {
   readonly groupEpoch: number
   /** Asked before versions are given up of which the source has nothing at all. */
   readonly isDeleted: (family: string) => Promise<boolean>
+  /** R28: asked in the moment in which something is written here. */
+  readonly isOvertaken: () => boolean
 }
 
 type WriteHere = (
@@ -82,6 +84,11 @@ export class ChunkCopier {
     settledEpoch: number
   ): Promise<number> {
     const family = hexOf(layer.familyHigh, layer.familyLow)
+    const write: WriteHere = (...what) => {
+      // What this peer has of the group may have been given back since: nothing comes after that.
+      if (!source.isOvertaken()) return this.#write(...what)
+      throw new StoreError(ErrorCode.Conflict, `group ${source.pool}/${source.group} changed`)
+    }
     const { data } = await source.members[0]!.call({
       call: 'versions',
       family,
@@ -101,12 +108,12 @@ export class ChunkCopier {
       await this.#questions.addVoids(layer, chunk, voids)
       for (const { blockCount } of voids) this.voidedBlocks += blockCount
     }
-    await this.#write(layer, chunk, plan.marks, null)
+    await write(layer, chunk, plan.marks, null)
     for (const { firstBlock, blockCount } of plan.copies) {
       const end = firstBlock + blockCount
       for (let first = firstBlock; first < end; first += READ_VERSIONS_BLOCKS_MAX) {
         const count = Math.min(READ_VERSIONS_BLOCKS_MAX, end - first)
-        await this.#copyBlocks(source, layer, chunk, { first, count }, this.#write)
+        await this.#copyBlocks(source, layer, chunk, { first, count }, write)
       }
     }
     return plan.leftEpoch

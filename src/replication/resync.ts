@@ -279,7 +279,10 @@ export class Resyncer {
         const states = await this.#parts.families.list(pool)
         return !states.some((state) => state.family === family)
       }
-      const source = { members, pool, group: waiting.group, groupEpoch, isDeleted }
+      const { group } = waiting
+      const { fences } = this.#parts.service
+      const isOvertaken = (): boolean => fences.groupEpoch(pool, group) > groupEpoch
+      const source = { members, pool, group, groupEpoch, isDeleted, isOvertaken }
       // R41: it may have been split while it waited.
       const shape = shapeUnder(waiting.shape, known.record)
       const job = { waiting: { ...waiting, shape }, known, source }

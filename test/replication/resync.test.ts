@@ -286,6 +286,30 @@ test('a target that dies in the middle goes on where it was', async () => {
   await sameHeld(cluster, s, t)
 })
 
+test('R28: nothing is copied behind the fence under which a copy is given back', async () => {
+  const cluster = await MemberCluster.create(2)
+  const [, t] = cluster.peers as [MemberPeer, MemberPeer]
+  cluster.kill(t)
+  await cluster.change(Write, at(0, 0, 8), 10)
+  await cluster.start(t)
+  const group = groupOfChunk(0, 1, 0, 4)
+  let turns = 0
+  cluster.cut = (what) => {
+    if (what === 'versions') turns++
+    // The record names it no more; what is read now comes after that.
+    if (what === 'op' && turns === 1) t.fences.raiseGroup(1, group, 99)
+    return false
+  }
+  const resyncer = cluster.resyncerOf(t)
+  resyncer.want({ pool: 1, groups: 4 }, group)
+  const endMs = Date.now() + 10_000
+  while (turns < 2 && Date.now() < endMs) await new Promise(setImmediate)
+  resyncer.close()
+  for (let turn = 0; turn < 20; turn++) await new Promise(setImmediate)
+  ok(turns > 1, 'it looks at its group again')
+  deepStrictEqual([...new Set(await cluster.held(t, 0))], [''])
+})
+
 test('a group whose record changes meanwhile is looked at again before it counts', async () => {
   const cluster = await MemberCluster.create(2)
   const [s, t] = cluster.peers as [MemberPeer, MemberPeer]

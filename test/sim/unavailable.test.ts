@@ -2,11 +2,13 @@
 import { ok, strictEqual } from 'node:assert'
 import { test } from 'uvu'
 import { ErrorCode } from '../../src/core/errors.ts'
+import { OpKind } from '../../src/replication/block-store.ts'
 import { QuietCluster, REQUESTS } from './quiet.ts'
 
 const LIMIT_MS = 5000
 /** A peer that is back is found, and what waited for it is sent. */
 const RESUME_MS = 1500
+const isOfDisk = new Set<number>([ErrorCode.DiskFailure, ErrorCode.ShardFailed])
 
 /** Two peers and one copy: half of the groups are the other peer's alone. */
 const lonely = (): QuietCluster => new QuietCluster({ peers: 2, copies: 1 })
@@ -51,6 +53,36 @@ test('with a limit they fail at it, also what waits already, and the volume goes
     await sim.ended(session, RESUME_MS)
   }
   strictEqual(sim.errors.length, failed)
+})
+
+test('R48: what failed by an old record is tried by the newest one before it is told', async () => {
+  const sim = lonely()
+  const { world } = sim
+  const { volume, session } = await sim.open()
+  const member = sim.peers[1]!
+  member.disk.fail('write')
+  for (let i = 0; i < REQUESTS; i++) volume.write(session, OpKind.Write)
+  session.boot.store!.ring()
+  // It hears that they failed, and that the member started anew, in one moment.
+  const sleepMs = 1500
+  session.boot.process.sleep(sleepMs)
+  await world.runUntil(world.nowMs + 100)
+  member.disk.fail('nothing')
+  member.crash(false)
+  member.start()
+  await world.runUntil(world.nowMs + sleepMs)
+  await sim.ended(session, RESUME_MS)
+  strictEqual(sim.errors.length, 0)
+  ok(!session.isOver)
+})
+
+test('a write that the newest record cannot help either fails', async () => {
+  const sim = lonely()
+  const { volume, session } = await sim.open()
+  sim.peers[1]!.disk.fail('write')
+  for (let i = 0; i < REQUESTS; i++) volume.write(session, OpKind.Write)
+  await sim.ended(session, RESUME_MS)
+  ok(sim.errors.length > 0 && sim.errors.every((error) => isOfDisk.has(error)), sim.errors.join())
 })
 
 test.run()
