@@ -26,6 +26,8 @@ import { Process, World } from './world.ts'
 
 /** Number of the pool that all is in. */
 const POOL = 0
+/** An error by the record of before may be on its way to the client. */
+const LATE_ERROR_MS = 5
 
 export interface SimOptions {
   readonly seed: number
@@ -80,6 +82,7 @@ export class SimCluster implements Directory {
   /** Clients may see these errors for a while: what was done to the cluster allows them. */
   readonly allowed: Map<number, number> = new Map()
   readonly #records = new Map<number, GroupRecord>()
+  readonly #before = new Map<number, { readonly record: GroupRecord; readonly changedMs: number }>()
 
   constructor(options: SimOptions) {
     this.options = options
@@ -150,10 +153,13 @@ export class SimCluster implements Directory {
     }
   }
 
-  /** Is nobody else in sync in the group? */
+  /** Is nobody else in sync in the group, or was until a moment ago? */
   #hasOnly(group: number, peers: readonly SimPeer[]): boolean {
     const ids = new Set(peers.map(({ peerId }) => peerId))
-    const all = [...this.groups()].filter(([index]) => group === -1 || index === group)
+    const recent = [...this.#before].flatMap(([index, { record, changedMs }]) =>
+      this.world.nowMs - changedMs < LATE_ERROR_MS ? [[index, record] as const] : []
+    )
+    const all = [...this.groups(), ...recent].filter(([of]) => group === -1 || of === group)
     return all.some(([, { inSync }]) => inSync.every(({ peer }) => ids.has(peer)))
   }
 
@@ -286,11 +292,16 @@ export class SimCluster implements Directory {
   /** A peer that stays in sync under a new boot has what was on its disk, until a takeover. */
   #noteReturns(group: number, record: GroupRecord): void {
     const old = this.#records.get(group) ?? this.#halved(group, record)
+    if (old !== undefined) this.#before.set(group, { record: old, changedMs: this.world.nowMs })
     this.#records.set(group, record)
     for (const { peer, boot } of record.inSync) {
       const before = old?.inSync.find((entry) => entry.peer === peer)
-      if (before === undefined || before.boot === boot) continue
-      for (const volume of this.volumes) volume.unproven.add(`${group}/${boot}`)
+      if (before?.boot === boot) continue
+      for (const { unproven } of this.volumes) {
+        // Who came in sync may have it from one of those, and then has no more.
+        const isCopy = old?.inSync.some((entry) => unproven.has(`${group}/${entry.boot}`)) === true
+        if (before !== undefined || isCopy) unproven.add(`${group}/${boot}`)
+      }
     }
     // Whoever had all was taken out, for one that had died.
     if (old !== undefined && old.inSync.length > record.inSync.length) this.#noteLoss(group, record)
