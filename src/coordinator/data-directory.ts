@@ -12,6 +12,7 @@
 import { readdirSync, statfsSync, statSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
+import type { BootCounter } from '../cluster/boot-counter.ts'
 import { randomId128 } from '../cluster/ids.ts'
 import type { Clock, Random } from '../core/clock.ts'
 import { makeDirectory } from '../core/directories.ts'
@@ -41,9 +42,9 @@ export const METADATA_DIRECTORY = 'metadata'
 /** What a filesystem's own root may hold, and what an earlier, interrupted start left. */
 const allowedInNewDirectory = new Set([LOCK_FILE, 'lost+found'])
 
-export interface DataDirectory {
+export interface DataDirectory extends BootCounter {
   readonly path: string
-  /** As on disk, boot counter raised for this run. */
+  /** As on disk. */
   readonly superblock: Superblock
   readonly metadataPath: string
   readonly capacityBytes: number
@@ -64,7 +65,7 @@ type DirectoryOptions = Pick<Config, 'dataDir' | 'shards' | 'segmentBytes' | 'ca
 }
 
 /**
- * Makes the directory where it is new, and raises the boot counter: one call is one start.
+ * Makes the directory where it is new. Only the first start counts at once.
  * @throws StoreError Busy (another process has it), InvalidArgument (it is something else, or has
  * another number of shards), Corrupt, UnknownVersion, NotFound (a shard is gone), DiskFailure
  */
@@ -82,12 +83,26 @@ export function openDataDirectory(
     requireSegmentBytes(found, options.segmentBytes)
     const shardPath = (shard: number): string => join(path, `shard-${shard}`)
     prepareShards(found, shardPath, clock, random)
-    let superblock = updatePeerSuperblock(path, { ...found, bootCounter: found.bootCounter + 1 })
+    let superblock = found
+    const raiseTo = (bootCounter: number): void => {
+      superblock = updatePeerSuperblock(path, { ...superblock, bootCounter })
+    }
+    // Its shards are made: from now on one that is not there is lost.
+    let isCounted = found.bootCounter === 0
+    if (isCounted) raiseTo(1)
     return {
       path,
       get superblock() {
         return superblock
       },
+      get bootCounter() {
+        return superblock.bootCounter
+      },
+      countStart: () => {
+        if (!isCounted) raiseTo(superblock.bootCounter + 1)
+        isCounted = true
+      },
+      raiseBootCounter: raiseTo,
       metadataPath: join(path, METADATA_DIRECTORY),
       capacityBytes: options.capacityBytes ?? capacityOf(path, superblock.shards, shardPath),
       shardPath,

@@ -1,7 +1,8 @@
 /** A peer's metadata: the store, the cluster seen through it, and the lease. */
 import { hostname } from 'node:os'
 import type { HealthProblem } from '../admin/schemas.ts'
-import { Cluster, type SelfIdentity } from '../cluster/cluster.ts'
+import { startCounted } from '../cluster/boot-counter.ts'
+import { Cluster } from '../cluster/cluster.ts'
 import { Keys } from '../cluster/keys.ts'
 import { Session } from '../cluster/session.ts'
 import { systemClock, systemRandom } from '../core/clock.ts'
@@ -76,9 +77,9 @@ export async function openMetadata(environment: Environment): Promise<PeerMetada
 }
 
 async function openEmbedded(directory: DataDirectory): Promise<MetadataStore> {
-  // Made by the first start, or by the second where the first did not come that far. Later its
-  // absence means lost metadata, not a new directory.
-  const create = directory.superblock.bootCounter <= 2
+  // Made by the first start, or by the next where that did not come so far. Later its absence
+  // means lost metadata, not a new directory.
+  const create = directory.bootCounter <= 1
   const tables = await LmdbTables.open(directory.metadataPath, { create })
   return EmbeddedStore.open(tables, { clock: systemClock, random: systemRandom })
 }
@@ -92,14 +93,16 @@ async function openOn(
   const store = new MeasuredStore(inner)
   try {
     const { directory, bootId, output } = environment
-    const { clusterId, peerId, bootCounter } = directory.superblock
+    const { clusterId, peerId } = directory.superblock
     const { capacityBytes } = directory
     const labels = { host: hostname(), ...labelsOf(environment.config.labels) }
-    const self: SelfIdentity = { clusterId, peerId, bootId, bootCounter, capacityBytes, labels }
     const alone = environment.config.etcd.length === 0
+    const self = { clusterId, peerId, bootId, capacityBytes, labels }
     if (!alone) await requireAlone(environment, { store, keys, self })
     const outside = { clock: systemClock, random: systemRandom, keys, create, alone }
-    const cluster = await Cluster.open(store, self, outside)
+    const cluster = await startCounted(directory, { store, keys, peerId }, (bootCounter) =>
+      Cluster.open(store, { ...self, bootCounter }, outside)
+    )
     keepLevel(environment, cluster)
     const notes = notesOf(cluster)
     for (const { message } of notes) output.log.warn(message)

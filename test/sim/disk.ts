@@ -1,4 +1,5 @@
 /** The disk of a simulated peer, and the shards of one boot that run on it. */
+import type { BootCounter } from '../../src/cluster/boot-counter.ts'
 import { ErrorCode } from '../../src/core/errors.ts'
 import { BLOCK_BYTES } from '../../src/core/limits.ts'
 import type { FenceEntry } from '../../src/format/fences.ts'
@@ -38,7 +39,7 @@ interface DiskState {
   readonly bootCounter: number
 }
 
-export class SimDisk {
+export class SimDisk implements BootCounter {
   readonly #world: World
   readonly #peerId: string
   readonly #isReal: boolean
@@ -69,6 +70,14 @@ export class SimDisk {
       if (power) this.#model.losePower(() => this.#world.chance(2))
     } else if (power) this.#files.crash(this.#world.chance(3) ? 'none' : 'some')
     else this.#files.kill()
+  }
+
+  countStart(): void {
+    this.bootCounter++
+  }
+
+  raiseBootCounter(to: number): void {
+    this.bootCounter = to
   }
 
   state(): DiskState {

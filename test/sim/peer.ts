@@ -1,5 +1,6 @@
 /** A simulated peer: what stays over its boots, and one boot of it. */
 import { Bases } from '../../src/cluster/bases.ts'
+import { startCounted } from '../../src/cluster/boot-counter.ts'
 import { Cluster } from '../../src/cluster/cluster.ts'
 import { Controller } from '../../src/cluster/controller.ts'
 import { GroupTable } from '../../src/cluster/group-table.ts'
@@ -129,7 +130,6 @@ export class SimPeer {
     this.boot = boot
     boot.predecessor = this.#cleanBoot
     this.#cleanBoot = ''
-    this.disk.bootCounter++
     this.disk.isBroken = this.disk.isFailing
     const start = ++this.#starts
     sim.world.log(`${this.name} boots ${boot.bootId.slice(0, 4)}`)
@@ -196,15 +196,12 @@ export class SimPeer {
     const { sim, disk } = this
     const { world } = sim
     const { process, peerId, bootId } = boot
-    const self = {
-      clusterId: CLUSTER_ID,
-      peerId,
-      bootId,
-      bootCounter: disk.bootCounter,
-      capacityBytes: 2 ** 30
-    }
+    const self = { clusterId: CLUSTER_ID, peerId, bootId, capacityBytes: 2 ** 30 }
     const environment = { clock: process, random: world.random, timers: process }
-    const cluster = await Cluster.open(boot.metadata, self, environment)
+    const known = { store: boot.metadata, keys: sim.keys, peerId }
+    const cluster = await startCounted(disk, known, (bootCounter) =>
+      Cluster.open(boot.metadata, { ...self, bootCounter }, environment)
+    )
     const onTrouble = (what: string, error: Error | null): void =>
       world.log(`${this.name}: ${what} ${error?.message ?? ''}`)
     const log = (_: string, message: string, fields: Record<string, unknown>): void => {

@@ -55,4 +55,33 @@ test('R14: a disk that went back is not the truth, also where it comes first', a
   await readAll(sim, volume, await sim.openAt(0, volume))
 })
 
+test('R14: starts that do not reach the metadata make no disk the newest', async () => {
+  const sim = new QuietCluster({ peers: 2, copies: 2 })
+  const { world, network, peers } = sim
+  const { volume, session } = await sim.open()
+  const [whole, reverted] = peers as [SimPeer, SimPeer]
+  const isWhole = (): boolean => [...sim.groups().values()].every((g) => g.inSync.length === 2)
+  const old = reverted.disk.state()
+  reverted.crash(false)
+  reverted.start()
+  await world.runUntil(world.nowMs + 200)
+  for (let i = 0; i < REQUESTS; i++) volume.write(session, OpKind.Write)
+  volume.flush(session)
+  await sim.ended(session, LIMIT_MS)
+  await world.runFor(LIMIT_MS, 'both are in sync', isWhole)
+  volume.flush(session)
+  await sim.ended(session, LIMIT_MS)
+  whole.crash(false)
+  reverted.crash(false)
+  reverted.disk.revert(old)
+  network.cut(reverted.name, 'metadata')
+  reverted.start()
+  await world.runUntil(world.nowMs + 4 * TTL_MS)
+  network.heal(reverted.name, 'metadata')
+  await world.runFor(LIMIT_MS, 'p1 serves', () => reverted.boot?.writers != null)
+  whole.start()
+  await world.runFor(LIMIT_MS, 'p0 serves', () => whole.boot?.writers != null)
+  await readAll(sim, volume, await sim.openAt(0, volume))
+})
+
 test.run()
