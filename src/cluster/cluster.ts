@@ -219,7 +219,9 @@ async function register(context: Registering, first: Found): Promise<Registratio
     })
     if (succeeded) return { follows: followsOn(old, self), level: raise ? LEVEL_MAX : level }
     const [now = null, settingsNow = null] = entries
-    if (now?.modRevision !== peer?.modRevision) {
+    // Operators and gateways change it too, R16: it is another start that must not come between.
+    const present = now === null ? null : decodeRecord('peer', keys.peer(self.peerId), now.value)
+    if (present?.bootId !== old?.bootId) {
       const text = `peer ${self.peerId} is being started twice: its metadata changed meanwhile`
       throw new StoreError(ErrorCode.Conflict, text)
     }

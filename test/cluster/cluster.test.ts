@@ -1,6 +1,7 @@
 import { deepStrictEqual, ok, rejects, strictEqual } from 'node:assert'
 import { test } from 'uvu'
 import { Cluster, type SelfIdentity } from '../../src/cluster/cluster.ts'
+import { decodeRecord, encodeRecord } from '../../src/cluster/records.ts'
 import { Session } from '../../src/cluster/session.ts'
 import { deletedLayers } from '../../src/cluster/layer-lines.ts'
 import { VolumeDirectory } from '../../src/cluster/volume-directory.ts'
@@ -91,6 +92,34 @@ test('a boot counter that does not follow is noticed, and never goes back', asyn
   const reverted = await peer('a', 2)
   strictEqual(reverted.bootCounterFollows, false)
   strictEqual((await reverted.peers())[0]?.bootCounter, 5)
+})
+
+test('a start goes on when others change its record meanwhile, but not beside another one', async () => {
+  const { store, peer, clock } = await openSite()
+  const first = await peer('a', 1)
+  const environment = { clock, random: new SeededRandom(3) }
+  const key = first.keys.peer('a'.repeat(32))
+  const change = async (bootId: string): Promise<void> => {
+    const record = decodeRecord('peer', key, (await store.get(key))!.value)
+    const value = encodeRecord('peer', { ...record, bootId, revokedBootId: '1'.repeat(32) })
+    await store.transact({ success: [{ put: key, value }] })
+  }
+  const beginBeside = (bootId: string): Promise<Cluster> => {
+    let changes = 0
+    const slow = delegateTo(store, {
+      transact: async (transaction) => {
+        // It was read before: this is the one that registers.
+        const registers = transaction.compare?.some((each) => each.key === key) === true
+        if (registers && changes++ === 0) await change(bootId)
+        return store.transact(transaction)
+      }
+    })
+    return Cluster.open(slow, identity('a', 2), environment)
+  }
+  await rejects(beginBeside('9'.repeat(32)), failsWith(ErrorCode.Conflict))
+  const next = await beginBeside('9'.repeat(32))
+  ok(next.bootCounterFollows)
+  strictEqual((await next.peers())[0]?.revokedBootId, '1'.repeat(32))
 })
 
 test('a volume and its name come, change and go together', async () => {
