@@ -94,7 +94,7 @@ test('a boot counter that does not follow is noticed, and never goes back', asyn
   strictEqual((await reverted.peers())[0]?.bootCounter, 5)
 })
 
-test('a start goes on when others change its record meanwhile, but not beside another one', async () => {
+test('a start goes on when others change its record, but not beside another', async () => {
   const { store, peer, clock } = await openSite()
   const first = await peer('a', 1)
   const environment = { clock, random: new SeededRandom(3) }
