@@ -182,7 +182,8 @@ export function runFile(file: string, limitMs: number): Promise<FileResult> {
       clearTimeout(late)
       groups.delete(group)
       const milliseconds = performance.now() - started
-      const reason = reasonOf(run, code, signal, limitMs) || outside.take()
+      const told = outside.take()
+      const reason = reasonOf(run, code, signal, limitMs) || told
       resolve(resultOf(file, run, reason, milliseconds))
     }
     child.once('error', reject)

@@ -107,7 +107,8 @@ test('nbd-client is called with what was asked for', () => {
 })
 
 test('what was started is found again, and a broken note is skipped', () => {
-  const path = join(mkdtempSync(join(tmpdir(), 'torus-run-')), 'run')
+  const parent = mkdtempSync(join(tmpdir(), 'torus-run-'))
+  const path = join(parent, 'run')
   const directory = new RunDirectory(path)
   deepEqual(directory.list(), [])
   const record = { volume: 'demo', target: '/dev/nbd0', pid: 0, madeDirectory: false }
@@ -116,7 +117,7 @@ test('what was started is found again, and a broken note is skipped', () => {
   deepEqual(directory.list(), [{ kind: 'attach', ...record }])
   directory.remove({ kind: 'attach', ...record })
   deepEqual(directory.list(), [])
-  rmSync(path, { recursive: true })
+  rmSync(parent, { recursive: true })
 })
 
 test('attach says exactly what this machine lacks', async () => {
