@@ -156,7 +156,7 @@ export class PeerClusterBackend implements ClusterBackend {
     const pools = await this.pools()
     const pool = pools.find((each) => each.name === name)
     if (pool !== undefined) return pool
-    throw new StoreError(ErrorCode.NotFound, `there is no pool ${JSON.stringify(name)}`)
+    throw this.#noPool(name)
   }
 
   async createPool(pool: PoolCreate): Promise<Pool> {
@@ -173,6 +173,7 @@ export class PeerClusterBackend implements ClusterBackend {
   }
 
   async ring(name: string): Promise<Ring> {
+    if (this.#parts.isAlone) await this.pool(name)
     const { pool, peers, shortage } = await this.#parts.operations.ring(name)
     const { redundancy, failureDomain, groups, seed } = pool
     const fixed = { pool: name, kind: pool.ring, redundancy, failureDomain, groups, seed }
@@ -191,10 +192,18 @@ export class PeerClusterBackend implements ClusterBackend {
   #refuseAlone(what: string): void {
     if (!this.#parts.isAlone) return
     const text = `${what}: this peer has embedded metadata and is alone`
-    const advice = 'move it to etcd with "torus metadata migrate --to etcd --etcd URL"'
-    throw new StoreError(ErrorCode.InvalidArgument, `${text}; ${advice}`)
+    throw new StoreError(ErrorCode.InvalidArgument, `${text}; ${TO_ETCD}`)
+  }
+
+  #noPool(name: string): StoreError {
+    const text = `there is no pool ${JSON.stringify(name)}`
+    const alone = 'this peer has embedded metadata and keeps all volumes itself'
+    const why = this.#parts.isAlone ? `: ${alone}; ${TO_ETCD}` : ''
+    return new StoreError(ErrorCode.NotFound, text + why)
   }
 }
+
+const TO_ETCD = 'move it to etcd with "torus metadata migrate --to etcd --etcd URL"'
 
 type Reports = ReadonlyMap<string, PeerReport>
 

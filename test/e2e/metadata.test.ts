@@ -35,6 +35,14 @@ testNeeding(needs, 'a machine that outgrew itself moves its metadata to etcd', a
     const image = scratch.path('image')
     makeImage(image, 16 * MiB, [[0, 3 * MiB]])
     await runOk('nbdcopy', ['--flush', image, server.uri('v')])
+    for (const what of [
+      ['ring', 'show'],
+      ['pool', 'show', 'default']
+    ]) {
+      const { code, stderr } = await torus(['--admin', server.adminUrl, ...what])
+      strictEqual(code, 1)
+      match(stderr, /no pool "default": this peer has embedded metadata.*metadata migrate/)
+    }
     const running = await torus([...migrate, '--etcd', url])
     strictEqual(running.code, 1)
     match(running.stderr, /in use by another process/)
