@@ -125,6 +125,10 @@ export const THROUGHPUT_BYTES_MIN = 64 * 1024
  * busy, and what another volume's next request waits for at most.
  */
 export const SHARED_WINDOW = 16
+/** The same beside a volume that has few requests at once: it waits behind all of them each time. */
+export const SHARED_WINDOW_BESIDE_FEW = 4
+/** So many are few. */
+export const FEW_REQUESTS = 2
 /** Volumes that began requests within this time are busy together. */
 export const SHARED_MS = 100
 /** Commands that a client is taken at a time while several volumes are busy. */

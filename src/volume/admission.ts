@@ -9,7 +9,14 @@
  */
 import type { VolumeRecord } from '../cluster/records.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import { IOPS_MAX, SHARED_MS, SHARED_WINDOW, THROUGHPUT_BYTES_MIN } from '../core/limits.ts'
+import {
+  FEW_REQUESTS,
+  IOPS_MAX,
+  SHARED_MS,
+  SHARED_WINDOW,
+  SHARED_WINDOW_BESIDE_FEW,
+  THROUGHPUT_BYTES_MIN
+} from '../core/limits.ts'
 import type { DeviceAdmission } from './block-device.ts'
 
 export type Limits = NonNullable<VolumeRecord['limits']>
@@ -73,6 +80,9 @@ export class Turns {
   lastMs = -Infinity
   /** Several are busy until then. */
   sharedUntilMs = -Infinity
+  /** The last of them that has few requests at once, and until when that counts. */
+  few: object | null = null
+  fewUntilMs = -Infinity
 }
 
 /** What a volume and its snapshots may do together. */
@@ -86,6 +96,10 @@ export class Admission implements DeviceAdmission {
   readonly #turns: Turns
   readonly #volume: { readonly inFlight: number }
   #budget = new Budget()
+  /** The most requests that were under way at once: in this while, and in the one before. */
+  #most = SHARED_WINDOW
+  #mostBefore = SHARED_WINDOW
+  #sinceMs = -Infinity
 
   constructor(turns: Turns, volume: { readonly inFlight: number }) {
     this.#turns = turns
@@ -128,10 +142,27 @@ export class Admission implements DeviceAdmission {
       turns.last = this
     }
     turns.lastMs = nowMs
-    return nowMs < turns.sharedUntilMs
+    if (nowMs >= turns.sharedUntilMs) return false
+    this.#noteDepth(nowMs)
+    return true
   }
 
+  /** Of a volume that shares. */
   get isFull(): boolean {
-    return this.#volume.inFlight >= SHARED_WINDOW
+    const { few, fewUntilMs, lastMs } = this.#turns
+    const isBesideFew = few !== null && few !== this && lastMs < fewUntilMs
+    return this.#volume.inFlight >= (isBesideFew ? SHARED_WINDOW_BESIDE_FEW : SHARED_WINDOW)
+  }
+
+  #noteDepth(nowMs: number): void {
+    if (nowMs - this.#sinceMs >= SHARED_MS) {
+      this.#mostBefore = this.#most
+      this.#most = 0
+      this.#sinceMs = nowMs
+    }
+    this.#most = Math.max(this.#most, this.#volume.inFlight + 1)
+    if (Math.max(this.#most, this.#mostBefore) > FEW_REQUESTS) return
+    this.#turns.few = this
+    this.#turns.fewUntilMs = nowMs + SHARED_MS
   }
 }

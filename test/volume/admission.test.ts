@@ -2,7 +2,12 @@
 import { deepStrictEqual, ok, strictEqual, throws } from 'node:assert'
 import { test } from 'uvu'
 import { ErrorCode } from '../../src/core/errors.ts'
-import { SHARED_MS, SHARED_WINDOW } from '../../src/core/limits.ts'
+import {
+  FEW_REQUESTS,
+  SHARED_MS,
+  SHARED_WINDOW,
+  SHARED_WINDOW_BESIDE_FEW
+} from '../../src/core/limits.ts'
 import { Admission, limitsOf, NO_LIMITS, Turns } from '../../src/volume/admission.ts'
 import { failsWith } from '../helpers/volume-bench.ts'
 
@@ -79,6 +84,25 @@ test('a volume shares while another one is busy too, and has all for itself late
   deepStrictEqual([first.isFull, second.isFull], [true, false])
   strictEqual(first.isShared(3 + SHARED_MS), false)
   strictEqual(second.isShared(1000), false)
+})
+
+test('a volume leaves more room to one with few requests than to a deep one', () => {
+  const turns = new Turns()
+  const [deep, other] = [{ inFlight: SHARED_WINDOW_BESIDE_FEW }, { inFlight: 0 }]
+  const [first, second] = [new Admission(turns, deep), new Admission(turns, other)]
+  const run = (fromMs: number): boolean => {
+    for (let ms = fromMs; ms < fromMs + 3 * SHARED_MS; ms += 5) {
+      first.isShared(ms)
+      second.isShared(ms + 1)
+    }
+    return first.isFull
+  }
+  strictEqual(run(0), true)
+  strictEqual(second.isFull, false)
+  other.inFlight = FEW_REQUESTS
+  strictEqual(run(1000), false)
+  deep.inFlight = SHARED_WINDOW
+  strictEqual(run(2000), true)
 })
 
 test.run()
