@@ -125,7 +125,7 @@ export const THROUGHPUT_BYTES_MIN = 64 * 1024
  * busy, and what another volume's next request waits for at most.
  */
 export const SHARED_WINDOW = 16
-/** The same beside a volume that has few requests at once: it waits behind all of them each time. */
+/** The same beside a volume that has few requests at once: each waits behind all of them. */
 export const SHARED_WINDOW_BESIDE_FEW = 4
 /** So many are few. */
 export const FEW_REQUESTS = 2
