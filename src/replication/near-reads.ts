@@ -16,6 +16,7 @@ import type { SealKeys } from '../seal/key-table.ts'
 import { BlockCredit } from './block-credit.ts'
 import type { BlockOp } from './block-store.ts'
 import { ChunkMaps } from './chunk-maps.ts'
+import { diskReadsOfThread } from './disk-reads.ts'
 import { NearSeals } from './near-seals.ts'
 
 /** Larger reads are worth the way to a worker. */
@@ -36,7 +37,7 @@ export class NearReads {
   private readonly pageMask: number
   private readonly freeReads: PoolRead[] = []
   private poolReads = 0
-  private readonly credit = new BlockCredit(() => process.resourceUsage().fsRead)
+  private readonly credit = new BlockCredit(diskReadsOfThread())
   private readonly sealed: NearSeals
 
   /** With `keys` also of encrypted volumes. */
