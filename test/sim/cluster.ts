@@ -26,8 +26,11 @@ import { Process, World } from './world.ts'
 
 /** Number of the pool that all is in. */
 const POOL = 0
-/** An error by the record of before may be on its way to the client. */
-const LATE_ERROR_MS = 5
+/**
+ * An error by the record of before may be on its way to the client, or the record on its way to the
+ * gateway: for as long as a message takes between two slow peers.
+ */
+const LATE_ERROR_MS = 130
 
 export interface SimOptions {
   readonly seed: number
