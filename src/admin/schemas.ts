@@ -237,6 +237,10 @@ export const shardStatsSchema = z
     scrubActive: count,
     scrubBytesTotal: bytes,
     scrubBytesDone: bytes,
+    /** Damaged blocks that the last round of scrub found, or the one under way if more. */
+    scrubErrorsLast: count,
+    /** `checksumErrors` as it was before the last round of scrub that found nothing. */
+    checksumErrorsChecked: count,
     compactionActive: count,
     compactionBytesTotal: bytes,
     compactionBytesDone: bytes,

@@ -26,6 +26,26 @@ export function healthOf(problems: readonly HealthProblem[]): 'ok' | 'warning' |
   return problems.length > 0 ? 'warning' : 'ok'
 }
 
+/** Damage that is there, for all we know; or that is gone since, and says something of the disk. */
+function damageProblems(shard: number, stats: Shard['stats']): HealthProblem[] {
+  const one = (level: HealthProblem['level'], code: string, message: string): HealthProblem[] => [
+    { level, code, message: `shard ${shard}: ${message}` }
+  ]
+  const { checksumErrors, checksumErrorsChecked, scrubErrors, scrubErrorsLast } = stats
+  if (scrubErrorsLast > 0) {
+    const text = `scrub found ${scrubErrorsLast} damaged blocks; the log names them`
+    return one('error', 'scrubErrors', `${text}. Replace the disk`)
+  }
+  if (checksumErrors > checksumErrorsChecked) {
+    const text = `${checksumErrors - checksumErrorsChecked} reads failed their checksum`
+    return one('error', 'checksumErrors', `${text}; run 'torus scrub' and see the log`)
+  }
+  if (checksumErrors === 0 && scrubErrors === 0) return []
+  const text = `${checksumErrors + scrubErrors} blocks were damaged since the start`
+  const advice = 'and are no more by the last scrub: mended, or written anew. Watch the disk'
+  return one('warning', 'damageMended', `${text}, ${advice}`)
+}
+
 function shardProblems({ shard, state, reason, stats, restarts }: Shard): HealthProblem[] {
   const problems: HealthProblem[] = []
   const add = (level: HealthProblem['level'], code: string, message: string): void => {
@@ -39,19 +59,7 @@ function shardProblems({ shard, state, reason, stats, restarts }: Shard): Health
     )
   }
   if (state === 'recovering') add('warning', 'shardRecovering', 'is being recovered; requests wait')
-  if (stats.scrubErrors > 0) {
-    add(
-      'error',
-      'scrubErrors',
-      `scrub found ${stats.scrubErrors} damaged blocks; the log names them. Replace the disk`
-    )
-  } else if (stats.checksumErrors > 0) {
-    add(
-      'error',
-      'checksumErrors',
-      `${stats.checksumErrors} reads failed their checksum; run 'torus scrub' and see the log`
-    )
-  }
+  problems.push(...damageProblems(shard, stats))
   if (stats.damagedBatches > 0) {
     add(
       'error',

@@ -42,6 +42,8 @@ export class Scrubber {
   private forced = false
   private roundStartMs: number
   private errorsInRound = 0
+  /** Reads that failed before the round began. */
+  private checksumErrorsBefore = 0
 
   constructor(
     config: ShardConfig,
@@ -107,6 +109,7 @@ export class Scrubber {
   private beginRound(): void {
     this.active = true
     this.errorsInRound = 0
+    this.checksumErrorsBefore = this.host.stats[shardStatIndex.checksumErrors]!
     this.roundStartMs = this.host.clock.monotonicMs()
     // Where little is written all there is may be in the active segment, for ever.
     if (!this.config.readOnly) this.appender.seal()
@@ -126,6 +129,10 @@ export class Scrubber {
     const { stats } = this.host
     stats[shardStatIndex.scrubRounds]!++
     stats[shardStatIndex.scrubBytesDone] = stats[shardStatIndex.scrubBytesTotal]!
+    stats[shardStatIndex.scrubErrorsLast] = this.errorsInRound
+    if (this.errorsInRound === 0) {
+      stats[shardStatIndex.checksumErrorsChecked] = this.checksumErrorsBefore
+    }
     const level = this.errorsInRound > 0 ? 'error' : 'info'
     this.host.log(level, 'a scrub round is done', { errors: this.errorsInRound })
     this.stop()
@@ -198,7 +205,10 @@ export class Scrubber {
 
   private note(segment: Segment, why: string, name: BlockName | null): void {
     this.errorsInRound++
-    this.host.stats[shardStatIndex.scrubErrors]!++
+    const { stats } = this.host
+    stats[shardStatIndex.scrubErrors]!++
+    const last = stats[shardStatIndex.scrubErrorsLast]!
+    stats[shardStatIndex.scrubErrorsLast] = Math.max(last, this.errorsInRound)
     this.host.log('error', 'scrub found damage', { segment: segment.slot, why, ...name })
   }
 }

@@ -22,6 +22,8 @@ export const shardStatNames = [
   'scrubActive',
   'scrubBytesTotal',
   'scrubBytesDone',
+  'scrubErrorsLast', // found by the last round, or the one under way if more
+  'checksumErrorsChecked', // checksumErrors before the last round that found nothing
   'compactionActive',
   'compactionBytesTotal',
   'compactionBytesDone',

@@ -452,4 +452,23 @@ test('scrub finds a damaged block and names it, also of what was written last', 
   assert.is(line?.fields['block'], 1)
 })
 
+test('a round that finds nothing says that damage of before is gone', () => {
+  const { rig, files } = rigWithBlocks()
+  const scrub = (): void => {
+    rig.run(rig.op(OpKind.Scrub, 0, 0, 0))
+    while (rig.shard.background(5));
+  }
+  files.flipBit('seg-000000', (headerPage(1) + 1) * PAGE_BITS)
+  assert.throws(() => rig.read(0, 1, 1), /ChecksumMismatch/)
+  scrub()
+  scrub()
+  assert.is(rig.stat('scrubErrors'), 2)
+  assert.is(rig.stat('scrubErrorsLast'), 1)
+  assert.is(rig.stat('checksumErrorsChecked'), 0)
+  assert.is(rig.write(0, 1, 1, 77), 0)
+  scrub()
+  assert.is(rig.stat('scrubErrorsLast'), 0)
+  assert.is(rig.stat('checksumErrorsChecked'), rig.stat('checksumErrors'))
+})
+
 test.run()
