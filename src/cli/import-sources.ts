@@ -74,7 +74,12 @@ class RawSource implements Source {
   }
 }
 
-export async function rawFile(path: string, sizeBytes: number | undefined): Promise<Source> {
+/** `name`: what people know it by, where that is another file. */
+export async function rawFile(
+  path: string,
+  sizeBytes: number | undefined,
+  name: string = path
+): Promise<Source> {
   requireBlocks(sizeBytes)
   const file = await opened(path)
   const { size } = await file.stat()
@@ -82,9 +87,9 @@ export async function rawFile(path: string, sizeBytes: number | undefined): Prom
   const whole = Math.ceil(size / BLOCK_BYTES) * BLOCK_BYTES
   if (sizeBytes !== undefined && sizeBytes < size) {
     const sizes = `${formatSize(size)}, more than --size ${formatSize(sizeBytes)}`
-    throw new CommandError('OutOfRange', `${path} has ${sizes}`)
+    throw new CommandError('OutOfRange', `${name} has ${sizes}`)
   }
-  if (whole === 0 && sizeBytes === undefined) throw new UsageError(`${path} is empty`)
+  if (whole === 0 && sizeBytes === undefined) throw new UsageError(`${name} is empty`)
   return new RawSource(sizeBytes ?? whole, piecesOf(path), size)
 }
 

@@ -1,6 +1,6 @@
 /** What changed in a volume, as backup tools of others ask for it. */
 import { deepStrictEqual, match, ok, strictEqual } from 'node:assert/strict'
-import { writeFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { test } from 'uvu'
 import { testNeeding } from '../helpers/environment.ts'
 import { type FakeS3, s3Credentials, startFakeS3 } from '../helpers/fake-s3.ts'
@@ -110,5 +110,47 @@ testNeeding(
     await s3.close()
   }
 )
+
+const cutOff = 'what was cut off is not imported, nor with a size that is not its own'
+
+testNeeding({ programs: backupTools }, cutOff, async () => {
+  await server.createVolume('whole', '64MiB')
+  await qemuIo(server.uri('whole'), 'write -P 5 0 8M', 'write -P 6 20M 4M')
+  const refused = async (says: RegExp, ...args: string[]): Promise<void> => {
+    const { code, stderr } = await server.torus(['volume', 'import', ...args])
+    strictEqual(code, 1, `${args.join(' ')} ${stderr}`)
+    match(stderr, says)
+  }
+  const exported = async (format: string): Promise<string> => {
+    const path = scratch.path(`whole.${format}`)
+    const args = ['volume', 'export', 'whole', path, '--format', format]
+    strictEqual((await server.torus(args)).code, 0)
+    const bytes = await readFile(path)
+    await writeFile(`${path}.half`, bytes.subarray(0, bytes.length / 2))
+    return path
+  }
+  const qcow2 = await exported('qcow2')
+  // What is missing would read as zeroes.
+  await refused(
+    /half is not imported: it was cut off.*98 errors were found/,
+    `${qcow2}.half`,
+    'half'
+  )
+  await writeFile(`${qcow2}.none`, '')
+  await refused(/none is not imported: it is no/, `${qcow2}.none`, 'half', '--format', 'qcow2')
+  await refused(/whole\.qcow2 has 64 MiB, more than --size 32/, qcow2, 'half', '--size', '32MiB')
+  const stream = await exported('torus')
+  await refused(/it was cut off/, `${stream}.half`, 'half')
+  for (const size of ['32MiB', '128MiB']) {
+    await refused(/of 64 MiB, as it was.*: leave --size away/, stream, 'half', '--size', size)
+  }
+  const volumes = await server.json<{ volumes: { name: string }[] }>('volume', 'list')
+  ok(!JSON.stringify(volumes).includes('"half"'), 'nothing half made')
+  strictEqual((await server.torus(['volume', 'import', qcow2, 'half'])).code, 0)
+  strictEqual(
+    (await server.torus(['volume', 'import', stream, 'half2', '--size', '64MiB'])).code,
+    0
+  )
+})
 
 test.run()

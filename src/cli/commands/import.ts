@@ -20,7 +20,7 @@ import {
 } from '../import-sources.ts'
 import { beginOrGoOn, type ImportOptions } from '../import-begin.ts'
 import { send, type Target, verified } from '../import-transfer.ts'
-import { needProgram, runProgram } from '../programs.ts'
+import { rawOfQcow2 } from '../qcow2.ts'
 import { addSecretOptions } from '../secrets.ts'
 
 const formats = ['raw', 'qcow2', 'torus'] as const
@@ -64,8 +64,9 @@ async function run(
   const format = await formatOf(path, options.format)
   const folder = format === 'qcow2' ? await mkdtemp(join(tmpdir(), 'torus-import-')) : null
   try {
-    const raw = folder === null ? path : await converted(path, join(folder, 'raw'))
-    const open = (): Promise<Source> => sourceOf(raw, format, options.size)
+    const raw = folder === null ? path : join(folder, 'raw')
+    if (raw !== path) await rawOfQcow2(path, raw)
+    const open = (): Promise<Source> => sourceOf(path, raw, format, options.size)
     await transfer(context, name, open, { ...options, isPipe: path === '-' })
   } finally {
     if (folder !== null) await rm(folder, { recursive: true, force: true })
@@ -85,18 +86,16 @@ async function formatOf(path: string, given: string | undefined): Promise<Format
   return start.subarray(0, 4).equals(Buffer.from('QFI\xfb', 'latin1')) ? 'qcow2' : 'raw'
 }
 
-async function converted(path: string, into: string): Promise<string> {
-  const args = ['convert', '-O', 'raw', path, into]
-  const { code, output } = await runProgram(needProgram('qemu-img'), args)
-  if (code === 0) return into
-  throw new CommandError('Corrupt', `${path} is not imported, qemu-img says: ${output}`)
-}
-
-async function sourceOf(path: string, format: Format, size: number | undefined): Promise<Source> {
+async function sourceOf(path: string, raw: string, format: Format, size?: number): Promise<Source> {
   if (format !== 'torus') {
-    return path === '-' ? rawPipe(process.stdin, size) : rawFile(path, size)
+    return path === '-' ? rawPipe(process.stdin, size) : rawFile(raw, size, path)
   }
-  return torusStream(path === '-' ? process.stdin : await fileStream(path))
+  const source = await torusStream(path === '-' ? process.stdin : await fileStream(path))
+  if (size === undefined || size === source.sizeBytes || isIncrement(source)) return source
+  await source.close()
+  const made = `the stream makes a volume of ${formatSize(source.sizeBytes)}, as it was`
+  const then = 'leave --size away, "torus volume resize" gives it another size then'
+  throw new CommandError('OutOfRange', `${made}, and not of ${formatSize(size)}: ${then}`)
 }
 
 /**
