@@ -23,6 +23,7 @@ import { PeerReports } from './coordinator/peer-reports.ts'
 import { nbdWitness, openSecurity, ownWitness, type Security } from './coordinator/security.ts'
 import { keepSchedules } from './coordinator/schedule-keeper.ts'
 import { keepTrash } from './coordinator/trash-keeper.ts'
+import { CUT_OFF_MS, endure, Undo } from './coordinator/undo.ts'
 import { shardsServe, startShards } from './coordinator/shards.ts'
 import { systemClock, systemRandom } from './core/clock.ts'
 import { formatAddress } from './core/addresses.ts'
@@ -68,30 +69,6 @@ export interface RunningPeer {
   reload(): Promise<void>
   /** Finishes what is in flight, makes everything durable and lets the data directory go. */
   stop(): Promise<void>
-}
-
-/** What has been started, to be stopped in the opposite order. */
-class Undo {
-  readonly #steps: (() => Promise<void> | void)[] = []
-
-  add(step: () => Promise<void> | void): void {
-    this.#steps.push(step)
-  }
-
-  /** Runs every step, even after one failed; the first failure is thrown at the end. */
-  async run(): Promise<void> {
-    const failures: unknown[] = []
-    for (;;) {
-      const step = this.#steps.pop()
-      if (step === undefined) break
-      try {
-        await step()
-      } catch (thrown) {
-        failures.push(thrown)
-      }
-    }
-    if (failures.length > 0) throw failures[0]
-  }
 }
 
 /**
@@ -144,9 +121,8 @@ async function start(
   const given = { ...peer, ring: storage.keys, hash: newPasswordHasher(), log }
   const unlocking = prepareUnlocking({ ...given, ...security })
   undo.add(() => unlocking.close())
-  const opened = { cluster, session, storage, types, keyring: unlocking.keyring, log }
+  const opened = { ...peer, storage, types, keyring: unlocking.keyring, log }
   const volumes: Volumes = openVolumes(opened, () => nbd)
-  undo.add(() => volumes.close())
   undo.add(() => unlocking.stop())
   const nbd = createNbd(config, volumes, output, security)
   const credentials = await startCredentials({ config, nbd, metadata, replication, log, undo })
@@ -179,7 +155,7 @@ async function start(
   void unlocking.start()
   undo.add(await resumeVolumes(volumes, backend, log, { ...parts, ...security }))
   await createInitialVolumes(config, volumes, backend, output)
-  undo.add(() => nbd.close(config.shutdownMs))
+  undo.add(() => closeNbd(nbd, config, replication))
   addresses.nbd.push(...(await listenNbd(config, nbd)))
   phase = 'serving'
   await parts.announce({ nbdAddresses: addresses.nbd, adminAddresses: addresses.admin })
@@ -226,12 +202,14 @@ function openVolumes(
     readonly types: VolumeTypes
     readonly keyring: VolumeKeyring
     readonly log: Log
+    readonly config: Config
+    readonly undo: Undo
   },
   nbd: () => NbdServer
 ): Volumes {
-  const { storage, log, ...rest } = given
+  const { storage, log, config, undo, ...rest } = given
   const { arena, bases, store, replication } = storage
-  return new Volumes({
+  const volumes = new Volumes({
     ...rest,
     ...{ arena, bases, store },
     sealed: sealedStore(storage, rest.keyring.families, log),
@@ -244,6 +222,19 @@ function openVolumes(
     },
     onTrouble: (what, err) => log.error({ err }, what)
   })
+  const giveUp = (): void => replication?.giveUp()
+  undo.add(() => endure(() => volumes.close(), config.shutdownMs, giveUp))
+  return volumes
+}
+
+/** Clients that wait for members are cut off; what they asked for is answered to nobody then. */
+function closeNbd(
+  nbd: NbdServer,
+  { shutdownMs }: Config,
+  replication: Replication | null
+): Promise<void> {
+  const giveUp = (): void => replication?.giveUp()
+  return endure(() => nbd.close(shutdownMs), shutdownMs + CUT_OFF_MS, giveUp)
 }
 
 /** The store as encrypted volumes see it. */

@@ -32,7 +32,7 @@ export interface AliveInfo {
 export interface MembershipOptions {
   readonly alive: AliveInfo
   readonly onTrouble?: (what: string, error: StoreError) => void
-  /** Another process started as this peer: this one is not it any more. */
+  /** This one is not the peer any more: another process started as it, or it was removed. */
   readonly onReplaced?: (error: StoreError) => void
 }
 
@@ -224,7 +224,7 @@ export class Membership {
     throw new StoreError(ErrorCode.Closed, `${text}: start it again`)
   }
 
-  /** It changed, by an operator or by another process that is this peer now. */
+  /** It was changed, by an operator or by another process that is this peer now. */
   async #readOwn(): Promise<void> {
     const { keys, store, self } = this.#cluster
     const entry = await store.get(keys.peer(self.peerId))
@@ -235,7 +235,13 @@ export class Membership {
   #noteOwn(entry: Entry): void {
     const { peerId, bootId } = this.#cluster.self
     this.#ownEntry = entry
-    if (decodeRecord('peer', entry.key, entry.value).bootId === bootId) return
+    const record = decodeRecord('peer', entry.key, entry.value)
+    if (record.state === 'removed') {
+      const text = `peer ${peerId} was removed from the cluster`
+      this.#replacedBy = new StoreError(ErrorCode.Closed, `${text}: it must not go on`)
+      return
+    }
+    if (record.bootId === bootId) return
     const text = `another process started as peer ${peerId}: does a copy of its data directory run?`
     this.#replacedBy = new StoreError(ErrorCode.Closed, `${text} This one must not go on`)
   }

@@ -19,7 +19,7 @@ export interface ClusterParts {
   /** Is this the peer that does what one of a cluster has to? */
   isInCharge(): boolean
   readonly backend: PeerClusterBackend
-  /** Settles when another process is this peer. */
+  /** Settles when this process is not the peer any more: another one is, or it was removed. */
   readonly replaced: Promise<StoreError>
   /** Asked at the end: is everything on disk, so that the next start needs no comparison? */
   cleanEnd: () => boolean

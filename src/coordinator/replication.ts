@@ -50,6 +50,8 @@ export interface Replication {
   readonly security: PeerSecurity | null
   /** Across members; the shards' own is theirs. */
   readonly scrub: Pick<GroupScrub, 'progress' | 'force' | 'stop'>
+  /** Requests that wait for members are answered with Closed: the peer stops. */
+  giveUp(): void
   /** Others that ask how this peer is are told so. */
   onReport(report: () => PeerReport): void
 }
@@ -155,6 +157,7 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
     store,
     gate: writers,
     ...{ members, space: new MemberSpaceAsker({ cluster, members, groups, pools }) },
+    giveUp: () => store.giveUp(),
     resync: () => here.progress,
     reclaim: () => here.reclaimed,
     security,

@@ -163,6 +163,14 @@ export class ReplicatedStore implements BlockStore {
     family.options.onPowerLoss()
   }
 
+  /**
+   * Answers with Closed what is pending, and all that comes. The lease is not left clean then: the
+   * next takeover settles what only some members have.
+   */
+  giveUp(): void {
+    for (const family of this.families()) this.#shut(family)
+  }
+
   #shut(family: FamilyIo): void {
     if (family.isClosed) return
     family.isClosed = true

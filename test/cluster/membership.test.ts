@@ -127,6 +127,21 @@ test('another process of the same peer: who was there is told, and registers no 
   await store.close()
 })
 
+test('one that is removed while it runs is told, and registers no more', async () => {
+  const { start, store } = await openSite()
+  const told: string[] = []
+  const first = await start('a', 1, (error) => told.push(error.message))
+  await first.membership.change('a'.repeat(32), () => ({ state: 'removed' }))
+  await until(() => told.length > 0, 'it is told')
+  ok(told.every((text) => /^peer a{32} was removed from the cluster/.test(text)))
+  await rejects(
+    first.membership.announce({ usedBytes: 2 }),
+    (error) => error instanceof StoreError && error.code === ErrorCode.Closed
+  )
+  first.membership.close()
+  await store.close()
+})
+
 test('what a store that does not answer was not told is told when it does', async () => {
   const { clock, store, start } = await openSite()
   const random = new SeededRandom(2)

@@ -6,6 +6,7 @@ import { ClusterLoad } from '../helpers/cluster-load.ts'
 import { ClusterSite } from '../helpers/cluster-site.ts'
 import { testNeeding } from '../helpers/environment.ts'
 import { MiB } from '../helpers/images.ts'
+import { until } from '../helpers/process.ts'
 
 const needs = { programs: ['etcd'] }
 const VOLUME_BYTES = 32 * MiB
@@ -16,6 +17,7 @@ const MEMBER_LOST_MS = 9000
 const TTL_MS = 10_000
 
 const args = ['--segment-size', '4MiB', '--shards', '1', '--log-level', 'info']
+const hasty = [...args, '--shutdown-timeout', '2s']
 
 async function withLoad(
   body: (site: ClusterSite, load: ClusterLoad) => Promise<void>
@@ -79,6 +81,59 @@ testNeeding(
       await load.verifyAt(site.peers[1]!.nbdPort, TTL_MS + 5000)
       ok(load.counts.writes > 500)
     })
+  }
+)
+
+testNeeding(
+  needs,
+  'an orderly end waits only so long for requests that wait for members',
+  async () => {
+    const site = await ClusterSite.start({ argsOf: () => hasty, redundancy: 'replicated:3' })
+    try {
+      const [gateway, second, third] = site.peers
+      await gateway!.createVolume('v', `${VOLUME_BYTES}`)
+      const load = new ClusterLoad('v', VOLUME_BYTES, seed)
+      load.begin(gateway!.nbdPort)
+      await load.goesOn(10_000, 500)
+      await Promise.all([second!.kill(), third!.kill()])
+      await sleep(2000) // both are needed for a write
+      strictEqual(await gateway!.stop(15_000), 0)
+      await load.breaks(1000)
+      await Promise.all([gateway!.start(), second!.start(), third!.start()])
+      await load.verifyAt(second!.nbdPort, TTL_MS + 10_000)
+      await site.untilInSync()
+    } finally {
+      await site.dispose()
+    }
+  }
+)
+
+testNeeding(
+  needs,
+  'a peer that is removed while it runs ends, and others serve its volumes',
+  async () => {
+    const site = await ClusterSite.start({ argsOf: () => hasty })
+    try {
+      const [gateway, second] = site.peers
+      await gateway!.createVolume('v', `${VOLUME_BYTES}`)
+      const { peerId } = await gateway!.json<{ peerId: string }>('peer', 'show')
+      const load = new ClusterLoad('v', VOLUME_BYTES, seed)
+      load.begin(gateway!.nbdPort)
+      await load.goesOn(10_000)
+      await second!.json('peer', 'drain', peerId)
+      const isEmpty = async (): Promise<boolean> =>
+        (await site.status(1)).peers.every(
+          (peer) => peer.peerId !== peerId || peer.groupsInSync === 0
+        )
+      await until(isEmpty, 'the peer has nothing left', 30_000)
+      await load.goesOn(10_000)
+      await second!.json('peer', 'remove', peerId, '--yes')
+      await load.breaks(10_000)
+      await until(() => !gateway!.running, 'it ends', 10_000)
+      await load.verifyAt(second!.nbdPort)
+    } finally {
+      await site.dispose()
+    }
   }
 )
 
