@@ -2,14 +2,17 @@
 import { BLOCK_BYTES } from '../core/limits.ts'
 import type { ExtentIndex } from './extent-index.ts'
 import type { ShardOp } from './op.ts'
-import type { Segments } from './segments.ts'
+import { SegmentState, type Segments } from './segments.ts'
 import { shardStatIndex } from './stats.ts'
 
 export function noteUsage(stats: Float64Array, segments: Segments, segmentBytes: number): void {
   stats[shardStatIndex.usedBytes] = segments.usedCount * segmentBytes
   stats[shardStatIndex.liveBytes] = segments.liveBlocks * BLOCK_BYTES
   let usedPages = 0
-  for (const segment of segments.bySlot) if (segment !== null) usedPages += segment.endPage
+  for (const segment of segments.bySlot) {
+    // The file of a free one is kept for the next: nothing in it waits for compaction.
+    if (segment !== null && segment.state !== SegmentState.Free) usedPages += segment.endPage
+  }
   stats[shardStatIndex.deadBytes] = Math.max(0, usedPages - segments.liveBlocks) * BLOCK_BYTES
   stats[shardStatIndex.segments] = segments.usedCount
   stats[shardStatIndex.segmentsFree] = segments.freeCount

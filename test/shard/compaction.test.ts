@@ -38,4 +38,21 @@ test('small records behind a large one are copied whole', () => {
   }
 })
 
+test('what compaction freed is dead no more, though its files are kept', () => {
+  const config = { segmentBytes: 1024 * 1024, capacityBytes: 64 * 1024 * 1024 }
+  const rig = new ShardRig({ files: new FaultyFiles(seededRandom(6)), config })
+  const chunks = [0, 1, 2, 3, 4, 5, 6, 7]
+  for (const chunk of chunks) for (let i = 0; i < 8; i++) rig.write(chunk, i * 32, 32, 1)
+  for (const chunk of chunks) for (let i = 0; i < 7; i++) rig.write(chunk, i * 32, 32, 2)
+  rig.run(rig.op(OpKind.Compact, 0, 0, 0))
+  for (let i = 0; i < 500; i++) {
+    rig.shard.background(1)
+    rig.tracker.syncNow()
+  }
+  assert.ok(rig.stat('segmentsFree') > 0, 'files are kept')
+  const [used, live, dead] = [rig.stat('usedBytes'), rig.stat('liveBytes'), rig.stat('deadBytes')]
+  assert.is(live, chunks.length * 8 * 32 * 4096)
+  assert.ok(live + dead <= used, `${live} live and ${dead} dead, of ${used}`)
+})
+
 test.run()
