@@ -120,6 +120,8 @@ export const RING_PEERS_MAX = 16_384
 /** Limits of a volume: nobody needs more, and with less a single request takes minutes. */
 export const IOPS_MAX = 1_000_000_000
 export const THROUGHPUT_BYTES_MIN = 64 * 1024
+/** A client that waits for a limit looks again after so long: limits change while it waits. */
+export const LIMIT_WAIT_MS_MAX = 200
 /**
  * While several volumes are busy each has so many requests under way: enough to keep a shard
  * busy, and what another volume's next request waits for at most.

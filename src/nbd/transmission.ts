@@ -11,7 +11,7 @@
 import type { Clock } from '../core/clock.ts'
 import { ErrorCode } from '../core/errors.ts'
 import type { GatherSender } from '../core/gather-sender.ts'
-import { SHARED_TURN } from '../core/limits.ts'
+import { LIMIT_WAIT_MS_MAX, SHARED_TURN } from '../core/limits.ts'
 import type { BatchMember } from '../core/tick-batch.ts'
 import type { BlockDevice, ClientInfo, DeviceAdmission } from '../volume/block-device.ts'
 import { Answers, ReadyList } from './answers.ts'
@@ -151,7 +151,7 @@ export class Transmission implements Consumer, Spender, BatchMember {
     if (admission === null) return true
     if (admission.isLimited) {
       const waitMs = admission.waitMs(nowMs)
-      if (waitMs > 0) return this.pause(waitMs)
+      if (waitMs > 0) return this.pause(Math.min(waitMs, LIMIT_WAIT_MS_MAX))
     }
     if (!admission.isShared(nowMs)) return true
     if (this.inFlight > 0 && admission.isFull) return this.block(false)

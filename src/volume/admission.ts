@@ -40,7 +40,7 @@ export function limitsOf(before: Limits, change: LimitsChange): Limits {
 function check(name: string, value: number | null, min: number, max: number): void {
   if (value === null || (Number.isSafeInteger(value) && value >= min && value <= max)) return
   const advice = 'off takes a limit away, and "read-only" stops changes'
-  const text = `${name} ${value} is not a whole number from ${min}: ${advice}`
+  const text = `${name} ${value} is not a whole number from ${min} to ${max}: ${advice}`
   throw new StoreError(ErrorCode.InvalidArgument, text)
 }
 

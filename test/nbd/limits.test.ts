@@ -1,5 +1,6 @@
 /** Clients of volumes with limits, and of volumes that share. */
 import { ok, strictEqual } from 'node:assert'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { suite } from 'uvu'
 import { SHARED_WINDOW } from '../../src/core/limits.ts'
 import * as p from '../../src/nbd/protocol.ts'
@@ -54,6 +55,22 @@ test('a limit that is taken away holds nobody up, and one who waits can leave', 
     admission.limit(NO_LIMITS, performance.now())
     const third = await attached(here)
     await third.readRange(0, 256 * 1024)
+  }))
+
+test('limits that change hold for a client that waits for the ones before', () =>
+  serving(async (here) => {
+    const admission = limit(here, { bandwidth: 64 * 1024 })
+    for (const next of [{ bandwidth: 1024 ** 3 }, {}]) {
+      admission.limit({ ...NO_LIMITS, bandwidth: 64 * 1024 }, performance.now())
+      const client = await attached(here)
+      // It owes four seconds after that.
+      await client.readRange(0, 256 * 1024)
+      const [startedMs, read] = [performance.now(), client.readRange(0, 4096)]
+      await sleep(50)
+      admission.limit({ ...NO_LIMITS, ...next }, performance.now())
+      await read
+      ok(performance.now() - startedMs < 2_000, `${performance.now() - startedMs} ms`)
+    }
   }))
 
 test('a client with a deep queue has a bounded number under way while others are busy', () =>
