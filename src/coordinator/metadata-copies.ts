@@ -90,8 +90,11 @@ export class MetadataCopies {
       onDelete: (key) => this.#note(key, { modRevision: 0, value: null }),
       onTrouble: () => {}
     }
-    const { volumes, names, families, pools, deletions } = keys
-    for (const prefix of [volumes, names, families, pools, keys.poolNumber(''), deletions]) {
+    const ofVolumes = [keys.volumes, keys.names, keys.families, keys.deletions]
+    // A volume without its slots is lost, and one without its base reads other bytes.
+    const ofBlocks = [keys.volumeKeys(''), keys.allSnapshots, keys.allBases, keys.clientSession('')]
+    const ofCluster = [keys.pools, keys.poolNumber(''), keys.settings, keys.peers, keys.tokens]
+    for (const prefix of [...ofVolumes, ...ofBlocks, ...ofCluster]) {
       this.#following.push(follow(store, prefix, follower, timers))
     }
   }
@@ -130,7 +133,8 @@ export class MetadataCopies {
   }
 
   #keep(base: MetadataBackup): void {
-    const backup = this.#withNews(base)
+    const createdMs = this.#cluster.clock.wallMs()
+    const backup = { ...this.#withNews(base), createdMs }
     const bytes = backup.entries.reduce((sum, entry) => sum + entry.value.length, 0)
     if (bytes > METADATA_COPY_BYTES_MAX) {
       const text = `the metadata has ${bytes} bytes, a copy ${METADATA_COPY_BYTES_MAX} at most`
