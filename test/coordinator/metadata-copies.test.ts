@@ -38,7 +38,7 @@ const LASTING = [
   'tokens/required'
 ]
 
-test('what was made after a copy is in it soon: nothing that a volume needs is missing', async () => {
+test('what was made after a copy is in it soon, with all that a volume needs', async () => {
   const directory = mkdtempSync(join(tmpdir(), 'torus-copies-'))
   const clock = new ManualClock()
   const random = new SeededRandom(1)
