@@ -46,7 +46,7 @@ export async function download(context: Context, given: Download): Promise<numbe
     }
   } catch (thrown) {
     await sink.abort()
-    throw thrown
+    throw isBehindEnd(thrown, sink, state) ? notOf(name) : thrown
   } finally {
     progress.stop()
   }
@@ -110,6 +110,15 @@ function mayPass(thrown: unknown, { isBegun }: Progress): boolean {
     thrown instanceof StoreError ||
     ['ECONNRESET', 'EPIPE', 'ERR_STREAM_PREMATURE_CLOSE'].includes(code)
   )
+}
+
+/** What an earlier run left is larger than what is exported. */
+const isBehindEnd = (thrown: unknown, { startBytes }: Sink, { isBegun }: Progress): boolean =>
+  !isBegun && startBytes > 0 && thrown instanceof CommandError && thrown.code === 'OutOfRange'
+
+function notOf(name: string): CommandError {
+  const text = `the .part file is what is left of an export of something larger than ${name}`
+  return new CommandError('Conflict', `${text}: remove it`)
 }
 
 /** @throws CommandError Conflict */

@@ -1,6 +1,6 @@
 /** What changed in a volume, as backup tools of others ask for it. */
 import { deepStrictEqual, match, ok, strictEqual } from 'node:assert/strict'
-import { readFile, writeFile } from 'node:fs/promises'
+import { readFile, rm, writeFile } from 'node:fs/promises'
 import { test } from 'uvu'
 import { testNeeding } from '../helpers/environment.ts'
 import { type FakeS3, s3Credentials, startFakeS3 } from '../helpers/fake-s3.ts'
@@ -151,6 +151,43 @@ testNeeding({ programs: backupTools }, cutOff, async () => {
     (await server.torus(['volume', 'import', stream, 'half2', '--size', '64MiB'])).code,
     0
   )
+})
+
+const leftovers = 'an export goes on with what an earlier run left, and with nothing of another'
+
+testNeeding({ programs: backupTools }, leftovers, async () => {
+  for (const [name, byte] of Object.entries({ one: 1, two: 2 })) {
+    await server.createVolume(name, '32MiB')
+    await qemuIo(server.uri(name), `write -P ${byte} 0 8M`, `write -P ${byte + 2} 20M 1M`)
+    await server.torus(['snapshot', 'create', `${name}@a`])
+  }
+  const exported = (of: string, path: string, format: string) =>
+    server.torus(['volume', 'export', `${of}@a`, path, '--format', format, '--yes'])
+  for (const format of ['raw', 'torus']) {
+    const [one, two] = [scratch.path(`one.${format}`), scratch.path(`two.${format}`)]
+    strictEqual((await exported('one', one, format)).code, 0)
+    strictEqual((await exported('two', two, format)).code, 0)
+    const [whole, other] = [await readFile(one), await readFile(two)]
+    const path = scratch.path(`again.${format}`)
+    for (const cut of [5_000, 5_000_000, whole.length - 3, whole.length]) {
+      await writeFile(`${path}.part`, whole.subarray(0, cut))
+      const { code, stderr } = await exported('one', path, format)
+      strictEqual(code, 0, `${format} from ${cut}: ${stderr}`)
+      ok((await readFile(path)).equals(whole), `${format} from ${cut}`)
+      await rm(path)
+    }
+    await writeFile(`${path}.part`, other.subarray(0, 5_000_000))
+    const { code, stderr } = await exported('one', path, format)
+    strictEqual(code, 1)
+    match(stderr, /something else.*: remove/)
+  }
+  const larger = scratch.path('larger.raw')
+  await writeFile(`${larger}.part`, Buffer.alloc(40 * MiB, 1))
+  match((await exported('one', larger, 'raw')).stderr, /larger than one@a: remove it/)
+  await writeFile(`${larger}.qcow2.raw`, 'of somebody')
+  const unasked = ['volume', 'export', 'one@a', `${larger}.qcow2`, '--format', 'qcow2']
+  match((await server.torus(unasked)).stderr, /qcow2.raw is there/)
+  strictEqual(await readFile(`${larger}.qcow2.raw`, 'utf8'), 'of somebody')
 })
 
 test.run()

@@ -59,12 +59,14 @@ async function run(
   if (isPipe && process.stdout.isTTY === true) {
     throw new UsageError('standard output is a terminal: name a file, or pipe it somewhere')
   }
-  if (!isPipe && existsSync(path)) await confirm(`File ${path} is there and will be replaced.`)
+  const raw = format === 'qcow2' ? `${path}.raw` : path
+  for (const file of isPipe ? [] : new Set([path, raw])) {
+    if (existsSync(file)) await confirm(`File ${file} is there and will be replaced.`)
+  }
   const [volume = '', snapshot] = name.split('@')
   const from = olderOf(volume, snapshot, options)
   const { encryption } = await api.volume(volume)
   if (encryption !== null) output.note(`${name} is encrypted here; the export is not`)
-  const raw = format === 'qcow2' ? `${path}.raw` : path
   const startedMs = performance.now()
   const mode = modeOf(encryption !== null)
   const sink = await sinkFor(raw, format, mode)
