@@ -147,7 +147,15 @@ interface Registration {
   readonly level: number
 }
 
-async function requireCluster(store: MetadataStore, keys: Keys, create: boolean): Promise<void> {
+/**
+ * @throws StoreError NotFound when there is no cluster and none may be made, InvalidArgument when
+ * the keys that are there are somebody else's
+ */
+export async function requireCluster(
+  store: MetadataStore,
+  keys: Keys,
+  create: boolean
+): Promise<void> {
   if ((await store.get(keys.cluster)) !== null) return
   const [found] = (await store.range(`${keys.prefix}/`, { limit: 1 })).entries
   if (found === undefined && create) return

@@ -2,7 +2,7 @@
 import { chmodSync, existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { randomBytes } from 'node:crypto'
-import { newSettings } from '../cluster/cluster.ts'
+import { newSettings, requireCluster } from '../cluster/cluster.ts'
 import { levelIn, requireKnownLevel } from '../cluster/features.ts'
 import { randomId128 } from '../cluster/ids.ts'
 import { Keys } from '../cluster/keys.ts'
@@ -21,7 +21,7 @@ type EtcdConfig = Parameters<typeof etcdOptionsOf>[0] & Pick<Config, 'etcdPrefix
  * Cluster that a new data directory is to be of; null when it makes its own, or is not new. Asked
  * before anything is made, so that a refusal leaves nothing behind.
  * @throws StoreError NotFound (`--join` and no cluster), AlreadyExists (a cluster and no `--join`),
- * UnknownVersion (a cluster of newer programs)
+ * InvalidArgument (foreign keys), UnknownVersion (a cluster of newer programs)
  */
 export async function clusterToJoin(config: Config): Promise<string | null> {
   if (config.etcd.length === 0 || existsSync(join(config.dataDir, SUPERBLOCK_NAME))) return null
@@ -85,6 +85,7 @@ export function writeSecret(path: string): void {
 }
 
 async function clusterIdIn(store: MetadataStore, keys: Keys): Promise<string | null> {
+  await requireCluster(store, keys, true)
   const entry = await store.get(keys.cluster)
   if (entry === null) return null
   const settings = await store.get(keys.settings)

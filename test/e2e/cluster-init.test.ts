@@ -43,7 +43,14 @@ testNeeding(needs, 'init makes a cluster once, and a refusal changes nothing', a
     match(taken.stderr, /secret file .*other: exists already/)
     strictEqual(await readFile(other, 'utf8'), 'mine')
     strictEqual(JSON.stringify(await raw.getAll().prefix('/').strings()), before)
+    await raw.put('/foreign/key').value('theirs')
     raw.close()
+    for (const how of [[], ['--join']]) {
+      const beside = server.spawn([...place, ...how, '--etcd-prefix', '/foreign'])
+      ok(await waitForEnd(beside, 20_000))
+      match(server.logs, /keys below \/foreign\/ are not of this cluster \(\/foreign\/key\)/)
+      ok(!existsSync(server.dataDir))
+    }
 
     const child = server.spawn(place)
     ok(await waitForEnd(child, 20_000))
