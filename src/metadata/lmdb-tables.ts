@@ -2,6 +2,7 @@ import {
   chmodSync,
   closeSync,
   existsSync,
+  fstatSync,
   fsyncSync,
   mkdirSync,
   openSync,
@@ -152,10 +153,16 @@ function syncDirectory(path: string): void {
 //
 //   offset  size  field
 //       24     4  magic    0xbeefc0de
+//       48     4  bytes of a page
+//       88     8  root of the free pages, all ones: none
+//      136     8  root of the table, all ones: none
 const DATA_FILE = 'data.mdb'
 const HEAD_BYTES = 4096
 const AT_MAGIC = 24
 const MAGICS = [0xbeefc0de, 0xdec0efbe]
+const AT_PAGE_BYTES = 48
+const AT_ROOTS = [88, 136]
+const NO_ROOT = 2n ** 64n - 1n
 
 /** LMDB trusts its file, and ends the process on one that is not its own: look before. */
 function checkHeads(file: string): void {
@@ -168,9 +175,24 @@ function checkHeads(file: string): void {
       if (whole && MAGICS.includes(heads.readUInt32BE(page + AT_MAGIC))) continue
       throw new StoreError(ErrorCode.Corrupt, `${file} is damaged: it is no LMDB data file`)
     }
+    const { size } = fstatSync(handle)
+    if ([0, HEAD_BYTES].some((page) => hasRoots(heads, page, size))) return
+    const text = `it has ${size} bytes, and ends before the pages that its heads name`
+    throw new StoreError(ErrorCode.Corrupt, `${file} is damaged: ${text}`)
   } finally {
     closeSync(handle)
   }
+}
+
+/** Whether a file of `size` bytes has the pages on which the tables of this head begin. */
+function hasRoots(heads: Buffer, at: number, size: number): boolean {
+  const isLittle = heads.readUInt32BE(at + AT_MAGIC) === MAGICS[1]
+  const u64 = (from: number): bigint =>
+    isLittle ? heads.readBigUInt64LE(at + from) : heads.readBigUInt64BE(at + from)
+  const from = at + AT_PAGE_BYTES
+  const pageBytes = BigInt(isLittle ? heads.readUInt32LE(from) : heads.readUInt32BE(from))
+  const roots = AT_ROOTS.map(u64).filter((root) => root !== NO_ROOT)
+  return roots.every((root) => (root + 1n) * pageBytes <= BigInt(size))
 }
 
 function attempt<T>(doing: string, work: () => T): T {

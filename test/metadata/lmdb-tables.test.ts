@@ -91,6 +91,7 @@ test('files that are no LMDB data are refused, not fatal', async () => {
     ['text', (file) => writeFileSync(file, 'hello')],
     ['empty', (file) => truncateSync(file, 0)],
     ['cut short', (file) => truncateSync(file, 5000)],
+    ['without the pages after its heads', (file) => truncateSync(file, 8192)],
     ['gone', (file) => rmSync(file)]
   ]
   for (const [name, damage] of damages) {
