@@ -100,6 +100,10 @@ export class GroupIo {
   readonly failed: Map<Boot, number> = new Map()
   /** Since when the record names members that it did not name before, monotonic. */
   readonly listedMs: Map<Boot, number> = new Map()
+  /** The first epoch since which members are known to be in it without a break, R7; 0 if absent. */
+  readonly #sinceEpochs: Map<Boot, number> = new Map()
+  /** The greatest of them, ever. */
+  #newestSince = 0
   /** Something is amiss: the doctor looks at it with every tick. */
   isTroubled = false
   /** The doctor is at work. */
@@ -139,6 +143,8 @@ export class GroupIo {
     other.keepHoles = this.keepHoles
     for (const [boot, error] of this.failed) other.failed.set(boot, error)
     for (const [boot, sinceMs] of this.listedMs) other.listedMs.set(boot, sinceMs)
+    for (const [boot, epoch] of this.#sinceEpochs) other.#sinceEpochs.set(boot, epoch)
+    other.#newestSince = this.#newestSince
     other.unfenced = new Set(this.unfenced)
     for (const group of [this, other]) {
       group.isReady = false
@@ -184,6 +190,11 @@ export class GroupIo {
     return false
   }
 
+  /** Was `boot` in the group, without a break, from `epoch` to now? */
+  hadSince(boot: Boot, epoch: number): boolean {
+    return epoch >= this.#newestSince || epoch >= (this.#sinceEpochs.get(boot) ?? 0)
+  }
+
   isInSync(boot: Boot): boolean {
     const at = this.targets.indexOf(boot)
     return at >= 0 && at < this.inSyncCount
@@ -206,6 +217,8 @@ export class GroupIo {
     const wereInSync = this.known?.record.inSync ?? []
     const stays = ({ peer }: GroupMember): boolean => inSync.some((entry) => entry.peer === peer)
     const shrinks = !wereInSync.every(stays)
+    // Between two records that do not follow one another anybody may have left and come back.
+    const follows = epoch <= this.epoch + 1
     this.known = known
     this.epoch = epoch
     this.targets = [...inSync, ...syncing].map(({ peer, boot }) => boots.of(peer, boot))
@@ -215,6 +228,7 @@ export class GroupIo {
     for (const boot of this.listedMs.keys()) {
       if (!this.targets.includes(boot)) this.listedMs.delete(boot)
     }
+    this.#noteSince(before, follows)
     this.inSyncCount = inSync.length
     const now = this.targets.slice(0, inSync.length)
     this.unfenced = new Set(shrinks ? now : now.filter((boot) => this.unfenced.has(boot)))
@@ -227,5 +241,16 @@ export class GroupIo {
     this.flushDoubt = 'none'
     this.isStale = !this.isKnown
     this.isReady = this.isKnown
+  }
+
+  #noteSince(before: readonly Boot[] | null, follows: boolean): void {
+    for (const boot of this.targets) {
+      if (before === null || (follows && before.includes(boot))) continue
+      this.#sinceEpochs.set(boot, this.epoch)
+      this.#newestSince = this.epoch
+    }
+    for (const boot of this.#sinceEpochs.keys()) {
+      if (!this.targets.includes(boot)) this.#sinceEpochs.delete(boot)
+    }
   }
 }

@@ -32,6 +32,8 @@ export class Pending {
   readonly copies: (BlockOp | null)[] = []
   readonly sent: number[] = []
   readonly errors: number[] = []
+  /** Epochs of the group under which they were sent. */
+  readonly epochs: number[] = []
   /** Copies that are out. */
   inFlight = 0
   /** Of a write: members of the present record, and those of them that acknowledged. */
@@ -73,10 +75,18 @@ export class Pending {
       this.copies.push(null)
       this.sent.push(Sent.No)
       this.errors.push(0)
+      this.epochs.push(0)
     }
     this.copies[at] = copy
+    this.epochs[at] = copy.groupEpoch
     this.sent[at] = Sent.Yes
     this.inFlight++
+  }
+
+  /** Did `boot` acknowledge it, and was in the group ever since it was sent (R7)? */
+  isAckedBy(boot: Boot): boolean {
+    const at = this.indexOf(boot)
+    return at >= 0 && this.sent[at] === Sent.Acked && this.group!.hadSince(boot, this.epochs[at]!)
   }
 
   /** Of a plain write: taken once for all members that its bytes are sent to; else -1. */
@@ -114,6 +124,7 @@ export class Pending {
     this.copies.length = 0
     this.sent.length = 0
     this.errors.length = 0
+    this.epochs.length = 0
     this.needed = 0
     this.acked = 0
     this.isOver = false

@@ -148,9 +148,9 @@ export class ReplicaRequests {
     for (let i = 0; i < targets.length; i++) {
       const boot = targets[i]!
       const at = pending.indexOf(boot)
-      const sent = at < 0 ? Sent.No : pending.sent[at]!
-      if (sent === Sent.Acked) pending.acked++
-      else if (sent !== Sent.Yes) {
+      const isOut = at >= 0 && pending.sent[at] === Sent.Yes
+      if (pending.isAckedBy(boot)) pending.acked++
+      else if (!isOut) {
         if (boot.member === null || group.isAvoided(boot)) group.isTroubled = true
         else this.sendCopy(pending, boot)
       }
@@ -233,6 +233,11 @@ export class ReplicaRequests {
     boot.dirtyRound = this.#store.flushes.current
     const { targets } = pending.group!
     if (pending.needed !== targets.length || !targets.includes(boot)) return
+    if (!pending.isAckedBy(boot)) {
+      // It left and came back meanwhile, perhaps without what it acknowledges.
+      if (isOpenFor(pending)) this.sendCopy(pending, boot)
+      return
+    }
     if (++pending.acked === pending.needed && isOpenFor(pending)) this.#finish(pending, 0)
   }
 
@@ -365,9 +370,23 @@ export class ReplicaRequests {
       const next: Pending | null = reader.nextReader
       reader.nextReader = null
       reader.waitsFor = null
-      this.#answerRead(reader)
+      if (error === 0) this.#answerRead(reader)
+      else this.#readAgain(reader)
       reader = next
     }
+  }
+
+  /** The write that it waited for failed: whoever it was read from may have had that, and left. */
+  #readAgain(read: Pending): void {
+    if (read.family!.isClosed) {
+      this.#answerRead(read)
+      return
+    }
+    for (let at = 0; at < read.sent.length; at++) {
+      if (read.sent[at] === Sent.Acked) read.sent[at] = Sent.No
+    }
+    if (this.#mayStart(read)) this.#readFailed(read)
+    else this.#park(read)
   }
 
   #unlink(pending: Pending): void {

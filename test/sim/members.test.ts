@@ -3,9 +3,12 @@ import { deepStrictEqual, ok, strictEqual } from 'node:assert'
 import { test } from 'uvu'
 import type { GroupRecord } from '../../src/cluster/records.ts'
 import { ErrorCode } from '../../src/core/errors.ts'
-import { OpKind } from '../../src/replication/block-store.ts'
-import { QuietCluster, REQUESTS } from './quiet.ts'
+import { type BlockOp, OpKind } from '../../src/replication/block-store.ts'
+import { heldByMembers } from './held.ts'
+import { setState } from './mover.ts'
 import type { SimPeer } from './peer.ts'
+import { QuietCluster, REQUESTS } from './quiet.ts'
+import { every, isIn } from './scenario.ts'
 import { CHUNK_BLOCKS_USED, CHUNKS, type Session, type SimVolume } from './volume.ts'
 
 /** Patience with a member, a tick, and the read at the other one… */
@@ -67,10 +70,61 @@ test('a full member leaves and writes go on; when all are full they are refused'
   await world.runUntil(world.nowMs + 1000)
 })
 
+/** A group's copy moves to another member, and back. */
+const MOVES_MS = 6000
+
+/** What writers send to the peer stays before its door until the returned function is called. */
+function holdWrites({ boot }: SimPeer): () => void {
+  const service = boot!.service!
+  const submit = service.submit.bind(service)
+  const held: BlockOp[] = []
+  service.submit = (op) => (op.kind === OpKind.Write ? held.push(op) : submit(op))
+  return () => {
+    service.submit = submit
+    for (const op of held) submit(op)
+    service.ring()
+  }
+}
+
 /** Longer than a member may leave a write unanswered. */
 const STANDSTILL_MS = 8000
 
 const epochsOf = (sim: QuietCluster): number[] => [...sim.groups().values()].map((g) => g.epoch)
+
+test('R7: a member that left and came back is sent again what it acknowledged', async () => {
+  const sim = new QuietCluster({ peers: 4, copies: 2 })
+  const { world, peers } = sim
+  const { volume, session } = await sim.open()
+  const [gateway] = peers as [SimPeer]
+  setState(sim, gateway, 'drained')
+  await every(sim, 'it has nothing', (record) => !isIn(record, gateway))
+  const [group, { inSync }] = [...sim.groups()][0]!
+  const peerOf = (at: number): SimPeer => peers.find(({ peerId }) => peerId === inSync[at]!.peer)!
+  const [first, leaves] = [peerOf(0), peerOf(1)]
+  const other = peers.find((peer) => ![gateway, first, leaves].includes(peer))!
+  const chunks = Array.from({ length: CHUNKS }, (_, each) => each)
+  const chunk = chunks.find((each) => volume.groupOf(each * CHUNK_BLOCKS_USED) === group)!
+  // All but the first have it: it is not acknowledged.
+  const release = holdWrites(first)
+  volume.write(session, OpKind.Write, { chunk, first: 0, count: 2 })
+  session.boot.store!.ring()
+  await world.runUntil(world.nowMs + 20)
+  // Nor does the gateway take the first out: it stands still.
+  session.boot.process.stop(MOVES_MS)
+  const wakesMs = world.nowMs + MOVES_MS
+  const has = (peer: SimPeer) => (): boolean => isIn(sim.groups().get(group)!, peer)
+  setState(sim, leaves, 'drained')
+  await world.runFor(LIMIT_MS, 'it left', () => has(other)() && !has(leaves)())
+  setState(sim, leaves, 'active')
+  setState(sim, other, 'drained')
+  await world.runFor(LIMIT_MS, 'it is back', () => has(leaves)() && !has(other)())
+  ok(world.nowMs < wakesMs)
+  await world.runUntil(wakesMs + 100)
+  strictEqual(session.inFlight, 1)
+  release()
+  await sim.ended(session, LIMIT_MS)
+  await heldByMembers(sim, (_, [one, another]) => deepStrictEqual(another, one))
+})
 
 test('a gateway that stood still blames no member for that', async () => {
   const sim = new QuietCluster({ peers: 3, copies: 3 })

@@ -3,6 +3,7 @@ import { ok, strictEqual } from 'node:assert'
 import { test } from 'uvu'
 import { ErrorCode } from '../../src/core/errors.ts'
 import { OpKind } from '../../src/replication/block-store.ts'
+import { encodeRecord } from '../../src/cluster/records.ts'
 import { QuietCluster, REQUESTS } from './quiet.ts'
 
 const LIMIT_MS = 5000
@@ -83,6 +84,43 @@ test('a write that the newest record cannot help either fails', async () => {
   for (let i = 0; i < REQUESTS; i++) volume.write(session, OpKind.Write)
   await sim.ended(session, RESUME_MS)
   ok(sim.errors.length > 0 && sim.errors.every((error) => isOfDisk.has(error)), sim.errors.join())
+})
+
+/** As a gateway beside does that cannot reach its member. */
+async function takeOut(sim: QuietCluster, peer: string): Promise<void> {
+  const { metadata, keys } = sim
+  for (const [index, record] of [...sim.groups()]) {
+    const inSync = record.inSync.filter((entry) => entry.peer !== peer)
+    const value = encodeRecord('group', { ...record, epoch: record.epoch + 1, inSync })
+    await metadata.transact({ success: [{ put: keys.group(0, index), value }] })
+  }
+}
+
+test('R10: reads do not show a write that failed', async () => {
+  const sim = new QuietCluster({ peers: 2, copies: 2 })
+  const { world, peers, network } = sim
+  const { volume, session } = await sim.open()
+  const [here, there] = peers.map(({ name }) => name) as [string, string]
+  network.cut(here, there)
+  network.cut(there, here)
+  session.boot.members.breakAll()
+  const before = sim.errors.length
+  for (let i = 0; i < 2 * REQUESTS; i++) volume.write(session, OpKind.Write)
+  session.boot.store!.ring()
+  await world.runUntil(world.nowMs + 20)
+  // They have the bytes, of the gateway's own disk, and are not answered.
+  for (let i = 0; i < 2 * REQUESTS; i++) volume.read(session)
+  session.boot.store!.ring()
+  await world.runUntil(world.nowMs + 20)
+  peers[1]!.disk.fail('write')
+  await takeOut(sim, peers[0]!.peerId)
+  network.healAll()
+  await sim.ended(session, RESUME_MS)
+  const failed = sim.errors.length - before
+  strictEqual(failed, 2 * REQUESTS, 'the writes failed, and no read')
+  for (let i = 0; i < 2 * REQUESTS; i++) volume.read(session)
+  await sim.ended(session, RESUME_MS)
+  strictEqual(sim.errors.length - before, failed)
 })
 
 test.run()
