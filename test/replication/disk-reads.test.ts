@@ -64,9 +64,11 @@ test('reads of this thread count, and those of another do not', async () => {
     const reads = diskReadsOfThread()
     const before = reads()
     strictEqual(await readInWorker(file), true)
-    strictEqual(reads(), before)
+    // Code that was never run yet may come from the disk, too.
+    const between = reads()
+    ok(between - before < BYTES, `${between} from ${before}`)
     ok(readFromDisk(file))
-    ok(reads() > before, `${reads()} from ${before}`)
+    ok(reads() - between >= BYTES, `${reads()} from ${between}`)
   } finally {
     rmSync(directory, { recursive: true, force: true })
   }
