@@ -34,11 +34,12 @@ export class GatewayTrust {
   lookOnce(): boolean {
     if (this.#isFresh) return false
     this.look()
+    this.#isFresh = true
     return true
   }
 
+  /** No later look is spared by this one: nobody tells when its turn is over. */
   look(): void {
-    this.#isFresh = true
     if (this.#trustedForMs === null) return
     this.nowMs = this.#clock.monotonicMs()
     this.#lookForJump()

@@ -1,6 +1,7 @@
 /** R26: a gateway whose machine slept has nothing to say of what was before. */
 import { ok, strictEqual } from 'node:assert'
 import { test } from 'uvu'
+import { REPLICATION_TICK_MS } from '../../src/core/limits.ts'
 import { OpKind } from '../../src/replication/block-store.ts'
 import { TTL_MS } from './peer.ts'
 import { QuietCluster, REQUESTS } from './quiet.ts'
@@ -14,9 +15,9 @@ const AWAKE_MS = 1000
 /**
  * A gateway sleeps, with its monotonic clock, while another one takes over and writes. What it
  * answers when it wakes, from its own disk, is old. Before that it serves for `aloneMs` without the
- * metadata.
+ * metadata, and nobody asks it anything for `idleMs`.
  */
-async function readAfterSleep(aloneMs: number): Promise<void> {
+async function readAfterSleep(aloneMs: number, idleMs = 0): Promise<void> {
   const sim = new QuietCluster({ peers: 2, copies: 2 })
   const { world, network, peers } = sim
   const { volume, session } = await sim.open()
@@ -39,6 +40,7 @@ async function readAfterSleep(aloneMs: number): Promise<void> {
   readMuch()
   await sim.ended(session, LIMIT_MS)
   ok(volume.reads > before, 'it serves until it sleeps')
+  await world.runUntil(world.nowMs + idleMs)
   cut('p1')
   const wakesMs = world.nowMs + SLEEP_MS
   process.sleep(SLEEP_MS)
@@ -60,6 +62,10 @@ test('its lease does not count, whatever is left of it by its own clock', async 
 
 test('nor does what members confirmed before', async () => {
   await readAfterSleep(2 * TTL_MS)
+})
+
+test('nor does what it looked at for itself before', async () => {
+  await readAfterSleep(0, 3 * REPLICATION_TICK_MS)
 })
 
 test.run()
