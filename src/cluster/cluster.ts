@@ -84,16 +84,31 @@ export class Cluster {
       ],
       failure: [{ get: keys.cluster }, { get: keys.peer(self.peerId) }, { get: keys.settings }]
     })
-    const known = decodeRecord('cluster', keys.cluster, entries[0]!.value)
-    if (known.clusterId !== self.clusterId) {
-      const ours = `this data directory is of cluster ${self.clusterId}`
-      const theirs = `the metadata below ${keys.prefix}/ of ${known.clusterId}`
-      throw new StoreError(ErrorCode.InvalidArgument, `${ours}, ${theirs}`)
-    }
+    requireSameCluster(self, entries[0]!, keys, environment.places)
     const found = { peer: entries[1] ?? null, settings: entries[2] ?? null, now }
     const alone = environment.alone ?? false
     const registration = await register({ store, keys, self, alone }, found)
     return new Cluster(store, self, registration, entries[0]!, { ...environment, keys })
+  }
+
+  /**
+   * Whatever `open` would refuse and can be seen beforehand, and changes nothing.
+   * @throws StoreError as `open` does
+   */
+  static async check(
+    store: MetadataStore,
+    self: Pick<SelfIdentity, 'clusterId' | 'peerId'>,
+    environment: Pick<ClusterEnvironment, 'keys' | 'create' | 'places'>
+  ): Promise<void> {
+    const keys = environment.keys ?? new Keys()
+    await requireCluster(store, keys, environment.create ?? true)
+    const read = [keys.cluster, keys.settings, keys.peer(self.peerId)].map((key) => store.get(key))
+    const [cluster = null, settings = null, peer = null] = await Promise.all(read)
+    if (cluster === null) return
+    requireSameCluster(self, cluster, keys, environment.places)
+    const known = settings && decodeRecord('settings', keys.settings, settings.value)
+    requireKnownLevel(levelIn(known), keys.prefix)
+    requireNotRemoved(peer && decodeRecord('peer', keys.peer(self.peerId), peer.value))
   }
 
   /** Is it the metadata in which this process started, and not lost or restored since? */
@@ -134,6 +149,8 @@ export interface ClusterEnvironment {
   readonly keys?: Keys
   /** May metadata that has no cluster become ours? By default it may. */
   readonly create?: boolean
+  /** For messages: the data directory, and where the metadata is. */
+  readonly places?: { readonly directory: string; readonly metadata: string }
   /** Nobody else can ever be in this cluster: it is at the newest level at once. */
   readonly alone?: boolean
 }
@@ -168,6 +185,30 @@ export async function requireCluster(
         ]
       : [ErrorCode.InvalidArgument, foreignText(keys, found.key)]
   throw new StoreError(code, text)
+}
+
+/** @throws StoreError InvalidArgument */
+function requireSameCluster(
+  { clusterId }: Pick<SelfIdentity, 'clusterId'>,
+  { value }: Entry,
+  keys: Keys,
+  places: ClusterEnvironment['places']
+): void {
+  const known = decodeRecord('cluster', keys.cluster, value)
+  if (known.clusterId === clusterId) return
+  const directory = places === undefined ? 'this data directory' : places.directory
+  const metadata = places === undefined ? '' : ` of ${places.metadata}`
+  const ours = `${directory} is of cluster ${clusterId}`
+  const theirs = `the metadata below ${keys.prefix}/${metadata} is of cluster ${known.clusterId}`
+  const advice = 'name the one that belongs to the other, or a new --data-dir. Nothing was changed'
+  throw new StoreError(ErrorCode.InvalidArgument, `${ours}, ${theirs}: ${advice}`)
+}
+
+/** @throws StoreError Forbidden */
+function requireNotRemoved(record: PeerRecord | null): void {
+  if (record?.state !== 'removed') return
+  const text = `peer ${record.peerId} was removed from the cluster`
+  throw new StoreError(ErrorCode.Forbidden, `${text}: start with a new data directory`)
 }
 
 function foreignText(keys: Keys, found: string): string {
@@ -252,10 +293,7 @@ function registeredPeer(
   settings: SettingsRecord | null,
   now: string
 ): Buffer {
-  if (old?.state === 'removed') {
-    const text = `peer ${self.peerId} was removed from the cluster`
-    throw new StoreError(ErrorCode.Forbidden, `${text}: start with a new data directory`)
-  }
+  requireNotRemoved(old)
   const state = settings?.joinPolicy === 'approve' ? 'pending' : 'active'
   return encodeRecord('peer', {
     ...(old ?? { addedAt: now, state }),

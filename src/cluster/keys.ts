@@ -4,6 +4,7 @@
  *
  *   key                  value                                      changed by
  *   cluster              ClusterRecord: identity, made once          first start, `cluster init`
+ *   secret               SecretRecord: which one peers prove know  `cluster init`, peers
  *   incoming             IncomingRecord: a restore or migrate runs   that command
  *   restore              RestoreRecord: what a restore leaves open   `metadata restore`, each peer
  *   settings             SettingsRecord, feature level               operators
@@ -48,6 +49,9 @@ export class Keys {
 
   get cluster(): string {
     return `${this.root}cluster`
+  }
+  get secret(): string {
+    return `${this.root}secret`
   }
   get incoming(): string {
     return `${this.root}incoming`

@@ -19,6 +19,15 @@ export type {
 
 const clusterSchema = z.looseObject({ v: version, clusterId: id128, createdAt: time })
 
+/** See secret-verifiers.ts. */
+const secretSchema = z.looseObject({
+  v: version,
+  verifiers: z.array(z.string().length(64)).min(1),
+  /** The last peer that wrote it; null: made and not used yet. */
+  usedBy: id128.nullable()
+})
+export type SecretRecord = z.infer<typeof secretSchema>
+
 /** The metadata is being written as a whole; until it is done there is no cluster's record. */
 const incomingSchema = z.looseObject({ v: version, clusterId: id128 })
 
@@ -277,6 +286,7 @@ const tokensRequiredSchema = z.looseObject({ v: version, since: time })
 
 const kinds = {
   cluster: clusterSchema,
+  secret: secretSchema,
   incoming: incomingSchema,
   restore: restoreSchema,
   settings: settingsSchema,

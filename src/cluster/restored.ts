@@ -33,7 +33,8 @@ export function restoredBackup(backup: MetadataBackup, keys: Keys, nowMs: number
   const restoredAt = new Date(nowMs).toISOString()
   const facts = factsOf(backup, keys)
   const entries = backup.entries
-    .filter(({ key }) => keys.root + key !== keys.restore)
+    // The secret may have changed since: who starts first says which it is.
+    .filter(({ key }) => ![keys.restore, keys.secret].includes(keys.root + key))
     .map(({ key, value }) => {
       const whole = keys.root + key
       if (whole === keys.cluster) {

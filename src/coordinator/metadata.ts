@@ -4,6 +4,7 @@ import type { HealthProblem } from '../admin/schemas.ts'
 import { startCounted } from '../cluster/boot-counter.ts'
 import { Cluster } from '../cluster/cluster.ts'
 import { Keys } from '../cluster/keys.ts'
+import { requireKnownSecret } from '../cluster/secret-verifiers.ts'
 import { Session } from '../cluster/session.ts'
 import { systemClock, systemRandom } from '../core/clock.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
@@ -18,6 +19,7 @@ import type { DataDirectory } from './data-directory.ts'
 import { etcdOptionsOf } from './etcd-options.ts'
 import { MetadataCopies } from './metadata-copies.ts'
 import { requirePlace, writePlace } from './metadata-place.ts'
+import { ownSecrets } from './own-secrets.ts'
 import { type PredecessorParts, requireNoPredecessor } from './predecessor.ts'
 import { ownProcess } from '../core/own-process.ts'
 
@@ -98,8 +100,13 @@ async function openOn(
     const labels = { host: hostname(), ...labelsOf(environment.config.labels) }
     const alone = environment.config.etcd.length === 0
     const self = { clusterId, peerId, bootId, capacityBytes, labels }
-    if (!alone) await requireAlone(environment, { store, keys, self })
-    const outside = { clock: systemClock, random: systemRandom, keys, create, alone }
+    const places = placesOf(environment)
+    const outside = { clock: systemClock, random: systemRandom, keys, create, alone, places }
+    await Cluster.check(store, self, outside)
+    if (!alone) {
+      await requireKnownSecret(store, keys, await ownSecrets(environment.config, self))
+      await requireAlone(environment, { store, keys, self })
+    }
     const cluster = await startCounted(directory, { store, keys, peerId }, (bootCounter) =>
       Cluster.open(store, { ...self, bootCounter }, outside)
     )
@@ -130,6 +137,11 @@ async function openOn(
     await store.close()
     throw thrown
   }
+}
+
+function placesOf({ config, directory }: Environment): { directory: string; metadata: string } {
+  const metadata = config.etcd.length === 0 ? directory.metadataPath : config.etcd.join(', ')
+  return { directory: directory.path, metadata }
 }
 
 async function requireAlone(
@@ -201,11 +213,15 @@ async function whenItAnswers<T>(environment: Environment, open: () => Promise<T>
 
 async function pause(ms: number, signal: AbortSignal): Promise<void> {
   await new Promise<void>((resolve) => {
-    const timer = setTimeout(resolve, ms)
-    signal.addEventListener('abort', () => {
+    const onAbort = (): void => {
       clearTimeout(timer)
       resolve()
-    })
+    }
+    const timer = setTimeout(() => {
+      signal.removeEventListener('abort', onAbort)
+      resolve()
+    }, ms)
+    signal.addEventListener('abort', onAbort, { once: true })
   })
   if (signal.aborted) throw new StoreError(ErrorCode.Closed, 'stopped while waiting for etcd')
 }

@@ -34,6 +34,7 @@ import { ReplicatedWriters } from '../replication/replicated-writers.ts'
 import type { ResyncProgress } from '../replication/resync-progress.ts'
 import { ShardMemberService } from '../replication/shard-member-service.ts'
 import type { WriterGate } from '../volume/writer-gate.ts'
+import { acceptingSecrets } from './own-secrets.ts'
 import type { DataDirectory } from './data-directory.ts'
 import { GroupsHere, type GroupsHereParts } from './groups-here.ts'
 
@@ -106,7 +107,7 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
   const pools = new PoolViews(cluster, membership, (error) => trouble('following pools', error))
   undo.add(() => pools.close())
   await pools.ready
-  const security = await securityOf(config, membership)
+  const security = await securityOf(config, cluster, membership)
   const server = security === null ? null : serverOf(parts, service, security)
   const links = security === null ? null : linksOf(parts, security)
   const members = new AllMembers(new LocalMember({ peerId, bootId }, service), links)
@@ -184,7 +185,11 @@ function requireMember(membership: Membership, peerId: string): void {
 }
 
 /** Null for a peer that has nobody to talk to. */
-async function securityOf(config: Config, membership: Membership): Promise<PeerSecurity | null> {
+async function securityOf(
+  config: Config,
+  cluster: Cluster,
+  membership: Membership
+): Promise<PeerSecurity | null> {
   const { clusterSecretFile: secretFile, peerTlsCa: tlsCa, peerTlsCert: tlsCert } = config
   const isGiven = secretFile !== null || tlsCa !== null || config.peerListen !== null
   if (!isGiven) return null
@@ -192,7 +197,8 @@ async function securityOf(config: Config, membership: Membership): Promise<PeerS
     const { host, 'tls-name': name } = membership.peer(id)?.record.labels ?? {}
     return [host, name].filter((each) => each !== undefined)
   }
-  return PeerSecurity.load({ secretFile, tlsCa, tlsCert, tlsKey: config.peerTlsKey }, namesOf)
+  const files = { secretFile, tlsCa, tlsCert, tlsKey: config.peerTlsKey }
+  return PeerSecurity.load(files, namesOf, acceptingSecrets(cluster, secretFile))
 }
 
 function linksOf(parts: ReplicationParts, security: PeerSecurity): PeerLinks {

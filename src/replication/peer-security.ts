@@ -31,6 +31,9 @@ const SECRET_BYTES_MAX = 4096
 /** The one that is used, the one before, and one that is on its way. */
 const SECRETS_MAX = 3
 
+/** Of those that have certificates alone. */
+export const NO_SECRET: Buffer = Buffer.alloc(0)
+
 /** Which side proves: a proof of one side is never one of the other. */
 export type ProofSide = 'client' | 'server'
 
@@ -38,20 +41,23 @@ export class PeerSecurity {
   private readonly files: PeerSecurityFiles
   private readonly namesOf: PeerNames
   /** One at least: with certificates alone it is empty. */
-  private secrets: readonly Buffer[] = [Buffer.alloc(0)]
+  private secrets: readonly Buffer[] = [NO_SECRET]
   private context: tls.SecureContext | null = null
+  private readonly accept: AcceptSecrets
 
-  private constructor(files: PeerSecurityFiles, namesOf: PeerNames) {
+  private constructor(files: PeerSecurityFiles, namesOf: PeerNames, accept: AcceptSecrets) {
     this.files = files
     this.namesOf = namesOf
+    this.accept = accept
   }
 
   /** @throws StoreError InvalidArgument: files that cannot be used, or none at all */
   static async load(
     files: PeerSecurityFiles,
-    namesOf: PeerNames = () => []
+    namesOf: PeerNames = () => [],
+    accept: AcceptSecrets = async () => {}
   ): Promise<PeerSecurity> {
-    const security = new PeerSecurity(files, namesOf)
+    const security = new PeerSecurity(files, namesOf, accept)
     await security.reload()
     return security
   }
@@ -59,7 +65,11 @@ export class PeerSecurity {
   /** With a secret that stands in no file. */
   static ofSecret(secret: string): PeerSecurity {
     const files = { secretFile: null, tlsCa: null, tlsCert: null, tlsKey: null }
-    const security = new PeerSecurity(files, () => [])
+    const security = new PeerSecurity(
+      files,
+      () => [],
+      async () => {}
+    )
     security.secrets = [Buffer.from(secret)]
     return security
   }
@@ -74,12 +84,15 @@ export class PeerSecurity {
     if (secretFile === null && given === 0) {
       throw invalid('links between peers need cluster-secret-file, or peer-tls-ca, -cert and -key')
     }
-    const secrets = secretFile === null ? [Buffer.alloc(0)] : await readSecrets(secretFile)
+    const secrets = secretFile === null ? [NO_SECRET] : await readSecrets(secretFile)
+    let { context } = this
     if (tlsCa !== null && tlsCert !== null && tlsKey !== null) {
       const pem = { ca: tlsCa, cert: tlsCert, key: tlsKey }
       const options = await readTlsFiles('peer', pem, { minVersion: 'TLSv1.3' })
-      this.context = tls.createSecureContext(options)
+      context = tls.createSecureContext(options)
     }
+    await this.accept(secrets)
+    this.context = context
     this.secrets = secrets
   }
 
@@ -121,6 +134,9 @@ export class PeerSecurity {
 /** Names of a peer beside its id, as a certificate may have them. */
 export type PeerNames = (peerId: string) => readonly string[]
 
+/** @throws StoreError when the peers of the cluster know none of them */
+export type AcceptSecrets = (secrets: readonly Uint8Array[]) => Promise<void>
+
 /** Names a TLS session: proofs that include it are of no use in another one. */
 export const tlsBinding = (socket: tls.TLSSocket): Buffer =>
   socket.exportKeyingMaterial(PROOF_BYTES, 'EXPORTER-torus-peer', Buffer.alloc(0))
@@ -131,7 +147,8 @@ export const NO_BINDING: Buffer = Buffer.alloc(0)
 const invalid = (message: string, cause?: unknown): StoreError =>
   new StoreError(ErrorCode.InvalidArgument, message, { cause })
 
-async function readSecrets(file: string): Promise<Buffer[]> {
+/** One at least, the first is used. @throws StoreError InvalidArgument */
+export async function readSecrets(file: string): Promise<Buffer[]> {
   let lines: string[]
   try {
     const bytes = await readFile(file)

@@ -6,7 +6,7 @@ import { test } from 'uvu'
 import { testNeeding } from '../helpers/environment.ts'
 import { EtcdServer } from '../helpers/etcd.ts'
 import { Scratch } from '../helpers/images.ts'
-import { until, waitForEnd } from '../helpers/process.ts'
+import { findFreePorts, until, waitForEnd } from '../helpers/process.ts'
 import { TorusServer, torus } from '../helpers/server.ts'
 
 const needs = { programs: ['etcd'] }
@@ -97,5 +97,69 @@ testNeeding(
     }
   }
 )
+
+testNeeding(needs, 'a peer with another secret is told so, and is not in the cluster', async () => {
+  const etcd = await EtcdServer.start()
+  const scratch = await Scratch.create()
+  const place = ['--etcd', etcd.endpoints.join(',')]
+  const [right, wrong, none] = [scratch.path('right'), scratch.path('wrong'), '']
+  const ports = await findFreePorts(2)
+  const argsOf = (secret: string, port = 0): string[] => [
+    ...[...place, '--join', '--peer-listen', `127.0.0.1:${ports[port]}`],
+    ...(secret === none ? [] : ['--cluster-secret-file', secret])
+  ]
+  await torus(['cluster', 'init', ...place, '--cluster-secret-file', right])
+  await writeFile(wrong, `${'w'.repeat(64)}\n`)
+  const first = await TorusServer.start({ args: argsOf(right) })
+  const second = await TorusServer.prepare({ args: argsOf(right, 1) })
+  const raw = etcd.client()
+  const keys = async (): Promise<string[]> => await raw.getAll().prefix('/torus/v1/peers/').keys()
+  const refused = async (server: TorusServer, args: string[]): Promise<string> => {
+    const child = server.spawn(args)
+    ok(await waitForEnd(child, 20_000), server.logs)
+    strictEqual(child.exitCode, 1)
+    return server.logs
+  }
+  try {
+    const before = (await keys()).join()
+    const alike = /cluster below \/torus\/ use another secret: --cluster-secret-file .*wrong/
+    match(await refused(second, argsOf(wrong, 1)), alike)
+    ok(!existsSync(second.dataDir))
+    strictEqual((await keys()).join(), before)
+
+    // A rotation: no one is refused who has one line in common with the others.
+    const secret = await readFile(right, 'utf8')
+    await second.start()
+    await second.stop()
+    match(await refused(second, argsOf(wrong, 1)), alike)
+    const both = scratch.path('both')
+    await writeFile(both, `${secret}${'n'.repeat(40)}\n`)
+    await second.start(argsOf(both, 1))
+    await second.stop()
+    // As in a file that was changed by mistake: what it was is kept, and told.
+    await writeFile(right, `${'x'.repeat(64)}\n`)
+    const isTold = async () =>
+      /peer: .*use another secret/.test((await first.torus(['status'])).stdout)
+    await until(isTold, 'the change is refused', 20_000)
+    await writeFile(right, `${'n'.repeat(40)}\n`)
+    await until(async () => !(await isTold()), 'the new one is taken', 20_000)
+    match(await refused(second, argsOf(wrong, 1)), alike)
+
+    const change = ['cluster', 'secret', ...place, '--cluster-secret-file', wrong]
+    match((await torus(change)).stderr, /peers of the cluster run/)
+    await first.stop()
+    strictEqual((await torus(change)).code, 0)
+    match(await refused(first, argsOf(right)), /another secret: --cluster-secret-file .*right/)
+    // A cluster of an older version has no such record: who starts first says which it is.
+    await raw.delete().key('/torus/v1/secret')
+    await second.start(argsOf(wrong, 1))
+    match(await refused(first, argsOf(right)), /another secret/)
+  } finally {
+    raw.close()
+    for (const server of [first, second]) await server.dispose()
+    await etcd.stop()
+    await scratch.remove()
+  }
+})
 
 test.run()

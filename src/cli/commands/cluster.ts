@@ -17,6 +17,7 @@ export function addClusterCommands(program: Command): void {
   withExamples(cluster, 'torus cluster status', 'torus cluster status --watch')
   addStatus(cluster)
   addInit(cluster)
+  addSecret(cluster)
   addSettings(cluster)
   addFinalize(cluster)
   addRecover(cluster)
@@ -101,6 +102,35 @@ async function runInit({ output }: Context, options: object): Promise<void> {
       'Each peer:',
       `  ${next}`
     ].join('\n')
+  )
+}
+
+function addSecret(parent: Command): void {
+  const secret = parent
+    .command('secret')
+    .description(
+      'while no peer runs: tell the metadata that all peers have this secret from now on; ' +
+        'without one, that they have certificates alone. To change it while they run, give each ' +
+        'the new one as a second line of its file, then take the old line away'
+    )
+    .option('--cluster-secret-file <FILE>', 'the file that every peer is given')
+    .action(
+      action<[], object>(async ({ output }, _, options) => {
+        const config = await etcdConfig(options)
+        const { replaceSecret } = await import('../../coordinator/join.ts')
+        const clusterId = await replaceSecret(config)
+        const { clusterSecretFile: secretFile } = config
+        output.result({ clusterId, secretFile }, () =>
+          secretFile === null
+            ? `peers of cluster ${clusterId} prove themselves by certificates alone`
+            : `peers of cluster ${clusterId} prove themselves by ${secretFile}`
+        )
+      })
+    )
+  addOptions(secret, etcdKeys)
+  withExamples(
+    secret,
+    'torus cluster secret --etcd http://127.0.0.1:2379 --cluster-secret-file new'
   )
 }
 
