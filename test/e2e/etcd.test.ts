@@ -1,6 +1,8 @@
 /** A real server with its metadata in a real etcd, which dies and comes back. */
-import { match, ok, strictEqual } from 'node:assert'
+import { deepStrictEqual, doesNotMatch, match, ok, strictEqual } from 'node:assert'
+import { cpSync, statSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { test } from 'uvu'
 import * as nbd from '../../src/nbd/protocol.ts'
 import { isDeepStrictEqual } from 'node:util'
@@ -192,6 +194,32 @@ testNeeding(needs, 'a directory that was served from etcd does not start without
     strictEqual(result.code, 1)
     match(result.stderr, new RegExp(`--etcd ${etcd.endpoints[0]} --etcd-prefix /torus`))
     await server.dispose()
+  })
+})
+
+testNeeding(needs, 'a start that is refused leaves the data directory as it was', async () => {
+  await withSite(async ({ scratch, flags }) => {
+    const first = await TorusServer.start({ args: flags })
+    const second = await TorusServer.start({ args: [...flags, '--etcd-prefix', '/second'] })
+    try {
+      await second.stop()
+      const superblock = join(second.dataDir, 'superblock')
+      const before = [await readFile(superblock), statSync(superblock).mtimeMs]
+      const stray = second.spawn(['--etcd-prefix', '/torus'])
+      ok(await waitForEnd(stray, 20_000), second.logs)
+      match(second.logs, /data is of cluster .*below \/torus\/ of http:\/\/127.* is of cluster /)
+      deepStrictEqual([await readFile(superblock), statSync(superblock).mtimeMs], before)
+      const copy = scratch.path('copy')
+      cpSync(first.dataDir, copy, { recursive: true, filter: (path) => !path.endsWith('.sock') })
+      const twin = await TorusServer.prepare({ dataDir: copy, args: flags })
+      const child = twin.spawn()
+      ok(await waitForEnd(child, 40_000), twin.logs)
+      match(twin.logs, /runs already/)
+      doesNotMatch(twin.logs, /MaxListeners/)
+      await twin.dispose()
+    } finally {
+      for (const server of [first, second]) await server.dispose()
+    }
   })
 })
 
