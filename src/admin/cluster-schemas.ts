@@ -121,7 +121,8 @@ const poolFields = {
   ring: z.string().max(64).optional(),
   groups: z.number().int().optional(),
   writeMinimum: z.number().int().positive().nullable().optional(),
-  peers: z.array(z.string()).min(1).nullable().optional()
+  peers: z.array(z.string()).min(1).nullable().optional(),
+  force: z.boolean().optional().meta({ description: 'Peers that are down count' })
 }
 
 export const poolCreateSchema = z

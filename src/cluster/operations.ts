@@ -1,10 +1,9 @@
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { sliced } from '../core/steps.ts'
 import { membersOf, parseRedundancy } from '../placement/redundancy.ts'
-import { assertPlaceable } from '../placement/targets.ts'
 import type { Cluster } from './cluster.ts'
 import type { Controller } from './controller.ts'
-import { type PlannedPeer, plannedPeerOf, ringOf } from './controller-plan.ts'
+import { type PlannedPeer, plannedPeerOf } from './controller-plan.ts'
 import { splittingOf } from './pool-splitter.ts'
 import { GroupRecords, type KnownGroup, SharedReads } from './groups.ts'
 import {
@@ -17,6 +16,7 @@ import {
 import type { Membership, PeerView } from './membership.ts'
 import { type NewPool, type PoolChange, type Pools, writeMinimumOf } from './pools.ts'
 import type { GroupRecord, PeerRecord, PoolRecord } from './records.ts'
+import { degradedWithout, requirePlaceable, sharedText } from './redundancy-checks.ts'
 import { type RingView, ringViewOf } from './ring-view.ts'
 import { finalizeCluster, type UpgradeState, upgradeStateOf } from './finalize.ts'
 import { changeSettings, readSettings, type Settings, type SettingsChange } from './settings.ts'
@@ -159,7 +159,8 @@ export class ClusterOperations {
   /**
    * `newId` gets every copy that `oldId` has, or had if it is down; then the old one holds nothing
    * and can be removed.
-   * @throws StoreError NotFound; InvalidArgument when the new one cannot hold data
+   * @throws StoreError NotFound; InvalidArgument when the new one cannot hold data, or has
+   * it already
    */
   async replacePeer(oldId: string, newId: string): Promise<PeerRecord> {
     this.#requireMembership()
@@ -175,7 +176,19 @@ export class ClusterOperations {
             ? 'it is down'
             : null
     if (why !== null) throw new StoreError(ErrorCode.InvalidArgument, `peer ${newId}: ${why}`)
-    for (const { name, peers } of await this.pools.list()) {
+    const pools = await this.pools.list()
+    for (const pool of pools) {
+      const groups = [...(await this.#records.readAll(pool.number)).values()]
+      const parts = { peers: this.#membership.peers(), oldId, newId }
+      const shared = sharedText(
+        pool,
+        groups.map(({ record }) => record),
+        parts
+      )
+      if (shared === null) continue
+      throw new StoreError(ErrorCode.InvalidArgument, `peer ${newId}: ${shared}`)
+    }
+    for (const { name, peers } of pools) {
       if (peers?.includes(oldId) !== true) continue
       const others = peers.filter((peer) => peer !== oldId && peer !== newId)
       await this.pools.set(name, { peers: [...others, newId] })
@@ -223,58 +236,71 @@ export class ClusterOperations {
 
   /**
    * The peer never comes back as it is; its copies are made anew from others at once.
-   * @throws StoreError Busy while it is up, or when nobody else has what it has and not `force`
+   * @throws StoreError Busy without `force`: it is up, nobody else has what it has, or there are
+   * too few others for all copies
    */
   async removePeer(peerId: string, force: boolean): Promise<void> {
     this.#requireMembership()
     const view = this.#membership.peer(peerId)
     if (view === null) throw new StoreError(ErrorCode.NotFound, `there is no peer ${peerId}`)
-    const only: string[] = []
-    let holds = 0
-    for (const pool of await this.pools.list()) {
-      for (const [group, { record }] of await this.#records.readAll(pool.number)) {
-        const isMember = record.inSync.some(({ peer }) => peer === peerId)
-        if (!isMember) continue
-        holds++
-        if (!this.#survivesWithout(pool, record, peerId)) only.push(`${pool.name}/${group}`)
+    if (!force) {
+      const reasons = await this.#whyToKeep(view)
+      if (reasons.length > 0) {
+        const text = `peer ${peerId} is not removed: ${reasons.join('; and ')}`
+        throw new StoreError(ErrorCode.Busy, text)
       }
-    }
-    if (only.length > 0 && !force) {
-      const shown = only.slice(0, 3).join(', ')
-      const text = `${only.length} groups (${shown}…) have too few other copies in sync`
-      throw new StoreError(ErrorCode.Busy, `${text}: removing peer ${peerId} would lose them`)
-    }
-    if (view.alive !== null && holds > 0 && !force) {
-      const text = `peer ${peerId} is up and has ${holds} groups in sync`
-      throw new StoreError(ErrorCode.Busy, `${text}: drain it first`)
     }
     await this.#membership.change(peerId, () => ({ state: 'removed' }))
   }
 
-  /** @throws StoreError InvalidArgument when the peers cannot satisfy it */
-  async createPool(pool: NewPool): Promise<PoolRecord> {
+  /** What would be lost, what would stay degraded, and what is to be done before. */
+  async #whyToKeep({ record: { peerId }, alive }: PeerView): Promise<string[]> {
+    const only: string[] = []
+    const degraded: string[] = []
+    let holds = 0
+    for (const pool of await this.pools.list()) {
+      let inPool = 0
+      for (const [group, { record }] of await this.#records.readAll(pool.number)) {
+        if (!record.inSync.some(({ peer }) => peer === peerId)) continue
+        inPool++
+        if (!this.#survivesWithout(pool, record, peerId)) only.push(`${pool.name}/${group}`)
+      }
+      holds += inPool
+      const text = degradedWithout(pool, this.#membership.peers(), { peerId, holds: inPool })
+      if (text !== null) degraded.push(text)
+    }
+    const reasons: string[] = []
+    if (only.length > 0) {
+      const shown = only.slice(0, 3).join(', ')
+      const text = `${only.length} groups (${shown}…) have too few other copies in sync`
+      reasons.push(`${text} and would be lost`)
+    }
+    reasons.push(...degraded)
+    if (alive !== null && holds > 0) {
+      reasons.push(`it is up and has ${holds} groups in sync: drain it first`)
+    }
+    return reasons
+  }
+
+  /** @throws StoreError InvalidArgument, or Busy without `force`: the peers cannot satisfy it */
+  async createPool(pool: NewPool, force = false): Promise<PoolRecord> {
     this.#requireMembership()
     if (parseRedundancy(pool.redundancy).kind === 'erasure') {
       const text = `${pool.redundancy}: erasure-coded pools are not there yet, use replicated:N`
       throw new StoreError(ErrorCode.InvalidArgument, text)
     }
-    const peers = this.#plannedPeers()
     for (const peer of pool.peers ?? []) this.find(peer)
     const draft = { ...(await this.#draftOf(pool)) }
-    assertPlaceable({
-      redundancy: parseRedundancy(pool.redundancy),
-      ring: ringOf(draft, peers)
-    })
+    requirePlaceable(draft, null, { peers: this.#membership.peers(), force })
     return this.pools.create(pool)
   }
 
-  /** @throws StoreError NotFound, InvalidArgument */
-  async changePool(name: string, change: PoolChange): Promise<PoolRecord> {
+  /** @throws StoreError NotFound, InvalidArgument; Busy: see `createPool` */
+  async changePool(name: string, change: PoolChange, force = false): Promise<PoolRecord> {
     this.#requireMembership()
     const { groups: _, ...plain } = change
-    const pool = { ...(await this.pools.get(name)), ...plain }
-    const redundancy = parseRedundancy(pool.redundancy)
-    assertPlaceable({ redundancy, ring: ringOf(pool, this.#plannedPeers()) })
+    const old = await this.pools.get(name)
+    requirePlaceable({ ...old, ...plain }, old, { peers: this.#membership.peers(), force })
     return this.pools.set(name, change)
   }
 

@@ -161,14 +161,16 @@ export class PeerClusterBackend implements ClusterBackend {
 
   async createPool(pool: PoolCreate): Promise<Pool> {
     this.#refuseAlone(`pool ${pool.name}`)
-    const { name, redundancy, ...rest } = pool
-    await this.#parts.operations.createPool({ name, redundancy, ...withoutUndefined(rest) })
+    const { name, redundancy, force, ...rest } = pool
+    const wanted = { name, redundancy, ...withoutUndefined(rest) }
+    await this.#parts.operations.createPool(wanted, force)
     return this.pool(name)
   }
 
   async changePool(name: string, change: PoolChange): Promise<Pool> {
     this.#refuseAlone(`pool ${name}`)
-    await this.#parts.operations.changePool(name, withoutUndefined(change))
+    const { force, ...rest } = change
+    await this.#parts.operations.changePool(name, withoutUndefined(rest), force)
     return this.pool(name)
   }
 

@@ -4,7 +4,10 @@ import { formatSize } from '../core/units.ts'
 import type { ControllerReport } from '../cluster/controller.ts'
 import type { UpgradeState } from '../cluster/finalize.ts'
 import type { WaitingGroups } from '../cluster/losses.ts'
+import type { PeerView } from '../cluster/membership.ts'
 import type { PeerSummary, PoolSummary } from '../cluster/operations.ts'
+import type { PoolRecord } from '../cluster/records.ts'
+import { needText, shortageOf } from '../cluster/redundancy-checks.ts'
 import type { PeerReport } from '../replication/peer-report.ts'
 import { parseRedundancy } from '../placement/redundancy.ts'
 
@@ -97,12 +100,14 @@ function poolProblems(summary: PoolSummary, { peers, controller }: ClusterFacts)
   }
   if (degraded > 0) {
     const text = `pool ${pool.name}: ${degraded} of ${summary.groupsUsed} groups have fewer copies`
-    const advice = peers.some(({ view }) => view.alive === null)
-      ? 'start who is down; after --down-after the copies are made anew on others'
-      : 'they are being made'
+    const advice = degradedAdvice(
+      pool,
+      peers.map(({ view }) => view)
+    )
     problems.push(problem('warning', 'degraded', `${text} than ${pool.redundancy}: ${advice}`))
   }
-  for (const { text } of (controller?.shortages ?? []).filter(({ pool: of }) => of === pool.name)) {
+  const shortages = degraded > 0 ? [] : (controller?.shortages ?? [])
+  for (const { text } of shortages.filter(({ pool: of }) => of === pool.name)) {
     problems.push(problem('warning', 'shortage', `pool ${pool.name}: ${text}`))
   }
   const redundancy = parseRedundancy(pool.redundancy)
@@ -113,6 +118,17 @@ function poolProblems(summary: PoolSummary, { peers, controller }: ClusterFacts)
     problems.push(problem('warning', 'oneCopy', `${text}: ${advice}`))
   }
   return problems
+}
+
+/** Copies are made only where there is a failure domain for each. */
+function degradedAdvice(pool: PoolRecord, peers: readonly PeerView[]): string {
+  const up = peers.filter(({ alive }) => alive !== null)
+  const shortage = shortageOf(pool, up)
+  const never = shortageOf(pool, peers)
+  if (never !== null) return `they cannot be made: ${needText(pool, never)}`
+  if (shortage !== null) return `start who is down: nobody else can take them (${shortage})`
+  if (up.length === peers.length) return 'they are being made'
+  return 'start who is down; after --down-after the copies are made anew on others'
 }
 
 /** Others may be up that have less (R13): it is for an operator to say that this counts. */

@@ -140,7 +140,12 @@ test('a peer that has the last copy of something is removed only by force', asyn
   await group(number, 1, 'b', 'd')
   await group(number, 2, 'b')
   const remove = (force: boolean) => () => operations.removePeer(id('b'), force)
-  await refuses(here, remove(false), ErrorCode.Busy, /1 groups \(p\/2…\).*would lose them/)
+  await refuses(
+    here,
+    remove(false),
+    ErrorCode.Busy,
+    /1 groups \(p\/2…\).*would be lost; and it is up/
+  )
   await group(number, 2, 'b', 'a')
   await refuses(here, remove(false), ErrorCode.Busy, /is up and has 3 groups.*drain it first/)
   await peers[1]!.session.close()
@@ -154,6 +159,52 @@ test('a peer that has the last copy of something is removed only by force', asyn
     (await operations.peers()).map(({ view }) => view.record.peerId),
     [id('a'), id('d')]
   )
+  await here.end()
+})
+
+test('a peer without which copies would be missing for good is removed only by force', async () => {
+  const here = await site()
+  const { operations, peers, group, membership } = here
+  const { number } = await operations.createPool({ name: 'p', redundancy: 'replicated:3' })
+  await group(number, 0, 'a', 'b', 'd')
+  await peers[2]!.session.close()
+  await until(() => membership.peers().some(({ alive }) => alive === null), 'gone')
+  const remove = (force: boolean) => () => operations.removePeer(id('d'), force)
+  const reason = /1 groups of pool p would stay degraded, as replicated:3 .*2 hosts.*set p/
+  await refuses(here, remove(false), ErrorCode.Busy, reason)
+  await operations.changePool('p', { redundancy: 'replicated:2' })
+  await remove(false)()
+  await until(() => membership.peers().length === 2, 'it is removed')
+  await here.end()
+})
+
+test('peers that are down do not count for a new pool, or for more copies, but by force', async () => {
+  const here = await site()
+  const { operations, peers, membership } = here
+  await operations.createPool({ name: 'p', redundancy: 'replicated:2' })
+  await peers[2]!.session.close()
+  await until(() => membership.peers().some(({ alive }) => alive === null), 'gone')
+  const down = /that are up, replicated:3 needs 3 members.*2 hosts.*start dddddddd; with --force/
+  const change = () => operations.changePool('p', { redundancy: 'replicated:3' })
+  await refuses(here, change, ErrorCode.Busy, down)
+  const q = { name: 'q', redundancy: 'replicated:3' }
+  await refuses(here, () => operations.createPool(q), ErrorCode.Busy, down)
+  strictEqual((await operations.createPool(q, true)).redundancy, 'replicated:3')
+  await operations.changePool('q', { writeMinimum: 1 })
+  strictEqual((await operations.changePool('q', { redundancy: 'replicated:2' })).writeMinimum, 1)
+  await here.end()
+})
+
+test('no peer takes the copies of one beside which it has its own', async () => {
+  const here = await site()
+  const { operations, group } = here
+  const { number } = await operations.createPool({ name: 'p', redundancy: 'replicated:3' })
+  await group(number, 0, 'a', 'b', 'd')
+  const replace = () => operations.replacePeer(id('d'), id('b'))
+  const reason = /it is in 1 groups of pool p beside peer dddddddd, .*one copy fewer.*start a new/
+  await refuses(here, replace, ErrorCode.InvalidArgument, reason)
+  await operations.changePool('p', { redundancy: 'replicated:2' })
+  strictEqual((await replace()).replacedBy, id('b'), 'the third has what neither may have twice')
   await here.end()
 })
 

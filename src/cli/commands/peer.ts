@@ -185,7 +185,7 @@ function addRemove(parent: Command): void {
     .alias('rm')
     .description('remove a peer for good; its copies are made anew from others at once')
     .argument('<peer>', 'its id, or the beginning of it')
-    .option('--force', 'even if data that only it has is lost; says which before')
+    .option('--force', 'even if data is lost or stays with fewer copies; says which before')
     .action(
       action<[string], { force?: boolean }>(
         async ({ api, output, confirm }, [id], { force = false }) => {

@@ -13,6 +13,7 @@ interface PoolOptions {
   readonly ring?: string
   readonly groups?: number
   readonly writeMinimum?: number
+  readonly force?: boolean
 }
 
 export function addPoolCommands(program: Command): void {
@@ -38,6 +39,7 @@ const withPoolOptions = (command: Command): Command =>
       countArgument
     )
     .option('--write-minimum <count>', 'copies below which writes wait', countArgument)
+    .option('--force', 'even if copies are missing until peers that are down start again')
 
 function addCreate(parent: Command): void {
   const command = withPoolOptions(
@@ -110,7 +112,8 @@ function addSet(parent: Command): void {
   ).action(
     action<[string], PoolOptions>(async ({ api, output }, [name], options) => {
       const change = changeOf(options)
-      if (Object.keys(change).length === 0) throw new UsageError('nothing to set was given')
+      if (Object.keys(change).every((key) => key === 'force'))
+        throw new UsageError('nothing to set was given')
       const pool = await api.changePool(name, change)
       output.result(pool, () => poolText(pool, output))
     })
@@ -127,5 +130,6 @@ const changeOf = (options: PoolOptions): PoolChange => ({
   ...(options.failureDomain === undefined ? {} : { failureDomain: options.failureDomain }),
   ...(options.ring === undefined ? {} : { ring: options.ring }),
   ...(options.groups === undefined ? {} : { groups: options.groups }),
-  ...(options.writeMinimum === undefined ? {} : { writeMinimum: options.writeMinimum })
+  ...(options.writeMinimum === undefined ? {} : { writeMinimum: options.writeMinimum }),
+  ...(options.force === undefined ? {} : { force: options.force })
 })
