@@ -178,7 +178,7 @@ test('a peer without which copies would be missing for good is removed only by f
   await here.end()
 })
 
-test('peers that are down do not count for a new pool, or for more copies, but by force', async () => {
+test('peers that are down count for new pools, or for more copies, only by force', async () => {
   const here = await site()
   const { operations, peers, membership } = here
   await operations.createPool({ name: 'p', redundancy: 'replicated:2' })
