@@ -114,11 +114,13 @@ test('volumes begin on snapshots by commands', async (here) => {
   }
   const started = await torus(['volume', 'flatten', 'new', '--no-wait'])
   equal(started.stdout, 'new: 1 KiB of 4 KiB of demo@a copied, since now\n')
+  branches.away = 2
   const waiting = torus(['volume', 'flatten', 'new'])
   setTimeout(() => {
     branches.flattening = { base: null, flatten: null }
   }, 300)
-  equal((await waiting).stdout, 'new stands on no other volume\n')
+  equal((await waiting).stdout, 'new stands on no other volume\n', (await waiting).stderr)
+  ok(branches.away <= 0, 'it asked until somebody knew')
   const flattens = ['flatten new', 'flatten new']
   const asked = ['restore demo@a', 'restore demo@a by force', 'clone demo@a new', ...flattens]
   deepEqual(branches.asked, asked)
@@ -142,6 +144,9 @@ test('snapshots are taken, listed, shown, renamed, protected and deleted', async
   match(shown.stdout, /protected +yes/)
   match(wrong.stderr, /"demo" is not VOLUME@SNAPSHOT/)
   deepEqual([wrong.code, unsaid.code], [2, 2])
+  const full = await torus(['snapshot', 'rename', 'demo@a', 'demo@b'])
+  match(full.stderr, /"demo@b": give the new name without the volume, "b"\n/)
+  equal(full.code, 2)
   equal((await torus(['snapshot', 'rename', 'demo@a', 'b'])).stdout, 'renamed demo@a to demo@b\n')
   equal((await torus(['snapshot', 'delete', 'demo@b', '-y'])).stdout, 'deleted demo@b\n')
   equal(all.length, 0)

@@ -2,10 +2,13 @@
 import type { BranchBackend } from '../../src/admin/branch-routes.ts'
 import type { Child, CloneBody, VolumeBase } from '../../src/admin/branch-schemas.ts'
 import type { Volume } from '../../src/admin/schemas.ts'
+import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 
 export class FakeBranches implements BranchBackend {
   readonly asked: string[] = []
   flattening: VolumeBase = { base: null, flatten: null }
+  /** So often nobody knows about a base. */
+  away = 0
   readonly #volume: (name: string) => Promise<Volume>
 
   constructor(volume: (name: string) => Promise<Volume>) {
@@ -29,6 +32,7 @@ export class FakeBranches implements BranchBackend {
   }
 
   async base(): Promise<VolumeBase> {
+    if (this.away-- > 0) throw new StoreError(ErrorCode.Unavailable, 'away')
     return this.flattening
   }
 

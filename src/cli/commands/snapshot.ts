@@ -130,11 +130,23 @@ function addRename(parent: Command): void {
     .argument('<new-name>', 'the new one, without the volume')
     .action(
       action<[string, string], object>(async ({ api, output }, [given, newName]) => {
-        const snapshot = await api.life.changeSnapshot(...snapshotNameOf(given), { newName })
+        const [volume, name] = snapshotNameOf(given)
+        requireAlone(volume, newName)
+        const snapshot = await api.life.changeSnapshot(volume, name, { newName })
         output.result(snapshot, () => `renamed ${given} to ${fullName(snapshot)}`)
       })
     )
   withExamples(command, 'torus snapshot rename demo@monday last-week')
+}
+
+/** @throws UsageError */
+function requireAlone(volume: string, newName: string): void {
+  const at = newName.indexOf('@')
+  if (at < 0) return
+  const alone = newName.slice(at + 1)
+  const stays = newName.slice(0, at) === volume ? '' : `; a snapshot stays with ${volume}`
+  const example = alone === '' || alone.includes('@') ? '' : `, "${alone}"`
+  throw new UsageError(`"${newName}": give the new name without the volume${example}${stays}`)
 }
 
 function addProtect(parent: Command): void {

@@ -1,12 +1,16 @@
 /** Volumes that begin on snapshots. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Command } from 'commander'
 import { formatSize } from '../../core/units.ts'
 import { action, type Context, withExamples } from '../context.ts'
+import { CommandError } from '../errors.ts'
 import type { Child, VolumeBase } from '../life-api.ts'
 import { programName } from '../programs.ts'
 import { snapshotNameOf } from './snapshot.ts'
 
 const POLL_MS = 500
+/** A peer that restarts is back within this. */
+const AWAY_MS = 30_000
 
 export function addClone(parent: Command): void {
   const command = parent
@@ -97,13 +101,28 @@ async function flatten(
   try {
     while (last.flatten !== null) {
       progress.update(last.flatten.doneBytes, last.flatten.totalBytes)
-      await new Promise((resolve) => setTimeout(resolve, POLL_MS))
-      last = await api.life.base(name)
+      await sleep(POLL_MS)
+      last = await baseOf(context, name)
     }
   } finally {
     progress.stop()
   }
   output.result(last, () => textOf(name, last))
+}
+
+/** A peer that restarts is asked again. @throws CommandError that tells what goes on without us */
+async function baseOf({ api }: Context, name: string): Promise<VolumeBase> {
+  for (const sinceMs = performance.now(); ; await sleep(POLL_MS)) {
+    try {
+      return await api.life.base(name)
+    } catch (thrown) {
+      if (!(thrown instanceof CommandError) || thrown.code !== 'Unavailable') throw thrown
+      if (performance.now() - sinceMs < AWAY_MS) continue
+      const goesOn = `${name} is flattened further as soon as a peer serves it`
+      const ask = `"${programName()} volume flatten ${name} --status" tells how far it is`
+      throw new CommandError(thrown.code, `${goesOn}: ${ask} (${thrown.message})`)
+    }
+  }
 }
 
 function textOf(name: string, { base, flatten }: VolumeBase): string {
