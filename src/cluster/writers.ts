@@ -27,6 +27,8 @@ export interface TakenWriter {
   readonly claim: Claim
   /** Highest writerEpoch given out before; 0 for none. */
   readonly previousEpoch: number
+  /** Versions of writers before this one are in all members in sync, R17; 0 for none. */
+  readonly settledEpoch: number
   /** The writer before left nothing undone. */
   readonly wasClean: boolean
   /** This process had it all the time. */
@@ -109,7 +111,8 @@ export class Writers {
       const wasHeld = held?.bootId === self.bootId
       const isTold = wasClean || old?.gateway !== undefined
       const former = isTold ? formerOf(old, self.peerId) : null
-      return { writerEpoch, claim, previousEpoch, wasClean, wasHeld, former }
+      const settledEpoch = old?.settledEpoch ?? 0
+      return { writerEpoch, claim, previousEpoch, settledEpoch, wasClean, wasHeld, former }
     })
   }
 

@@ -2,12 +2,14 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import { CHUNK_BLOCKS, CHUNK_SUMS_PER_CALL, EQUALISED_AT_ONCE_MAX } from '../core/limits.ts'
 import { CHUNK_SUM_BYTES, GROUP_SUM_BYTES, VERSION_RUN_BYTES } from '../shard/op.ts'
 import { copyBlocks } from './block-copy.ts'
+import { isDamage } from './block-store.ts'
 import type { Boot } from './boots.ts'
 import type { FamilyIo } from './family-io.ts'
 import type { GroupIo } from './group-io.ts'
 import type { MemberAnswer, MemberCall } from './member.ts'
 import type { ReplicatedStore } from './replicated-store.ts'
 import { decodeHeld, type HeldRun } from './resync-plan.ts'
+import type { VoidEntry } from './shard-questions.ts'
 
 /** A member could not do what a takeover needs. */
 export class MemberFailed extends Error {
@@ -54,14 +56,17 @@ export async function forEach<T>(
 export class Equaliser {
   readonly #store: ReplicatedStore
   readonly #family: FamilyIo
+  readonly #settledEpoch: number
   /** By the number of groups, too. */
   readonly #sums = new Map<string, Promise<Map<number, string>>>()
   /** Chunks that differed. */
   chunks = 0
 
-  constructor(store: ReplicatedStore, family: FamilyIo) {
+  /** `settledEpoch`: as the family's record had it when the lease was taken. */
+  constructor(store: ReplicatedStore, family: FamilyIo, settledEpoch: number) {
     this.#store = store
     this.#family = family
+    this.#settledEpoch = settledEpoch
   }
 
   /** @throws MemberFailed */
@@ -141,10 +146,63 @@ export class Equaliser {
         return decodeHeld(data, 0, Math.floor(data.length / VERSION_RUN_BYTES))
       })
     )
-    for (const copy of planCopies(held)) await this.#copy(group, boots, name, copy)
+    for (const copy of planCopies(held)) {
+      if (await this.#copy(group, boots, name, copy)) continue
+      const end = copy.firstBlock + copy.blockCount
+      for (let block = copy.firstBlock; block < end; block++) {
+        await this.#damaged({ group, boots, name, block }, held.map(runAt(block)))
+      }
+    }
   }
 
-  async #copy(group: GroupIo, boots: readonly Boot[], name: ChunkName, copy: Copy): Promise<void> {
+  /**
+   * The newest version of a block cannot be read at one member at least: the others that have it
+   * are asked, then it is given up where that loses nothing that was promised. What was settled
+   * before is not: all in sync had it.
+   */
+  async #damaged(
+    { group, boots, name, block }: { group: GroupIo; boots: readonly Boot[] } & BlockOf,
+    held: (HeldRun | null)[]
+  ): Promise<void> {
+    for (;;) {
+      const newest = held.reduce<HeldRun | null>(newerOf, null)
+      if (newest === null) return
+      const holders = placesWhere(held, (run) => run !== null && !isNewer(newest, run))
+      const targets = placesWhere(held, (run) => isNewer(newest, run))
+      if (targets.length === 0) return
+      for (const source of holders) {
+        const copy = { firstBlock: block, blockCount: 1, source, targets }
+        if (await this.#copy(group, boots, name, copy)) return
+      }
+      // Our own from before the lease was taken anew: we have it still, and send it again.
+      if (newest.writerEpoch >= this.#family.begunEpoch) return
+      if (newest.writerEpoch < this.#settledEpoch) {
+        const what = `block ${block} of chunk ${name.chunk} of group ${group.name} cannot be read`
+        throw new MemberFailed(boots[holders[0]!]!, new Error(what))
+      }
+      const floor = targets.map((at) => held[at]!).reduce<HeldRun | null>(newerOf, null)
+      for (const at of holders) {
+        await this.#void(group, boots[at]!, name, voidOf(block, newest, floor))
+        held[at] = null
+      }
+    }
+  }
+
+  async #void(group: GroupIo, boot: Boot, name: ChunkName, entry: VoidEntry): Promise<void> {
+    await callBoot(boot, {
+      ...{ call: 'void', pool: group.pool.view.number, group: group.index },
+      ...{ groupEpoch: group.epoch, writerEpoch: this.#family.writerEpoch },
+      ...{ family: this.#family.id, layer: name.layer, chunk: name.chunk, voids: [entry] }
+    })
+  }
+
+  /** False when the source has blocks of it that it cannot read. @throws MemberFailed */
+  async #copy(
+    group: GroupIo,
+    boots: readonly Boot[],
+    name: ChunkName,
+    copy: Copy
+  ): Promise<boolean> {
     const source = boots[copy.source]!
     // One that is being brought up to date may have passed this chunk already.
     const syncing = group.targets.slice(group.inSyncCount)
@@ -171,7 +229,8 @@ export class Equaliser {
       source.member,
       able.map(({ member }) => member!)
     )
-    if (failure === null) return
+    if (failure === null) return true
+    if (failure.member === source.member && isDamage(failure.error)) return false
     const failed = [source, ...able].find(({ member }) => member === failure.member) ?? source
     throw new MemberFailed(failed, failure.error)
   }
@@ -197,10 +256,34 @@ interface Copy {
   readonly targets: readonly number[]
 }
 
+interface BlockOf {
+  readonly name: ChunkName
+  readonly block: number
+}
+
+const runAt =
+  (block: number) =>
+  (runs: readonly HeldRun[]): HeldRun | null =>
+    runs.find((run) => run.firstBlock <= block && block < run.firstBlock + run.blockCount) ?? null
+
+const placesWhere = (
+  held: readonly (HeldRun | null)[],
+  wanted: (run: HeldRun | null) => boolean
+): number[] => [...held.keys()].filter((at) => wanted(held[at]!))
+
+/** Down to what the others have, as a resync does: what it replaced may be as unknown there. */
+const voidOf = (block: number, run: HeldRun, floor: HeldRun | null): VoidEntry => ({
+  ...{ firstBlock: block, blockCount: 1, writerEpoch: run.writerEpoch, sequence: run.sequence },
+  ...{ floorEpoch: floor?.writerEpoch ?? 0, floorSequence: floor?.sequence ?? 0 }
+})
+
 const isNewer = (a: HeldRun, b: HeldRun | null): boolean =>
   b === null ||
   a.writerEpoch > b.writerEpoch ||
   (a.writerEpoch === b.writerEpoch && a.sequence > b.sequence)
+
+const newerOf = (a: HeldRun | null, b: HeldRun | null): HeldRun | null =>
+  b !== null && isNewer(b, a) ? b : a
 
 /** What has to be copied so that all members hold the newest version of every block. */
 function planCopies(held: readonly (readonly HeldRun[])[]): Copy[] {

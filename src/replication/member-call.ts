@@ -1,8 +1,9 @@
 /** Calls between peers as bytes: JSON, and of answers packed data behind it. */
 import { z } from 'zod'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { CHUNK_BLOCKS, SEQUENCE_MAX } from '../core/limits.ts'
 import type { MemberAnswer, MemberCall } from './member.ts'
-import { CALL_DATA_BYTES_MAX, CALL_JSON_BYTES_MAX } from './peer-limits.ts'
+import { CALL_DATA_BYTES_MAX, CALL_JSON_BYTES_MAX, CALL_VOIDS_MAX } from './peer-limits.ts'
 import { peerReportSchema } from './peer-report.ts'
 import { SPACE_BRANCHES_MAX, SPACE_NODES_MAX } from './space-question.ts'
 
@@ -11,6 +12,7 @@ const u16 = z.number().int().min(0).max(0xffff)
 const u32 = z.number().int().min(0).max(0xffff_ffff)
 const groups = z.number().int().min(1).max(0x1_0000)
 const shape = z.strictObject({ pool: u16, groups })
+const sequence = z.number().int().min(0).max(SEQUENCE_MAX)
 const withChecksums = z.literal(true).optional()
 
 /** A call that is added to MemberCall fails to compile until it stands here. */
@@ -45,6 +47,33 @@ const calls: {
     limit: z.number().int().min(1)
   }),
   versions: z.strictObject({ call: z.literal('versions'), family: id64, layer: id64, chunk: u32 }),
+  void: z.strictObject({
+    call: z.literal('void'),
+    pool: u16,
+    group: u16,
+    groupEpoch: u32,
+    writerEpoch: u32,
+    family: id64,
+    layer: id64,
+    chunk: u32,
+    voids: z
+      .array(
+        z.strictObject({
+          firstBlock: z
+            .number()
+            .int()
+            .min(0)
+            .max(CHUNK_BLOCKS - 1),
+          blockCount: z.literal(1),
+          writerEpoch: u32,
+          sequence,
+          floorEpoch: u32,
+          floorSequence: sequence
+        })
+      )
+      .min(1)
+      .max(CALL_VOIDS_MAX)
+  }),
   ping: z.strictObject({ call: z.literal('ping'), families: z.array(z.tuple([id64, u32])) }),
   space: z.strictObject({
     call: z.literal('space'),

@@ -7,6 +7,7 @@ import { type GroupBar, parentBars } from '../cluster/group-shape.ts'
 import type { KnownGroup } from '../cluster/groups.ts'
 import type { BlockOp } from './block-store.ts'
 import type { PeerReport } from './peer-report.ts'
+import type { VoidEntry } from './shard-questions.ts'
 import type { SpaceQuestion } from './space-question.ts'
 
 /** Names a group: the pool's number and the group's. Both fit 16 bits. */
@@ -69,6 +70,21 @@ export type MemberCall =
       readonly family: string
       readonly layer: string
       readonly chunk: number
+    }
+  /**
+   * R17: of blocks of a chunk, versions that nobody can read or lacks, and that were never settled,
+   * never were. Durable when answered. Members of before do not know it.
+   */
+  | {
+      readonly call: 'void'
+      readonly pool: number
+      readonly group: number
+      readonly groupEpoch: number
+      readonly writerEpoch: number
+      readonly family: string
+      readonly layer: string
+      readonly chunk: number
+      readonly voids: readonly VoidEntry[]
     }
   /** Is the gateway still the newest writer there? R26; and how the member is. */
   | { readonly call: 'ping'; readonly families: readonly (readonly [string, number])[] }

@@ -68,6 +68,8 @@ export const COPY_PAYLOAD_BYTES_MAX = 16 * 1024
 
 /** A call, and the JSON of its answer. */
 export const CALL_JSON_BYTES_MAX = 1024 * 1024
+/** Entries of a call that gives versions up: they fit a page. */
+export const CALL_VOIDS_MAX = 64
 /** Data of a call's answer. Sums of 65,536 groups have 1 MiB. */
 export const CALL_DATA_BYTES_MAX = 4 * 1024 * 1024
 /** What a call counts in the window, whatever its answer has. */

@@ -115,6 +115,8 @@ export class ShardMemberService implements MemberService {
         return this.#chunkSums(request, from)
       case 'versions':
         return { data: await this.#versions(request) }
+      case 'void':
+        return this.#void(request)
       case 'ping':
         return this.#ping(request)
       case 'space':
@@ -140,6 +142,24 @@ export class ShardMemberService implements MemberService {
       ...{ layerHigh: layer.high, layerLow: layer.low }
     }
     return this.questions.versions(id, request.chunk)
+  }
+
+  /** Admitted as a write is, and in the moment in which it enters the queue. */
+  async #void(request: CallOf<'void'>): Promise<MemberAnswer> {
+    const { pool, group, groupEpoch, writerEpoch, chunk, voids } = request
+    const [family, layer] = [parseId64(request.family), parseId64(request.layer)]
+    const id = {
+      ...{ familyHigh: family.high, familyLow: family.low },
+      ...{ layerHigh: layer.high, layerLow: layer.low }
+    }
+    const op = Object.assign(new BlockOp(), id, {
+      ...{ kind: OpKind.Write, fenceEpoch: writerEpoch, pool, group, groupEpoch }
+    })
+    await this.questions.addVoids(id, chunk, voids, () => {
+      const error = this.fences.admit(op, false)
+      if (error !== ErrorCode.Ok) throw errorOf(error, `void versions of group ${pool}/${group}`)
+    })
+    return { data: Buffer.alloc(0) }
   }
 
   /** Admitted in the moment in which the shards are asked, so that nothing is dropped between. */

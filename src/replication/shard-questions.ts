@@ -139,9 +139,18 @@ export class ShardQuestions {
     })
   }
 
-  /** Durable when it resolves. At most as many as a page holds. @throws StoreError */
-  async addVoids(layer: LayerId, chunk: number, voids: readonly VoidEntry[]): Promise<void> {
+  /**
+   * Durable when it resolves. At most as many as a page holds. `admit` is called in the moment in
+   * which they enter the queue, and may throw. @throws StoreError
+   */
+  async addVoids(
+    layer: LayerId,
+    chunk: number,
+    voids: readonly VoidEntry[],
+    admit: () => void = () => {}
+  ): Promise<void> {
     await this.withPages(1, async (payload) => {
+      admit()
       for (const [i, entry] of voids.entries()) {
         writeVoid(this.#arena.bytes, payload + i * VOID_BYTES, entry)
       }

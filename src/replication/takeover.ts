@@ -186,7 +186,7 @@ export class Takeover {
     for (let open = left(); open.length > 0; open = left()) {
       if (this.#isOver) throw leaseLost(this.#family)
       for (const group of open) this.#groups.add(group)
-      const equaliser = new Equaliser(this.#store, this.#family)
+      const equaliser = new Equaliser(this.#store, this.#family, this.#options.taken.settledEpoch)
       let isAgain = false
       const fenced: { group: GroupIo; revision: number }[] = []
       await forEach(open, SETTLED_AT_ONCE_MAX, async (group) => {

@@ -200,6 +200,29 @@ test('sums of chunks come page by page, in order', async () => {
   strictEqual(data.readUInt32LE(4), 3)
 })
 
+test('R17: versions are given up for the newest writer only, and never come back', async () => {
+  const peer = await MemberPeer.create(1)
+  const write = { ...epochs, firstBlock: 3, sequence: 2 }
+  strictEqual((await peer.run(OpKind.Write, { ...write, sequence: 1 }, 7)).error, 0)
+  strictEqual((await peer.run(OpKind.Write, write, 8)).error, 0)
+  const { pool, group, groupEpoch, fenceEpoch: writerEpoch } = write
+  const where = { pool, group, groupEpoch, family: FAMILY, layer: LAYER, chunk: 0 }
+  const entry = { firstBlock: 3, blockCount: 1, writerEpoch, sequence: 2 }
+  const call = (epoch: number): Promise<MemberAnswer> =>
+    peer.member.call({
+      ...{ call: 'void', ...where, writerEpoch: epoch },
+      voids: [{ ...entry, floorEpoch: writerEpoch, floorSequence: 1 }]
+    })
+  await fenceFamily(peer, writerEpoch + 1)
+  await rejects(call(writerEpoch), { code: ErrorCode.StaleEpoch })
+  await call(writerEpoch + 1)
+  const versions = { call: 'versions', family: FAMILY, layer: LAYER, chunk: 0 } as const
+  strictEqual((await peer.member.call(versions)).data.length, 0)
+  const again = { ...write, fenceEpoch: writerEpoch + 1 }
+  strictEqual((await peer.run(OpKind.Write, again, 8)).error, ErrorCode.StaleEpoch)
+  strictEqual((await peer.run(OpKind.Write, { ...again, sequence: 1 }, 7)).error, 0)
+})
+
 test('a ping names the families that another writer took, and the room', async () => {
   const peer = await MemberPeer.create(1)
   await fenceFamily(peer, 6)

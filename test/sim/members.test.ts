@@ -3,12 +3,12 @@ import { deepStrictEqual, ok, strictEqual } from 'node:assert'
 import { test } from 'uvu'
 import type { GroupRecord } from '../../src/cluster/records.ts'
 import { ErrorCode } from '../../src/core/errors.ts'
-import { type BlockOp, OpKind } from '../../src/replication/block-store.ts'
+import { OpKind } from '../../src/replication/block-store.ts'
 import { heldByMembers } from './held.ts'
 import { setState } from './mover.ts'
 import type { SimPeer } from './peer.ts'
 import { QuietCluster, REQUESTS } from './quiet.ts'
-import { every, isIn } from './scenario.ts'
+import { every, holdWrites, isIn } from './scenario.ts'
 import { CHUNK_BLOCKS_USED, CHUNKS, type Session, type SimVolume } from './volume.ts'
 
 /** Patience with a member, a tick, and the read at the other one… */
@@ -72,19 +72,6 @@ test('a full member leaves and writes go on; when all are full they are refused'
 
 /** A group's copy moves to another member, and back. */
 const MOVES_MS = 6000
-
-/** What writers send to the peer stays before its door until the returned function is called. */
-function holdWrites({ boot }: SimPeer): () => void {
-  const service = boot!.service!
-  const submit = service.submit.bind(service)
-  const held: BlockOp[] = []
-  service.submit = (op) => (op.kind === OpKind.Write ? held.push(op) : submit(op))
-  return () => {
-    service.submit = submit
-    for (const op of held) submit(op)
-    service.ring()
-  }
-}
 
 /** Longer than a member may leave a write unanswered. */
 const STANDSTILL_MS = 8000

@@ -1,7 +1,7 @@
 /** Steps of scenarios on a `QuietCluster`. */
 import { strictEqual } from 'node:assert'
 import type { GroupRecord } from '../../src/cluster/records.ts'
-import { OpKind } from '../../src/replication/block-store.ts'
+import { type BlockOp, OpKind } from '../../src/replication/block-store.ts'
 import type { SimPeer } from './peer.ts'
 import type { QuietCluster } from './quiet.ts'
 import { CHUNK_BLOCKS_USED, CHUNKS, type Session, type SimVolume } from './volume.ts'
@@ -71,4 +71,18 @@ export async function readAll(
   }
   await sim.ended(session, LIMIT_MS)
   strictEqual(sim.errors.length, 0)
+}
+
+/** What writers send to the peer stays before its door until the returned function is called, or for ever. */
+export function holdWrites({ boot }: SimPeer): (isToGoOn?: boolean) => void {
+  const service = boot!.service!
+  const submit = service.submit.bind(service)
+  const held: BlockOp[] = []
+  service.submit = (op) => (op.kind === OpKind.Write ? held.push(op) : submit(op))
+  return (isToGoOn = true) => {
+    service.submit = submit
+    if (!isToGoOn) return
+    for (const op of held) submit(op)
+    service.ring()
+  }
 }

@@ -2,13 +2,14 @@
  * R15: what a writer sent before it was replaced, and comes after that, changes nothing. R17: what
  * one that takes its lease anew sends again counts, whoever looks at members meanwhile.
  */
-import { deepStrictEqual, strictEqual } from 'node:assert'
+import { deepStrictEqual, ok, strictEqual } from 'node:assert'
 import { test } from 'uvu'
 import { OpKind } from '../../src/replication/block-store.ts'
 import { heldByMembers } from './held.ts'
 import { type SimPeer, TTL_MS } from './peer.ts'
 import { QuietCluster } from './quiet.ts'
-import { LIMIT_MS } from './scenario.ts'
+import { change, every, holdWrites, isIn, LIMIT_MS, readAll } from './scenario.ts'
+import { setState } from './mover.ts'
 import { CHUNK_BLOCKS_USED, CHUNKS } from './volume.ts'
 
 test('a member that was told nothing else of the new writer refuses the old one', async () => {
@@ -146,5 +147,32 @@ const bothWays = (one: SimPeer, other: SimPeer): [string, string][] => [
   [one.name, other.name],
   [other.name, one.name]
 ]
+
+test('R17: what was under way, and is damaged where alone it is, is given up', async () => {
+  const sim = new QuietCluster({ peers: 4, copies: 3 })
+  const { peers, world } = sim
+  const { volume, session } = await sim.open()
+  const [gateway, absent, lacks, has] = peers as [SimPeer, SimPeer, SimPeer, SimPeer]
+  setState(sim, gateway, 'drained')
+  await every(sim, 'the gateway is no member', (record) => !isIn(record, gateway))
+  absent.crash(false)
+  change(volume, session, OpKind.Write)
+  volume.flush(session)
+  await sim.ended(session, LIMIT_MS)
+  for (const record of sim.groups().values()) {
+    ok(record.inSync.length === 2 && isIn(record, has), 'the write minimum: nobody may leave')
+  }
+  const goOn = holdWrites(lacks)
+  change(volume, session, OpKind.Write)
+  session.boot.store!.ring()
+  await world.runUntil(world.nowMs + 20)
+  gateway.crash(false)
+  for (let i = 0; i < 500; i++) has.disk.flipBits(false)
+  goOn(false)
+  const next = await sim.openAt(peers.indexOf(lacks), volume)
+  await readAll(sim, volume, next)
+  change(volume, next, OpKind.Write)
+  await sim.ended(next, LIMIT_MS)
+})
 
 test.run()
