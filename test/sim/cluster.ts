@@ -31,6 +31,8 @@ const POOL = 0
  * gateway: for as long as a message takes between two slow peers.
  */
 const LATE_ERROR_MS = 130
+/** Records of before that are kept. */
+const BEFORE_MAX = 1000
 
 export interface SimOptions {
   readonly seed: number
@@ -85,7 +87,8 @@ export class SimCluster implements Directory {
   /** Clients may see these errors for a while: what was done to the cluster allows them. */
   readonly allowed: Map<number, number> = new Map()
   readonly #records = new Map<number, GroupRecord>()
-  readonly #before = new Map<number, { readonly record: GroupRecord; readonly changedMs: number }>()
+  /** Records of groups from before, the newest last. */
+  readonly #before: { group: number; record: GroupRecord; changedMs: number }[] = []
 
   constructor(options: SimOptions) {
     this.options = options
@@ -139,31 +142,35 @@ export class SimCluster implements Directory {
     return this.peers.find((peer) => peer.peerId === peerId)?.boot ?? null
   }
 
-  /** May clients see this error with the faults of this run? `group` is -1 for any. */
-  mayFail(error: number, group: number): boolean {
+  /**
+   * May clients see this error with the faults of this run, of what they asked for at `sinceMs`?
+   * `group` is -1 for any.
+   */
+  mayFail(error: number, group: number, sinceMs: number = this.world.nowMs): boolean {
     if (this.world.nowMs < (this.allowed.get(error) ?? 0)) return true
     const isOf = ({ disk }: SimPeer): boolean => disk.isBroken || disk.freeBytes === 0
     switch (error) {
       case ErrorCode.ChecksumMismatch:
-        return this.#hasOnly(group, [...this.flipped])
+        return this.#hasOnly(group, [...this.flipped], sinceMs)
       case ErrorCode.DiskFailure:
       case ErrorCode.ShardFailed:
         // A member that was full counts as failed until it is tried again.
         if (this.mayFail(ErrorCode.OutOfSpace, group)) return this.peers.some(isOf)
-        return this.#hasOnly(group, this.peers.filter(isOf))
+        return this.#hasOnly(group, this.peers.filter(isOf), sinceMs)
       default:
         return false
     }
   }
 
-  /** Is nobody else in sync in the group, or was until a moment ago? */
-  #hasOnly(group: number, peers: readonly SimPeer[]): boolean {
+  /** Is nobody else in sync in the group, or was at some time since shortly before `sinceMs`? */
+  #hasOnly(group: number, peers: readonly SimPeer[], sinceMs: number): boolean {
     const ids = new Set(peers.map(({ peerId }) => peerId))
-    const recent = [...this.#before].flatMap(([index, { record, changedMs }]) =>
-      this.world.nowMs - changedMs < LATE_ERROR_MS ? [[index, record] as const] : []
+    const present = [...this.groups()].map(([index, record]) => ({ group: index, record }))
+    const isLate = this.#before.filter(({ changedMs }) => sinceMs - changedMs < LATE_ERROR_MS)
+    const all = [...present, ...isLate].filter(
+      (each) => group === -1 || mayHaveBeen(each.group, group)
     )
-    const all = [...this.groups(), ...recent].filter(([of]) => group === -1 || of === group)
-    return all.some(([, { inSync }]) => inSync.every(({ peer }) => ids.has(peer)))
+    return all.some(({ record: { inSync } }) => inSync.every(({ peer }) => ids.has(peer)))
   }
 
   allow(error: number, forMs: number): void {
@@ -295,7 +302,10 @@ export class SimCluster implements Directory {
   /** A peer that stays in sync under a new boot has what was on its disk, until a takeover. */
   #noteReturns(group: number, record: GroupRecord): void {
     const old = this.#records.get(group) ?? this.#halved(group, record)
-    if (old !== undefined) this.#before.set(group, { record: old, changedMs: this.world.nowMs })
+    if (old !== undefined) {
+      this.#before.push({ group, record: old, changedMs: this.world.nowMs })
+      if (this.#before.length > BEFORE_MAX) this.#before.shift()
+    }
     this.#records.set(group, record)
     for (const { peer, boot } of record.inSync) {
       const before = old?.inSync.find((entry) => entry.peer === peer)
@@ -349,4 +359,12 @@ export class SimCluster implements Directory {
       )
     })
   }
+}
+
+/** Is `group` the one of number `before`, or may be what a part of it became by splits? */
+function mayHaveBeen(before: number, group: number): boolean {
+  for (let groups = 2 ** 16; groups > before; groups /= 2) {
+    if (group % groups === before) return true
+  }
+  return false
 }

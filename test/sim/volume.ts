@@ -359,7 +359,7 @@ export class SimVolume {
       const { error } = op
       this.#ended(session, op)
       if (error !== 0) {
-        this.#failed(session, error, `write ${number}`, this.groupOf(start))
+        this.#failed(session, error, `write ${number}`, { group: this.groupOf(start), sinceMs })
         return
       }
       this.acknowledged++
@@ -398,7 +398,7 @@ export class SimVolume {
       boot.arena.release(pages)
       this.#ended(session, op)
       if (error !== 0) {
-        this.#failed(session, error, 'read', this.groupOf(start))
+        this.#failed(session, error, 'read', { group: this.groupOf(start), sinceMs })
         // Nobody has these bytes any more: a client writes others.
         if (error === ErrorCode.ChecksumMismatch && !session.isOver && view === null) {
           this.write(session, OpKind.Write, { chunk, first, count })
@@ -420,12 +420,13 @@ export class SimVolume {
   flush(session: Session, then: () => void = ignore): void {
     const all = [...this.history.views].flat()
     const floors = all.map(({ floor }) => floor)
+    const sinceMs = this.#world.nowMs
     session.inFlight++
     const { high: familyHigh, low: familyLow } = parseId64(this.record.family)
     const done = (error: number): void => {
       session.inFlight--
       if (error !== 0) {
-        this.#failed(session, error, 'flush', -1)
+        this.#failed(session, error, 'flush', { group: -1, sinceMs })
         return
       }
       if (session.isOver) return
@@ -471,13 +472,18 @@ export class SimVolume {
     session.boot.blocks!.releaseOp(op)
   }
 
-  #failed(session: Session, error: number, what: string, group: number): void {
+  #failed(
+    session: Session,
+    error: number,
+    what: string,
+    { group, sinceMs }: { readonly group: number; readonly sinceMs: number }
+  ): void {
     this.errors++
     if (error === ErrorCode.Closed) {
       this.#over(session, 'closed')
       return
     }
-    if (this.sim.mayFail(error, group)) return
+    if (this.sim.mayFail(error, group, sinceMs)) return
     this.#world.fail(`${this.record.name}@${session.boot.place}: ${what}: ${errorCodeName(error)}`)
   }
 }

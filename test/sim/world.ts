@@ -133,6 +133,8 @@ export class Process implements Timers, Clock {
   /** For how long its machine slept: the monotonic clock stood still meanwhile. */
   #sleptMs = 0
   #stoppedUntilMs = 0
+  /** What came while it was stopped, in that order; functions that do nothing were cancelled. */
+  readonly #backlog: { run: () => void }[] = []
   readonly #onKill: (() => void)[] = []
 
   constructor(world: World, name: string) {
@@ -151,8 +153,9 @@ export class Process implements Timers, Clock {
     return this.world.nowMs < this.#stoppedUntilMs
   }
 
+  /** Who is stopped already, or sleeps, goes on no earlier by that. */
   stop(forMs: number): void {
-    this.#stoppedUntilMs = this.world.nowMs + forMs
+    this.#stoppedUntilMs = Math.max(this.#stoppedUntilMs, this.world.nowMs + forMs)
   }
 
   /** The whole machine stands still, and its clock with it, as a virtual one that is paused. */
@@ -177,17 +180,30 @@ export class Process implements Timers, Clock {
     return this.at(this.world.nowMs + delayMs, run)
   }
 
-  /** Runs in this process, when it runs. */
+  /** Runs in this process, when it runs: after all that waited before. */
   at(atMs: number, run: () => void): () => void {
-    let cancel = (): void => {}
+    const entry = { run }
     const attempt = (): void => {
       if (!this.isAlive) return
-      // A stopped process finds all that waits for it when it goes on, in the order of waiting.
-      if (this.isStopped) cancel = this.world.at(this.#stoppedUntilMs, attempt)
-      else run()
+      if (!this.isStopped && this.#backlog.length === 0) entry.run()
+      else if (this.#backlog.push(entry) === 1) this.#wakeLater()
     }
-    cancel = this.world.at(atMs, attempt)
-    return () => cancel()
+    const cancel = this.world.at(atMs, attempt)
+    return () => {
+      cancel()
+      entry.run = () => {}
+    }
+  }
+
+  #wakeLater(): void {
+    this.world.at(Math.max(this.world.nowMs, this.#stoppedUntilMs), () => {
+      if (!this.isAlive) return
+      if (!this.isStopped) {
+        this.#backlog[0]!.run()
+        this.#backlog.shift()
+      }
+      if (this.#backlog.length > 0) this.#wakeLater()
+    })
   }
 }
 
