@@ -73,7 +73,7 @@ export async function readAll(
   strictEqual(sim.errors.length, 0)
 }
 
-/** What writers send to the peer stays before its door until the returned function is called, or for ever. */
+/** What writers send to the peer stays before its door until the returned function is called. */
 export function holdWrites({ boot }: SimPeer): (isToGoOn?: boolean) => void {
   const service = boot!.service!
   const submit = service.submit.bind(service)
