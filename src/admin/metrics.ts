@@ -44,6 +44,7 @@ const shardGauges: readonly ShardRow[] = [
   ['scrub_size_bytes', 'Bytes that the current scrub round reads', stat('scrubBytesTotal')],
   ['scrub_done_bytes', 'Bytes that the current scrub round has read', stat('scrubBytesDone')],
   ['scrub_damaged_blocks', 'Damaged blocks of the last scrub round', stat('scrubErrorsLast')],
+  ['missing_blocks', 'Blocks whose segment file is not there', stat('missingBlocks')],
   ['compaction_active', '1 while compaction runs', stat('compactionActive')],
   ['compaction_size_bytes', 'Bytes to compact in this run', stat('compactionBytesTotal')],
   ['compaction_done_bytes', 'Bytes compacted in this run', stat('compactionBytesDone')]

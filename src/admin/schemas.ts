@@ -224,6 +224,8 @@ export const shardStatsSchema = z
     usedBytes: bytes,
     liveBytes: bytes,
     deadBytes: bytes,
+    /** Blocks whose segment file is not there. */
+    missingBlocks: count,
     segments: count,
     segmentsFree: count,
     indexEntries: count,

@@ -31,7 +31,13 @@ function damageProblems(shard: number, stats: Shard['stats']): HealthProblem[] {
   const one = (level: HealthProblem['level'], code: string, message: string): HealthProblem[] => [
     { level, code, message: `shard ${shard}: ${message}` }
   ]
-  const { checksumErrors, checksumErrorsChecked, scrubErrors, scrubErrorsLast } = stats
+  const { checksumErrors, checksumErrorsChecked, scrubErrors, scrubErrorsLast, missingBlocks } =
+    stats
+  if (missingBlocks > 0) {
+    const text = `segment files are missing that had ${missingBlocks} blocks; the log names them`
+    const advice = 'Put them back while the peer is stopped, if you can: else what other peers have'
+    return one('error', 'missingBlocks', `${text}. ${advice} is made anew, and the rest is lost`)
+  }
   if (scrubErrorsLast > 0) {
     const text = `scrub found ${scrubErrorsLast} damaged blocks; the log names them`
     return one('error', 'scrubErrors', `${text}. Replace the disk`)

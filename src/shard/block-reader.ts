@@ -24,6 +24,8 @@ const LONG_RUN_BLOCKS = 4
 /** Read at once: what was read is verified while it is in the core's own cache. */
 const PIECE_BLOCKS = 64
 
+const GONE = 'its segment file is missing'
+
 export class BlockReader {
   private readonly files: Files
   private readonly memory: Buffer
@@ -262,7 +264,7 @@ export class BlockReader {
   ): boolean {
     const segment = this.segments.get(location >>> this.segments.pageShift)
     if (segment === null || segment.state === SegmentState.Free) {
-      return this.fail(op, first, ErrorCode.ChecksumMismatch, 'its segment is missing')
+      return this.fail(op, first, ErrorCode.ChecksumMismatch, GONE)
     }
     for (let done = 0; done < count; done += PIECE_BLOCKS) {
       const blocks = Math.min(PIECE_BLOCKS, count - done)
@@ -290,7 +292,7 @@ export class BlockReader {
       const error: StoreError = storeErrorOf(thrown)
       const missing = error.code === ErrorCode.NotFound
       const code = missing ? ErrorCode.ChecksumMismatch : ErrorCode.DiskFailure
-      return this.fail(op, first, code, error.message)
+      return this.fail(op, first, code, missing ? GONE : error.message)
     }
     if (!isVerified && got === bytes) return true
     const { crcs } = this.runs
@@ -315,7 +317,9 @@ export class BlockReader {
   private fail(op: ShardOp, block: number, code: ErrorCode, why: string): boolean {
     op.error = code
     op.resultA = op.firstBlock + block
-    if (code === ErrorCode.ChecksumMismatch) this.stats[shardStatIndex.checksumErrors]!++
+    // Others may have it, as of damage; but it is another loss than that of a bad disk.
+    const isWrong = code === ErrorCode.ChecksumMismatch && why !== GONE
+    if (isWrong) this.stats[shardStatIndex.checksumErrors]!++
     else if (code === ErrorCode.SealBroken) this.stats[shardStatIndex.sealErrors]!++
     // Who asks gets the key, perhaps, and asks again.
     const level = code === ErrorCode.Locked ? 'debug' : 'error'

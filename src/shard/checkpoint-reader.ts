@@ -197,16 +197,24 @@ class PieceReader {
  * lost slot. Their blocks have newer records, which the replay brings; what is still lost after it
  * is damage, and reads of it must fail rather than answer with other bytes.
  */
-export function setGoneAside(index: ExtentIndex, segments: Segments, salts: SlotSalts): number {
+export function setGoneAside(
+  index: ExtentIndex,
+  segments: Segments,
+  salts: SlotSalts
+): ReadonlySet<number> {
   const isGone = new Uint8Array(segments.lostSlot + 1).fill(1)
   for (const [slot, [saltHigh, saltLow]] of salts) {
     const now = segments.get(slot)
     if (now !== null && now.saltHigh === saltHigh && now.saltLow === saltLow) isGone[slot] = 0
   }
-  return index.relocate((location) => {
-    if (isGone[location >>> segments.pageShift] === 0) return location
+  const gone = new Set<number>()
+  index.relocate((location) => {
+    const slot = location >>> segments.pageShift
+    if (isGone[slot] === 0) return location
+    gone.add(slot)
     return segments.locationOf(segments.lostSlot, segments.pageOf(location))
   })
+  return gone
 }
 
 assert(pieceBytesOf(PIECE_BODY_BYTES_MAX) <= BUFFER_BYTES, 'a whole piece fits the buffer')

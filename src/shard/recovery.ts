@@ -61,6 +61,7 @@ export interface RecoveryResult {
   olderStartLsn: number
 }
 
+const LOST_FILES_NAMED_MAX = 20
 /** More would only flood the log: the number of all is told too. */
 const LOST_RUNS_NAMED_MAX = 1000
 
@@ -99,6 +100,8 @@ class Recovery {
     olderStartLsn: 0
   }
   private readonly toSync: Segment[] = []
+  /** That the checkpoint refers to, and are not there as it has them. */
+  private goneSlots: ReadonlySet<number> = new Set()
 
   constructor(
     config: ShardConfig,
@@ -179,7 +182,7 @@ class Recovery {
     const [newest, older] = found.filter(({ name }) => !this.skipped.has(name))
     if (newest === undefined) return
     const { salts, durableLsn } = loadCheckpoint(this.files, newest, this.index)
-    setGoneAside(this.index, this.segments, salts)
+    this.goneSlots = setGoneAside(this.index, this.segments, salts)
     const { segments } = this
     this.voids.applyTo(this.index, segments.locationOf(segments.lostSlot, 0))
     this.drops.applyTo(this.index, newest.header.startLsn)
@@ -197,6 +200,10 @@ class Recovery {
     if (lost === 0) return
     this.result.lostBlocks = lost
     const start = segments.locationOf(segments.lostSlot, 0)
+    const names = [...this.goneSlots].filter((slot) => segments.get(slot) === null).map(segmentName)
+    const known = names.slice(0, LOST_FILES_NAMED_MAX).join(', ')
+    const detail = `${lost} blocks stood in segment files that are missing: ${known || 'unknown'}`
+    this.report({ kind: 'segmentMissing', file: '', offset: 0, detail })
     let named = 0
     index.forEachWithin(start, Number.MAX_SAFE_INTEGER, (layer, chunk, first, count) => {
       if (++named > LOST_RUNS_NAMED_MAX) return

@@ -9,6 +9,7 @@ import { BLOCK_BYTES, CHUNK_BLOCKS } from '../core/limits.ts'
 import { RecordType } from '../format/batch.ts'
 import type { DamageList } from './damage-list.ts'
 import type { ExtentIndex } from './extent-index.ts'
+import { listMissing } from './missing-blocks.ts'
 import { BlockViews, pageAlignedBuffer } from './memory.ts'
 import { type BlockName, blockName } from './problem.ts'
 import { openRecords, RecordCursor } from './record-source.ts'
@@ -42,6 +43,8 @@ export class Scrubber {
   private forced = false
   private roundStartMs: number
   private errorsInRound = 0
+  /** Of these, blocks whose segment file is not there. */
+  private missingInRound = 0
   /** Reads that failed before the round began. */
   private checksumErrorsBefore = 0
 
@@ -109,6 +112,9 @@ export class Scrubber {
   private beginRound(): void {
     this.active = true
     this.errorsInRound = 0
+    this.missingInRound = 0
+    this.segments.noteMissingFiles()
+    this.noteMissing()
     this.checksumErrorsBefore = this.host.stats[shardStatIndex.checksumErrors]!
     this.roundStartMs = this.host.clock.monotonicMs()
     // Where little is written all there is may be in the active segment, for ever.
@@ -145,10 +151,13 @@ export class Scrubber {
       const segment = this.segments.get(next.slot)
       if (segment === null || segment.birth !== next.birth) continue
       if (segment.state !== SegmentState.Sealed) continue
+      if (this.segments.missingSlots.has(segment.slot)) continue
       try {
         openRecords(this.host.files, this.segments, segment, this.cursor)
       } catch (thrown) {
-        this.note(segment, storeErrorOf(thrown).message, null)
+        const { message } = storeErrorOf(thrown)
+        if (this.segments.missingSlots.has(segment.slot)) this.noteMissing()
+        else this.note(segment, message, null)
         continue
       }
       this.current = segment
@@ -203,12 +212,26 @@ export class Scrubber {
     }
   }
 
-  private note(segment: Segment, why: string, name: BlockName | null): void {
-    this.errorsInRound++
+  /** No segment of the round has them. */
+  private noteMissing(): void {
+    const { segments, index, damage } = this
+    const missing = listMissing({ segments, index, damage })
+    if (missing <= this.missingInRound) return
+    this.addErrors(missing - this.missingInRound)
+    this.missingInRound = missing
+    this.host.log('error', 'segment files are missing', { blocks: missing })
+  }
+
+  private addErrors(count: number): void {
+    this.errorsInRound += count
     const { stats } = this.host
-    stats[shardStatIndex.scrubErrors]!++
+    stats[shardStatIndex.scrubErrors]! += count
     const last = stats[shardStatIndex.scrubErrorsLast]!
     stats[shardStatIndex.scrubErrorsLast] = Math.max(last, this.errorsInRound)
+  }
+
+  private note(segment: Segment, why: string, name: BlockName | null): void {
+    this.addErrors(1)
     this.host.log('error', 'scrub found damage', { segment: segment.slot, why, ...name })
   }
 }

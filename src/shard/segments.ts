@@ -3,7 +3,7 @@
  * A location in the index is a page number over all slots: slot * pagesPerSegment + page.
  */
 import { assert } from '../core/assert.ts'
-import { ErrorCode, StoreError } from '../core/errors.ts'
+import { ErrorCode, StoreError, storeErrorOf } from '../core/errors.ts'
 import { SEGMENT_SLOTS_MAX } from '../core/limits.ts'
 import { PAGE_BYTES } from '../format/fields.ts'
 import { encodeSegmentHeader, SEGMENT_HEADER_BYTES, SegmentUse } from '../format/segment.ts'
@@ -79,6 +79,8 @@ export class Segments {
   readonly live: Int32Array
   /** All live blocks. */
   liveBlocks = 0
+  /** Whose files were not there when they were to be read; the one that stands for lost ones. */
+  readonly missingSlots = new Set<number>()
   /** Slots whose last live block died, and of segments sealed without one; may have others. */
   readonly emptied: number[] = []
   readonly bySlot: (Segment | null)[] = []
@@ -110,6 +112,22 @@ export class Segments {
     assert(Number.isInteger(this.pageShift), 'segmentBytes is a power of two')
     this.lostSlot = Math.min(SEGMENT_SLOTS_MAX, Math.floor(LOCATION_END / this.pagesPerSegment) - 1)
     this.live = new Int32Array(this.lostSlot + 1)
+    this.missingSlots.add(this.lostSlot)
+  }
+
+  /** Their files were taken away under us: what is open is still read. */
+  noteMissingFiles(): void {
+    const names = new Set(this.files.list())
+    for (const { slot } of this.used()) {
+      if (!names.has(segmentName(slot))) this.missingSlots.add(slot)
+    }
+  }
+
+  /** Live blocks whose file is not there. */
+  get missingBlocks(): number {
+    let blocks = 0
+    for (const slot of this.missingSlots) blocks += this.live[slot]!
+    return blocks
   }
 
   // LiveCounter, called by the index.
@@ -236,10 +254,14 @@ export class Segments {
     segment.usedTick = ++this.tick
     if (segment.handle >= 0) return segment.handle
     if (this.isFullOfOpen) this.closeOldest()
-    segment.handle = this.files.open(
-      segmentName(segment.slot),
-      this.config.readOnly ? 'readOnly' : 'existing'
-    )
+    try {
+      const mode = this.config.readOnly ? 'readOnly' : 'existing'
+      segment.handle = this.files.open(segmentName(segment.slot), mode)
+    } catch (thrown) {
+      const error = storeErrorOf(thrown)
+      if (error.code === ErrorCode.NotFound) this.missingSlots.add(segment.slot)
+      throw error
+    }
     this.openCount++
     return segment.handle
   }
@@ -255,6 +277,7 @@ export class Segments {
     assert(this.bySlot[segment.slot] === segment, 'a segment is removed once')
     if (!this.tryClose(segment)) return
     this.files.remove(segmentName(segment.slot))
+    this.missingSlots.delete(segment.slot)
     this.bySlot[segment.slot] = null
     this.freeCount--
   }

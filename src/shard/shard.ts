@@ -25,6 +25,7 @@ import type { Problem } from './problem.ts'
 import { type RecoveredShard, type RecoveryResult, recoverShard } from './recovery.ts'
 import { ReplicaOps } from './replica-ops.ts'
 import type { Segments } from './segments.ts'
+import { listMissing } from './missing-blocks.ts'
 import { Scrubber } from './scrubber.ts'
 import { COMPACTION_SEGMENTS, type ShardConfig, type ShardHost } from './shard-config.ts'
 import { Space } from './space.ts'
@@ -369,6 +370,8 @@ export class Shard {
     stats[shardStatIndex.recoveryRecords] = result.records
     stats[shardStatIndex.damagedBatches] = result.damagedBatches
     stats[shardStatIndex.appendedLsn] = result.lastLsn
+    const { segments, index } = this
+    listMissing({ segments, index, damage: this.reader.damage })
     this.setState(ShardState.Serving)
     this.noteFailure()
     this.refreshStats()
@@ -439,6 +442,7 @@ export class Shard {
     const { stats } = this.host
     stats[shardStatIndex.capacityBytes] = this.config.capacityBytes
     noteUsage(stats, this.segments, this.config.segmentBytes)
+    stats[shardStatIndex.missingBlocks] = this.segments.missingBlocks
     stats[shardStatIndex.indexEntries] = this.index.entries
     stats[shardStatIndex.indexBytes] = this.index.bytes
     stats[shardStatIndex.tagBytes] = this.tags.bytes

@@ -9,6 +9,7 @@ export const shardStatNames = [
   'usedBytes', // bytes of segment files
   'liveBytes', // payload that the index refers to
   'deadBytes', // payload in segments that nothing refers to
+  'missingBlocks', // live, and their segment file is not there
   'segments',
   'segmentsFree', // recycled files that wait for use
   'indexEntries',

@@ -20,6 +20,9 @@ test('damage is an error until a scrub found none', () => {
   deepStrictEqual(said({ checksumErrors: 1, scrubErrors: 1, scrubErrorsLast: 1 }), [
     'error scrubErrors'
   ])
+  deepStrictEqual(said({ missingBlocks: 3, scrubErrors: 3, scrubErrorsLast: 3 }), [
+    'error missingBlocks'
+  ])
   const mended = { checksumErrors: 1, scrubErrors: 1, checksumErrorsChecked: 1 }
   deepStrictEqual(said(mended), ['warning damageMended'])
   deepStrictEqual(said({ ...mended, checksumErrors: 2 }), ['error checksumErrors'])

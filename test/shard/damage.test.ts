@@ -143,17 +143,41 @@ test('a damaged checkpoint is named, and everything comes from the segments', ()
   }
 })
 
+function scrub(rig: ShardRig): void {
+  rig.run(rig.op(OpKind.Scrub, 0, 0, 0))
+  while (rig.shard.background(5));
+}
+
 test('a missing segment is named, and its blocks are errors rather than zeroes', () => {
   const { rig, files } = rigWithCheckpoint()
   rig.shard.close()
   files.remove('seg-000000')
   rig.reopen()
+  assert.is(problems(rig)[0], 'segmentMissing')
   assert.ok(problems(rig).includes('blocksLost'))
+  const missing = rig.stat('missingBlocks')
+  assert.ok(missing > 0)
   assert.throws(() => rig.read(0, 0, 1), /ChecksumMismatch/)
   assert.throws(() => rig.read(0, 9, 1), /ChecksumMismatch/)
+  assert.is(rig.stat('checksumErrors'), 0)
   assert.equal(rig.read(0, 500, 1), [0])
+  scrub(rig)
+  assert.is(rig.stat('scrubErrorsLast'), missing)
   rig.write(0, 0, 1, 5)
   assert.equal(rig.read(0, 0, 1), [5])
+  rig.shard.background(1)
+  assert.is(rig.stat('missingBlocks'), missing - 1)
+})
+
+test('a segment whose file is taken away while it is open is told as missing', () => {
+  const { rig, files } = rigWithCheckpoint()
+  scrub(rig)
+  assert.is(rig.stat('scrubErrorsLast'), 0)
+  const [name] = files.list().filter((each) => each.startsWith('seg-'))
+  files.remove(name!)
+  scrub(rig)
+  assert.ok(rig.stat('missingBlocks') > 0)
+  assert.is(rig.stat('scrubErrorsLast'), rig.stat('missingBlocks'))
 })
 
 test('a truncated segment is named, and what is left of it is served', () => {
@@ -454,19 +478,15 @@ test('scrub finds a damaged block and names it, also of what was written last', 
 
 test('a round that finds nothing says that damage of before is gone', () => {
   const { rig, files } = rigWithBlocks()
-  const scrub = (): void => {
-    rig.run(rig.op(OpKind.Scrub, 0, 0, 0))
-    while (rig.shard.background(5));
-  }
   files.flipBit('seg-000000', (headerPage(1) + 1) * PAGE_BITS)
   assert.throws(() => rig.read(0, 1, 1), /ChecksumMismatch/)
-  scrub()
-  scrub()
+  scrub(rig)
+  scrub(rig)
   assert.is(rig.stat('scrubErrors'), 2)
   assert.is(rig.stat('scrubErrorsLast'), 1)
   assert.is(rig.stat('checksumErrorsChecked'), 0)
   assert.is(rig.write(0, 1, 1, 77), 0)
-  scrub()
+  scrub(rig)
   assert.is(rig.stat('scrubErrorsLast'), 0)
   assert.is(rig.stat('checksumErrorsChecked'), rig.stat('checksumErrors'))
 })
