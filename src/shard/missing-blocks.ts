@@ -9,16 +9,19 @@ export interface MissingParts {
   readonly damage: DamageList
 }
 
-/** Walks the index if there are any. Returns how many. */
+/** Walks the index where there may be any. Returns how many. */
 export function listMissing({ segments, index, damage }: MissingParts): number {
-  const { missingBlocks } = segments
-  if (missingBlocks === 0) return 0
-  for (const slot of segments.missingSlots) {
+  for (const slot of segments.missing.keys()) {
+    segments.missing.set(slot, 0)
+    if (segments.live[slot] === 0) continue
+    let blocks = 0
     const [start, end] = [segments.locationOf(slot, 0), segments.locationOf(slot + 1, 0)]
     index.forEachWithin(start, end, (layer, chunk, first, count) => {
       const key = index.layerKey(layer)
       for (let block = first; block < first + count; block++) damage.add(key, chunk, block)
+      blocks += count
     })
+    segments.missing.set(slot, blocks)
   }
-  return missingBlocks
+  return segments.missingBlocks
 }

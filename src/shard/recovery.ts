@@ -193,24 +193,26 @@ class Recovery {
     this.result.olderStartLsn = older === undefined ? 0 : older.header.startLsn
   }
 
-  /** What only a segment that is gone had. */
+  /** What only a segment that is gone had. Of layers that are dropped nobody misses it. */
   private reportLostBlocks(): void {
     const { segments, index } = this
-    const lost = segments.live[segments.lostSlot]!
-    if (lost === 0) return
-    this.result.lostBlocks = lost
+    if (segments.live[segments.lostSlot] === 0) return
     const start = segments.locationOf(segments.lostSlot, 0)
-    const names = [...this.goneSlots].filter((slot) => segments.get(slot) === null).map(segmentName)
-    const known = names.slice(0, LOST_FILES_NAMED_MAX).join(', ')
-    const detail = `${lost} blocks stood in segment files that are missing: ${known || 'unknown'}`
-    this.report({ kind: 'segmentMissing', file: '', offset: 0, detail })
-    let named = 0
+    const runs: Problem[] = []
     index.forEachWithin(start, Number.MAX_SAFE_INTEGER, (layer, chunk, first, count) => {
-      if (++named > LOST_RUNS_NAMED_MAX) return
+      this.result.lostBlocks += count
+      if (runs.length === LOST_RUNS_NAMED_MAX) return
       const detail = `${count} blocks stood in a segment that is missing`
       const block = blockName(index.layerKey(layer), chunk, first)
-      this.report({ kind: 'blocksLost', file: '', offset: 0, detail, block })
+      runs.push({ kind: 'blocksLost', file: '', offset: 0, detail, block })
     })
+    const { lostBlocks } = this.result
+    if (lostBlocks === 0) return
+    const names = [...this.goneSlots].filter((slot) => segments.get(slot) === null).map(segmentName)
+    const known = names.slice(0, LOST_FILES_NAMED_MAX).join(', ') || 'unknown'
+    const detail = `${lostBlocks} blocks stood in segment files that are missing: ${known}`
+    this.report({ kind: 'segmentMissing', file: '', offset: 0, detail })
+    for (const run of runs) this.report(run)
   }
 
   private scan(candidate: Candidate): SegmentScan {

@@ -151,12 +151,12 @@ export class Scrubber {
       const segment = this.segments.get(next.slot)
       if (segment === null || segment.birth !== next.birth) continue
       if (segment.state !== SegmentState.Sealed) continue
-      if (this.segments.missingSlots.has(segment.slot)) continue
+      if (this.segments.missing.has(segment.slot)) continue
       try {
         openRecords(this.host.files, this.segments, segment, this.cursor)
       } catch (thrown) {
         const { message } = storeErrorOf(thrown)
-        if (this.segments.missingSlots.has(segment.slot)) this.noteMissing()
+        if (this.segments.missing.has(segment.slot)) this.noteMissing()
         else this.note(segment, message, null)
         continue
       }

@@ -79,8 +79,11 @@ export class Segments {
   readonly live: Int32Array
   /** All live blocks. */
   liveBlocks = 0
-  /** Whose files were not there when they were to be read; the one that stands for lost ones. */
-  readonly missingSlots = new Set<number>()
+  /**
+   * Whose files were not there when they were to be read, and the one that stands for lost ones;
+   * how many live blocks each had when they were counted, those of dropped layers left out.
+   */
+  readonly missing = new Map<number, number>()
   /** Slots whose last live block died, and of segments sealed without one; may have others. */
   readonly emptied: number[] = []
   readonly bySlot: (Segment | null)[] = []
@@ -112,21 +115,21 @@ export class Segments {
     assert(Number.isInteger(this.pageShift), 'segmentBytes is a power of two')
     this.lostSlot = Math.min(SEGMENT_SLOTS_MAX, Math.floor(LOCATION_END / this.pagesPerSegment) - 1)
     this.live = new Int32Array(this.lostSlot + 1)
-    this.missingSlots.add(this.lostSlot)
+    this.missing.set(this.lostSlot, 0)
   }
 
   /** Their files were taken away under us: what is open is still read. */
   noteMissingFiles(): void {
     const names = new Set(this.files.list())
     for (const { slot } of this.used()) {
-      if (!names.has(segmentName(slot))) this.missingSlots.add(slot)
+      if (!names.has(segmentName(slot))) this.missing.set(slot, this.live[slot]!)
     }
   }
 
   /** Live blocks whose file is not there. */
   get missingBlocks(): number {
     let blocks = 0
-    for (const slot of this.missingSlots) blocks += this.live[slot]!
+    for (const [slot, counted] of this.missing) blocks += Math.min(counted, this.live[slot]!)
     return blocks
   }
 
@@ -259,7 +262,9 @@ export class Segments {
       segment.handle = this.files.open(segmentName(segment.slot), mode)
     } catch (thrown) {
       const error = storeErrorOf(thrown)
-      if (error.code === ErrorCode.NotFound) this.missingSlots.add(segment.slot)
+      if (error.code === ErrorCode.NotFound) {
+        this.missing.set(segment.slot, this.live[segment.slot]!)
+      }
       throw error
     }
     this.openCount++
@@ -277,7 +282,7 @@ export class Segments {
     assert(this.bySlot[segment.slot] === segment, 'a segment is removed once')
     if (!this.tryClose(segment)) return
     this.files.remove(segmentName(segment.slot))
-    this.missingSlots.delete(segment.slot)
+    this.missing.delete(segment.slot)
     this.bySlot[segment.slot] = null
     this.freeCount--
   }
