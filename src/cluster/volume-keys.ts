@@ -1,6 +1,7 @@
+import { isDeepStrictEqual } from 'node:util'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
-import { decodeRecord, encodeRecord, type VolumeKeysRecord } from './records.ts'
+import { checkRecord, decodeRecord, encodeRecord, type VolumeKeysRecord } from './records.ts'
 
 /** The key slots and sealed data keys of encrypted volumes, by family. */
 export class VolumeKeys {
@@ -112,9 +113,10 @@ export class VolumeKeys {
 function mergedKeys(present: VolumeKeysRecord, exported: VolumeKeysRecord): VolumeKeysRecord {
   const isNewer = exported.generations.at(-1)!.generation > present.generations.at(-1)!.generation
   const { generations, rekey } = isNewer ? exported : present
-  for (const { generation, sealed } of exported.generations) {
+  for (const each of exported.generations) {
+    const { generation } = each
     const known = present.generations.find((other) => other.generation === generation)
-    if (known === undefined || known.sealed === sealed) continue
+    if (known === undefined || isDeepStrictEqual(known, each)) continue
     const text = `data key ${generation} of family ${present.family} is another one there`
     throw new StoreError(
       ErrorCode.InvalidArgument,
@@ -126,11 +128,16 @@ function mergedKeys(present: VolumeKeysRecord, exported: VolumeKeysRecord): Volu
         generations.every(({ generation }) => generation !== known.generation)
       )
     : []
-  return {
+  const merged = {
     ...present,
     slots: exported.slots,
     nextSlot: Math.max(present.nextSlot, exported.nextSlot),
     generations: [...lost, ...generations].sort((a, b) => a.generation - b.generation),
     rekey
+  }
+  try {
+    return checkRecord('volumeKeys', 'imported keys beside those that are there', merged)
+  } catch (cause) {
+    throw new StoreError(ErrorCode.InvalidArgument, (cause as Error).message, { cause })
   }
 }

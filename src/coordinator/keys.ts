@@ -10,11 +10,11 @@ import type {
   SlotChangeBody,
   UnlockBody
 } from '../admin/key-schemas.ts'
-import { checkRecord } from '../cluster/records.ts'
 import type { KeySlot } from '../seal/key-slots.ts'
 import { takeSecret, wipe } from '../seal/secret.ts'
 import type { EncryptedVolumes } from '../volume/encrypted-volumes.ts'
 import type { Credential, NewSlot } from '../volume/volume-keyring.ts'
+import { exportedOf, importedOf } from './exported-keys.ts'
 
 export class KeysBackend implements KeyBackend {
   readonly #encrypted: EncryptedVolumes
@@ -55,12 +55,12 @@ export class KeysBackend implements KeyBackend {
     return this.#encrypted.rekey(name)
   }
 
-  exportKeys(name: string): Promise<ExportedKeys> {
-    return this.#encrypted.exportKeys(name)
+  async exportKeys(name: string): Promise<ExportedKeys> {
+    return exportedOf(await this.#encrypted.exportKeys(name))
   }
 
-  importKeys(name: string, keys: ExportedKeys): Promise<void> {
-    return this.#encrypted.importKeys(name, checkRecord('volumeKeys', 'imported keys', keys))
+  async importKeys(name: string, keys: ExportedKeys): Promise<void> {
+    return this.#encrypted.importKeys(name, importedOf(keys))
   }
 
   async backupKey(name: string, salt: string): Promise<BackupKey> {

@@ -1,6 +1,7 @@
 /** Secrets of key slots, from where people keep them. */
-import { execFile } from 'node:child_process'
+import { type ExecFileException, execFile } from 'node:child_process'
 import { open } from 'node:fs/promises'
+import { getSystemErrorMap } from 'node:util'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { SECRET_BYTES_MAX, type SecretKind } from './key-slots.ts'
 import { takeSecret } from './secret.ts'
@@ -43,11 +44,20 @@ async function contentOf(kind: SecretKind, path: string): Promise<Buffer> {
       await file.close()
     }
   } catch (cause) {
-    const why = (cause as NodeJS.ErrnoException).code ?? String(cause)
+    const { code, errno = 0 } = cause as NodeJS.ErrnoException
+    const [, text = String(cause)] = getSystemErrorMap().get(errno) ?? []
+    const why = code === undefined ? text : `${text} (${code})`
     throw new StoreError(ErrorCode.Unavailable, `${what}: ${why}`, { cause })
   }
   const text = `${what} has more than ${SECRET_BYTES_MAX} bytes`
   throw new StoreError(ErrorCode.InvalidArgument, text)
+}
+
+/** What a child that could not be waited for, or that failed, is told as. */
+function howItEnded({ code, killed, signal }: ExecFileException): string {
+  if (code === 'ERR_CHILD_PROCESS_STDIO_MAXBUFFER') return `printed over ${SECRET_BYTES_MAX} bytes`
+  if (killed === true) return `ended after ${COMMAND_MS / 1000} s`
+  return code === null || code === undefined ? `signal ${signal}` : `code ${code}`
 }
 
 function outputOf(command: string): Promise<Buffer> {
@@ -59,7 +69,7 @@ function outputOf(command: string): Promise<Buffer> {
         return
       }
       // Not `error.message`, and no cause: both repeat what the command printed.
-      const how = error.killed ? `ended after ${COMMAND_MS / 1000} s` : `code ${error.code}`
+      const how = howItEnded(error)
       const said = stderr.toString().trim().slice(0, 300)
       const text = `key command "${command}" failed (${how})${said === '' ? '' : `: ${said}`}`
       reject(new StoreError(ErrorCode.Unavailable, text))

@@ -323,6 +323,16 @@ test('keys that were exported before a rekey take no data key away', async () =>
   deepStrictEqual(after.generations, generations.slice(1))
   deepStrictEqual(after.slots, exported.slots)
   strictEqual(after.nextSlot, 3)
+  const [newest] = after.generations as [(typeof after.generations)[number]]
+  const changes = [
+    { fromEpoch: fromEpoch + 1 },
+    { salt: generations[0]!.salt },
+    { generation: newest.generation + 2 }
+  ]
+  for (const change of changes) {
+    const changed = { ...after, generations: [{ ...newest, ...change }] }
+    await rejects(encrypted.importKeys('secret', changed), failsWith(ErrorCode.InvalidArgument))
+  }
   await encrypted.lock('secret')
   await encrypted.unlock('secret', first, null)
   deepStrictEqual(keyAt(bench, family, fromEpoch), fresh)

@@ -1,8 +1,9 @@
 import { existsSync } from 'node:fs'
-import { readFile, rename, writeFile } from 'node:fs/promises'
+import { open, rename, writeFile } from 'node:fs/promises'
 import type { Command } from 'commander'
-import type { KeySlotAnswer, KeySlotList } from '../../admin/key-schemas.ts'
+import type { ExportedKeys, KeySlotAnswer, KeySlotList } from '../../admin/key-schemas.ts'
 import { formatSize } from '../../core/units.ts'
+import type { ApiClient } from '../api-client.ts'
 import { countArgument } from '../arguments.ts'
 import { action, withExamples } from '../context.ts'
 import { CommandError } from '../errors.ts'
@@ -202,7 +203,7 @@ function addKeyImport(parent: Command): void {
     .action(
       action<[string, string], object>(async ({ api, output, confirm }, [name, file]) => {
         const keys = await exportedIn(file)
-        await confirm(`The present key slots of volume ${name} are replaced.`)
+        await confirm(await replacedText(api, name, keys))
         await api.importKeys(name, keys)
         output.result({ imported: name }, () => `${name} has the key slots of ${file}`)
       })
@@ -210,11 +211,46 @@ function addKeyImport(parent: Command): void {
   withExamples(command, 'torus volume key import secret secret-keys.json')
 }
 
-async function exportedIn(file: string): Promise<{ v: number; family: string }> {
+/** Which slots go, and which come: a revoked one comes back with an export from before. */
+async function replacedText(api: ApiClient, name: string, keys: Exported): Promise<string> {
+  const present = await api.keySlots(name).then(
+    ({ slots }) => slots.map(({ id }) => id),
+    (): number[] => []
+  )
+  const next = Array.isArray(keys.slots) ? keys.slots.map(({ id }: { id: number }) => id) : []
+  const text = `Key slots ${next.join(', ') || 'of the file'} take the place of the present ones`
+  const back = next.filter((id) => !present.includes(id))
+  const end = back.length === 0 ? '' : `. Slots ${back.join(', ')} open it again`
+  return `${text} of volume ${name}${present.length === 0 ? '' : `, ${present.join(', ')}`}${end}.`
+}
+
+type Exported = ExportedKeys & { slots?: readonly { readonly id: number }[] }
+
+async function exportedIn(file: string): Promise<Exported> {
   try {
-    return JSON.parse(await readFile(file, 'utf8')) as { v: number; family: string }
+    const keys: unknown = JSON.parse(await readSmall(file))
+    if (typeof keys === 'object' && keys !== null) return keys as Exported
+    throw new Error('it has no object')
   } catch (cause) {
     const text = `${file} cannot be read as exported keys: ${(cause as Error).message}`
     throw new CommandError('InvalidArgument', text, { cause })
   }
+}
+
+/** Far more than the slots of any volume take. */
+const EXPORTED_BYTES_MAX = 2 ** 20
+
+async function readSmall(file: string): Promise<string> {
+  const handle = await open(file)
+  try {
+    const bytes = Buffer.alloc(EXPORTED_BYTES_MAX + 1)
+    let length = 0
+    for (let read = -1; read !== 0 && length < bytes.length; length += read) {
+      read = (await handle.read(bytes, length, bytes.length - length, null)).bytesRead
+    }
+    if (length <= EXPORTED_BYTES_MAX) return bytes.toString('utf8', 0, length)
+  } finally {
+    await handle.close()
+  }
+  throw new Error(`it has more than ${formatSize(EXPORTED_BYTES_MAX)}`)
 }
