@@ -9,6 +9,7 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import { DirectoryStore } from './directory-store.ts'
 import { S3Profile } from './s3-credentials.ts'
 import { S3Store } from './s3-store.ts'
+import { systemReason } from '../core/system-reason.ts'
 
 export interface StoredObject {
   /** With `/` between its parts. */
@@ -86,6 +87,6 @@ function certificates(path: string): Buffer | null {
   try {
     return path === '' ? null : readFileSync(path)
   } catch (thrown) {
-    throw invalid(`--s3-ca ${path} cannot be read: ${(thrown as NodeJS.ErrnoException).code}`)
+    throw invalid(`--s3-ca ${path} cannot be read: ${systemReason(thrown)}`)
   }
 }

@@ -12,6 +12,7 @@ import { type Deleted, LifeApi } from './life-api.ts'
 import { StreamApi } from './stream-api.ts'
 import { programName } from './programs.ts'
 import type { GivenToken } from './token.ts'
+import { systemReason } from '../core/system-reason.ts'
 
 export const DEFAULT_ADMIN = 'http://127.0.0.1:4321'
 /** A little more than the server gives itself, so that its own message arrives. */
@@ -56,8 +57,7 @@ function readPem(option: string, path: string | undefined): Buffer | undefined {
   try {
     return path === undefined ? undefined : readFileSync(path)
   } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException
-    throw new UsageError(`${option} ${path} cannot be read: ${code}`)
+    throw new UsageError(`${option} ${path} cannot be read: ${systemReason(cause)}`)
   }
 }
 

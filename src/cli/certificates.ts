@@ -11,6 +11,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { pemCertificates } from '../core/certificate-names.ts'
 import { CommandError } from './errors.ts'
+import { systemReason } from '../core/system-reason.ts'
 
 const CA_DAYS = 3650
 const CERTIFICATE_DAYS = 365
@@ -119,7 +120,7 @@ function contentsOf(file: string): string {
   try {
     return readFileSync(file, 'utf8')
   } catch (cause) {
-    throw unusable(file, `cannot be read: ${(cause as NodeJS.ErrnoException).code}`)
+    throw unusable(file, `cannot be read: ${systemReason(cause)}`)
   }
 }
 

@@ -3,6 +3,7 @@ import { InvalidArgumentError } from 'commander'
 import type { RemoteVolumeOptions } from '../nbd/remote-volume.ts'
 import { CommandError } from './errors.ts'
 import { type NbdAddress, parseNbdAddress } from './nbd-address.ts'
+import { systemReason } from '../core/system-reason.ts'
 
 /** Files of TLS towards gateways. */
 export interface TlsOptions {
@@ -59,7 +60,7 @@ function read(path: string): Buffer {
   try {
     return readFileSync(path)
   } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException
-    throw new CommandError('InvalidArgument', `${path} cannot be read: ${code}`, { cause })
+    const text = `${path} cannot be read: ${systemReason(cause)}`
+    throw new CommandError('InvalidArgument', text, { cause })
   }
 }

@@ -11,6 +11,7 @@ import {
 import { BLOCK_BYTES } from '../core/limits.ts'
 import { formatSize } from '../core/units.ts'
 import { CommandError, UsageError } from './errors.ts'
+import { systemReason } from '../core/system-reason.ts'
 
 export interface Source {
   readonly sizeBytes: number
@@ -142,8 +143,7 @@ async function opened(path: string): Promise<FileHandle> {
   try {
     return await open(path, 'r')
   } catch (thrown) {
-    const { code } = thrown as NodeJS.ErrnoException
-    throw new CommandError('NotFound', `${path} cannot be read: ${code}`)
+    throw new CommandError('NotFound', `${path} cannot be read: ${systemReason(thrown)}`)
   }
 }
 

@@ -3,6 +3,7 @@ import { readFileSync, statSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { UsageError } from './errors.ts'
+import { systemReason } from '../core/system-reason.ts'
 
 export interface TokenOptions {
   readonly tokenFile?: string | undefined
@@ -45,8 +46,7 @@ function fromFile(path: string): string {
     text = readFileSync(path, 'utf8').trim()
   } catch (error) {
     if (error instanceof UsageError) throw error
-    const { code } = error as NodeJS.ErrnoException
-    throw new UsageError(`token file ${path} cannot be read: ${code}`)
+    throw new UsageError(`token file ${path} cannot be read: ${systemReason(error)}`)
   }
   if (/^[\x21-\x7e]+$/.test(text)) return text
   throw new UsageError(`token file ${path} holds no token`)

@@ -5,6 +5,7 @@ import { ErrorCode, StoreError } from '../core/errors.ts'
 import { optionInfo } from '../core/option-info.ts'
 import type { Config } from '../core/options.ts'
 import type { EtcdOptions } from '../metadata/etcd-options.ts'
+import { systemReason } from '../core/system-reason.ts'
 
 type EtcdConfig = Pick<
   Config,
@@ -59,8 +60,7 @@ function fileOf(
   try {
     return readFileSync(path)
   } catch (cause) {
-    const why = (cause as NodeJS.ErrnoException).code
-    const text = `${optionInfo[key].name} ${path} cannot be read: ${why}`
+    const text = `${optionInfo[key].name} ${path} cannot be read: ${systemReason(cause)}`
     throw new StoreError(ErrorCode.InvalidArgument, text, { cause })
   }
 }

@@ -19,6 +19,7 @@ import { METADATA_DIRECTORY } from './data-directory.ts'
 import { etcdOptionsOf } from './etcd-options.ts'
 import { DirectoryLock } from './lock.ts'
 import { readPlace, requirePlace, writePlace } from './metadata-place.ts'
+import { systemReason } from '../core/system-reason.ts'
 
 /** What the embedded metadata is called after it was moved to etcd. */
 const MIGRATED = 'migrated'
@@ -60,8 +61,8 @@ export function readBackupFile(path: string): MetadataBackup {
     bytes = readFileSync(path)
   } catch (cause) {
     if (cause instanceof StoreError) throw cause
-    const why = (cause as NodeJS.ErrnoException).code
-    throw new StoreError(ErrorCode.NotFound, `${path} cannot be read: ${why}`, { cause })
+    const text = `${path} cannot be read: ${systemReason(cause)}`
+    throw new StoreError(ErrorCode.NotFound, text, { cause })
   }
   return decodeBackup(bytes)
 }

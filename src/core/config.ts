@@ -12,6 +12,7 @@ import { ErrorCode, StoreError } from './errors.ts'
 import { ARENA_BYTES_DEFAULT, ETCD_WAIT_MS_DEFAULT } from './limits.ts'
 import { environmentNameOf, optionInfo, optionKeys } from './option-info.ts'
 import { type Config, type OptionKey, optionsSchema, type UnlockSource } from './options.ts'
+import { systemReason } from './system-reason.ts'
 
 const DAY_MS = 24 * 3600 * 1000
 
@@ -148,7 +149,7 @@ function readConfigFile(path: string): Map<OptionKey, Given> {
   } catch (error) {
     throw new StoreError(
       ErrorCode.InvalidArgument,
-      `config file ${path} cannot be read: ${(error as NodeJS.ErrnoException).code}`,
+      `config file ${path} cannot be read: ${systemReason(error)}`,
       { cause: error }
     )
   }

@@ -1,10 +1,10 @@
 /** Secrets of key slots, from where people keep them. */
 import { type ExecFileException, execFile } from 'node:child_process'
 import { open } from 'node:fs/promises'
-import { getSystemErrorMap } from 'node:util'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import { SECRET_BYTES_MAX, type SecretKind } from './key-slots.ts'
 import { takeSecret } from './secret.ts'
+import { systemReason } from '../core/system-reason.ts'
 
 /** What fetches a key may ask a server for it. */
 const COMMAND_MS = 30_000
@@ -44,10 +44,7 @@ async function contentOf(kind: SecretKind, path: string): Promise<Buffer> {
       await file.close()
     }
   } catch (cause) {
-    const { code, errno = 0 } = cause as NodeJS.ErrnoException
-    const [, text = String(cause)] = getSystemErrorMap().get(errno) ?? []
-    const why = code === undefined ? text : `${text} (${code})`
-    throw new StoreError(ErrorCode.Unavailable, `${what}: ${why}`, { cause })
+    throw new StoreError(ErrorCode.Unavailable, `${what}: ${systemReason(cause)}`, { cause })
   }
   const text = `${what} has more than ${SECRET_BYTES_MAX} bytes`
   throw new StoreError(ErrorCode.InvalidArgument, text)

@@ -48,6 +48,22 @@ test('what is restored or imported has its rules of access from the first moment
     deepStrictEqual(await accessOf('x'), [['10.0.0.0/8', 'unix'], ['alice'], false])
   }))
 
+test('a verify that found nothing to verify is no success', () =>
+  withPeer(async (open, directory) => {
+    const { volumes, adminAddresses } = await open()
+    const torus = cliFor(adminAddresses.find((address) => address.startsWith('http'))!)
+    const to = ['--to', join(directory, 'backups')]
+    const none = await torus(['backup', 'verify', ...to])
+    strictEqual(none.code, 1)
+    match(none.stderr, /there are no backups in/)
+    await volumes.create({ name: 'v', sizeBytes: SIZE })
+    strictEqual((await torus(['backup', 'create', 'v', ...to])).code, 0)
+    match((await torus(['backup', 'verify', ...to])).stdout, /^1 backup, .* all is there/)
+    const other = await torus(['backup', 'verify', 'w', ...to])
+    strictEqual(other.code, 1)
+    match(other.stderr, /there is no backup of volume w in .*: nothing was verified/)
+  }))
+
 test('what is exported of an encrypted volume is for its owner alone', () =>
   withPeer(async (open, directory) => {
     const { volumes, adminAddresses } = await open()

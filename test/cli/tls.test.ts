@@ -84,7 +84,10 @@ testNeeding(
       await writeFile(at('chain.pem'), `${middle}${root}`)
       const locked = ['pkey', '-aes128', '-passout', 'pass:x', '-in', at('root-key.pem')]
       await openssl(...locked, '-out', at('locked.pem'))
-      strictEqual(why('none', 'root-key.pem'), 'none cannot be read: ENOENT')
+      strictEqual(
+        why('none', 'root-key.pem'),
+        'none cannot be read: no such file or directory (ENOENT)'
+      )
       strictEqual(why('root-key.pem', 'root-key.pem'), 'root-key.pem has no certificate')
       strictEqual(why('root-cert.pem', 'chain.pem'), 'chain.pem has no key')
       match(why('root-cert.pem', 'locked.pem'), /^locked.pem is encrypted/)

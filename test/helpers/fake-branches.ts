@@ -7,7 +7,7 @@ import { ErrorCode, StoreError } from '../../src/core/errors.ts'
 export class FakeBranches implements BranchBackend {
   readonly asked: string[] = []
   flattening: VolumeBase = { base: null, flatten: null }
-  /** So often nobody knows about a base. */
+  /** So often nobody knows about a base; then it was flattened. */
   away = 0
   readonly #volume: (name: string) => Promise<Volume>
 
@@ -32,8 +32,10 @@ export class FakeBranches implements BranchBackend {
   }
 
   async base(): Promise<VolumeBase> {
-    if (this.away-- > 0) throw new StoreError(ErrorCode.Unavailable, 'away')
-    return this.flattening
+    if (this.away === 0) return this.flattening
+    this.away--
+    if (this.away === 0) this.flattening = { base: null, flatten: null }
+    throw new StoreError(ErrorCode.Unavailable, 'away')
   }
 
   async flatten(volume: string): Promise<VolumeBase> {

@@ -197,7 +197,13 @@ async function wantedOf(
   volume: string | undefined,
   named: string | undefined
 ): Promise<{ backups: Backup[]; damaged: string[] }> {
-  if (named === undefined) return repository.readable(volume)
+  if (named === undefined) {
+    const found = await repository.readable(volume)
+    if (found.backups.length + found.damaged.length > 0) return found
+    const whose = volume === undefined ? '' : ` of volume ${volume}`
+    const text = `there is no backup${whose} in ${repository.store.name}: nothing was verified`
+    throw new CommandError('NotFound', text)
+  }
   return { backups: [await repository.find(volume ?? '', named)], damaged: [] }
 }
 
