@@ -261,7 +261,7 @@ async function putUnfinished(
   return { bytes, unfinished: unfinished! }
 }
 
-test('what is unfinished goes when a later backup of its volume is there, or with time', async () => {
+test('what is unfinished goes with a later backup of its volume, or with time', async () => {
   const { store, repository } = await begin()
   const left = async (): Promise<string[]> => {
     await prune(repository, [], noKeys, noPause)
@@ -324,7 +324,7 @@ test('what sealed backups need is known by their keys alone', async () => {
   const given = { volume: 's', bytes, run: runId(random), number: 2, keys, keySlots }
   const sealed = await backUp(repository, given)
   const again = await Repository.open(store, false)
-  const keysOf = async ({ volume }: { volume: string }) => (volume === 's' ? keys : null)
+  const keysOf = async (of: { volume: string }) => (of.volume === 's' ? keys : null)
   strictEqual((await prune(again, [], keysOf)).objects, 0)
   ok((await restored(again, sealed, keys)).equals(bytes))
   const objects = store.count('objects/')
