@@ -32,6 +32,7 @@ import type { StoreError } from './core/errors.ts'
 import type { LatencyHistogram } from './core/histogram.ts'
 import type { Log, LogOutput } from './core/log.ts'
 import type { Config } from './core/options.ts'
+import { requireValidNow } from './core/tls-files.ts'
 import { SharedArena } from './handoff/arena.ts'
 import type { ShardPool } from './handoff/shard-pool.ts'
 import { NbdServer } from './nbd/server.ts'
@@ -270,6 +271,7 @@ function connect(parts: ClusterParts, { pool, replication }: Storage): void {
   parts.cleanEnd = () => clients.every(({ state }) => state === 'closed')
   if (replication === null) return
   parts.reports = new PeerReports(replication.members)
+  parts.noLinkTo = replication.noLinkTo
   replication.onReport(() => ({
     usedBytes: parts.usedBytes(),
     resync: replication.resync(),
@@ -333,6 +335,9 @@ async function checkTlsFiles(config: Config): Promise<void> {
   const files = tlsFilesOf(config)
   if (files !== null) await new TlsContext(files).load()
   await adminTlsOf(config)?.load()
+  const { peerTlsCa: ca, peerTlsCert: cert } = config
+  if (ca === null || cert === null) return
+  await requireValidNow('peer', { cert, ca }, systemClock.wallMs())
 }
 
 function createNbd(

@@ -24,6 +24,7 @@ import type { ClusterOperations, PeerSummary, PoolSummary } from '../cluster/ope
 import type { Settings } from '../cluster/settings.ts'
 import type { PeerRecord } from '../cluster/records.ts'
 import type { PeerReport } from '../replication/peer-report.ts'
+import type { NoLink } from '../replication/peer-links.ts'
 import { clusterProblems } from './cluster-health.ts'
 import { healthOf } from './health.ts'
 import type { PeerReports } from './peer-reports.ts'
@@ -37,6 +38,7 @@ export interface ClusterBackendParts {
   leaseTrustedMs(): number
   /** Null for a peer that is alone. */
   reports(): PeerReports | null
+  noLinkTo(peerId: string): NoLink | null
 }
 
 export class PeerClusterBackend implements ClusterBackend {
@@ -55,7 +57,10 @@ export class PeerClusterBackend implements ClusterBackend {
     ])
     const { controller, upgrade } = operations
     const seen = controllerOf(reports)
-    const facts = { peers, pools, controller: seen, waiting, reports, upgrade }
+    const noLinks = new Map(
+      peers.map(({ view: { record } }) => [record.peerId, this.#parts.noLinkTo(record.peerId)])
+    )
+    const facts = { peers, pools, controller: seen, waiting, reports, upgrade, noLinks }
     const problems = clusterProblems(facts)
     return {
       clusterId: operations.clusterId,

@@ -9,14 +9,19 @@ import type { PeerSummary, PoolSummary } from '../cluster/operations.ts'
 import type { PoolRecord } from '../cluster/records.ts'
 import { needText, shortageOf } from '../cluster/redundancy-checks.ts'
 import type { PeerReport } from '../replication/peer-report.ts'
+import type { NoLink } from '../replication/peer-links.ts'
 import { parseRedundancy } from '../placement/redundancy.ts'
 
 const NEAR_FULL = 0.85
 const AWAITED_SHOWN = 4
+/** A start takes less, and so does the lease of a peer that died. */
+const NO_LINK_MS = 15_000
 
 export interface ClusterFacts {
   /** What peers told about themselves. */
   readonly reports?: ReadonlyMap<string, Pick<PeerReport, 'scrub'>>
+  /** Peers that the one that answers cannot reach. */
+  readonly noLinks?: ReadonlyMap<string, NoLink | null>
   readonly peers: readonly PeerSummary[]
   readonly pools: readonly PoolSummary[]
   /** What the controller sees; null when it did not tell. */
@@ -32,6 +37,7 @@ export function clusterProblems(facts: ClusterFacts): ClusterProblem[] {
     ...waitingProblems(facts.waiting),
     ...facts.pools.flatMap((pool) => poolProblems(pool, facts)),
     ...facts.peers.flatMap(peerProblems),
+    ...facts.peers.flatMap((peer) => linkProblems(peer, facts)),
     ...facts.peers.flatMap(({ view }) => scrubProblems(view.record.peerId, facts)),
     ...upgradeProblems(facts.upgrade)
   ]
@@ -157,6 +163,19 @@ function peerProblems({ view, inSync }: PeerSummary): ClusterProblem[] {
   if (part < NEAR_FULL) return []
   const text = `${name} is ${(part * 100).toFixed(0)} % full of ${formatSize(record.capacityBytes)}`
   return [problem('warning', 'nearFull', `${text}: add peers, or delete and trim volumes`)]
+}
+
+/** Up by its lease, and yet of no use to this peer. */
+function linkProblems({ view }: PeerSummary, { noLinks }: ClusterFacts): ClusterProblem[] {
+  const { record, alive } = view
+  const noLink = noLinks?.get(record.peerId) ?? null
+  const isUsed = alive !== null && record.state !== 'pending'
+  if (!isUsed || noLink === null || noLink.forMs < NO_LINK_MS) return []
+  const seconds = Math.round(noLink.forMs / 1000)
+  const name = `peer ${record.peerId.slice(0, 8)} (${alive.peerAddress ?? 'no address'})`
+  const text = `${name} is up, but this one has had no connection to it for ${seconds} s`
+  const effect = 'its copies get no writes, and volumes that it serves may wait'
+  return [problem('error', 'noConnection', `${text}: ${noLink.why}; ${effect}`)]
 }
 
 function scrubProblems(peerId: string, { reports }: ClusterFacts): ClusterProblem[] {

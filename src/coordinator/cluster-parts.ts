@@ -9,6 +9,7 @@ import type { LogOutput } from '../core/log.ts'
 import type { Config } from '../core/options.ts'
 import { StoreError } from '../core/errors.ts'
 import { PeerClusterBackend } from './cluster-backend.ts'
+import type { NoLink } from '../replication/peer-links.ts'
 import type { PeerReports } from './peer-reports.ts'
 import { ownProcess } from '../core/own-process.ts'
 
@@ -25,6 +26,8 @@ export interface ClusterParts {
   cleanEnd: () => boolean
   /** What peers tell about themselves; null for one that is alone. */
   reports: PeerReports | null
+  /** See PeerLinks. */
+  noLinkTo: (peerId: string) => NoLink | null
   /** Bytes of segments here, told to the others now and then. */
   usedBytes: () => number
   /** Tells others what changed about this peer; alone, nobody. */
@@ -77,7 +80,8 @@ export async function joinCluster(given: {
     metadata: isAlone ? 'embedded' : `etcd ${config.etcd.join(', ')}, ${config.etcdPrefix}`,
     isAlone,
     leaseTrustedMs: () => session.trustedUntilMs - cluster.clock.monotonicMs(),
-    reports: () => parts.reports
+    reports: () => parts.reports,
+    noLinkTo: (peer) => parts.noLinkTo(peer)
   })
   const parts: ClusterParts = {
     membership,
@@ -87,6 +91,7 @@ export async function joinCluster(given: {
     cleanEnd: () => false,
     usedBytes: () => 0,
     reports: null,
+    noLinkTo: () => null,
     isInCharge: () => isAlone || controller.elected === cluster.self.peerId,
     announce: (change) => membership.announce(change)
   }

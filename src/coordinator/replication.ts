@@ -23,7 +23,7 @@ import type { GroupScrub } from '../replication/group-scrub.ts'
 import { LocalMember } from '../replication/local-member.ts'
 import type { Member, Members } from '../replication/member.ts'
 import type { PeerAddress } from '../replication/peer-dial.ts'
-import { PeerLinks } from '../replication/peer-links.ts'
+import { type NoLink, PeerLinks } from '../replication/peer-links.ts'
 import type { PeerReport } from '../replication/peer-report.ts'
 import { PeerSecurity } from '../replication/peer-security.ts'
 import { PeerServer } from '../replication/peer-server.ts'
@@ -45,6 +45,8 @@ export interface Replication {
   serve(): Promise<void>
   readonly members: Members
   readonly space: SpaceAsker
+  /** See PeerLinks. */
+  readonly noLinkTo: (peerId: string) => NoLink | null
   resync(): ResyncProgress
   reclaim(): ReclaimProgress
   /** Null for a peer that talks to no others. */
@@ -158,7 +160,7 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
     store,
     gate: writers,
     ...{ members, space: new MemberSpaceAsker({ cluster, members, groups, pools }) },
-    giveUp: () => store.giveUp(),
+    ...{ giveUp: () => store.giveUp(), noLinkTo: (peer) => links?.noLinkTo(peer) ?? null },
     resync: () => here.progress,
     reclaim: () => here.reclaimed,
     security,

@@ -45,6 +45,14 @@ interface Entry {
   connectedMs: number
   /** Why there is no link. */
   trouble: string
+  /** The first attempt in vain at this start of the peer; null: none was since it had a link. */
+  vain: { readonly sinceMs: number; readonly bootId: string | null } | null
+}
+
+/** For how long attempts were in vain, and why the last one was. */
+export interface NoLink {
+  readonly forMs: number
+  readonly why: string
 }
 
 export class PeerLinks implements Members {
@@ -89,6 +97,13 @@ export class PeerLinks implements Members {
     return this.entries.get(peerId)?.trouble ?? ''
   }
 
+  /** Null: there is a link, or nobody wants one, or it was not tried yet. */
+  noLinkTo(peerId: string): NoLink | null {
+    const { vain = null, trouble: why = '' } = this.entries.get(peerId) ?? {}
+    if (vain === null || vain.bootId !== this.options.addressOf(peerId)?.bootId) return null
+    return { forMs: this.clock.monotonicMs() - vain.sinceMs, why }
+  }
+
   /** There is news of where the peer is: a link to another boot is over, it is tried at once. */
   refresh(peerId: string): void {
     const entry = this.entries.get(peerId)
@@ -125,7 +140,8 @@ export class PeerLinks implements Members {
       attempts: 0,
       unwanted: 0,
       connectedMs: 0,
-      trouble: 'not connected yet'
+      trouble: 'not connected yet',
+      vain: null
     }
     this.entries.set(peerId, entry)
     this.attempt(entry)
@@ -153,6 +169,9 @@ export class PeerLinks implements Members {
         failed: (reason) => {
           const fields = { peer: peerId, address: `${at.host}:${at.port}`, reason }
           this.onceAWhile.warn(`failed ${peerId}`, 'no connection to a peer', fields)
+          if (entry.vain?.bootId !== at.bootId) {
+            entry.vain = { sinceMs: this.clock.monotonicMs(), bootId: at.bootId }
+          }
           this.later(entry, reason)
         }
       }
@@ -174,6 +193,7 @@ export class PeerLinks implements Members {
     entry.cancel = null
     entry.link = link
     entry.trouble = ''
+    entry.vain = null
     entry.connectedMs = this.clock.monotonicMs()
     const { peerId } = entry
     this.log('debug', 'connected to peer', { peer: peerId, boot: link.bootId })

@@ -1,5 +1,5 @@
 /** What a status says of groups that have too few copies: only what can really be done. */
-import { match } from 'node:assert'
+import { deepStrictEqual, match, strictEqual } from 'node:assert'
 import { test } from 'uvu'
 import type { PeerSummary, PoolSummary } from '../../src/cluster/operations.ts'
 import { clusterProblems } from '../../src/coordinator/cluster-health.ts'
@@ -43,6 +43,26 @@ test('copies are being made only where there is a place for each', () => {
   match(saidOf('replicated:3', a, b), /cannot be made: .*2 hosts.*1 missing; start a new peer.*$/)
   match(saidOf('replicated:3', a, b, away), /start who is down: nobody else can take them \(/)
   match(saidOf('replicated:2', a, b, away), /start who is down; after --down-after/)
+})
+
+test('a peer that is up and cannot be reached is told, not at once, nor when down', () => {
+  const said = (peer: PeerSummary, forMs: number): string => {
+    const problems = clusterProblems({
+      ...{ peers: [peer], pools: [], waiting: { groups: [], pendingPeers: [] } },
+      ...{ controller: null, upgrade: { level: 1, target: 1, features: [], behind: [] } },
+      noLinks: new Map([['a'.repeat(32), { forMs, why: 'its certificate has expired' }]])
+    })
+    const told = problems.filter(({ code }) => code === 'noConnection')
+    deepStrictEqual(
+      told.map(({ level }) => level),
+      told.map(() => 'error')
+    )
+    return told.map(({ message }) => message).join('\n')
+  }
+  match(said(peerOf('a', true), 60_000), /^peer aaaaaaaa .* is up, .* for 60 s: its certificate/)
+  strictEqual(said(peerOf('a', true), 10_000), '', 'its lease may be about to end')
+  strictEqual(said(peerOf('a', false), 60_000), '')
+  strictEqual(said(peerOf('b', true), 60_000), '')
 })
 
 test.run()

@@ -1,9 +1,10 @@
-import { match, ok, strictEqual } from 'node:assert'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { match, ok, rejects, strictEqual } from 'node:assert'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import { ErrorCode, StoreError } from '../../src/core/errors.ts'
+import { requireValidNow } from '../../src/core/tls-files.ts'
 import { encodeHello, encodeProof } from '../../src/format/peer-hello.ts'
 import { ClientHandshake, ServerHandshake } from '../../src/replication/peer-handshake.ts'
 import { NO_BINDING, PeerSecurity } from '../../src/replication/peer-security.ts'
@@ -336,6 +337,29 @@ test('a certificate speaks for its own peer only, and only as long as it is vali
       },
       { security: await load('server', () => ['node-c', 'rack-name']) }
     )
+  }))
+
+test('a certificate or authority whose time is over, or not begun, is told before a start', () =>
+  withScratch(async (scratch) => {
+    const made = await makeCertificates(scratch)
+    await addCertificate(made, { name: 'own', names: 'DNS:a' })
+    await addCertificate(made, { name: 'old', names: 'DNS:a', expired: true })
+    const check = (who: string, nowMs = Date.now()): Promise<string> => {
+      const { tlsCert: cert, tlsCa: ca } = tlsFiles(made, who)
+      return requireValidNow('peer', { cert, ca }, nowMs).then(
+        () => 'valid',
+        (thrown: Error) => thrown.message
+      )
+    }
+    strictEqual(await check('own'), 'valid')
+    match(await check('old'), /^peer certificate .*old.* expired at 20.*: no other peer would/)
+    match(await check('own', 0), /^peer certificate .*own.* is not valid before 20.*1970-01-01T/)
+    const { tlsCert: cert, tlsCa: ca } = tlsFiles(made, 'own')
+    const [old, both] = [tlsFiles(made, 'old').tlsCert, join(made.directory, 'both.pem')]
+    const swapped = requireValidNow('peer', { cert, ca: old }, Date.now())
+    await rejects(swapped, /^.*peer certificate authority .*old.* expired at/)
+    writeFileSync(both, readFileSync(old, 'utf8') + readFileSync(ca, 'utf8'))
+    await requireValidNow('peer', { cert, ca: both }, Date.now())
   }))
 
 test('a certificate of another authority gets nothing', () =>

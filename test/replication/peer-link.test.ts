@@ -29,6 +29,25 @@ test('what is written is read again, small and large', () =>
     }
   }))
 
+test('for how long a peer could not be reached is known, of its present start', () =>
+  peerServing(async ({ gateway, at }) => {
+    const { port } = at
+    let where = { ...at, port: 1 }
+    const own = gateway({ addressOf: () => where })
+    const { peerId } = serverIdentity
+    strictEqual(own.links.noLinkTo(peerId), null, 'nobody asked')
+    own.links.find(peerId)
+    await until(() => own.links.noLinkTo(peerId) !== null)
+    await until(() => own.links.noLinkTo(peerId)!.forMs > 5)
+    match(own.links.noLinkTo(peerId)!.why, /ECONNREFUSED/)
+    where = { ...at, port: 1, bootId: 'ab'.repeat(16) }
+    strictEqual(own.links.noLinkTo(peerId), null, 'another start of it, not tried yet')
+    where = { ...at, port }
+    own.links.refresh(peerId)
+    await own.member()
+    strictEqual(own.links.noLinkTo(peerId), null)
+  }))
+
 test('sealed blocks travel with their tags, small and large', () =>
   peerServing(async ({ gateway }) => {
     const own = gateway()
