@@ -11,6 +11,8 @@ type Whose = FamilyIo | null
 export interface FlushHost {
   boots(): Iterable<Boot>
   families(): Iterable<FamilyIo>
+  /** R26: may clients of the family still be told that something is durable? */
+  mayAnswer(family: FamilyIo): boolean
   /** `boot` could not make its writes durable. */
   onFlushFailed(boot: Boot, error: number): void
 }
@@ -30,10 +32,10 @@ class Round {
 }
 
 /**
- * Flushes, R11. A write is noted with the round in which it was acknowledged; round n is over when
- * every boot that acknowledged one up to n has flushed since, or is in none of the groups any more
- * that have unflushed writes of the round's family. What a boot flushes is flushed for all rounds
- * that began before it was asked; what one family waits for keeps no other waiting for long.
+ * Flushes, R11 and R26. A write is noted with the round in which it was acknowledged; round n is
+ * over when every boot that acknowledged one up to n has flushed since, or is in none of the groups
+ * any more that have unflushed writes of the round's family. What a boot flushes is flushed for all
+ * rounds that began before it was asked; what one family waits for keeps no other waiting for long.
  */
 export class FlushRounds {
   /** The round that the next flush makes durable: what is acknowledged now belongs to it. */
@@ -130,6 +132,7 @@ export class FlushRounds {
   #endIfOver(round: Round): void {
     if (round.waiting.size > 0 || !this.#running.has(round)) return
     for (const { holdsFlushes } of this.#those(round.whose)) if (holdsFlushes) return
+    if (round.whose !== null && !this.#host.mayAnswer(round.whose)) return
     for (const family of this.#those(round.whose)) family.noteFlushed(round.number)
     this.#end(round, ErrorCode.Ok)
   }

@@ -61,6 +61,14 @@ export class GatewayTrust {
     return this.isTrusted || this.#isConfirmed(group)
   }
 
+  /** Looks: may all of them, as far as they are known here, be used now? */
+  holdsNowFor(groups: Iterable<GroupIo | null>): boolean {
+    this.look()
+    if (this.isTrusted) return true
+    for (const group of groups) if (group !== null && !this.#isConfirmed(group)) return false
+    return true
+  }
+
   #isConfirmed(group: GroupIo): boolean {
     for (let i = 0; i < group.inSyncCount; i++) {
       if (this.nowMs - group.targets[i]!.confirmedMs > MEMBER_TRUST_MS * CONFIRMED_PART) {

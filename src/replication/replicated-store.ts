@@ -89,6 +89,7 @@ export class ReplicatedStore implements BlockStore {
     this.flushes = new FlushRounds({
       boots: () => this.boots.all(),
       families: () => this.families(),
+      mayAnswer: ({ pool }) => this.#trust.holdsNowFor(pool.groups),
       onFlushFailed: (boot, error) => this.#doctor.onFlushFailed(boot, error)
     })
     this.#doctor = new GroupDoctor(this)

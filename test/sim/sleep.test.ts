@@ -14,8 +14,8 @@ const AWAKE_MS = 1000
 
 /**
  * A gateway sleeps, with its monotonic clock, while another one takes over and writes. What it
- * answers when it wakes, from its own disk, is old. Before that it serves for `aloneMs` without the
- * metadata, and nobody asks it anything for `idleMs`.
+ * answers when it wakes, from its own disk, is old, and it has nothing to flush. Before that it
+ * serves for `aloneMs` without the metadata, and nobody asks it anything for `idleMs`.
  */
 async function readAfterSleep(aloneMs: number, idleMs = 0): Promise<void> {
   const sim = new QuietCluster({ peers: 2, copies: 2 })
@@ -46,7 +46,11 @@ async function readAfterSleep(aloneMs: number, idleMs = 0): Promise<void> {
   process.sleep(SLEEP_MS)
   // The first thing that it does when it wakes.
   const { reads: served } = volume
-  process.at(world.nowMs, readMuch)
+  let flushes = 0
+  process.at(world.nowMs, () => {
+    readMuch()
+    volume.flush(session, () => flushes++)
+  })
   const next = await sim.openAt(peers.indexOf(peers[1]!), volume)
   for (let i = 0; i < 3 * REQUESTS; i++) volume.write(next, OpKind.Write)
   await sim.ended(next, LIMIT_MS)
@@ -54,6 +58,7 @@ async function readAfterSleep(aloneMs: number, idleMs = 0): Promise<void> {
   strictEqual(volume.reads, served)
   await world.runUntil(wakesMs + AWAKE_MS)
   strictEqual(volume.reads, served)
+  strictEqual(flushes, 0, 'what the next one wrote is not flushed')
 }
 
 test('its lease does not count, whatever is left of it by its own clock', async () => {
