@@ -19,6 +19,8 @@ import type { VolumeHistory } from './volume-history.ts'
 const CHUNKS_PER_NOTE = 64
 /** Another gateway has the volume, or a member is away: looked at again then. */
 const RETRY_MS = 30_000
+/** Somebody had it closed, to shrink or restore it for instance. */
+const CLOSED_RETRY_MS = 1000
 
 /** At the end of the process. */
 const CLOSE_MS = 5000
@@ -121,10 +123,14 @@ export class Flattener {
       } catch (thrown) {
         const { code } = storeErrorOf(thrown)
         if (code === ErrorCode.NotFound || code === ErrorCode.Locked) return
+        const isClosed = code === ErrorCode.Closed
         // Another gateway serves it, and goes on.
-        if (code !== ErrorCode.Busy) this.#parts.trouble(`flattening ${record.name}`, thrown)
+        if (code !== ErrorCode.Busy && !isClosed) {
+          this.#parts.trouble(`flattening ${record.name}`, thrown)
+        }
         state.isAsked = false
-        await pause(RETRY_MS, () => this.#closed || state.isAsked)
+        const retryMs = isClosed ? CLOSED_RETRY_MS : RETRY_MS
+        await pause(retryMs, () => this.#closed || state.isAsked)
       }
     }
   }

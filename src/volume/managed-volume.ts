@@ -12,7 +12,7 @@ import { type Limits, NO_LIMITS } from './admission.ts'
 import { clearBehindEnd } from './behind-end.ts'
 import { BlockVolume } from './block-volume.ts'
 import type { Locks } from './locks.ts'
-import { OpenVolume } from './open-volume.ts'
+import { OpenVolume, usersOf } from './open-volume.ts'
 import type { VolumeHistory } from './volume-history.ts'
 import type { OpenOptions } from './volume-options.ts'
 import type { VolumeRequest } from './request.ts'
@@ -101,12 +101,13 @@ export class ManagedVolume {
   }
 
   /** Opens it for one client, alone; for writing unless it or the client says otherwise. */
-  async openAlone({ readOnly, takeover, own }: OpenOptions): Promise<OpenVolume> {
+  async openAlone({ readOnly, takeover, own, background }: OpenOptions): Promise<OpenVolume> {
     await this.#requireKey()
     const reads = readOnly === true || (this.record.readOnly && own !== true)
     if (!reads || this.#context.gate.isShared) await this.ensureWriter(takeover ?? false)
     if (this.opens.size === 0 && own !== true) this.#context.history.served(this.record)
-    return this.#openPath(this.volume, { readOnly: reads, isOwn: own === true })
+    const how = { isOwn: own === true, isBackground: background === true }
+    return this.#openPath(this.volume, { readOnly: reads, ...how })
   }
 
   /** Opens what the volume was, alone. */
@@ -244,11 +245,15 @@ export class ManagedVolume {
 
   /** @throws StoreError Busy while clients have it open, unless `force` */
   requireUnused(force: boolean): void {
-    const clients = this.opens.size
-    if (clients === 0 || force) return
-    const users = `${clients} client${clients > 1 ? 's' : ''}`
+    const users = usersOf(this.opens)
+    if (users === '' || force) return
     const text = `volume ${this.volume.name} is in use by ${users}; --force disconnects them`
     throw new StoreError(ErrorCode.Busy, text)
+  }
+
+  /** Who has it open; not what goes on by itself. */
+  get clients(): number {
+    return [...this.opens].filter(({ isBackground }) => !isBackground).length
   }
 
   // ---- the right to write

@@ -1,4 +1,5 @@
 import { ErrorCode } from '../core/errors.ts'
+import { plural } from '../core/units.ts'
 import type { BlockDevice, DeviceAdmission } from './block-device.ts'
 import type { BlockVolume } from './block-volume.ts'
 import type { Flushes } from './flushes.ts'
@@ -25,6 +26,8 @@ export class OpenVolume implements BlockDevice {
   readonly readOnly: boolean
   /** The store's own work: it goes on when the volume becomes read-only. */
   readonly isOwn: boolean
+  /** It goes on by itself after it lost the volume. */
+  readonly isBackground: boolean
   /** Of a snapshot: its layer; null of a volume. */
   readonly snapshotLayer: string | null
   readonly volume: BlockVolume
@@ -47,6 +50,7 @@ export class OpenVolume implements BlockDevice {
     options: {
       readonly readOnly: boolean
       readonly isOwn?: boolean
+      readonly isBackground?: boolean
       readonly snapshotLayer?: string
       /** It may be renamed while it is open. */
       readonly nameOf?: () => string
@@ -56,6 +60,7 @@ export class OpenVolume implements BlockDevice {
     this.volume = volume
     this.readOnly = options.readOnly
     this.isOwn = options.isOwn ?? false
+    this.isBackground = options.isBackground ?? false
     this.snapshotLayer = options.snapshotLayer ?? null
     this.#onClosed = options.onClosed
     this.#nameOf = options.nameOf ?? (() => volume.name)
@@ -146,3 +151,14 @@ export class OpenVolume implements BlockDevice {
 
 const isChange = ({ kind }: VolumeRequest): boolean =>
   kind === RequestKind.Write || kind === RequestKind.Trim || kind === RequestKind.WriteZeroes
+
+/** `2 clients and 1 transfer` (an export or import); empty: nobody but what goes on by itself. */
+export function usersOf(opens: Iterable<OpenVolume>): string {
+  const users = [...opens].filter(({ isBackground }) => !isBackground)
+  const clients = users.filter(({ isOwn }) => !isOwn).length
+  const others = users.length - clients
+  return [
+    ...(clients > 0 ? [plural(clients, 'client')] : []),
+    ...(others > 0 ? [plural(others, 'transfer')] : [])
+  ].join(' and ')
+}

@@ -33,6 +33,8 @@ const CHUNKS_PER_NOTE = 64
 const NOTE_MS = 10_000
 /** Another gateway has the volume, or a member is away: looked at again then. */
 const RETRY_MS = 30_000
+/** Somebody had it closed, to shrink or restore it for instance. */
+const CLOSED_RETRY_MS = 1000
 
 type Named = Pick<VolumeRecord, 'name' | 'family'>
 
@@ -125,14 +127,17 @@ export class Rekeyer {
           await file.close()
         }
       } catch (thrown) {
-        if (codeOf(thrown) === ErrorCode.NotFound || codeOf(thrown) === ErrorCode.Locked) return
+        const code = codeOf(thrown)
+        if (code === ErrorCode.NotFound || code === ErrorCode.Locked) return
+        const isClosed = code === ErrorCode.Closed
         // Another gateway serves it, and goes on.
-        if (codeOf(thrown) !== ErrorCode.Busy) {
+        if (code !== ErrorCode.Busy && !isClosed) {
           this.#trouble(`rekeying volume ${volume.name}`, thrown)
         }
         // Not by this attempt, but by the next client: it may get the volume now.
         state.isAsked = false
-        await pause(RETRY_MS, () => stopped() || state.isAsked)
+        const retryMs = isClosed ? CLOSED_RETRY_MS : RETRY_MS
+        await pause(retryMs, () => stopped() || state.isAsked)
       }
     }
   }

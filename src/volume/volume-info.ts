@@ -46,7 +46,7 @@ export interface VolumeCounters {
 export function infoOf(record: VolumeRecord, managed: ManagedVolume | null): VolumeInfo {
   const { id, name, type, family, readOnly, description, labels, createdAt } = record
   const sizeBytes = managed?.volume.sizeBytes ?? record.sizeBytes
-  const clients = managed?.opens.size ?? 0
+  const clients = managed?.clients ?? 0
   const pool = record.pool ?? DEFAULT_POOL
   const unavailableMs = record.unavailableMs ?? null
   const limits = record.limits ?? NO_LIMITS

@@ -63,6 +63,8 @@ export interface OpenOptions {
   readonly takeover?: boolean
   /** The store's own work, which read-only volumes take too. */
   readonly own?: boolean
+  /** It goes on by itself after it lost the volume, so nobody has to wait for it. */
+  readonly background?: boolean
 }
 
 export interface ResizeOptions {

@@ -98,9 +98,8 @@ export class VolumeRemover {
     const { table, context } = this.#parts
     const { name } = found
     const managed = table.find(found.id)
-    const clients = managed?.opens.size ?? 0
     managed?.requireUnused(force)
-    if (managed !== undefined && clients > 0) {
+    if (managed !== undefined && managed.opens.size > 0) {
       managed.shutOpens()
       await context.disconnect(name)
       await managed.closeOpens()

@@ -286,7 +286,11 @@ export class Volumes implements DeviceSource {
    * @throws StoreError NotFound, Busy when another gateway has it and not `takeover`
    */
   async take(name: string, { takeover = false }: { takeover?: boolean } = {}): Promise<void> {
-    const { device, managed } = await this.#opener.open(name, { takeover, own: true })
+    const { device, managed } = await this.#opener.open(name, {
+      takeover,
+      own: true,
+      background: true
+    })
     setTimeout(() => void device.close(), TAKEN_MS).unref()
     await this.#context.history.tell(managed.record, 'moved', { takeover })
   }
@@ -304,7 +308,7 @@ export class Volumes implements DeviceSource {
 
   /** For what the process does by itself with a volume. */
   openOwn(name: string): Promise<OpenedVolume> {
-    return this.#opener.open(name, { own: true })
+    return this.#opener.open(name, { own: true, background: true })
   }
 
   /** Ends its clients' connections and forgets its keys. @throws StoreError NotFound */

@@ -140,6 +140,27 @@ test('a rekey that was cut off goes on where it was', async () => {
   await bench.close()
 })
 
+test('nobody has to wait for a rekey, which goes on behind a shrink', async () => {
+  const bench = await openBench({ arenaPages: 4096 })
+  const encrypted = encryptedOf(bench)
+  const { file, model } = await filled(bench)
+  await file.close()
+  await encrypted.rekey('v')
+  strictEqual((await bench.volumes.show('v')).clients, 0)
+  const sizeBytes = 2 * CHUNK_BYTES
+  await bench.volumes.resize('v', sizeBytes, { shrink: true, clients: 'refuse' })
+  ok((await encrypted.rekeyProgress('v')) !== null, 'it was not over before')
+  const reader = await bench.volumes.openFile('v')
+  const stillSmaller = bench.volumes.resize('v', CHUNK_BYTES, { shrink: true, clients: 'refuse' })
+  await rejects(stillSmaller, /volume v is in use by 1 client; --force/)
+  await untilDone(encrypted)
+  ok((await reader.readAt(0, sizeBytes)).equals(model.subarray(0, sizeBytes)))
+  strictEqual((await encrypted.exportKeys('v')).generations.length, 1)
+  await reader.close()
+  await encrypted.close()
+  await bench.close()
+})
+
 test('before a new key is in use nothing is on its way under the old one', async () => {
   const bench = await openBench()
   await bench.volumes.create({ name: 'v', sizeBytes: CHUNK_BYTES })

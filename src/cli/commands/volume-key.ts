@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import { open, rename, writeFile } from 'node:fs/promises'
 import type { Command } from 'commander'
 import type { ExportedKeys, KeySlotAnswer, KeySlotList } from '../../admin/key-schemas.ts'
-import { formatSize } from '../../core/units.ts'
+import { formatSize, plural } from '../../core/units.ts'
 import type { ApiClient } from '../api-client.ts'
 import { countArgument } from '../arguments.ts'
 import { action, withExamples } from '../context.ts'
@@ -57,7 +57,8 @@ function addLock(parent: Command): void {
     .action(
       action<[string], object>(async ({ api, output, confirm }, [name]) => {
         const { clients } = await api.volume(name)
-        if (clients > 0) await confirm(`${clients} clients of volume ${name} are disconnected.`)
+        if (clients > 0)
+          await confirm(`${plural(clients, 'client')} of volume ${name} will be cut off.`)
         await api.lockVolume(name)
         output.result({ locked: name }, () => `locked ${name}`)
       })
