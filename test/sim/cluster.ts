@@ -233,11 +233,21 @@ export class SimCluster implements Directory {
     }
   }
 
+  /** Bits flipped on the disk of `peer`: what nobody flushed may have been there only. */
+  noteFlips(peer: SimPeer): void {
+    this.flipped.add(peer)
+    for (const [group, record] of this.groups()) {
+      if (record.inSync.some((entry) => entry.peer === peer.peerId)) this.#noteLoss(group, record)
+    }
+  }
+
   #noteLoss(group: number, { inSync }: GroupRecord): void {
+    const isBad = (id: string): boolean => [...this.flipped].some(({ peerId }) => peerId === id)
     for (const volume of this.volumes) {
       const lives = inSync.some(
         (entry) =>
           (this.runs(entry) || this.#endedCleanly(entry)) &&
+          !isBad(entry.peer) &&
           !volume.unproven.has(`${group}/${entry.boot}`)
       )
       if (lives) continue

@@ -149,7 +149,7 @@ export class Faults {
         // Nobody writes a snapshot anew: what is bad at the last that has it stays so.
         if (options.layers === true) return
         const [bad = peer] = flipped
-        if (bad.disk.flipBits(true)) flipped.add(bad)
+        if (bad.disk.flipBits(true)) this.#sim.noteFlips(bad)
         world.log(`bits flip on the disk of ${bad.name}`)
       },
       (peer) => this.#revert(peer)
