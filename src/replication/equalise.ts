@@ -146,22 +146,39 @@ export class Equaliser {
         return decodeHeld(data, 0, Math.floor(data.length / VERSION_RUN_BYTES))
       })
     )
+    let spares: Spare[] | null = null
     for (const copy of planCopies(held)) {
       if (await this.#copy(group, boots, name, copy)) continue
+      spares ??= await this.#spares(group, name)
       const end = copy.firstBlock + copy.blockCount
       for (let block = copy.firstBlock; block < end; block++) {
-        await this.#damaged({ group, boots, name, block }, held.map(runAt(block)))
+        await this.#damaged({ group, boots, name, block, spares }, held.map(runAt(block)))
       }
     }
   }
 
+  /** What those have of a chunk that are being brought up to date, and can be asked. */
+  async #spares({ targets, inSyncCount }: GroupIo, { layer, chunk }: ChunkName): Promise<Spare[]> {
+    const family = this.#family.id
+    const asked = targets.slice(inSyncCount).map(async (boot): Promise<Spare[]> => {
+      try {
+        const { data } = await callBoot(boot, { call: 'versions', family, layer, chunk })
+        return [{ boot, runs: decodeHeld(data, 0, Math.floor(data.length / VERSION_RUN_BYTES)) }]
+      } catch (thrown) {
+        if (thrown instanceof MemberFailed) return []
+        throw thrown
+      }
+    })
+    return (await Promise.all(asked)).flat()
+  }
+
   /**
    * The newest version of a block cannot be read at one member at least: the others that have it
-   * are asked, then it is given up where that loses nothing that was promised. What was settled
-   * before is not: all in sync had it.
+   * are asked, those that sync, too. Then it is given up where that loses nothing that was
+   * promised. What was settled before is not: all in sync had it.
    */
   async #damaged(
-    { group, boots, name, block }: { group: GroupIo; boots: readonly Boot[] } & BlockOf,
+    { group, boots, name, block, spares }: DamagedBlock,
     held: (HeldRun | null)[]
   ): Promise<void> {
     for (;;) {
@@ -170,9 +187,11 @@ export class Equaliser {
       const holders = placesWhere(held, (run) => run !== null && !isNewer(newest, run))
       const targets = placesWhere(held, (run) => isNewer(newest, run))
       if (targets.length === 0) return
-      for (const source of holders) {
+      const having = spares.filter(({ runs }) => isSame(runAt(block)(runs), newest))
+      const all = [...boots, ...having.map(({ boot }) => boot)]
+      for (const source of [...holders, ...having.map((_, at) => boots.length + at)]) {
         const copy = { firstBlock: block, blockCount: 1, source, targets }
-        if (await this.#copy(group, boots, name, copy)) return
+        if (await this.#copy(group, all, name, copy)) return
       }
       // Our own from before the lease was taken anew: we have it still, and send it again.
       if (newest.writerEpoch >= this.#family.begunEpoch) return
@@ -256,9 +275,18 @@ interface Copy {
   readonly targets: readonly number[]
 }
 
-interface BlockOf {
+interface DamagedBlock {
+  readonly group: GroupIo
+  readonly boots: readonly Boot[]
   readonly name: ChunkName
   readonly block: number
+  readonly spares: readonly Spare[]
+}
+
+/** A member that syncs, and what it has of a chunk. */
+interface Spare {
+  readonly boot: Boot
+  readonly runs: readonly HeldRun[]
 }
 
 const runAt =
@@ -281,6 +309,9 @@ const isNewer = (a: HeldRun, b: HeldRun | null): boolean =>
   b === null ||
   a.writerEpoch > b.writerEpoch ||
   (a.writerEpoch === b.writerEpoch && a.sequence > b.sequence)
+
+const isSame = (a: HeldRun | null, b: HeldRun): boolean =>
+  a !== null && a.writerEpoch === b.writerEpoch && a.sequence === b.sequence
 
 const newerOf = (a: HeldRun | null, b: HeldRun | null): HeldRun | null =>
   b !== null && isNewer(b, a) ? b : a

@@ -175,4 +175,35 @@ test('R17: what was under way, and is damaged where alone it is, is given up', a
   await sim.ended(next, LIMIT_MS)
 })
 
+test('R17: a member that syncs and has what is damaged elsewhere gives it', async () => {
+  const sim = new QuietCluster({ peers: 4, copies: 3 })
+  const { network, peers, world } = sim
+  const { volume, session } = await sim.open()
+  const [gateway, syncs, lacks, has] = peers as [SimPeer, SimPeer, SimPeer, SimPeer]
+  setState(sim, gateway, 'drained')
+  await every(sim, 'the gateway is no member', (record) => !isIn(record, gateway))
+  await every(sim, 'the others are', ({ inSync }) => inSync.length === 3)
+  volume.flush(session)
+  await sim.ended(session, LIMIT_MS)
+  const goOn = holdWrites(lacks)
+  change(volume, session, OpKind.Write)
+  session.boot.store!.ring()
+  await world.runUntil(world.nowMs + 20)
+  syncs.crash(false)
+  const [group, { epoch }] = [...sim.groups()][0]!
+  const written = await world.until(1000, 'what it has', volume.heldBy(has.boot!, group, epoch))
+  await every(sim, 'who is gone left', (record) => !isIn(record, syncs))
+  gateway.crash(false)
+  for (let i = 0; i < 500; i++) has.disk.flipBits(false)
+  goOn(false)
+  syncs.start()
+  await every(sim, 'it syncs', ({ syncing }) => syncing.length === 1)
+  // It does not come in sync.
+  network.cut(syncs.name, 'metadata')
+  await sim.openAt(peers.indexOf(lacks), volume)
+  const after = sim.groups().get(group)!.epoch
+  const given = await world.until(1000, 'it has it', volume.heldBy(lacks.boot!, group, after))
+  deepStrictEqual(given, written)
+})
+
 test.run()
