@@ -106,7 +106,7 @@ export class Flattener {
   }
 
   #begin(managed: ManagedVolume): Promise<VolumeRecord> {
-    return managed.exclusively(() => managed.startFlattenAlone(this.#branches))
+    return managed.exclusively(() => managed.head.startFlattenAlone(this.#branches))
   }
 
   async #run(id: string, state: Running): Promise<void> {

@@ -1,18 +1,15 @@
-import type { BranchDirectory } from '../cluster/branches.ts'
 import { parseId64 } from '../cluster/ids.ts'
-import { checkVolumeSize } from '../cluster/names.ts'
 import type { SnapshotRecord, VolumeRecord } from '../cluster/records.ts'
-import type { NewSnapshot, SnapshotDirectory } from '../cluster/snapshots.ts'
 import type { VolumeChange, VolumeDirectory } from '../cluster/volume-directory.ts'
 import type { Arena } from '../core/arena.ts'
 import { ErrorCode, errorCodeName, StoreError } from '../core/errors.ts'
-import { APPEND_RESERVE_BYTES, SNAPSHOT_HOLD_MS, VOLUME_BYTES_MAX } from '../core/limits.ts'
-import type { FamilyKey } from '../replication/block-store.ts'
+import { SNAPSHOT_HOLD_MS } from '../core/limits.ts'
 import { type Limits, NO_LIMITS } from './admission.ts'
-import { clearBehindEnd } from './behind-end.ts'
 import { BlockVolume } from './block-volume.ts'
 import type { Locks } from './locks.ts'
 import { OpenVolume, usersOf } from './open-volume.ts'
+import { VolumeEnd } from './volume-end.ts'
+import { VolumeHead } from './volume-head.ts'
 import type { VolumeHistory } from './volume-history.ts'
 import type { OpenOptions } from './volume-options.ts'
 import type { VolumeRequest } from './request.ts'
@@ -55,17 +52,20 @@ export class ManagedVolume {
   record: VolumeRecord
   readonly volume: BlockVolume
   readonly opens: Set<OpenVolume> = new Set()
+  readonly end: VolumeEnd
+  readonly head: VolumeHead
   readonly #context: ManagedContext
-  readonly #unitBytes: number
   /** As they are in force. */
   #limits: Limits = NO_LIMITS
-  #gone = false
+  /** It was deleted. */
+  isGone = false
   #copies: Promise<void> = Promise.resolve()
 
   constructor(context: ManagedContext, record: VolumeRecord, unitBytes: number) {
     this.#context = context
     this.record = record
-    this.#unitBytes = unitBytes
+    this.end = new VolumeEnd(this, unitBytes)
+    this.head = new VolumeHead(this)
     this.volume = this.#pathTo(record.name, record.sizeBytes, record.headLayer)
     this.#followRecord()
     this.volume.ops.onSequenceLow = () => this.retakeWriter()
@@ -137,74 +137,6 @@ export class ManagedVolume {
     return device
   }
 
-  /**
-   * Takes a snapshot, alone, while clients go on: what was acknowledged before is in it, what is
-   * begun afterwards is not. Changes are held only until those in flight are over.
-   *
-   *   flush -> the next layer is the head in the metadata, the snapshot is *taking* -> changes are
-   *     held, none is in flight -> ops are for that layer -> changes go on -> flush -> it is there
-   *
-   * Whatever fails in between leaves a layer more, which nobody sees.
-   * @throws StoreError AlreadyExists, LimitReached, Busy, Closed, Unavailable
-   */
-  async snapshotAlone(snapshots: SnapshotDirectory, spec: NewSnapshot): Promise<SnapshotRecord> {
-    this.#checkThere()
-    await this.ensureWriter()
-    const { volume } = this
-    // Then the flush below is short, and so is what writes wait for that go on beside it.
-    await this.#flush(`before snapshot ${spec.name}`, volume.ops.identity)
-    const begun = await snapshots.begin(this.record.id, volume.ops.writerEpoch, spec)
-    this.record = begun.volume
-    try {
-      await volume.quiesce(SNAPSHOT_HOLD_MS)
-      const { sizeBytes } = volume
-      volume.ops.openLayer(parseId64(begun.volume.headLayer))
-      volume.resume()
-      await this.#flush(`for snapshot ${spec.name}`, volume.ops.identity)
-      return await snapshots.finish(begun.snapshot, volume.ops.writerEpoch, sizeBytes)
-    } catch (thrown) {
-      await snapshots.giveUp(begun.snapshot)
-      throw thrown
-    }
-  }
-
-  /**
-   * From its return on nobody writes to the lowest layer of a volume that has a base, alone, while
-   * clients go on: as with a snapshot. @throws StoreError
-   */
-  async startFlattenAlone(branches: BranchDirectory): Promise<VolumeRecord> {
-    this.#checkThere()
-    await this.ensureWriter()
-    const { volume } = this
-    this.record = await branches.startFlatten(this.record.id, volume.ops.writerEpoch)
-    const { high, low } = parseId64(this.record.headLayer)
-    if (volume.ops.identity.layerHigh === high && volume.ops.identity.layerLow === low) {
-      return this.record
-    }
-    await volume.quiesce(SNAPSHOT_HOLD_MS)
-    volume.ops.openLayer({ high, low })
-    volume.resume()
-    return this.record
-  }
-
-  /** Everything acknowledged before is on stable storage. @throws StoreError */
-  flush(what: string): Promise<void> {
-    return this.#flush(what, this.volume.ops.identity)
-  }
-
-  /** The volume is what the snapshot shows, alone; nobody has it open. @throws StoreError */
-  async restoreAlone(branches: BranchDirectory, snapshot: string): Promise<VolumeRecord> {
-    this.#checkThere()
-    await this.ensureWriter()
-    const { volume } = this
-    this.record = await branches.restore(this.record.id, volume.ops.writerEpoch, snapshot)
-    volume.ops.openLayer(parseId64(this.record.headLayer))
-    volume.ops.tenure++
-    volume.sizeBytes = this.record.sizeBytes
-    await this.#trimLeftovers()
-    return this.record
-  }
-
   /** Carries `request` out; resolves when it is over. Its `error` tells how. */
   run(device: OpenVolume, request: VolumeRequest, beyondEnd: boolean): Promise<void> {
     const { io } = this.#context
@@ -271,21 +203,21 @@ export class ManagedVolume {
       await this.#context.gate.release(this.record)
       throw thrown
     }
-    if (!this.#gone) this.volume.ops.startEpoch(writerEpoch)
-    await this.#trimLeftovers()
+    if (!this.isGone) this.volume.ops.startEpoch(writerEpoch)
+    await this.end.trimLeftovers()
   }
 
   /** Gives the right to serve the volume back, alone, unless somebody opened it meanwhile. */
   async release(): Promise<void> {
     const { gate } = this.#context
     if (!gate.isShared || !this.volume.writable || this.opens.size > 0) return
-    await this.recordSizeAloneAtClose()
+    await this.end.recordAtCloseAlone()
     this.volume.ops.fence()
     await gate.release(this.record)
   }
 
   #letGo(): void {
-    if (!this.#context.gate.isShared || this.#gone) return
+    if (!this.#context.gate.isShared || this.isGone) return
     this.exclusively(() => this.release()).catch((thrown: unknown) => {
       this.#context.trouble(`giving volume ${this.volume.name} back`, thrown)
     })
@@ -293,7 +225,7 @@ export class ManagedVolume {
 
   /** Clients have to find another gateway, or this one again. */
   #lost(why: LossReason): void {
-    if (this.#gone) return
+    if (this.isGone) return
     this.shutOpens()
     if (why !== 'wanted') this.volume.ops.fence()
     const leave = async (): Promise<void> => {
@@ -315,7 +247,7 @@ export class ManagedVolume {
    * for instance, or the sequence numbers run low. If another writer has it, writing stops.
    */
   retakeWriter(): void {
-    if (this.#gone || !this.volume.writable) return
+    if (this.isGone || !this.volume.writable) return
     this.#retake().catch((thrown: unknown) => {
       const lost = thrown instanceof StoreError && lostCodes.includes(thrown.code)
       if (lost) this.volume.ops.fence()
@@ -354,7 +286,7 @@ export class ManagedVolume {
   async #retake(): Promise<void> {
     const writerEpoch = await this.#context.gate.retake(this.record)
     await this.#followKeys()
-    if (this.#gone || !this.volume.writable) return
+    if (this.isGone || !this.volume.writable) return
     this.volume.ops.startEpoch(writerEpoch)
     this.#context.gate.noteEpoch(this.record, writerEpoch)
   }
@@ -372,7 +304,7 @@ export class ManagedVolume {
   /** Alone. The record was changed, by another process perhaps: it takes effect here. */
   async refreshAlone(): Promise<void> {
     const record = await this.#context.directory.find(this.record.id)
-    if (record === null || this.#gone) return
+    if (record === null || this.isGone) return
     const { volume } = this
     this.record = record
     this.#followRecord()
@@ -398,103 +330,19 @@ export class ManagedVolume {
 
   /** Alone. @throws StoreError InvalidArgument */
   async changeAlone(change: SettingsChange): Promise<void> {
-    this.#checkThere()
-    await this.#update((record) => settingsOf(record, change))
+    this.checkThere()
+    await this.update((record) => settingsOf(record, change))
     await this.refreshAlone()
   }
 
-  // ---- size
-
-  resize(sizeBytes: number, shrink: boolean): Promise<void> {
-    return this.exclusively(() => this.resizeAlone(sizeBytes, shrink))
-  }
-
   /**
-   * A shrink takes effect at once for clients; it resolves when what was behind the new end is
-   * gone durably. Where that fails, the same call again goes on with it.
-   * @throws StoreError InvalidArgument
+   * Everything acknowledged before is on stable storage, of this volume, or of all.
+   * @throws StoreError
    */
-  async resizeAlone(sizeBytes: number, shrink: boolean): Promise<void> {
-    this.#checkThere()
-    checkVolumeSize(sizeBytes, this.#unitBytes)
-    const current = this.volume.sizeBytes
-    const isLeft = sizeBytes === current && this.record.touchedBytes > current
-    const smaller = sizeBytes < current
-    if (smaller && this.record.readOnly) {
-      const text = `volume ${this.volume.name} is read-only: a shrink would lose its end`
-      throw new StoreError(ErrorCode.ReadOnly, text)
-    }
-    if (smaller && !shrink) {
-      const loss = `shrinking it to ${sizeBytes} loses its end`
-      const text = `volume ${this.volume.name} has ${current} bytes: ${loss}`
-      throw new StoreError(ErrorCode.InvalidArgument, text)
-    }
-    if (smaller || this.record.touchedBytes > current) {
-      await this.ensureWriter()
-      if (sizeBytes > current) await this.#trimLeftovers()
-    }
-    await this.#update((record) => ({
-      sizeBytes,
-      touchedBytes: Math.max(record.touchedBytes, sizeBytes)
-    }))
-    this.volume.sizeBytes = sizeBytes
-    // Changes that were let in under the old size have their versions, or hold their ranges: the
-    // trim comes behind them all.
-    if (smaller || isLeft) await this.#trimLeftovers()
-  }
-
-  /** Runs `write` for `length` bytes at the end, and moves the end when they are written. */
-  append(length: number, write: (offset: number) => Promise<void>): Promise<number> {
-    return this.exclusively(async () => {
-      this.#checkThere()
-      const offset = this.volume.sizeBytes
-      const end = offset + length
-      if (length % this.#unitBytes !== 0) {
-        const text = `volume ${this.volume.name} grows by multiples of ${this.#unitBytes} bytes`
-        throw new StoreError(ErrorCode.InvalidArgument, text)
-      }
-      if (end > VOLUME_BYTES_MAX) {
-        const text = `volume ${this.volume.name} ends at the limit of ${VOLUME_BYTES_MAX} bytes`
-        throw new StoreError(ErrorCode.LimitReached, text)
-      }
-      if (length === 0) return offset
-      if (end > this.record.touchedBytes) {
-        const touchedBytes = Math.min(end + APPEND_RESERVE_BYTES, VOLUME_BYTES_MAX)
-        await this.#update(() => ({ touchedBytes }))
-      }
-      await write(offset)
-      this.volume.sizeBytes = end
-      return offset
-    })
-  }
-
-  /** The bytes before `sizeBytes` are durable: so may the size be. */
-  recordSize(sizeBytes: number): Promise<void> {
-    if (this.record.sizeBytes >= sizeBytes) return Promise.resolve()
-    return this.exclusively(async () => {
-      const now = Math.min(sizeBytes, this.volume.sizeBytes)
-      if (this.#gone || this.record.sizeBytes >= now) return
-      await this.#update(() => ({ sizeBytes: now }))
-    })
-  }
-
-  /** Makes appends durable that no flush followed. */
-  recordSizeAtClose(): Promise<void> {
-    return this.exclusively(() => this.recordSizeAloneAtClose())
-  }
-
-  /** The same, alone. */
-  async recordSizeAloneAtClose(): Promise<void> {
-    const { sizeBytes } = this.volume
-    if (this.#gone || this.record.sizeBytes >= sizeBytes) return
-    await this.#flush('at close', undefined)
-    await this.#update(() => ({ sizeBytes }))
-  }
-
-  /** @throws StoreError */
-  async #flush(what: string, family: FamilyKey | undefined): Promise<void> {
+  async flush(what: string, isOfAll: boolean = false): Promise<void> {
     const { store } = this.#context.io
-    const whose = store.flushesApart === true ? family : undefined
+    const isApart = store.flushesApart === true && !isOfAll
+    const whose = isApart ? this.volume.ops.identity : undefined
     const error = await new Promise<number>((resolve) => {
       store.flush(resolve, whose)
       this.#context.io.ringSoon()
@@ -504,18 +352,8 @@ export class ManagedVolume {
     throw new StoreError(error as ErrorCode, text)
   }
 
-  /** What lies behind the end goes durably, so that it never shows when the volume grows again. */
-  async #trimLeftovers(): Promise<void> {
-    const { sizeBytes } = this.volume
-    const { touchedBytes } = this.record
-    if (touchedBytes <= sizeBytes) return
-    await clearBehindEnd(this.volume, touchedBytes, (device, request) =>
-      this.run(device, request, true)
-    )
-    await this.#update(() => ({ touchedBytes: sizeBytes }))
-  }
-
-  async #update(change: (record: VolumeRecord) => VolumeChange): Promise<void> {
+  /** Alone. @throws StoreError */
+  async update(change: (record: VolumeRecord) => VolumeChange): Promise<void> {
     this.record = await this.#context.directory.update(this.record.id, change)
   }
 
@@ -532,15 +370,16 @@ export class ManagedVolume {
 
   /** The volume was deleted. */
   abandon(): void {
-    this.#gone = true
+    this.isGone = true
     this.volume.ops.fence()
     this.#context.gate.release(this.record).catch((thrown: unknown) => {
       this.#context.trouble(`leaving deleted volume ${this.volume.name}`, thrown)
     })
   }
 
-  #checkThere(): void {
-    if (!this.#gone) return
+  /** @throws StoreError NotFound */
+  checkThere(): void {
+    if (!this.isGone) return
     throw new StoreError(ErrorCode.NotFound, `volume ${this.volume.name} was deleted`)
   }
 }

@@ -70,7 +70,7 @@ export class Snapshots {
         throw new StoreError(ErrorCode.Busy, `volume ${volume} is still being made`)
       }
       try {
-        const record = await managed.snapshotAlone(this.directory, { ...options, name })
+        const record = await managed.head.snapshotAlone(this.directory, { ...options, name })
         return infoOf(managed.record, record)
       } finally {
         await managed.release()
@@ -183,7 +183,7 @@ export class Snapshots {
       }
       await managed.leaveAlone(force)
       try {
-        const restored = await managed.restoreAlone(this.#branches, name)
+        const restored = await managed.head.restoreAlone(this.#branches, name)
         await this.#reclaim(restored)
         return restored
       } finally {

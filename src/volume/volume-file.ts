@@ -79,7 +79,7 @@ export class VolumeFile {
    */
   async append(data: Uint8Array, options: WriteOptions = {}): Promise<number> {
     this.#checkWritable()
-    const offset = await this.#managed.append(data.length, (at) =>
+    const offset = await this.#managed.end.append(data.length, (at) =>
       this.#inPieces(at, data.length, (pieceAt, bytes) =>
         this.#moveWrite(pieceAt, data.subarray(pieceAt - at, pieceAt - at + bytes), {}, true)
       )
@@ -118,7 +118,7 @@ export class VolumeFile {
   async flush(): Promise<void> {
     const sizeBytes = this.#managed.volume.sizeBytes
     await this.#request(RequestKind.Flush, 0, 0, 0)
-    if (!this.readOnly) await this.#managed.recordSize(sizeBytes)
+    if (!this.readOnly) await this.#managed.end.record(sizeBytes)
   }
 
   /**
@@ -128,7 +128,7 @@ export class VolumeFile {
    */
   async resize(sizeBytes: number, options: { readonly shrink?: boolean } = {}): Promise<void> {
     this.#checkWritable()
-    await this.#managed.resize(sizeBytes, options.shrink ?? false)
+    await this.#managed.end.resize(sizeBytes, options.shrink ?? false)
   }
 
   get family(): string {
@@ -181,7 +181,7 @@ export class VolumeFile {
   /** Ends this open, once its calls are over. Does not flush; a size that grew is recorded. */
   async close(): Promise<void> {
     await this.#device.close()
-    if (!this.readOnly) await this.#managed.recordSizeAtClose()
+    if (!this.readOnly) await this.#managed.end.recordAtClose()
   }
 
   #checkRange(offset: number, length: number): void {

@@ -239,7 +239,7 @@ export class Volumes implements DeviceSource {
       if (shrink && sizeBytes < from && clients !== 'keep') {
         await managed.leaveAlone(clients === 'disconnect')
       }
-      await managed.resizeAlone(sizeBytes, shrink).finally(() => managed.release())
+      await managed.end.resizeAlone(sizeBytes, shrink).finally(() => managed.release())
       await this.#context.history.tell(found, 'resized', { from, to: sizeBytes })
       return this.#table.info(managed.record)
     })
@@ -387,7 +387,7 @@ export class Volumes implements DeviceSource {
       all.map(async (managed) => {
         await managed.closeOpens()
         await this.#attempt(`closing volume ${managed.volume.name}`, () =>
-          managed.recordSizeAtClose()
+          managed.end.recordAtClose()
         )
         await this.#attempt(`giving volume ${managed.volume.name} back`, () =>
           managed.exclusively(() => managed.release())
