@@ -3,8 +3,10 @@ import { GROUPS_DEFAULT_MIN, GROUPS_MAX, METADATA_TRANSACTION_OPS_MAX } from '..
 import { defaultGroupCount, isGroupCount } from '../placement/groups.ts'
 import { membersOf, parseRedundancy, type Redundancy } from '../placement/redundancy.ts'
 import type { FailureDomain } from '../core/failure-domains.ts'
+import type { MetadataStore } from '../metadata/store.ts'
 import { type Cluster, untilSettled } from './cluster.ts'
 import { firstGroups } from './group-shape.ts'
+import type { Keys } from './keys.ts'
 import { awaitsPeers } from './pool-splitter.ts'
 import { decodeRecord, encodeRecord, type GroupRecord, type PoolRecord } from './records.ts'
 
@@ -54,6 +56,27 @@ export const defaultPool = (seed: number, createdAt: string): PoolRecord => ({
   peers: null,
   createdAt
 })
+
+/**
+ * Where there is no default pool yet, everything is at the peer that was there first: it began
+ * with embedded metadata, which was moved, or made the cluster right now. A peer that registered
+ * before that one made the pool would make it for itself, and nobody would find what is there.
+ * @throws StoreError NotFound when it has to be started first
+ */
+export async function requireNotBeforeFirst(
+  store: MetadataStore,
+  keys: Keys,
+  peerId: string
+): Promise<void> {
+  if ((await store.get(keys.pool(DEFAULT_POOL))) !== null) return
+  const { entries } = await store.range(keys.peers)
+  const [first] = entries
+    .map(({ key, value }) => decodeRecord('peer', key, value))
+    .sort((left, right) => (left.addedAt < right.addedAt ? -1 : 1))
+  if (first === undefined || first.peerId === peerId) return
+  const text = `peer ${first.peerId} was there first and has not been started since its metadata `
+  throw new StoreError(ErrorCode.NotFound, `${text}is in this store: start it before any other`)
+}
 
 /** The pools of a cluster. Each change is one transaction. */
 export class Pools {

@@ -2,7 +2,7 @@ import type { Cluster } from '../cluster/cluster.ts'
 import { Controller } from '../cluster/controller.ts'
 import { type AliveInfo, Membership } from '../cluster/membership.ts'
 import { ClusterOperations } from '../cluster/operations.ts'
-import { DEFAULT_POOL, Pools } from '../cluster/pools.ts'
+import { Pools } from '../cluster/pools.ts'
 import type { Session } from '../cluster/session.ts'
 import { systemTimers } from '../core/clock.ts'
 import type { LogOutput } from '../core/log.ts'
@@ -34,7 +34,7 @@ export interface ClusterParts {
   announce(change: Partial<AliveInfo>): Promise<void>
 }
 
-/** @throws StoreError NotFound when the first peer has not made the default pool yet */
+/** @throws StoreError */
 export async function joinCluster(given: {
   readonly config: Config
   readonly cluster: Cluster
@@ -65,16 +65,6 @@ export async function joinCluster(given: {
     downAfterMs: config.downAfterMs,
     log: (level, message, fields) => log[level](fields, message)
   })
-  undo.add(async () => {
-    await controller.close()
-    // A peer that cannot say so is compared at its next start: that only costs time.
-    if (parts.cleanEnd()) await membership.leaveCleanly().catch(ignoreStoreError)
-    membership.close()
-  })
-  if (!isAlone) {
-    await ensureDefaultPool(pools, config.join)
-    controller.start()
-  }
   const backend = new PeerClusterBackend({
     operations: new ClusterOperations({ cluster, membership, controller, pools }),
     metadata: isAlone ? 'embedded' : `etcd ${config.etcd.join(', ')}, ${config.etcdPrefix}`,
@@ -95,7 +85,17 @@ export async function joinCluster(given: {
     isInCharge: () => isAlone || controller.elected === cluster.self.peerId,
     announce: (change) => membership.announce(change)
   }
-  if (!isAlone) undo.add(tellUsed(parts, onTrouble))
+  undo.add(async () => {
+    await controller.close()
+    // A peer that cannot say so is compared at its next start: that only costs time.
+    if (parts.cleanEnd()) await membership.leaveCleanly().catch(ignoreStoreError)
+    membership.close()
+  })
+  if (!isAlone) {
+    await pools.ensureDefault()
+    controller.start()
+    undo.add(tellUsed(parts, onTrouble))
+  }
   return parts
 }
 
@@ -127,13 +127,4 @@ function tellUsed(
 
 function ignoreStoreError(thrown: unknown): void {
   if (!(thrown instanceof StoreError)) throw thrown
-}
-
-/**
- * What an embedded cluster wrote before is in groups of its peer. So the peer that moves it to
- * etcd makes the pool, with itself as the only member, before others may.
- */
-async function ensureDefaultPool(pools: Pools, isJoining: boolean): Promise<void> {
-  if (!isJoining) await pools.ensureDefault()
-  else await pools.get(DEFAULT_POOL)
 }

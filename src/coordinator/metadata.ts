@@ -4,6 +4,7 @@ import type { HealthProblem } from '../admin/schemas.ts'
 import { startCounted } from '../cluster/boot-counter.ts'
 import { Cluster } from '../cluster/cluster.ts'
 import { Keys } from '../cluster/keys.ts'
+import { requireNotBeforeFirst } from '../cluster/pools.ts'
 import { requireKnownSecret } from '../cluster/secret-verifiers.ts'
 import { Session } from '../cluster/session.ts'
 import { systemClock, systemRandom } from '../core/clock.ts'
@@ -106,6 +107,7 @@ async function openOn(
     if (!alone) {
       await requireKnownSecret(store, keys, await ownSecrets(environment.config, self))
       await requireAlone(environment, { store, keys, self })
+      await requireNotBeforeFirst(store, keys, peerId)
     }
     const cluster = await startCounted(directory, { store, keys, peerId }, (bootCounter) =>
       Cluster.open(store, { ...self, bootCounter }, outside)

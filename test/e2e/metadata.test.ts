@@ -70,6 +70,38 @@ testNeeding(needs, 'a machine that outgrew itself moves its metadata to etcd', a
   }
 })
 
+testNeeding(needs, 'nobody joins what was moved before the peer that has the data', async () => {
+  const scratch = await Scratch.create()
+  const etcd = await EtcdServer.start()
+  const server = await TorusServer.start({ args: ['--volume', 'v=16MiB'] })
+  const other = await TorusServer.prepare({ args: ['--etcd', etcd.endpoints[0]!] })
+  const [url = ''] = etcd.endpoints
+  try {
+    const image = scratch.path('image')
+    makeImage(image, 16 * MiB, [[0, 3 * MiB]])
+    await runOk('nbdcopy', ['--flush', image, server.uri('v')])
+    await server.stop()
+    const migrate = ['metadata', 'migrate', '--to', 'etcd', '--data-dir', server.dataDir]
+    await mustRun([...migrate, '--etcd', url])
+    for (const args of [['--join'], []]) {
+      match(await refusedStart(other, args), /peer \w+ was there first.*start it before any other/)
+    }
+    await server.start(['--etcd', url, '--join'])
+    await other.start(['--join'])
+    const back = scratch.path('back')
+    await runOk('nbdcopy', [server.uri('v'), back])
+    strictEqual(await sha256Of(back), await sha256Of(image))
+    const { peers } = await server.json<{ peers: { groupsInSync: number }[] }>('cluster', 'status')
+    strictEqual(peers.length, 2)
+    strictEqual(server.logs.includes('failed too') || other.logs.includes('failed too'), false)
+  } finally {
+    await other.dispose()
+    await server.dispose()
+    await etcd.stop()
+    await scratch.remove()
+  }
+})
+
 testNeeding(needs, 'an etcd that was lost with all its members is restored', async () => {
   const scratch = await Scratch.create()
   const etcd = await EtcdServer.start()
