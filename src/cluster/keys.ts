@@ -19,6 +19,7 @@
  *   families/<family>    FamilyRecord: highest writerEpoch given     who takes the writer lease
  *   writers/<family>     WriterRecord, bound to the writer's lease   the writer
  *   handovers/<family>   HandoverRecord, bound to a lease            who wants to write instead
+ *   offers/<family>      OfferRecord, bound to the writer's lease: lets go  the writer
  *   clients/<volume id>  ClientSessionRecord: who wrote last         the writer
  *   groups/<pool>/<nr>   GroupRecord: who holds a group's data      who needs it (PROTOCOL.md)
  *   volumekeys/<family>  VolumeKeysRecord: slots, data keys     operators of an encrypted volume
@@ -156,6 +157,9 @@ export class Keys {
   }
   handover(family: string): string {
     return this.handovers + family
+  }
+  offer(family: string): string {
+    return `${this.root}offers/${family}`
   }
   get allGroups(): string {
     return `${this.root}groups/`

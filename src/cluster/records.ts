@@ -155,8 +155,18 @@ const writerSchema = z.looseObject({
 /** Who alone has written a volume since it began, if it would write again; null: nobody. */
 const clientSessionSchema = z.looseObject({ v: version, session: id64.nullable() })
 
-/** A gateway asks the writer of a family to let it go. Bound to the lease of who asks. */
-const handoverSchema = z.looseObject({ v: version, gateway: id128 })
+/**
+ * A gateway asks the writer of a family to let it go, or only if that offers it. Bound to the
+ * lease of who asks.
+ */
+const handoverSchema = z.looseObject({
+  v: version,
+  gateway: id128,
+  ifOffered: z.boolean().optional()
+})
+
+/** The writer of a family lets it go for whoever asks. Bound to its lease. */
+const offerSchema = z.looseObject({ v: version, gateway: id128 })
 
 const base64 = z.base64()
 
@@ -305,6 +315,7 @@ const kinds = {
   controller: controllerSchema,
   clientSession: clientSessionSchema,
   handover: handoverSchema,
+  offer: offerSchema,
   token: tokenSchema,
   tokensRequired: tokensRequiredSchema
 }

@@ -45,6 +45,8 @@ export interface WriterHolder {
   readonly gateway: string
   readonly bootId: string
   readonly lease: LeaseId
+  /** It lets go for whoever asks. */
+  readonly isOffered: boolean
 }
 
 /** The right to write a family: one peer has it, bound to its lease, under a fencing token. */
@@ -104,7 +106,9 @@ export class Writers {
           { key: present.key, is: 'present' }
         ],
         family: { key: familyKey, value: encodeRecord('family', begun(old, record)) },
-        writer: { key: writerKey, value: encodeRecord('writer', record) }
+        writer: { key: writerKey, value: encodeRecord('writer', record) },
+        // Of who had it before.
+        offerKey: keys.offer(volume.family)
       })
       if (revision === null) return null
       const claim = { key: writerKey, modRevision: revision }
@@ -119,11 +123,14 @@ export class Writers {
   /** Who has the lease now. */
   async holder(family: string): Promise<WriterHolder | null> {
     const { keys, store } = this.#cluster
-    const key = keys.writer(family)
-    const entry = await store.get(key)
+    const [key, offerKey] = [keys.writer(family), keys.offer(family)]
+    const { entries } = await store.transact({ success: [{ get: key }, { get: offerKey }] })
+    const [entry = null, offer = null] = entries
     if (entry === null) return null
     const { gateway, bootId } = decodeRecord('writer', key, entry.value)
-    return { gateway, bootId, lease: entry.lease }
+    const isOffered =
+      offer !== null && decodeRecord('offer', offerKey, offer.value).gateway === gateway
+    return { gateway, bootId, lease: entry.lease, isOffered }
   }
 
   /**
@@ -164,10 +171,10 @@ export class Writers {
     return revokedBootId === boot ? revokedMs : endedMs
   }
 
-  /** Asks the writer of the family to let it go. */
-  async askFor(family: string): Promise<void> {
+  /** Asks the writer of the family to let it go; `ifOffered`: only if it would for anyone. */
+  async askFor(family: string, ifOffered: boolean): Promise<void> {
     const { keys, store, self } = this.#cluster
-    const value = encodeRecord('handover', { v: 1, gateway: self.peerId })
+    const value = encodeRecord('handover', { v: 1, gateway: self.peerId, ifOffered })
     const { lease } = this.#session
     await store.transact({ success: [{ put: keys.handover(family), value, lease }] })
   }
@@ -178,11 +185,26 @@ export class Writers {
   }
 
   /** Calls `listener` with each family that somebody asks for; returns what ends it. */
-  onAsked(listener: (family: string) => void): () => void {
+  onAsked(listener: (family: string, ifOffered: boolean) => void): () => void {
     const { keys, store, timers } = this.#cluster
-    const onPut = ({ key }: Entry): void => listener(key.slice(keys.handovers.length))
+    const onPut = ({ key, value }: Entry): void => {
+      const { ifOffered = false } = decodeRecord('handover', key, value)
+      listener(key.slice(keys.handovers.length), ifOffered)
+    }
     const following = follow(store, keys.handovers, { onPut, onDelete: () => {} }, timers)
     return () => following.stop()
+  }
+
+  /** Says whether this writer lets the family go for whoever asks, while it has it. */
+  async offer(family: string, claim: Claim, isOffered: boolean): Promise<void> {
+    const { keys, store, self } = this.#cluster
+    const key = keys.offer(family)
+    const value = encodeRecord('offer', { v: 1, gateway: self.peerId })
+    const { lease } = this.#session
+    await store.transact({
+      compare: [claim],
+      success: [isOffered ? { put: key, value, lease } : { delete: key }]
+    })
   }
 
   /**
@@ -199,7 +221,9 @@ export class Writers {
 
   /** Gives the lease back and leaves word that nothing is undone. */
   async leaveClean(family: string, claim: Claim): Promise<void> {
-    await this.#change(family, claim, (old) => ({ ...old, clean: true }), [{ delete: claim.key }])
+    const { keys } = this.#cluster
+    const left = [{ delete: claim.key }, { delete: keys.offer(family) }]
+    await this.#change(family, claim, (old) => ({ ...old, clean: true }), left)
   }
 
   /** Gives the lease back, if it is this process's. */
@@ -212,7 +236,7 @@ export class Writers {
     if (gateway !== self.peerId || bootId !== self.bootId) return
     await store.transact({
       compare: [{ key, modRevision: entry.modRevision }],
-      success: [{ delete: key }]
+      success: [{ delete: key }, { delete: keys.offer(volume.family) }]
     })
   }
 
@@ -245,13 +269,15 @@ export class Writers {
     compare: readonly ({ key: string } & ({ modRevision: number } | { is: 'present' }))[]
     family: { key: string; value: Buffer }
     writer: { key: string; value: Buffer }
+    offerKey: string
   }): Promise<number | null> {
     try {
       const { succeeded, revision } = await this.#cluster.store.transact({
         compare: change.compare,
         success: [
           { put: change.family.key, value: change.family.value },
-          { put: change.writer.key, value: change.writer.value, lease: this.#session.lease }
+          { put: change.writer.key, value: change.writer.value, lease: this.#session.lease },
+          { delete: change.offerKey }
         ]
       })
       return succeeded ? revision : null

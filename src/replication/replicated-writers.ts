@@ -7,6 +7,7 @@ import { HANDOVER_MS, HANDOVER_POLL_MS, MEMBER_TRUST_MS, SESSION_TTL_MS } from '
 import type { FamilyIo } from './family-io.ts'
 import type { ReplicatedStore } from './replicated-store.ts'
 import { type FormerReader, Takeover } from './takeover.ts'
+import { WriterOffers } from './writer-offers.ts'
 
 /**
  * Why a volume that is served here has to be given up: another gateway has it, or asks for it; or
@@ -24,6 +25,14 @@ export interface ReplicatedWritersOptions {
   readonly ttlMs?: number
 }
 
+export interface AcquireOptions {
+  /** A gateway that has it is asked to let go, and loses it when it does not. */
+  readonly takeover?: boolean
+  /** It is not even asked if it offers that. */
+  readonly waits?: boolean
+  readonly onLost: (why: LossReason) => void
+}
+
 interface OpenFamily {
   readonly family: FamilyIo
   readonly onLost: (why: LossReason) => void
@@ -39,21 +48,19 @@ export class ReplicatedWriters {
   readonly #open = new Map<string, OpenFamily>()
   /** Families that are being acquired. */
   readonly #acquiring = new Set<string>()
+  readonly #offers: WriterOffers
   #stopListening: (() => void) | null = null
 
   constructor(options: ReplicatedWritersOptions) {
     this.#options = options
+    this.#offers = new WriterOffers(options.writers, options.store.timers)
   }
 
   /**
-   * Takes the writer lease and serves the family; returns the writerEpoch. With `takeover` a
-   * gateway that has it is asked to let go, and loses it when it does not.
+   * Takes the writer lease and serves the family; returns the writerEpoch.
    * @throws StoreError Busy when another peer has it, NotFound when the volume is gone
    */
-  async acquire(
-    volume: VolumeRecord,
-    options: { readonly takeover?: boolean; readonly onLost: (why: LossReason) => void }
-  ): Promise<number> {
+  async acquire(volume: VolumeRecord, options: AcquireOptions): Promise<number> {
     const known = this.#open.get(volume.family)
     const isOpen = known !== undefined && !known.family.isClosed
     if (isOpen || this.#acquiring.has(volume.family)) {
@@ -68,13 +75,10 @@ export class ReplicatedWriters {
     }
   }
 
-  async #acquire(
-    volume: VolumeRecord,
-    options: { readonly takeover?: boolean; readonly onLost: (why: LossReason) => void }
-  ): Promise<number> {
+  async #acquire(volume: VolumeRecord, options: AcquireOptions): Promise<number> {
     const { store, writers, poolOf } = this.#options
     const pool = store.pool(await poolOf(volume))
-    const taken = await this.#take(volume, options.takeover ?? false)
+    const taken = await this.#take(volume, options)
     const readers = await this.#readers(taken)
     const family = store.openFamily(pool, {
       family: volume.family,
@@ -93,6 +97,7 @@ export class ReplicatedWriters {
     if (family.isClosed) throw lost(volume)
     family.isServed = true
     this.#open.set(volume.family, { family, onLost: options.onLost, isRetaking: false })
+    this.#offers.begin(volume.family, taken.claim)
     this.#listen()
     return taken.writerEpoch
   }
@@ -115,6 +120,7 @@ export class ReplicatedWriters {
     try {
       const taken = await writers.take(volume, family.writerEpoch)
       family.raise(taken.writerEpoch, taken.claim)
+      this.#offers.begin(volume.family, taken.claim)
       family.isRetaken = false
       const isWhole = taken.wasHeld && !known.isRetaking
       known.isRetaking = !isWhole
@@ -145,6 +151,11 @@ export class ReplicatedWriters {
     if (known !== undefined) known.begunEpoch = writerEpoch
   }
 
+  /** Nobody waits for it here, or somebody does: see WriterGate of the volume layer. */
+  offer(volume: VolumeRecord, isOffered: boolean): void {
+    this.#offers.set(volume.family, isOffered)
+  }
+
   /** The record of a volume that may be served here is another now. */
   noteChange(volume: VolumeRecord): void {
     const known = this.#open.get(volume.family)
@@ -159,6 +170,7 @@ export class ReplicatedWriters {
     const { store, writers } = this.#options
     const known = this.#open.get(volume.family)
     this.#open.delete(volume.family)
+    this.#offers.end(volume.family)
     if (known === undefined) return
     const { family } = known
     const isClean = !family.isClosed && (await this.#drain(family))
@@ -217,27 +229,31 @@ export class ReplicatedWriters {
     return readers
   }
 
-  async #take(volume: VolumeRecord, takeover: boolean): Promise<TakenWriter> {
+  async #take(
+    volume: VolumeRecord,
+    { takeover = false, waits = false }: AcquireOptions
+  ): Promise<TakenWriter> {
     const { writers, cluster } = this.#options
     for (let asked = false; ; asked = true) {
       const holder = await writers.holder(volume.family)
       const isOther = holder !== null && holder.gateway !== cluster.self.peerId
-      if (isOther && takeover && !(await this.#ask(volume.family))) {
+      const isAsked = isOther && (takeover || (holder.isOffered && !waits))
+      if (isAsked && !(await this.#ask(volume.family, !takeover)) && takeover) {
         await writers.revoke(holder)
       }
       try {
         return await writers.take(volume)
       } catch (thrown) {
         const isBusy = thrown instanceof StoreError && thrown.code === ErrorCode.Busy
-        if (!isBusy || !takeover || asked) throw thrown
+        if (!isBusy || !isAsked || asked) throw thrown
       }
     }
   }
 
   /** Asks the gateway that has the family to let go; true if it did. */
-  async #ask(family: string): Promise<boolean> {
+  async #ask(family: string, ifOffered: boolean): Promise<boolean> {
     const { writers, store } = this.#options
-    await writers.askFor(family)
+    await writers.askFor(family, ifOffered)
     const endMs = store.clock.monotonicMs() + HANDOVER_MS
     let holder = await writers.holder(family)
     while (holder !== null && store.clock.monotonicMs() < endMs) {
@@ -250,7 +266,8 @@ export class ReplicatedWriters {
 
   /** Hears when another gateway asks for a family. */
   #listen(): void {
-    this.#stopListening ??= this.#options.writers.onAsked((family) => {
+    this.#stopListening ??= this.#options.writers.onAsked((family, ifOffered) => {
+      if (ifOffered && !this.#offers.has(family)) return
       this.#open.get(family)?.onLost('wanted')
     })
   }

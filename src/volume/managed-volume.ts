@@ -101,12 +101,13 @@ export class ManagedVolume {
   }
 
   /** Opens it for one client, alone; for writing unless it or the client says otherwise. */
-  async openAlone({ readOnly, takeover, own, background }: OpenOptions): Promise<OpenVolume> {
+  async openAlone(options: OpenOptions): Promise<OpenVolume> {
+    const { readOnly, takeover, own, background, yields = false } = options
     await this.#requireKey()
     const reads = readOnly === true || (this.record.readOnly && own !== true)
-    if (!reads || this.#context.gate.isShared) await this.ensureWriter(takeover ?? false)
+    if (!reads || this.#context.gate.isShared) await this.ensureWriter(takeover ?? false, yields)
     if (this.opens.size === 0 && own !== true) this.#context.history.served(this.record)
-    const how = { isOwn: own === true, isBackground: background === true }
+    const how = { isOwn: own === true, isBackground: background === true, yields }
     return this.#openPath(this.volume, { readOnly: reads, ...how })
   }
 
@@ -130,11 +131,18 @@ export class ManagedVolume {
   ): OpenVolume {
     const onClosed = (): void => {
       this.opens.delete(device)
+      this.#offer()
       if (this.opens.size === 0) this.#letGo()
     }
     const device: OpenVolume = new OpenVolume(volume, { ...how, onClosed })
     this.opens.add(device)
+    this.#offer()
     return device
+  }
+
+  #offer(): void {
+    const isOffered = this.opens.size > 0 && [...this.opens].every(({ yields }) => yields)
+    this.#context.gate.offer(this.record, isOffered)
   }
 
   /** Carries `request` out; resolves when it is over. Its `error` tells how. */
@@ -191,10 +199,11 @@ export class ManagedVolume {
   // ---- the right to write
 
   /** Alone. The first time in this process, what lies behind the end is removed. */
-  async ensureWriter(takeover: boolean = false): Promise<void> {
+  async ensureWriter(takeover: boolean = false, waits: boolean = false): Promise<void> {
     if (this.volume.writable) return
     const onLost = (why: LossReason): void => this.#lost(why)
-    const writerEpoch = await this.#context.gate.acquire(this.record, { takeover, onLost })
+    const options = { takeover, waits, onLost }
+    const writerEpoch = await this.#context.gate.acquire(this.record, options)
     try {
       await this.#followKeys()
       // Whoever had it until now may have changed its size.

@@ -28,6 +28,8 @@ export class OpenVolume implements BlockDevice {
   readonly isOwn: boolean
   /** It goes on by itself after it lost the volume. */
   readonly isBackground: boolean
+  /** Another gateway goes on with it, and gets the volume for the asking. */
+  readonly yields: boolean
   /** Of a snapshot: its layer; null of a volume. */
   readonly snapshotLayer: string | null
   readonly volume: BlockVolume
@@ -51,6 +53,7 @@ export class OpenVolume implements BlockDevice {
       readonly readOnly: boolean
       readonly isOwn?: boolean
       readonly isBackground?: boolean
+      readonly yields?: boolean
       readonly snapshotLayer?: string
       /** It may be renamed while it is open. */
       readonly nameOf?: () => string
@@ -61,6 +64,7 @@ export class OpenVolume implements BlockDevice {
     this.readOnly = options.readOnly
     this.isOwn = options.isOwn ?? false
     this.isBackground = options.isBackground ?? false
+    this.yields = options.yields ?? false
     this.snapshotLayer = options.snapshotLayer ?? null
     this.#onClosed = options.onClosed
     this.#nameOf = options.nameOf ?? (() => volume.name)

@@ -65,6 +65,8 @@ export interface OpenOptions {
   readonly own?: boolean
   /** It goes on by itself after it lost the volume, so nobody has to wait for it. */
   readonly background?: boolean
+  /** It goes on with whoever has the volume, and gives way to anyone. */
+  readonly yields?: boolean
 }
 
 export interface ResizeOptions {

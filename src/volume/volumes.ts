@@ -306,9 +306,9 @@ export class Volumes implements DeviceSource {
     })
   }
 
-  /** For what the process does by itself with a volume. */
+  /** For what the process does by itself with a volume, and each gateway of it goes on with. */
   openOwn(name: string): Promise<OpenedVolume> {
-    return this.#opener.open(name, { own: true, background: true })
+    return this.#opener.open(name, { own: true, background: true, yields: true })
   }
 
   /** Ends its clients' connections and forgets its keys. @throws StoreError NotFound */

@@ -12,17 +12,24 @@ export interface WriterGate {
   /** Others may serve the volume: reads need the right too, and it is given back when unused. */
   readonly isShared: boolean
   /**
-   * Returns the writerEpoch under which the volume may be written from now on.
+   * Returns the writerEpoch under which the volume may be written from now on. With `waits` a peer
+   * that offers the volume keeps it.
    * @throws StoreError Busy when another peer has it and not `takeover`, NotFound
    */
   acquire(
     volume: VolumeRecord,
-    options: { readonly takeover: boolean; readonly onLost: (why: LossReason) => void }
+    options: {
+      readonly takeover: boolean
+      readonly waits: boolean
+      readonly onLost: (why: LossReason) => void
+    }
   ): Promise<number>
   /** The same for one that is being served. @throws StoreError Busy, Closed when it is lost */
   retake(volume: VolumeRecord): Promise<number>
   /** What `retake` returned is in use: nothing more is written under an older writerEpoch. */
   noteEpoch(volume: VolumeRecord, writerEpoch: number): void
+  /** Whether it goes to whoever asks: nobody here needs it, what has it open goes on there. */
+  offer(volume: VolumeRecord, isOffered: boolean): void
   /** The record of a volume that may be served here is another now. */
   noteChange(volume: VolumeRecord): void
   /** Nothing is asked of the volume any more. */
@@ -47,6 +54,8 @@ export class LocalWriters implements WriterGate {
   }
 
   noteEpoch(): void {}
+
+  offer(): void {}
 
   noteChange(): void {}
 

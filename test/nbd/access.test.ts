@@ -107,6 +107,7 @@ test('a rule that another gateway changes ends what is open on this one', async 
     retake: async () => 2,
     release: async () => {},
     noteEpoch: () => {},
+    offer: () => {},
     noteChange: () => {}
   }
   let enforced: Promise<void> = Promise.resolve()

@@ -117,6 +117,7 @@ test('a gateway lets a volume go that another peer put into the trash', async ()
     acquire: async () => 1,
     retake: async () => 2,
     noteEpoch: () => {},
+    offer: () => {},
     noteChange: () => {},
     release: async ({ name }) => void released.push(name)
   }

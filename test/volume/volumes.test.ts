@@ -485,6 +485,7 @@ test('what another process changes about a volume holds here at once', async () 
     retake: async () => 2,
     release: async () => {},
     noteEpoch: () => {},
+    offer: () => {},
     noteChange: ({ unavailableMs = null }) => void noted.push(unavailableMs)
   }
   const bench = await openBench({ volumes: { gate } })
@@ -501,6 +502,38 @@ test('what another process changes about a volume holds here at once', async () 
   strictEqual(again.sizeBytes, MIB)
   await again.close()
   await other.close()
+  await bench.close()
+})
+
+test('what each gateway goes on with gives the volume to whoever asks, but for clients', async () => {
+  const offers: boolean[] = []
+  const waits: boolean[] = []
+  const gate: WriterGate = {
+    isShared: true,
+    acquire: async (_, options) => {
+      waits.push(options.waits)
+      return 1
+    },
+    retake: async () => 2,
+    release: async () => {},
+    noteEpoch: () => {},
+    offer: (_, isOffered) => void offers.push(isOffered),
+    noteChange: () => {}
+  }
+  const bench = await openBench({ volumes: { gate } })
+  const { volumes } = bench
+  await volumes.create({ name: 'v', sizeBytes: MIB })
+  const own = await volumes.openOwn('v')
+  strictEqual(offers.at(-1), true)
+  const client = await volumes.open('v', {})
+  strictEqual(offers.at(-1), false)
+  await client.close()
+  strictEqual(offers.at(-1), true)
+  await own.device.close()
+  deepStrictEqual([offers.at(-1), waits], [false, [true]])
+  const taken = await volumes.open('v', {})
+  deepStrictEqual([offers.at(-1), waits], [false, [true, false]])
+  await taken.close()
   await bench.close()
 })
 
