@@ -24,7 +24,7 @@ class Gateways {
   }
 }
 
-test('it is offered, asked for and given; who keeps it, or waits for it, changes nothing', async () => {
+test('it is offered, asked for and given; who keeps it, or waits, changes nothing', async () => {
   const gateways = new Gateways()
   const { sim } = gateways
   const { world } = sim

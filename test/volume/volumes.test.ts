@@ -505,7 +505,7 @@ test('what another process changes about a volume holds here at once', async () 
   await bench.close()
 })
 
-test('what each gateway goes on with gives the volume to whoever asks, but for clients', async () => {
+test('what each gateway goes on with gives way to whoever asks, but for clients', async () => {
   const offers: boolean[] = []
   const waits: boolean[] = []
   const gate: WriterGate = {
