@@ -1,13 +1,10 @@
 /** Secrets of key slots, from where people keep them. */
-import { type ExecFileException, execFile } from 'node:child_process'
 import { open } from 'node:fs/promises'
 import { ErrorCode, StoreError } from '../core/errors.ts'
+import { outputOf } from './key-command.ts'
 import { SECRET_BYTES_MAX, type SecretKind } from './key-slots.ts'
 import { takeSecret } from './secret.ts'
 import { systemReason } from '../core/system-reason.ts'
-
-/** What fetches a key may ask a server for it. */
-const COMMAND_MS = 30_000
 
 /**
  * Reads the secret of a slot of `kind`: `from` is a path, or for `command` what /bin/sh runs. The
@@ -48,29 +45,4 @@ async function contentOf(kind: SecretKind, path: string): Promise<Buffer> {
   }
   const text = `${what} has more than ${SECRET_BYTES_MAX} bytes`
   throw new StoreError(ErrorCode.InvalidArgument, text)
-}
-
-/** What a child that could not be waited for, or that failed, is told as. */
-function howItEnded({ code, killed, signal }: ExecFileException): string {
-  if (code === 'ERR_CHILD_PROCESS_STDIO_MAXBUFFER') return `printed over ${SECRET_BYTES_MAX} bytes`
-  if (killed === true) return `ended after ${COMMAND_MS / 1000} s`
-  return code === null || code === undefined ? `signal ${signal}` : `code ${code}`
-}
-
-function outputOf(command: string): Promise<Buffer> {
-  const options = { timeout: COMMAND_MS, maxBuffer: SECRET_BYTES_MAX, encoding: 'buffer' } as const
-  return new Promise((resolve, reject) => {
-    const child = execFile('/bin/sh', ['-c', command], options, (error, stdout, stderr) => {
-      if (error === null) {
-        resolve(stdout)
-        return
-      }
-      // Not `error.message`, and no cause: both repeat what the command printed.
-      const how = howItEnded(error)
-      const said = stderr.toString().trim().slice(0, 300)
-      const text = `key command "${command}" failed (${how})${said === '' ? '' : `: ${said}`}`
-      reject(new StoreError(ErrorCode.Unavailable, text))
-    })
-    child.stdin?.end()
-  })
 }
