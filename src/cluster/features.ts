@@ -30,6 +30,9 @@ export const spokenOf = ({ speaks }: PeerRecord): Spoken =>
 
 export const levelIn = (settings: SettingsRecord | null): number => settings?.level ?? LEVEL_FIRST
 
+/** Is it switched on at this level? */
+export const isIn = (level: number, feature: Feature): boolean => levelOf[feature] <= level
+
 export const rangeText = ({ min, max }: Spoken): string =>
   min === max ? `level ${max}` : `levels ${min} to ${max}`
 

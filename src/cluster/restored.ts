@@ -4,16 +4,20 @@
  * before its members said what they remember of it (PROTOCOL.md, R31).
  */
 import { ErrorCode, StoreError } from '../core/errors.ts'
-import { RESTORE_EPOCH_STEP } from '../core/limits.ts'
+import { laterLayerLow } from '../core/layer-ids.ts'
+import { RESTORE_EPOCH_STEP, RESTORE_LAYERS_STEP } from '../core/limits.ts'
 import type { MetadataBackup } from '../metadata/backup-format.ts'
+import { isIn, levelIn } from './features.ts'
 import { NO_BOOT, peersOf } from './groups.ts'
+import { formatId64, parseId64 } from './ids.ts'
 import type { Keys } from './keys.ts'
 import {
   decodeRecord,
   encodeRecord,
   type FamilyRecord,
   type GroupRecord,
-  type RestoreRecord
+  type RestoreRecord,
+  type VolumeRecord
 } from './records.ts'
 
 /** Of a copy: who took part, and how far it came. */
@@ -22,12 +26,14 @@ interface CopyFacts {
   readonly peers: ReadonlySet<string>
   /** Of the restore before; null when there was none. */
   readonly restore: RestoreRecord | null
+  /** Volumes may have had snapshots that the copy does not know. */
+  readonly hasLayers: boolean
 }
 
 /**
  * `backup` as it is to be written: writerEpochs far above what can have been given out, so that
- * none is used twice; groups whose members have to prove the copy right; and the cluster's record
- * tells of it. @throws StoreError LimitReached, Corrupt
+ * none is used twice, and layers likewise; groups whose members have to prove the copy right; and
+ * the cluster's record tells of it. @throws StoreError LimitReached, Corrupt
  */
 export function restoredBackup(backup: MetadataBackup, keys: Keys, nowMs: number): MetadataBackup {
   const restoredAt = new Date(nowMs).toISOString()
@@ -45,6 +51,10 @@ export function restoredBackup(backup: MetadataBackup, keys: Keys, nowMs: number
       if (whole.startsWith(keys.families)) {
         const record = decodeRecord('family', whole, value)
         return { key, value: encodeRecord('family', restoredFamily(record, whole)) }
+      }
+      if (facts.hasLayers && whole.startsWith(keys.volumes)) {
+        const record = restoredVolume(decodeRecord('volume', whole, value))
+        return { key, value: encodeRecord('volume', record) }
       }
       if (!whole.startsWith(keys.allGroups)) return { key, value }
       const record = decodeRecord('group', whole, value)
@@ -64,20 +74,33 @@ export function restoredBackup(backup: MetadataBackup, keys: Keys, nowMs: number
 function factsOf(backup: MetadataBackup, keys: Keys): CopyFacts {
   const peers = new Set<string>()
   let restore: RestoreRecord | null = null
+  let level = levelIn(null)
   for (const { key, value } of backup.entries) {
     const whole = keys.root + key
     if (whole === keys.restore) restore = decodeRecord('restore', whole, value)
+    if (whole === keys.settings) level = levelIn(decodeRecord('settings', whole, value))
     if (!whole.startsWith(keys.peers)) continue
     const { peerId, state } = decodeRecord('peer', whole, value)
     if (state !== 'removed' && state !== 'pending') peers.add(peerId)
   }
-  return { peers, restore }
+  return { peers, restore, hasLayers: isIn(level, 'layers') }
 }
 
 /** The last writer of the copy may not have been the last: it proves nothing about a clean end. */
 function restoredFamily(record: FamilyRecord, key: string): FamilyRecord {
   const { clean: _, ...kept } = record
   return { ...kept, writerEpoch: raised(record.writerEpoch, key) }
+}
+
+/**
+ * Each snapshot since the copy began a layer, of which members have what was written to it. Above
+ * all of these the volume shows it. Without: the next snapshot begins the same layer once more, and
+ * blocks of its first life come up in the volume.
+ */
+function restoredVolume(record: VolumeRecord): VolumeRecord {
+  const { high, low } = parseId64(record.headLayer)
+  const headLayer = formatId64(high, laterLayerLow(low, RESTORE_LAYERS_STEP))
+  return { ...record, headLayer, rootLayer: record.rootLayer ?? record.headLayer }
 }
 
 function restoredGroup(record: GroupRecord, key: string, peers: ReadonlySet<string>): GroupRecord {

@@ -43,3 +43,14 @@ export function nextLayerLow(layerLow: number): number {
   if (isBasedLayer(next) === isBasedLayer(layerLow) && next < LOW_END) return next
   throw new StoreError(ErrorCode.LimitReached, 'the volume has had all layers that it can have')
 }
+
+/**
+ * Lower half of a layer so many numbers above the next one: those in between may have been used.
+ * @throws StoreError LimitReached
+ */
+export function laterLayerLow(layerLow: number, skipped: number): number {
+  const next = nextLayerLow(layerLow)
+  const later = next + skipped
+  if (isBasedLayer(later) === isBasedLayer(next) && later < LOW_END) return later
+  throw new StoreError(ErrorCode.LimitReached, 'the volume has had all layers that it can have')
+}

@@ -210,6 +210,8 @@ export const METADATA_BATCH_BYTES = 512 * 1024
 /** A restored store may have missed writers since its backup, each of which took one epoch:
  * 2^20 is centuries of a volume that is opened every hour, and leaves room for 4,095 restores. */
 export const RESTORE_EPOCH_STEP = 2 ** 20
+/** The same of layers, one for each snapshot: two years of hourly ones, and 511 restores. */
+export const RESTORE_LAYERS_STEP = 2 ** 14
 /** Between copies of the metadata that a peer keeps: what is lost with all of etcd at most. */
 export const METADATA_COPY_MS = 10 * 60_000
 /** A changed group is in the copy after this time, longer where the copy is larger than this. */

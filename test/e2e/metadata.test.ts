@@ -102,6 +102,47 @@ testNeeding(needs, 'nobody joins what was moved before the peer that has the dat
   }
 })
 
+testNeeding(needs, 'what was written after snapshots that a copy lacks stays', async () => {
+  const scratch = await Scratch.create()
+  const etcd = await EtcdServer.start()
+  const [url = ''] = etcd.endpoints
+  const server = await TorusServer.start({ args: ['--etcd', url, '--volume', 'v=16MiB'] })
+  const write = async (name: string, fromMiB: number): Promise<string> => {
+    const image = scratch.path(name)
+    makeImage(image, 16 * MiB, [[fromMiB * MiB, 3 * MiB]])
+    await runOk('nbdcopy', ['--flush', image, server.uri('v')])
+    return await sha256Of(image)
+  }
+  const read = async (name: string): Promise<string> => {
+    await runOk('nbdcopy', [server.uri(name), scratch.path('back')])
+    return await sha256Of(scratch.path('back'))
+  }
+  try {
+    const first = await write('first', 1)
+    await server.json('snapshot', 'create', 'v@first')
+    const file = scratch.path('backup')
+    await server.json('metadata', 'backup', file)
+    await write('second', 3)
+    await server.json('snapshot', 'create', 'v@lost')
+    const third = await write('third', 6)
+    await server.stop()
+    await mustRun(['metadata', 'restore', file, '--etcd', url, '--force', '--yes'])
+    await server.start()
+    strictEqual(await read('v'), third)
+    await server.json('snapshot', 'create', 'v@new')
+    strictEqual(await read('v'), third)
+    const fourth = await write('fourth', 9)
+    strictEqual(await read('v'), fourth)
+    strictEqual(await read('v@new'), third)
+    strictEqual(await read('v@first'), first)
+    await server.json('volume', 'delete', 'v', '--now', '--force', '--yes')
+  } finally {
+    await server.dispose()
+    await etcd.stop()
+    await scratch.remove()
+  }
+})
+
 testNeeding(needs, 'an etcd that was lost with all its members is restored', async () => {
   const scratch = await Scratch.create()
   const etcd = await EtcdServer.start()
