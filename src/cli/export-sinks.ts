@@ -11,6 +11,7 @@ import {
   VolumeDigest
 } from '../backup/stream-format.ts'
 import { assert } from '../core/assert.ts'
+import { systemReason } from '../core/system-reason.ts'
 import { CommandError } from './errors.ts'
 
 export interface Sink {
@@ -165,9 +166,9 @@ export async function written(out: Writable, bytes: Buffer): Promise<void> {
 export const failed =
   (path: string) =>
   (thrown: NodeJS.ErrnoException): never => {
-    const { code = thrown.message } = thrown
+    const { code } = thrown
     if (code !== 'ENOSPC' && code !== 'EDQUOT') {
-      throw new CommandError('DiskFailure', `${path} cannot be written: ${code}`)
+      throw new CommandError('DiskFailure', `${path} cannot be written: ${systemReason(thrown)}`)
     }
     const left = `${partName(path)} is kept: make room and run the command again`
     throw new CommandError('OutOfSpace', `the disk of ${path} is full; ${left}`)

@@ -1,6 +1,6 @@
 /** A backup as a new volume, by commands to a peer in this process. */
-import { deepStrictEqual, match, strictEqual } from 'node:assert'
-import { rmSync, statSync } from 'node:fs'
+import { deepStrictEqual, match, ok, strictEqual } from 'node:assert'
+import { existsSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import { cliFor } from '../helpers/cli.ts'
@@ -20,7 +20,9 @@ test('what is restored or imported has its rules of access from the first moment
     const file = await volumes.openFile('v')
     await file.writeAt(0, Buffer.alloc(4096, 1))
     await file.close()
-    const to = ['--to', join(directory, 'backups')]
+    const to = ['--to', join(directory, 'backups')] as const
+    match((await torus(['backup', 'create', 'none', ...to])).stderr, /no volume "none"/)
+    ok(!existsSync(to[1]), 'a name with a mistake in it makes no store')
     const made = await torus(['backup', 'create', 'v', ...to])
     strictEqual(made.code, 0, made.stderr)
 

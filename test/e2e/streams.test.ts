@@ -8,7 +8,7 @@ import { KiB, MiB, Scratch } from '../helpers/images.ts'
 import { libnbd, nbdInfo } from '../helpers/nbd-clients.ts'
 import { runOk } from '../helpers/process.ts'
 import { qemuImg, qemuIo } from '../helpers/qemu.ts'
-import { TorusServer } from '../helpers/server.ts'
+import { TorusServer, torusProgram } from '../helpers/server.ts'
 
 let server: TorusServer
 let scratch: Scratch
@@ -188,6 +188,35 @@ testNeeding({ programs: backupTools }, leftovers, async () => {
   const unasked = ['volume', 'export', 'one@a', `${larger}.qcow2`, '--format', 'qcow2']
   match((await server.torus(unasked)).stderr, /qcow2.raw is there/)
   strictEqual(await readFile(`${larger}.qcow2.raw`, 'utf8'), 'of somebody')
+})
+
+const noRoom = 'an export to a disk that is full says so, keeps what it has, and goes on with it'
+
+testNeeding({ programs: backupTools, kernel: ['root', 'netns'] }, noRoom, async () => {
+  await server.createVolume('large', '64MiB')
+  await qemuIo(server.uri('large'), 'write -P 5 0 10M', 'write -P 6 30M 10M')
+  for (const format of ['raw', 'torus']) {
+    const path = scratch.path(`full/large.${format}`)
+    const command = `"${process.execPath}" "${torusProgram}" volume export large "$0" --format ${format}`
+    // A filesystem that nobody else sees, and that goes with the shell.
+    const script = `
+      mkdir -p "$1" && mount -t tmpfs -o size=8m none "$1" || exit 9
+      ${command} 2> "$1.said"; echo "$?"; ls "$1"
+      mount -o remount,size=64m "$1" && ${command} > /dev/null && cp "$0" "$1.${format}"`
+    const shell = ['--mount', '/bin/sh', '-c', script, path, scratch.path('full')]
+    const env = { ...process.env, TORUS_ADMIN: server.adminUrl }
+    const said = await runOk('unshare', shell, { env })
+    deepStrictEqual(said.trim().split('\n'), ['1', `large.${format}.part`])
+    const why = await readFile(scratch.path('full.said'), 'utf8')
+    match(why, /the disk of .*large.* is full; .*part is kept: make room and run the command again/)
+    const made = scratch.path(`full.${format}`)
+    if (format === 'torus') {
+      strictEqual((await server.torus(['volume', 'import', made, 'made'])).code, 0)
+    }
+    const [of, as] = format === 'torus' ? [server.uri('made'), 'raw'] : [made, format]
+    const same = ['compare', '-f', as, '-F', 'raw', of, server.uri('large')]
+    match(await qemuImg(...same), /identical/)
+  }
 })
 
 test.run()

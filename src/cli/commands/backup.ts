@@ -92,6 +92,8 @@ function addCreate(parent: Command): void {
     .option('--break-lock', 'take another backup of it that seems to go on for dead')
   addStoreOptions(command).action(
     action<[string], CreateOptions>(async (context, [volume], options) => {
+      // A name with a mistake in it makes no store.
+      await context.api.volume(volume)
       const repository = await repositoryAt(options, true)
       const { full = false, breakLock = false } = options
       const made = await createBackup(context, repository, { volume, full, breakLock })
