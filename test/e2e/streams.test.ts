@@ -197,7 +197,8 @@ testNeeding({ programs: backupTools, kernel: ['root', 'netns'] }, noRoom, async 
   await qemuIo(server.uri('large'), 'write -P 5 0 10M', 'write -P 6 30M 10M')
   for (const format of ['raw', 'torus']) {
     const path = scratch.path(`full/large.${format}`)
-    const command = `"${process.execPath}" "${torusProgram}" volume export large "$0" --format ${format}`
+    const torus = `"${process.execPath}" "${torusProgram}"`
+    const command = `${torus} volume export large "$0" --format ${format}`
     // A filesystem that nobody else sees, and that goes with the shell.
     const script = `
       mkdir -p "$1" && mount -t tmpfs -o size=8m none "$1" || exit 9
