@@ -49,6 +49,13 @@ export interface WriterHolder {
   readonly isOffered: boolean
 }
 
+export interface HandoverListener {
+  /** `ifOffered`: it wants it only from a writer that lets go for anyone. */
+  onAsked(family: string, ifOffered: boolean): void
+  /** It does not any more: it has the family, or gave up. */
+  onEnd(family: string): void
+}
+
 /** The right to write a family: one peer has it, bound to its lease, under a fencing token. */
 export class Writers {
   readonly #cluster: Cluster
@@ -175,8 +182,16 @@ export class Writers {
   async askFor(family: string, ifOffered: boolean): Promise<void> {
     const { keys, store, self } = this.#cluster
     const value = encodeRecord('handover', { v: 1, gateway: self.peerId, ifOffered })
-    const { lease } = this.#session
-    await store.transact({ success: [{ put: keys.handover(family), value, lease }] })
+    await untilSettled(`asking for family ${family}`, async () => {
+      try {
+        const { lease } = this.#session
+        await store.transact({ success: [{ put: keys.handover(family), value, lease }] })
+        return true
+      } catch (thrown) {
+        await this.#renewAfter(thrown)
+        return null
+      }
+    })
   }
 
   async askNoMore(family: string): Promise<void> {
@@ -184,14 +199,17 @@ export class Writers {
     await store.transact({ success: [{ delete: keys.handover(family) }] })
   }
 
-  /** Calls `listener` with each family that somebody asks for; returns what ends it. */
-  onAsked(listener: (family: string, ifOffered: boolean) => void): () => void {
-    const { keys, store, timers } = this.#cluster
+  /** Tells of each family that another gateway asks for, and of the end of that. */
+  onAsked(listener: HandoverListener): () => void {
+    const { keys, store, timers, self } = this.#cluster
+    const familyOf = (key: string): string => key.slice(keys.handovers.length)
     const onPut = ({ key, value }: Entry): void => {
-      const { ifOffered = false } = decodeRecord('handover', key, value)
-      listener(key.slice(keys.handovers.length), ifOffered)
+      const { ifOffered = false, gateway } = decodeRecord('handover', key, value)
+      if (gateway === self.peerId) listener.onEnd(familyOf(key))
+      else listener.onAsked(familyOf(key), ifOffered)
     }
-    const following = follow(store, keys.handovers, { onPut, onDelete: () => {} }, timers)
+    const onDelete = (key: string): void => listener.onEnd(familyOf(key))
+    const following = follow(store, keys.handovers, { onPut, onDelete }, timers)
     return () => following.stop()
   }
 
@@ -282,11 +300,15 @@ export class Writers {
       })
       return succeeded ? revision : null
     } catch (thrown) {
-      if (!(thrown instanceof StoreError) || thrown.code !== ErrorCode.NotFound) throw thrown
-      // The session's lease ended, after a long pause of the process for instance.
-      await this.#session.renew()
+      await this.#renewAfter(thrown)
       return null
     }
+  }
+
+  /** The session's lease ended: after a long pause of the process, or it was revoked. */
+  async #renewAfter(thrown: unknown): Promise<void> {
+    if (!(thrown instanceof StoreError) || thrown.code !== ErrorCode.NotFound) throw thrown
+    await this.#session.renew()
   }
 }
 

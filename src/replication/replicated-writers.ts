@@ -49,6 +49,8 @@ export class ReplicatedWriters {
   /** Families that are being acquired. */
   readonly #acquiring = new Set<string>()
   readonly #offers: WriterOffers
+  /** Families that another gateway asks for, and until when they are left to it. */
+  readonly #wantedMs = new Map<string, number>()
   #stopListening: (() => void) | null = null
 
   constructor(options: ReplicatedWritersOptions) {
@@ -77,6 +79,7 @@ export class ReplicatedWriters {
 
   async #acquire(volume: VolumeRecord, options: AcquireOptions): Promise<number> {
     const { store, writers, poolOf } = this.#options
+    this.#listen()
     const pool = store.pool(await poolOf(volume))
     const taken = await this.#take(volume, options)
     const readers = await this.#readers(taken)
@@ -98,7 +101,10 @@ export class ReplicatedWriters {
     family.isServed = true
     this.#open.set(volume.family, { family, onLost: options.onLost, isRetaking: false })
     this.#offers.begin(volume.family, taken.claim)
-    this.#listen()
+    if (this.#isWanted(volume.family)) {
+      await this.release(volume)
+      throw wanted(volume)
+    }
     return taken.writerEpoch
   }
 
@@ -234,6 +240,7 @@ export class ReplicatedWriters {
     { takeover = false, waits = false }: AcquireOptions
   ): Promise<TakenWriter> {
     const { writers, cluster } = this.#options
+    if (!takeover && this.#isWanted(volume.family)) throw wanted(volume)
     for (let asked = false; ; asked = true) {
       const holder = await writers.holder(volume.family)
       const isOther = holder !== null && holder.gateway !== cluster.self.peerId
@@ -266,10 +273,26 @@ export class ReplicatedWriters {
 
   /** Hears when another gateway asks for a family. */
   #listen(): void {
-    this.#stopListening ??= this.#options.writers.onAsked((family, ifOffered) => {
-      if (ifOffered && !this.#offers.has(family)) return
-      this.#open.get(family)?.onLost('wanted')
+    const { store, writers } = this.#options
+    this.#stopListening ??= writers.onAsked({
+      onAsked: (family, ifOffered) => {
+        if (ifOffered && !this.#offers.has(family)) return
+        if (!ifOffered) this.#wantedMs.set(family, store.clock.monotonicMs() + HANDOVER_MS)
+        this.#open.get(family)?.onLost('wanted')
+      },
+      onEnd: (family) => this.#wantedMs.delete(family)
     })
+  }
+
+  /**
+   * Its clients come back at once, and it would be taken again before the other one has it. For
+   * so long as that one waits before it ends our lease, at most.
+   */
+  #isWanted(family: string): boolean {
+    const untilMs = this.#wantedMs.get(family) ?? 0
+    if (this.#options.store.clock.monotonicMs() < untilMs) return true
+    this.#wantedMs.delete(family)
+    return false
   }
 
   #sleep(ms: number): Promise<void> {
@@ -279,5 +302,7 @@ export class ReplicatedWriters {
   }
 }
 
+const wanted = (volume: VolumeRecord): StoreError =>
+  new StoreError(ErrorCode.Busy, `volume ${volume.name} moves to another gateway just now`)
 const lost = (volume: VolumeRecord): StoreError =>
   new StoreError(ErrorCode.Closed, `volume ${volume.name}: another gateway took it over`)

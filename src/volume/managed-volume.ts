@@ -242,7 +242,8 @@ export class ManagedVolume {
       await this.closeOpens()
       await this.exclusively(async () => {
         // What is closed with clients goes by `release`; what was lost has nothing to drain.
-        if (this.volume.writable) await this.release()
+        // Clients that came back meanwhile go, too: nobody else has it before.
+        if (this.volume.writable) await (why === 'wanted' ? this.evictAlone() : this.release())
         else if (this.opens.size === 0) await this.#context.gate.release(this.record)
       })
     }
