@@ -8,6 +8,7 @@ import type { SnapshotRecord, VolumeRecord } from '../cluster/records.ts'
 import { doneUntilMs } from '../cluster/snapshots.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import {
+  SCHEDULE_AHEAD_MS,
   SCHEDULE_EVERY_MS_MAX,
   SCHEDULE_EVERY_MS_MIN,
   SCHEDULE_KEEP_MAX,
@@ -111,24 +112,32 @@ export const scheduledName = (atMs: number): string =>
 export const isScheduled = ({ scheduled, name }: SnapshotRecord): boolean =>
   scheduled !== undefined && scheduled.name === name
 
-/** Of the snapshots of a volume those that no rule keeps. What is not a schedule's own stays. */
+/**
+ * Of the snapshots of a volume those that no rule keeps. What is not a schedule's own stays. Those
+ * that a clock took which was ahead are counted apart until their time comes: they would stay as
+ * the last of all, and each one taken since would go at once.
+ */
 export function expiredSnapshots(
   rules: readonly ScheduleRule[],
-  snapshots: readonly SnapshotRecord[]
+  snapshots: readonly SnapshotRecord[],
+  nowMs: number
 ): SnapshotRecord[] {
   const own = snapshots.filter(isScheduled).map((snapshot) => ({
     snapshot,
     dueMs: Date.parse(snapshot.scheduled!.due)
   }))
   own.sort((one, other) => one.dueMs - other.dueMs)
+  const isAhead = ({ dueMs }: { dueMs: number }): boolean => dueMs > nowMs + SCHEDULE_AHEAD_MS
   const kept = new Set<SnapshotRecord>()
-  for (const { everyMs, keep } of rules) {
-    const firsts = new Map<number, SnapshotRecord>()
-    for (const { snapshot, dueMs } of own) {
-      const slotMs = slotOf(dueMs, everyMs)
-      if (!firsts.has(slotMs)) firsts.set(slotMs, snapshot)
+  for (const some of [own.filter((each) => !isAhead(each)), own.filter(isAhead)]) {
+    for (const { everyMs, keep } of rules) {
+      const firsts = new Map<number, SnapshotRecord>()
+      for (const { snapshot, dueMs } of some) {
+        const slotMs = slotOf(dueMs, everyMs)
+        if (!firsts.has(slotMs)) firsts.set(slotMs, snapshot)
+      }
+      for (const snapshot of [...firsts.values()].slice(-keep)) kept.add(snapshot)
     }
-    for (const snapshot of [...firsts.values()].slice(-keep)) kept.add(snapshot)
   }
   const gone = own.filter(({ snapshot }) => !kept.has(snapshot) && snapshot.protected !== true)
   return gone.map(({ snapshot }) => snapshot)

@@ -209,7 +209,8 @@ export class SnapshotSchedules {
   /** One that cannot go, because somebody reads it or it has clones, goes another time. */
   async #prune({ id, name: volume, schedule }: Scheduled): Promise<void> {
     const all = await this.#snapshots.list(id)
-    for (const { name, id: wanted } of expiredSnapshots(schedule.rules, all)) {
+    const nowMs = this.#parts.cluster.clock.wallMs()
+    for (const { name, id: wanted } of expiredSnapshots(schedule.rules, all, nowMs)) {
       try {
         await this.#parts.volumes.snapshots.delete(volume, name, (snapshot) => {
           if (snapshot.id === wanted && snapshot.protected !== true) return

@@ -135,7 +135,7 @@ test('each rule keeps its last, and nothing else goes', () => {
     record(day - DAY + 2, { name: 'renamed' }),
     { ...record(day - DAY + 3), scheduled: undefined }
   ]
-  const gone = new Set(expiredSnapshots(rules, [...all, ...hand]).map(({ name }) => name))
+  const gone = new Set(expiredSnapshots(rules, [...all, ...hand], NOON).map(({ name }) => name))
   const kept = all.filter(({ name }) => !gone.has(name)).map(({ createdAt }) => createdAt)
   const expected = [day - DAY, day, day + 3 * HOUR, day + 4 * HOUR, day + 5 * HOUR]
   deepStrictEqual(
@@ -143,6 +143,24 @@ test('each rule keeps its last, and nothing else goes', () => {
     expected.map((dueMs) => new Date(dueMs).toISOString())
   )
   ok(hand.every(({ name }) => !gone.has(name)))
+})
+
+test('a clock that was ahead leaves what is taken when it is right again', async () => {
+  const { bench, schedules, at } = await begin([{ everyMs: HOUR, keep: 2 }])
+  await at(NOON + HOUR)
+  for (const days of [3, 8, 20]) await at(NOON + days * DAY)
+  for (let hour = 2; hour <= 5; hour++) await at(NOON + hour * HOUR)
+  deepStrictEqual(await namesOf(bench), [
+    'auto-2026-02-08T12:00Z',
+    'auto-2026-02-20T12:00Z',
+    'auto-2026-01-31T16:00Z',
+    'auto-2026-01-31T17:00Z'
+  ])
+  // Their time comes: they are as the others.
+  await at(NOON + 21 * DAY)
+  deepStrictEqual(await namesOf(bench), ['auto-2026-02-20T12:00Z', 'auto-2026-02-21T12:00Z'])
+  await schedules.close()
+  await bench.close()
 })
 
 test('what is open, protected or has a name of its own outlives its time', async () => {
