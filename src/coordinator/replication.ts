@@ -159,7 +159,7 @@ export async function prepareReplication(parts: ReplicationParts): Promise<Repli
   return {
     store,
     gate: writers,
-    ...{ members, space: new MemberSpaceAsker({ cluster, members, groups, pools }) },
+    ...{ members, space: new MemberSpaceAsker({ cluster, members, groups, pools, membership }) },
     ...{ giveUp: () => store.giveUp(), noLinkTo: (peer) => links?.noLinkTo(peer) ?? null },
     resync: () => here.progress,
     reclaim: () => here.reclaimed,

@@ -2,6 +2,7 @@
 import type { Cluster } from '../cluster/cluster.ts'
 import type { GroupTable, PoolView } from '../cluster/group-table.ts'
 import { formatId64, randomId64 } from '../cluster/ids.ts'
+import type { Membership } from '../cluster/membership.ts'
 import type { GroupMember } from '../cluster/records.ts'
 import { ErrorCode, StoreError } from '../core/errors.ts'
 import type { Member, Members } from './member.ts'
@@ -42,12 +43,16 @@ export class LocalSpaceAsker implements SpaceAsker {
   }
 }
 
+type AskedPool = Pick<PoolView, 'number' | 'groups'>
+
 export interface MemberSpaceAskerParts {
   readonly cluster: Pick<Cluster, 'self' | 'random'>
   readonly members: Members
   readonly groups: Pick<GroupTable, 'open' | 'get'>
   /** @throws StoreError NotFound */
-  readonly pools: { find(name: string): PoolView }
+  readonly pools: { find(name: string): AskedPool }
+  /** May an entry of a group's record with this boot id stand for the peer's present boot? */
+  readonly membership: Pick<Membership, 'isPresentBoot'>
 }
 
 export class MemberSpaceAsker implements SpaceAsker {
@@ -70,7 +75,7 @@ export class MemberSpaceAsker implements SpaceAsker {
   }
 
   /** Who was not needed yet is being connected. @throws StoreError Unavailable */
-  async #shareSoon(pool: PoolView): Promise<Map<Member, number[]>> {
+  async #shareSoon(pool: AskedPool): Promise<Map<Member, number[]>> {
     for (let attempt = 1; ; attempt++) {
       try {
         return await this.#share(pool)
@@ -82,7 +87,7 @@ export class MemberSpaceAsker implements SpaceAsker {
   }
 
   /** One member in sync of each group, this peer where it is one. @throws StoreError Unavailable */
-  async #share(pool: PoolView): Promise<Map<Member, number[]>> {
+  async #share(pool: AskedPool): Promise<Map<Member, number[]>> {
     const { groups, cluster } = this.#parts
     await groups.open(pool.number)
     const shares = new Map<Member, number[]>()
@@ -107,8 +112,10 @@ export class MemberSpaceAsker implements SpaceAsker {
   }
 
   #find({ peer, boot }: GroupMember): Member | null {
-    const member = this.#parts.members.find(peer)
-    return member?.bootId === boot ? member : null
+    const { members, membership } = this.#parts
+    const member = members.find(peer)
+    if (member === null) return null
+    return member.bootId === boot || membership.isPresentBoot(peer, boot) ? member : null
   }
 
   async #askMember(member: Member, question: SpaceQuestion): Promise<Buffer> {
