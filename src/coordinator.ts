@@ -183,7 +183,7 @@ async function resumeVolumes(
   { isInCharge, audit }: ClusterParts & Security
 ): Promise<() => Promise<void>> {
   await volumes.resume()
-  const given = { log, isInCharge, onDeed: ownWitness(audit) }
+  const given = { log, clock: systemClock, isInCharge, onDeed: ownWitness(audit) }
   const ends = [keepTrash(volumes.trash, given), keepSchedules(schedules, given)]
   return async () => void (await Promise.all(ends.map((end) => end())))
 }

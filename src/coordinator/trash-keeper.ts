@@ -1,5 +1,7 @@
 /** Deletes volumes of the trash for good when their time is over. */
 import type { HiddenVolume } from '../cluster/hidden-volumes.ts'
+import type { Clock } from '../core/clock.ts'
+import { ClockWatch } from '../core/clock-watch.ts'
 import { StoreError } from '../core/errors.ts'
 import { TRASH_LOOK_MS } from '../core/limits.ts'
 import type { Log } from '../core/log.ts'
@@ -7,19 +9,22 @@ import type { Trash } from '../volume/trash.ts'
 import type { OwnDeed } from './security.ts'
 
 /**
- * Looks now and then, on one peer of a cluster, which is enough. Returns what ends it; that
+ * Looks now and then, on one peer of a cluster, which is enough, while its clock goes well: one that
+ * is days ahead for a moment would delete what is to stay. Returns what ends it; that
  * resolves when it does not look.
  */
 export function keepTrash(
-  trash: Trash,
+  trash: Pick<Trash, 'removeExpired'>,
   given: {
     readonly log: Log
+    readonly clock: Clock
     readonly isInCharge: () => boolean
     readonly onDeed: (deed: OwnDeed) => void
     readonly everyMs?: number
   }
 ): () => Promise<void> {
-  const { log, isInCharge, onDeed, everyMs = TRASH_LOOK_MS } = given
+  const { log, clock, isInCharge, onDeed, everyMs = TRASH_LOOK_MS } = given
+  const watch = new ClockWatch(clock)
   const onRemoved = ({ name, hidden }: HiddenVolume): void => {
     const { why, since, until } = hidden
     const action = why === 'deleted' ? 'trashExpired' : 'importExpired'
@@ -36,7 +41,8 @@ export function keepTrash(
     }
   }
   const timer = setInterval(() => {
-    if (isInCharge()) looking = looking.then(look)
+    const isSteady = watch.isSteady()
+    if (isSteady && isInCharge()) looking = looking.then(look)
   }, everyMs).unref()
   return async () => {
     clearInterval(timer)

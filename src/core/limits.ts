@@ -144,6 +144,10 @@ export const IMPORT_KEPT_MS = 7 * 24 * 3600 * 1000
 export const IMPORT_PIECE_BYTES_MAX = 8 * 1024 * 1024
 /** Between looks for volumes in the trash whose time is over. */
 export const TRASH_LOOK_MS = 30_000
+/** Set by so much at once a clock is not trusted: more than leap seconds and what NTP slews. */
+export const CLOCK_JUMP_MS = 60_000
+/** Nothing is deleted by a clock before it went well for so long: time for NTP to set it. */
+export const CLOCK_STEADY_MS = 15 * 60_000
 /** Events that are kept of each volume: some 8 KiB of metadata. */
 export const VOLUME_EVENTS_MAX = 64
 /** Each is a layer that reads may have to look at, and a record. */
