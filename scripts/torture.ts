@@ -4,10 +4,12 @@
  *
  * Usage: npm run torture -- [--minutes N] [--volume-mib N] [--seed N] [-- SERVE-OPTION…]
  *        npm run torture -- --encrypt [--minutes N] …
+ *        npm run torture -- --life [--minutes N] [--seed N] [-- SERVE-OPTION…]
  *        npm run torture -- --cluster [--only WORDS] [--minutes N] …
  * Prints a line a minute and the seed; the timing of a kill is never the same twice.
  *
  * With --encrypt the volume is encrypted, and rekeyed and compacted whenever it is loaded.
+ * With --life it is killed while volumes are restored, flattened, shrunk and deleted.
  * With --cluster: four peers and three members of etcd, and one fault after the other in random
  * order (scripts/torture/cluster-faults.ts; those with WORDS in their names). Any wrong byte, any
  * error that a client sees, and any wait that is too long ends it.
@@ -16,6 +18,7 @@
 import { TorusServer } from '../test/helpers/server.ts'
 import { parseArgs } from './arguments.ts'
 import { tortureCluster } from './torture/cluster-rounds.ts'
+import { lifeRounds } from './torture/life-rounds.ts'
 import { seededRandom } from './torture/seeded-random.ts'
 import { startSealed } from './torture/sealed-rounds.ts'
 import { type KillReport, killRounds, READY_MS_MAX, TORTURE_VOLUME } from './torture/kill-rounds.ts'
@@ -37,6 +40,19 @@ const startPlain = (volumeBytes: number, args: readonly string[]): Promise<Torus
     readyMs: READY_MS_MAX
   })
 
+async function tortureLife(minutes: number, seed: number, args: readonly string[]): Promise<void> {
+  const server = await TorusServer.start({ args, readyMs: READY_MS_MAX })
+  const until = performance.now() + minutes * 60_000
+  try {
+    const goOn = (): boolean => performance.now() < until
+    const { rounds, done } = await lifeRounds({ server, random: seededRandom(seed), goOn })
+    const each = Object.entries(done).map(([name, count]) => `${name} ${count}`)
+    console.log(`every one of ${rounds} rounds was right; done when killed: ${each.join(', ')}`)
+  } finally {
+    await server.dispose()
+  }
+}
+
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
@@ -46,6 +62,7 @@ async function main(): Promise<void> {
       seed: { type: 'string', default: String(Date.now() % 1_000_000) },
       cluster: { type: 'boolean', default: false },
       encrypt: { type: 'boolean', default: false },
+      life: { type: 'boolean', default: false },
       only: { type: 'string', default: '' }
     }
   })
@@ -59,6 +76,7 @@ async function main(): Promise<void> {
     return
   }
   const args = ['--segment-size', '4MiB', ...positionals]
+  if (values.life) return await tortureLife(minutes, seed, args)
   const sealed = values.encrypt ? await startSealed(volumeBytes, args) : null
   const server = sealed?.server ?? (await startPlain(volumeBytes, args))
   const until = performance.now() + minutes * 60_000

@@ -1,6 +1,7 @@
 import { ok, strictEqual } from 'node:assert'
 import { test } from 'uvu'
 import { killRounds, READY_MS_MAX, TORTURE_VOLUME } from '../../scripts/torture/kill-rounds.ts'
+import { lifeRounds } from '../../scripts/torture/life-rounds.ts'
 import { seededRandom } from '../../scripts/torture/seeded-random.ts'
 import { startSealed } from '../../scripts/torture/sealed-rounds.ts'
 import { checkNonces } from '../helpers/nonces.ts'
@@ -8,6 +9,7 @@ import { TorusServer } from '../helpers/server.ts'
 
 const ROUNDS = 4
 const SEALED_ROUNDS = 3
+const LIFE_ROUNDS = 2
 const VOLUME_BYTES = 32 * 1024 * 1024
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 
@@ -45,6 +47,18 @@ test(`so it is of an encrypted volume, killed while it is rekeyed (SEED=${seed})
     const nonces = new Map<string, string>()
     checkNonces(server.dataDir, nonces)
     ok(nonces.size > 1000, `${nonces.size} nonces`)
+  } finally {
+    await server.dispose()
+  }
+})
+
+test(`what ends part of a volume's life is done or is not, when killed (SEED=${seed})`, async () => {
+  const args = ['--segment-size', '4MiB', '--shards', '2']
+  const server = await TorusServer.start({ args, readyMs: READY_MS_MAX })
+  try {
+    const goOn = (rounds: number): boolean => rounds < LIFE_ROUNDS
+    const report = await lifeRounds({ server, random: seededRandom(seed), goOn })
+    strictEqual(report.rounds, LIFE_ROUNDS)
   } finally {
     await server.dispose()
   }
