@@ -9,9 +9,9 @@ import type { Trash } from '../volume/trash.ts'
 import type { OwnDeed } from './security.ts'
 
 /**
- * Looks now and then, on one peer of a cluster, which is enough, while its clock goes well: one that
- * is days ahead for a moment would delete what is to stay. Returns what ends it; that
- * resolves when it does not look.
+ * Looks now and then, on one peer of a cluster, which is enough, while its clock goes well: one
+ * that is days ahead for a moment would delete what is to stay. Returns what ends it; that resolves
+ * when it does not look.
  */
 export function keepTrash(
   trash: Pick<Trash, 'removeExpired'>,

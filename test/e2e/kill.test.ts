@@ -52,7 +52,7 @@ test(`so it is of an encrypted volume, killed while it is rekeyed (SEED=${seed})
   }
 })
 
-test(`what ends part of a volume's life is done or is not, when killed (SEED=${seed})`, async () => {
+test(`a deed that ends part of a volume's life is done or is not (SEED=${seed})`, async () => {
   const args = ['--segment-size', '4MiB', '--shards', '2']
   const server = await TorusServer.start({ args, readyMs: READY_MS_MAX })
   try {
