@@ -216,6 +216,8 @@ export const METADATA_BATCH_BYTES = 512 * 1024
 export const RESTORE_EPOCH_STEP = 2 ** 20
 /** The same of layers, one for each snapshot: two years of hourly ones, and 511 restores. */
 export const RESTORE_LAYERS_STEP = 2 ** 14
+/** Between looks at layers that nobody reads: what was written since hides more of their blocks. */
+export const MERGE_AGAIN_MS = 10 * 60_000
 /** Between copies of the metadata that a peer keeps: what is lost with all of etcd at most. */
 export const METADATA_COPY_MS = 10 * 60_000
 /** A changed group is in the copy after this time, longer where the copy is larger than this. */

@@ -1,9 +1,11 @@
 import type { Bases } from '../cluster/bases.ts'
 import { BranchDirectory } from '../cluster/branches.ts'
 import type { Cluster } from '../cluster/cluster.ts'
-import { mergedLayers } from '../cluster/layer-lines.ts'
+import { type MergedLayers, mergedLayers } from '../cluster/layer-lines.ts'
+import type { VolumeRecord } from '../cluster/records.ts'
 import { SnapshotDirectory } from '../cluster/snapshots.ts'
 import type { VolumeDirectory } from '../cluster/volume-directory.ts'
+import { MERGE_AGAIN_MS } from '../core/limits.ts'
 import type { BlockStore } from '../replication/block-store.ts'
 import { cutBase, mergeLayers } from './reclaim.ts'
 
@@ -19,9 +21,15 @@ export interface LayerMergerParts {
   readonly trouble: (what: string, thrown: unknown) => void
 }
 
+interface Told {
+  readonly volume: VolumeRecord
+  readonly runs: ReadonlyMap<string, MergedLayers>
+}
+
 /**
  * Tells the shards of this peer which layers nobody reads any more but through a higher one: at
- * start, and when a snapshot is deleted, by whomever (src/shard/LAYERS.md).
+ * start, when a snapshot is deleted, by whomever, and now and then (src/shard/LAYERS.md). What was
+ * said stays true while there is the volume, so nothing is read to say it again.
  */
 export class LayerMerger {
   readonly #parts: LayerMergerParts
@@ -29,7 +37,11 @@ export class LayerMerger {
   readonly #branches: BranchDirectory
   readonly #waiting = new Set<string>()
   /** By volume id: what the shards were told. */
-  readonly #told = new Map<string, ReadonlySet<string>>()
+  readonly #told = new Map<string, Told>()
+  /** Volumes with layers whose record changed since somebody looked: a flatten is over perhaps. */
+  readonly #changed = new Set<string>()
+  readonly #again = new Set<string>()
+  #stopAgain: (() => void) | null = null
   #stopFollowing: (() => void) | null = null
   #stopTimer: (() => void) | null = null
   #running = false
@@ -43,13 +55,19 @@ export class LayerMerger {
 
   async start(): Promise<void> {
     if (this.#closed) return
-    const stopSnapshots = this.#snapshots.onRemoved((id) => this.#wake(id, GATHER_MS))
-    const forget = (id: string): void => void this.#told.delete(id)
-    const stopVolumes = this.#parts.directory.onChange(() => {}, forget)
+    const stopSnapshots = this.#snapshots.onRemoved((id) => {
+      this.#changed.add(id)
+      this.#wake(id, GATHER_MS)
+    })
+    const note = ({ id, rootLayer }: VolumeRecord): void => {
+      if (rootLayer !== undefined) this.#changed.add(id)
+    }
+    const volumes = this.#parts.directory.followRecords(note, (id) => this.#forget(id))
     this.#stopFollowing = () => {
       stopSnapshots()
-      stopVolumes()
+      volumes.stop()
     }
+    this.#mergeAgainLater()
     for (const { id, rootLayer } of await this.#parts.directory.list()) {
       if (rootLayer !== undefined) this.#wake(id, 0)
     }
@@ -59,6 +77,21 @@ export class LayerMerger {
     this.#closed = true
     this.#stopFollowing?.()
     this.#stopTimer?.()
+    this.#stopAgain?.()
+  }
+
+  #mergeAgainLater(): void {
+    this.#stopAgain = this.#parts.cluster.timers.start(MERGE_AGAIN_MS, () => {
+      for (const [id, { runs }] of this.#told) if (runs.size > 0) this.#again.add(id)
+      for (const id of new Set([...this.#again, ...this.#changed])) this.#wake(id, 0)
+      this.#mergeAgainLater()
+    })
+  }
+
+  #forget(id: string): void {
+    this.#told.delete(id)
+    this.#changed.delete(id)
+    this.#again.delete(id)
   }
 
   #wake(id: string, delayMs: number): void {
@@ -89,23 +122,25 @@ export class LayerMerger {
 
   async #merge(id: string): Promise<void> {
     const { directory, store } = this.#parts
-    // The head first: a layer that a snapshot freezes from here on is this one or a later one.
-    const volume = await directory.find(id)
-    if (volume === null) {
-      this.#told.delete(id)
+    const known = this.#told.get(id)
+    const isAgain = this.#again.delete(id)
+    if (isAgain && known !== undefined && !this.#changed.has(id)) {
+      for (const run of known.runs.values()) await mergeLayers(store, known.volume, run)
       return
     }
-    const known = this.#told.get(id) ?? new Set<string>()
+    this.#changed.delete(id)
+    // The head first: a layer that a snapshot freezes from here on is this one or a later one.
+    const volume = await directory.find(id)
+    if (volume === null) return this.#forget(id)
     const read = await this.#branches.readLayers(volume)
     await this.#tellCuts()
-    const runs = mergedLayers(volume, read)
-    const told = new Set<string>()
-    for (const run of runs) {
+    const runs = new Map<string, MergedLayers>()
+    for (const run of mergedLayers(volume, read)) {
       const name = `${run.branch} ${run.lowest} ${run.highest}`
-      told.add(name)
-      if (!known.has(name)) await mergeLayers(store, volume, run)
+      runs.set(name, run)
+      if (isAgain || known?.runs.has(name) !== true) await mergeLayers(store, volume, run)
     }
-    this.#told.set(id, told)
+    this.#told.set(id, { volume, runs })
   }
 
   /**

@@ -1,7 +1,8 @@
 /** What volumes and snapshots take, on real shards after random histories, against a model. */
 import { deepStrictEqual, ok, strictEqual } from 'node:assert'
 import { test } from 'uvu'
-import { BLOCK_BYTES } from '../../src/core/limits.ts'
+import { systemTimers } from '../../src/core/clock.ts'
+import { BLOCK_BYTES, MERGE_AGAIN_MS } from '../../src/core/limits.ts'
 import type { RunningPeer } from '../../src/index.ts'
 import { spaceTreeOf } from '../../src/volume/space-tree.ts'
 import { SeededRandom } from '../helpers/manual-clock.ts'
@@ -165,5 +166,31 @@ test('a volume that went back to a snapshot, and a clone, count what they stand 
     strictEqual((await backend.spaces.space('c')).figures!.usedBytes, 5 * BLOCK_BYTES)
     deepStrictEqual((await figures('v'))[1], [20, 0])
   }))
+
+test('what is written after a snapshot was deleted gives back what it hides', async () => {
+  const { start } = systemTimers
+  let ticks = 0
+  systemTimers.start = (ms, work) => {
+    if (ms === MERGE_AGAIN_MS) ticks++
+    return start(ms === MERGE_AGAIN_MS ? 500 : ms, work)
+  }
+  try {
+    await withPeer(async (open) => {
+      const peer = await open()
+      await peer.volumes.create({ name: 'v', sizeBytes: SIZE })
+      const file = await peer.volumes.openFile('v')
+      await file.writeAt(0, Buffer.alloc(SIZE, 1))
+      await peer.volumes.snapshots.create('v', 's')
+      await peer.volumes.snapshots.delete('v', 's')
+      await until(async () => ticks > 3, 'it was looked at')
+      await file.writeAt(0, Buffer.alloc(SIZE, 2))
+      strictEqual(await settledUse(peer), SIZE)
+      ok((await file.readAt(0, SIZE)).equals(Buffer.alloc(SIZE, 2)))
+      await file.close()
+    })
+  } finally {
+    systemTimers.start = start
+  }
+})
 
 test.run()
