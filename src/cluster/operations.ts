@@ -254,7 +254,7 @@ export class ClusterOperations {
   }
 
   /** What would be lost, what would stay degraded, and what is to be done before. */
-  async #whyToKeep({ record: { peerId }, alive }: PeerView): Promise<string[]> {
+  async #whyToKeep({ record: { peerId, state }, alive }: PeerView): Promise<string[]> {
     const only: string[] = []
     const degraded: string[] = []
     let holds = 0
@@ -277,7 +277,8 @@ export class ClusterOperations {
     }
     reasons.push(...degraded)
     if (alive !== null && holds > 0) {
-      reasons.push(`it is up and has ${holds} groups in sync: drain it first`)
+      const advice = state === 'drained' ? 'wait until they are elsewhere' : 'drain it first'
+      reasons.push(`it is up and has ${holds} groups in sync: ${advice}`)
     }
     return reasons
   }
