@@ -1,5 +1,6 @@
 /** What changed in a volume, as backup tools of others ask for it. */
 import { deepStrictEqual, match, ok, strictEqual } from 'node:assert/strict'
+import { randomBytes } from 'node:crypto'
 import { readFile, rm, writeFile } from 'node:fs/promises'
 import { test } from 'uvu'
 import { testNeeding } from '../helpers/environment.ts'
@@ -218,6 +219,39 @@ testNeeding({ programs: backupTools, kernel: ['root', 'netns'] }, noRoom, async 
     const same = ['compare', '-f', as, '-F', 'raw', of, server.uri('large')]
     match(await qemuImg(...same), /identical/)
   }
+})
+
+const noStore = 'a backup to a disk that is full, or out of it, leaves nothing half made'
+
+testNeeding({ programs: backupTools, kernel: ['root', 'netns'] }, noStore, async () => {
+  await server.createVolume('dense', '16MiB')
+  const dense = scratch.path('dense')
+  await writeFile(dense, randomBytes(6 * MiB))
+  await qemuIo(server.uri('dense'), `write -s ${dense} 4M 6M`)
+  const backup = `"${process.execPath}" "${torusProgram}" backup`
+  const script = `
+    mkdir "$0" && mount -t tmpfs -o size=3m none "$0" || exit 9
+    ${backup} create dense --to "$0/store" 2>&1; ${backup} list dense --to "$0/store"
+    mount -o remount,size=10m "$0"
+    ${backup} create dense --to "$0/store" > /dev/null || exit 8
+    ${backup} verify dense --to "$0/store"
+    ${backup} restore dense --to "$0/store" --to-file "$0/image" 2>&1; ls "$0"
+    mount -o remount,size=64m "$0"
+    ${backup} restore dense --to "$0/store" --to-file "$0/image" > /dev/null && cp "$0/image" "$1"`
+  const image = scratch.path('dense.raw')
+  const shell = ['--mount', '/bin/sh', '-c', script, scratch.path('store'), image]
+  const env = { ...process.env, TORUS_ADMIN: server.adminUrl }
+  const said = (await runOk('unshare', shell, { env })).trim().split('\n')
+  const wanted = [
+    /^torus: backup store .* the disk is full$/,
+    /^no backups$/,
+    /^1 backup, .* all is there$/,
+    /^torus: the disk of .*image is full: nothing stays; make room and run the command again$/,
+    /^store$/
+  ]
+  strictEqual(said.length, wanted.length, said.join('\n'))
+  for (const [at, words] of wanted.entries()) match(said[at]!, words)
+  match(await qemuImg('compare', '-f', 'raw', '-F', 'raw', image, server.uri('dense')), /identical/)
 })
 
 test.run()

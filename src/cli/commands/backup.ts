@@ -308,7 +308,10 @@ async function toImage(
   } catch (thrown) {
     await sink.abort()
     await rm(partName(path), { force: true })
-    throw thrown
+    if (!(thrown instanceof CommandError) || thrown.code !== 'OutOfSpace') throw thrown
+    // An export would go on with its part.
+    const text = `the disk of ${path} is full: nothing stays; make room and run the command again`
+    throw new CommandError('OutOfSpace', text)
   } finally {
     progress.stop()
   }
