@@ -6,6 +6,7 @@ import {
   openSync,
   renameSync,
   statSync,
+  unlinkSync,
   writeSync
 } from 'node:fs'
 import { dirname } from 'node:path'
@@ -40,6 +41,10 @@ export function replaceFile(path: string, parts: Iterable<Uint8Array>): void {
       for (let at = 0; at < part.length; ) at += writeSync(handle, part, at)
     }
     fsyncSync(handle)
+  } catch (error) {
+    // A disk that is full has room for what is written next.
+    unlinkSync(draft)
+    throw error
   } finally {
     closeSync(handle)
   }

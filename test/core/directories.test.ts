@@ -1,9 +1,9 @@
-import { throws } from 'node:assert/strict'
-import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { deepStrictEqual, throws } from 'node:assert/strict'
+import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
-import { makeDirectory } from '../../src/core/directories.ts'
+import { makeDirectory, replaceFile } from '../../src/core/directories.ts'
 
 const test = suite('directories')
 
@@ -25,6 +25,20 @@ test('what is missing above a directory is made too, and making it again is fine
 test('where the system makes no directories the error comes at once', () => {
   if (!existsSync('/proc/self')) return
   throws(() => makeDirectory('/proc/x/y'), { code: 'ENOENT' })
+})
+
+test('a file that cannot be written whole leaves no draft', () => {
+  const root = mkdtempSync(join(tmpdir(), 'torus-directories-'))
+  function* half(): Generator<Uint8Array> {
+    yield Buffer.from('half')
+    throw new Error('the disk is full')
+  }
+  try {
+    throws(() => replaceFile(join(root, 'file'), half()), /the disk is full/)
+    deepStrictEqual(readdirSync(root), [])
+  } finally {
+    rmSync(root, { recursive: true })
+  }
 })
 
 test.run()

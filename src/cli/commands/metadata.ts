@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { Command } from 'commander'
 import type { Moved } from '../../coordinator/metadata-moves.ts'
+import { systemReason } from '../../core/system-reason.ts'
 import { action, type Context, withExamples } from '../context.ts'
 import { CommandError, UsageError } from '../errors.ts'
 import { addOptions, etcdConfig, etcdKeys } from '../serve-options.ts'
@@ -83,8 +84,8 @@ async function runBackup({ api, output }: Context, file: string): Promise<void> 
   try {
     replaceFile(file, [bytes])
   } catch (cause) {
-    const { code = '' } = cause as NodeJS.ErrnoException
-    throw new CommandError('Unavailable', `${file} cannot be written: ${code}`, { cause })
+    const why = systemReason(cause)
+    throw new CommandError('Unavailable', `${file} cannot be written: ${why}`, { cause })
   }
   output.result(
     { file, bytes: bytes.length, ...found },
