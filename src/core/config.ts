@@ -20,7 +20,7 @@ const DAY_MS = 24 * 3600 * 1000
 const defaults: Omit<Config, 'dataDir'> = {
   capacityBytes: null, // what the filesystem has, less a margin
   shards: null, // what the data directory was made with; for a new one, by the number of cores
-  segmentBytes: null, // likewise; 128 MiB for a new one, less where the capacity is small
+  segmentBytes: null, // likewise; 16 to 128 MiB for a new one, by capacity
   arenaBytes: ARENA_BYTES_DEFAULT,
   volumes: [],
   nbdListen: { host: '127.0.0.1', port: 10_809 }, // IANA: nbd. Loopback: nobody logs in yet

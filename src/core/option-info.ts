@@ -43,7 +43,7 @@ export const optionInfo: Readonly<Record<OptionKey, OptionInfo>> = {
     name: 'segment-size',
     argument: 'SIZE',
     help: 'size of the append-only files; fixed when the data directory is created',
-    usual: '128MiB, less where the capacity is small'
+    usual: '16MiB to 128MiB, by capacity'
   },
   arenaBytes: {
     name: 'arena-size',

@@ -50,15 +50,24 @@ export const RESERVE_SEGMENTS = 3
 export const COMPACTION_SEGMENTS = 2
 /** Fewer, and compaction has no choice of victims. */
 const SEGMENTS_PER_SHARD_MIN = 32
+/**
+ * So many are no burden. What a shard has may be little: with segments of a tenth of it, those that
+ * are being overwritten count as garbage, and compaction copies what is dead a moment later.
+ */
+const SEGMENTS_PER_SHARD_USUAL = 4096
+/** Of smaller ones files begin and end all the time. */
+const SEGMENT_BYTES_USUAL_MIN = 16 * 1024 * 1024
 /** The largest piece of a request fits, with a header, a footer and the tags of sealed blocks. */
 const SEGMENT_BYTES_SMALL = 2 * PIECE_BYTES_MAX
 
 /** Segment size for a new data directory: the default, or less where the capacity is small. */
 export function segmentBytesFor(capacityBytes: number, shards: number): number {
   let segmentBytes = SEGMENT_BYTES_DEFAULT
+  const isTooLarge = (leastBytes: number, segments: number): boolean =>
+    segmentBytes > leastBytes && capacityBytes / shards / segmentBytes < segments
   while (
-    segmentBytes > SEGMENT_BYTES_SMALL &&
-    capacityBytes / shards / segmentBytes < SEGMENTS_PER_SHARD_MIN
+    isTooLarge(SEGMENT_BYTES_USUAL_MIN, SEGMENTS_PER_SHARD_USUAL) ||
+    isTooLarge(SEGMENT_BYTES_SMALL, SEGMENTS_PER_SHARD_MIN)
   ) {
     segmentBytes /= 2
   }

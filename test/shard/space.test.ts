@@ -255,8 +255,10 @@ test('the largest write fits the smallest segment, sealed or not', () => {
 })
 
 test('small capacities get small segments', () => {
-  assert.is(segmentBytesFor(2 ** 40, 4), 128 * 2 ** 20)
-  assert.is(segmentBytesFor(4 * 2 ** 30, 2), 64 * 2 ** 20)
+  assert.is(segmentBytesFor(16 * 2 ** 40, 4), 128 * 2 ** 20)
+  assert.is(segmentBytesFor(2 ** 40, 4), 64 * 2 ** 20)
+  assert.is(segmentBytesFor(4 * 2 ** 30, 2), 16 * 2 ** 20)
+  assert.is(segmentBytesFor(2 ** 28, 1), 8 * 2 ** 20)
   assert.is(segmentBytesFor(0, 2), 2 ** 21)
 })
 
