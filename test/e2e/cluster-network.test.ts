@@ -14,6 +14,9 @@ const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 const MEMBER_LOST_MS = 9000
 /** Nothing that a client asks for needs etcd, or the other way round. */
 const UNDISTURBED_MS = 4000
+/** Each of the slow disk's calls is waited for, some five for an answer: 30 to 60 ms for one. */
+const SLOW_DISK_MS = 100
+const SLOW_ANSWERS = 50
 
 const args = ['--segment-size', '4MiB', '--shards', '1', '--log-level', 'info']
 
@@ -31,8 +34,8 @@ async function faults(site: ClusterSite, load: ClusterLoad, disk: DiskFault): Pr
   network.heal()
   await site.untilInSync()
 
-  disk.set({ delayMs: 100 })
-  await load.goesOn(MEMBER_LOST_MS)
+  disk.set({ delayMs: SLOW_DISK_MS })
+  await load.goesOn(MEMBER_LOST_MS, SLOW_ANSWERS)
   disk.set({})
   await load.goesOn(MEMBER_LOST_MS)
 }
